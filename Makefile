@@ -1,0 +1,91 @@
+# make setup   environment in .venv: torch, mmcv with compiled ops, the OpenMMLab libraries, this project
+# make demo    sets up, then runs the main job on data that needs no download
+# make test    sets up, then runs the tests
+# make lint    ruff
+#
+# STACK=onedl   builds on the maintained forks, in .venv-onedl
+# PYTHON=...    the interpreter to use, 3.10 or 3.11 (3.10 to 3.12 with STACK=onedl)
+# CUDA=0        CPU ops only, even where a GPU is present
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+.DELETE_ON_ERROR:
+
+STACK ?= upstream
+ifeq ($(STACK),upstream)
+VENV := .venv
+PYTHONS := 3.10 3.11
+MMCV := mmcv
+SUFFIX :=
+else ifeq ($(STACK),onedl)
+VENV := .venv-onedl
+PYTHONS := 3.10 3.11 3.12
+MMCV := onedl-mmcv
+SUFFIX := -onedl
+else
+$(error STACK=$(STACK) is unknown: use STACK=upstream or STACK=onedl)
+endif
+
+PYTHON ?= $(shell for p in python3.11 python3.10 python3 python3.12; do \
+  [[ " $(PYTHONS) " == *" $$($$p -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) "* ]] \
+  && echo $$p && break; done)
+CUDA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
+WHEELS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autonl_mm
+
+CONSTRAINTS := requirements/constraints$(SUFFIX).txt
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -q -c $(CONSTRAINTS)
+FAIL = { echo "setup: $(1)" >&2; exit 1; }
+NET := check the network and the disk (pip's own message is above), then run make again
+
+.PHONY: setup demo test lint
+setup: $(VENV)/.project
+
+$(VENV)/.python:
+	@[ -n "$(PYTHON)" ] || $(call FAIL,no Python of $(PYTHONS) found: install one or name it with PYTHON=/path/to/python)
+	@v=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && [[ " $(PYTHONS) " == *" $$v "* ]] \
+	  || $(call FAIL,$(PYTHON) is Python $$v but STACK=$(STACK) needs one of $(PYTHONS): name it with PYTHON=/path/to/python)
+	@echo "setup: $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV) || $(call FAIL,python -m venv failed: install the venv package of your Python (Debian: python3-venv))
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.python $(CONSTRAINTS) requirements/build.txt
+	@echo "setup: torch and torchvision (about 3 GB on first use)"
+	@$(INSTALL) -r requirements/build.txt torch torchvision || $(call FAIL,torch did not install: $(NET))
+	@touch $@
+
+$(VENV)/.mmcv: $(VENV)/.torch
+	@command -v c++ >/dev/null || $(call FAIL,mmcv's ops need a C++ compiler: install g++ (Debian: apt-get install g++))
+	@[ "$(CUDA)" = 0 ] || command -v nvcc >/dev/null \
+	  || $(call FAIL,a GPU is present but nvcc is not: install the CUDA toolkit of torch's version, or run make with CUDA=0 for CPU ops)
+	@# The wheel depends on Python, torch and CUDA, which pip's own wheel cache does not know.
+	@dir=$(WHEELS)/$$($(VENV)/bin/python -c 'import sys, torch; print("cp%d%d-torch%s" % (*sys.version_info[:2], torch.__version__))')-cuda$(CUDA); \
+	if ! ls $$dir/*.whl >/dev/null 2>&1; then \
+	  echo "setup: compiling mmcv's ops, 7 to 13 minutes on two cores, once per machine (log: $(VENV)/mmcv-build.log)"; \
+	  rm -rf $$dir.part && \
+	  MMCV_WITH_OPS=1 FORCE_CUDA=$(CUDA) $(PIP) wheel -v --no-cache-dir --no-build-isolation --no-deps \
+	    -c $(CONSTRAINTS) -w $$dir.part $(MMCV) >$(VENV)/mmcv-build.log 2>&1 && \
+	  mkdir -p $$dir && mv $$dir.part/*.whl $$dir/ && rm -r $$dir.part \
+	  || $(call FAIL,mmcv did not build: see the end of $(VENV)/mmcv-build.log); \
+	fi; \
+	$(INSTALL) $$dir/*.whl || $(call FAIL,mmcv did not install: $(NET))
+	@touch $@
+
+$(VENV)/.project: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt)
+	@echo "setup: the OpenMMLab libraries and this project"
+	@$(INSTALL) -r requirements/mminstall$(SUFFIX).txt -r requirements/optional.txt -r requirements/tests.txt \
+	  || $(call FAIL,the OpenMMLab libraries did not install: $(NET))
+	@$(INSTALL) --no-build-isolation --no-deps -e . || $(call FAIL,the project did not install: $(NET))
+	@touch $@
+
+test: setup
+	$(VENV)/bin/python -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+
+DEMO := work_dirs/autonl-s_1xb64_demo-cls
+demo: setup
+	$(VENV)/bin/python tools/dataset_converters/make_demo_data.py
+	$(VENV)/bin/python tools/train.py configs/demo/autonl-s_1xb64_demo-cls.py --work-dir $(DEMO)
+	@$(VENV)/bin/python tools/analysis_tools/summarize_run.py $(DEMO)

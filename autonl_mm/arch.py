@@ -1,0 +1,456 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""What a network is: frozen data and the authors' text notation, no torch.
+
+The notation writes one block a line, tokens joined by ``_`` in any order::
+
+    r1_k5_s22_e6_i24_o40_se0.25_nonlocal0.25-1
+
+======================  ====================================================
+token                   meaning
+======================  ====================================================
+``r<n>``                repeats; repeats after the first have stride 1
+``k<n>``                depthwise kernel, odd
+``s<n><n>``             stride, two equal digits, 1 or 2
+``e<x>``                expand ratio
+``i<n>``, ``o<n>``      input and output channels
+``a1``, ``p1``          kernels of the expand and project convolutions (only 1)
+``se<x>``               SE ratio in (0, 1], of the block's input channels
+``nonlocal<x>-<n>``     LightNL's channel ratio in (0, 1] and stride; without
+                        ``-<n>`` stride 1, bare ``nonlocal`` is ratio 1.0
+``noskip``              no identity add
+``sw``                  swish, which AutoNL uses everywhere
+======================  ====================================================
+
+``r``, ``k``, ``s``, ``e``, ``i`` and ``o`` are required. Empty lines and what
+follows ``#`` are ignored. The notation has no word for the head; a line
+``head<n>`` gives its channels where they are not 1280.
+"""
+import os.path as osp
+import re
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from os import PathLike
+from pathlib import Path
+from typing import Dict, Iterator, List, Sequence, Tuple, Union
+
+HEAD_CHANNELS = 1280
+# No network is deeper: a slip of the pen must not fill the memory.
+MAX_REPEATS = 1000
+# The notation takes six digits before the point, so a spec has no more.
+LIMIT = 10**6
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One inverted residual block.
+
+    Args:
+        in_channels (int): Channels in.
+        out_channels (int): Channels out.
+        stride (int): Stride of the depthwise convolution, 1 or 2.
+        kernel_size (int): Odd kernel size of the depthwise convolution.
+        expand_ratio (float): Hidden width over ``in_channels``; at 1 the
+            block has no expand convolution.
+        se_ratio (float): Hidden units of squeeze-excite over
+            ``in_channels``; 0 for none. Defaults to 0.
+        nl_ratio (float): Channel ratio of LightNL; 0 for none. Defaults to 0.
+        nl_stride (int): Spatial stride of LightNL. Without LightNL it means
+            nothing and is set to 1, so that equal networks compare equal.
+            Defaults to 1.
+        skip (bool): Whether the block may add its input, which it does where
+            stride and channels allow. Defaults to True.
+
+    Raises:
+        ValueError: If a value is out of range; names field and value.
+    """
+    in_channels: int
+    out_channels: int
+    stride: int
+    kernel_size: int
+    expand_ratio: float
+    se_ratio: float = 0.0
+    nl_ratio: float = 0.0
+    nl_stride: int = 1
+    skip: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ('in_channels', 'out_channels', 'nl_stride'):
+            _check_positive_int(name, getattr(self, name))
+        if not _is_int(self.stride) or self.stride not in (1, 2):
+            raise ValueError(f'stride is {self.stride!r}, expected 1 or 2')
+        _check_positive_int('kernel_size', self.kernel_size)
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size is {self.kernel_size!r}, '
+                             'expected an odd positive integer')
+        if not _is_number(self.expand_ratio) or self.expand_ratio <= 0:
+            raise ValueError(f'expand_ratio is {self.expand_ratio!r}, '
+                             f'expected a number above 0 and below {LIMIT}')
+        if self.mid_channels < 1:
+            raise ValueError(
+                f'expand_ratio {self.expand_ratio!r} of {self.in_channels} '
+                'channels leaves no hidden channel, expected at least one')
+        for name in ('se_ratio', 'nl_ratio'):
+            ratio = getattr(self, name)
+            if not _is_number(ratio) or not 0 <= ratio <= 1:
+                raise ValueError(f'{name} is {ratio!r}, expected a ratio in '
+                                 '(0, 1], or 0 for none')
+        if not isinstance(self.skip, bool):
+            raise ValueError(f'skip is {self.skip!r}, expected True or False')
+        if not self.nl_ratio:
+            object.__setattr__(self, 'nl_stride', 1)
+        elif self.nl_channels < 1:
+            raise ValueError(
+                f'nl_ratio {self.nl_ratio!r} of {self.out_channels} channels '
+                'leaves no channel, expected at least '
+                f'{1 / self.out_channels:.4g}')
+
+    @property
+    def mid_channels(self) -> int:
+        """Hidden width, after the expand convolution."""
+        return int(self.in_channels * self.expand_ratio)
+
+    @property
+    def se_channels(self) -> int:
+        """Hidden units of squeeze-excite, 0 for none."""
+        if not self.se_ratio:
+            return 0
+        return max(1, round(self.in_channels * self.se_ratio))
+
+    @property
+    def nl_channels(self) -> int:
+        """Channels of LightNL's compact features, 0 for none."""
+        return int(self.out_channels * self.nl_ratio)
+
+    @property
+    def with_expand(self) -> bool:
+        """Whether the block has an expand convolution."""
+        return self.expand_ratio != 1
+
+    @property
+    def with_identity(self) -> bool:
+        """Whether the block adds its input."""
+        return (self.skip and self.stride == 1
+                and self.in_channels == self.out_channels)
+
+
+@dataclass(frozen=True)
+class ArchSpec:
+    """A network: stem, blocks, head.
+
+    Args:
+        blocks (Sequence[BlockSpec]): The blocks, each taking the channels
+            that the one before gives.
+        stem_channels (int): Output channels of the 3x3 stride-2 stem.
+            Defaults to 32.
+        head_channels (int): Output channels of the 1x1 head convolution.
+            Defaults to 1280.
+
+    Raises:
+        ValueError: If there are no blocks or channels do not chain.
+    """
+    blocks: Tuple[BlockSpec, ...]
+    stem_channels: int = 32
+    head_channels: int = HEAD_CHANNELS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'blocks', tuple(self.blocks))
+        if not self.blocks:
+            raise ValueError('an ArchSpec needs at least one block, got none')
+        _check_positive_int('stem_channels', self.stem_channels)
+        _check_positive_int('head_channels', self.head_channels)
+        channels, source = self.stem_channels, 'the stem'
+        for i, block in enumerate(self.blocks):
+            if not isinstance(block, BlockSpec):
+                raise ValueError(f'blocks[{i}] is {block!r}, '
+                                 'expected a BlockSpec')
+            if block.in_channels != channels:
+                raise ValueError(
+                    f'blocks[{i}] takes {block.in_channels} channels but '
+                    f'{source} gives {channels}; they must be equal')
+            channels, source = block.out_channels, f'blocks[{i}]'
+
+    @property
+    def stages(self) -> Tuple[Tuple[BlockSpec, ...], ...]:
+        """Blocks grouped: a stage starts where stride is 2 or width changes."""
+        stages: List[List[BlockSpec]] = []
+        for block in self.blocks:
+            if (not stages or block.stride == 2
+                    or block.in_channels != block.out_channels):
+                stages.append([])
+            stages[-1].append(block)
+        return tuple(tuple(stage) for stage in stages)
+
+    @classmethod
+    def from_text(cls, text: str) -> 'ArchSpec':
+        """Parse the authors' notation.
+
+        Args:
+            text (str): One block a line, see the module's docstring.
+
+        Raises:
+            ValueError: Names the line, the token and what was expected.
+        """
+        blocks: List[BlockSpec] = []
+        head_channels = None
+        for number, line in enumerate(text.splitlines(), 1):
+            line = line.split('#', 1)[0].strip()
+            if not line:
+                continue
+            try:
+                if re.match(r'head\d', line):
+                    if head_channels is not None:
+                        raise ValueError(f'token {line!r}: the head was given '
+                                         'before, expected it once')
+                    head_channels = _parse_positive_int(line, line[4:])
+                    continue
+                for block in _parse_block(line):
+                    if blocks and blocks[-1].out_channels != block.in_channels:
+                        raise ValueError(
+                            f"token 'i{block.in_channels}': expected "
+                            f'i{blocks[-1].out_channels}, the channels that '
+                            'the block before gives')
+                    blocks.append(block)
+            except ValueError as e:
+                raise ValueError(f'line {number} ({line!r}): {e}') from None
+        if not blocks:
+            raise ValueError('no block found: expected one block a line, such '
+                             "as 'r1_k3_s11_e1_i32_o16'")
+        return cls(
+            tuple(blocks), blocks[0].in_channels,
+            HEAD_CHANNELS if head_channels is None else head_channels)
+
+    @classmethod
+    def from_file(cls, path: Union[str, PathLike]) -> 'ArchSpec':
+        """Parse a notation file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: As :meth:`from_text`, with the file's name.
+        """
+        try:
+            text = Path(path).read_text(encoding='utf-8')
+        except UnicodeDecodeError as e:
+            raise ValueError(f'{path} is not a text file, expected blocks in '
+                             'the notation, one a line') from e
+        try:
+            return cls.from_text(text)
+        except ValueError as e:
+            raise ValueError(f'{path}: {e}') from None
+
+    def to_text(self) -> str:
+        """Write the notation; ``from_text`` gives back an equal spec."""
+        lines = [_emit_block(block) for block in self.blocks]
+        if self.head_channels != HEAD_CHANNELS:
+            lines.append(f'head{self.head_channels}')
+        return '\n'.join(lines) + '\n'
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)
+            and abs(value) < LIMIT)  # false for nan too
+
+
+def _check_positive_int(name: str, value) -> None:
+    if not _is_int(value) or not 0 < value < LIMIT:
+        raise ValueError(f'{name} is {value!r}, expected a positive integer '
+                         f'below {LIMIT}')
+
+
+def _parse_positive_int(token: str, digits: str) -> int:
+    # [0-9], not \d or int() alone: those also take '+3', '1_0' and the
+    # digits of other scripts. More digits than 6 are no width or count.
+    if not re.fullmatch('[0-9]{1,6}', digits) or int(digits) < 1:
+        raise ValueError(f'token {token!r}: expected a positive integer, '
+                         f'got {digits!r}')
+    return int(digits)
+
+
+def _parse_number(token: str, digits: str) -> float:
+    if not re.fullmatch(r'[0-9]{1,6}(\.[0-9]+)?', digits):
+        raise ValueError(f'token {token!r}: expected a number such as 6 or '
+                         f'0.25, got {digits!r}')
+    return float(digits)
+
+
+def _parse_ratio(token: str, digits: str) -> float:
+    ratio = _parse_number(token, digits)
+    if not 0 < ratio <= 1:
+        raise ValueError(f'token {token!r}: expected a ratio in (0, 1], '
+                         f'got {digits}')
+    return ratio
+
+
+# Longest names first: 'sw' and 'se' start as 's' does, 'noskip' as 'nonlocal'.
+_TOKEN = re.compile('(nonlocal|noskip|se|sw|[rksieoap])(.*)', re.DOTALL)
+_REQUIRED = dict(
+    r='repeats', k='kernel', s='stride', e='expand ratio', i='input channels',
+    o='output channels')
+
+
+def _parse_block(line: str) -> Iterator[BlockSpec]:
+    """Yield the BlockSpecs of one line, as many as it repeats."""
+    tokens: Dict[str, str] = {}
+    fields: Dict[str, object] = {}
+    for token in line.split('_'):
+        match = _TOKEN.fullmatch(token)
+        if not match:
+            raise ValueError(
+                f'unknown token {token!r}, expected r, k, s, e, i, o, a, p, '
+                'se, nonlocal with their values, noskip or sw')
+        name, value = match.groups()
+        if name in tokens:
+            raise ValueError(f'token {token!r}: {name!r} was given before as '
+                             f'{tokens[name]!r}, expected it once')
+        tokens[name] = token
+        if name in ('r', 'i', 'o'):
+            fields[name] = _parse_positive_int(token, value)
+            if name == 'r' and fields[name] > MAX_REPEATS:
+                raise ValueError(f'token {token!r}: expected at most '
+                                 f'{MAX_REPEATS} repeats')
+        elif name == 'k':
+            fields[name] = _parse_positive_int(token, value)
+            if fields[name] % 2 == 0:
+                raise ValueError(f'token {token!r}: expected an odd kernel, '
+                                 f'got {value}')
+        elif name == 's':
+            if value not in ('11', '22'):
+                raise ValueError(f'token {token!r}: expected two equal stride '
+                                 f'digits, s11 or s22')
+            fields[name] = int(value[0])
+        elif name == 'e':
+            fields[name] = _parse_number(token, value)
+        elif name in ('a', 'p'):
+            if value != '1':
+                raise ValueError(f'token {token!r}: expected {name}1, AutoNL '
+                                 'has only 1x1 expand and project convolutions')
+        elif name == 'se':
+            fields[name] = _parse_ratio(token, value)
+        elif name == 'nonlocal':
+            ratio, dash, stride = value.partition('-')
+            fields[name] = _parse_ratio(token, ratio) if value else 1.0
+            fields['nl_stride'] = (
+                _parse_positive_int(token, stride) if dash else 1)
+        elif value:  # noskip, sw
+            raise ValueError(f'token {token!r}: expected {name!r} without a '
+                             'value')
+    for name, meaning in _REQUIRED.items():
+        if name not in fields:
+            raise ValueError(f'token {name!r} ({meaning}) is missing, '
+                             f"expected all of {', '.join(_REQUIRED)}")
+    try:
+        block = BlockSpec(
+            in_channels=fields['i'],
+            out_channels=fields['o'],
+            stride=fields['s'],
+            kernel_size=fields['k'],
+            expand_ratio=_as_int_if_whole(fields['e']),
+            se_ratio=fields.get('se', 0.0),
+            nl_ratio=fields.get('nonlocal', 0.0),
+            nl_stride=fields.get('nl_stride', 1),
+            skip='noskip' not in tokens)
+        repeat = block
+        if fields['r'] > 1:
+            repeat = replace(block, in_channels=block.out_channels, stride=1)
+    except ValueError as e:
+        # after the checks above, only these two can leave no channel
+        name = 'nonlocal' if str(e).startswith('nl_ratio') else 'e'
+        raise ValueError(f'token {tokens[name]!r}: {e}') from None
+    yield block
+    for _ in range(fields['r'] - 1):
+        yield repeat
+
+
+def _as_int_if_whole(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def _format(value: float) -> str:
+    # Positional digits that read back as the same float: an exponent's minus
+    # sign would be taken for the dash before LightNL's stride.
+    text = format(Decimal(repr(float(value))), 'f')
+    return text.rstrip('0').rstrip('.')
+
+
+def _emit_block(block: BlockSpec) -> str:
+    tokens = [
+        'r1', f'k{block.kernel_size}', f's{block.stride}{block.stride}',
+        f'e{_format(block.expand_ratio)}', f'i{block.in_channels}',
+        f'o{block.out_channels}'
+    ]
+    if block.se_ratio:
+        tokens.append(f'se{_format(block.se_ratio)}')
+    if block.nl_ratio:
+        tokens.append(f'nonlocal{_format(block.nl_ratio)}-{block.nl_stride}')
+    if not block.skip:
+        tokens.append('noskip')
+    return '_'.join(tokens)
+
+
+AUTONL_S = ArchSpec.from_text("""\
+r1_k3_s11_e1_i32_o16
+r1_k3_s22_e3_i16_o24_nonlocal0.25-1
+r1_k3_s11_e3_i24_o24
+r1_k5_s22_e3_i24_o40_nonlocal0.25-1
+r1_k3_s11_e3_i40_o40_nonlocal0.25-2
+r1_k3_s11_e3_i40_o40
+r1_k5_s22_e6_i40_o80_se0.25_nonlocal0.25-1
+r2_k3_s11_e3_i80_o80_se0.5
+r1_k5_s11_e6_i80_o96_se0.25_nonlocal0.25-1
+r3_k3_s11_e3_i96_o96_se0.5
+r1_k5_s22_e6_i96_o192_se0.25_nonlocal0.25-1
+r3_k5_s11_e3_i192_o192_se0.5
+r1_k5_s11_e6_i192_o320_se0.5_nonlocal0.25-1
+""")
+
+AUTONL_L = ArchSpec.from_text("""\
+r1_k3_s11_e1_i32_o16
+r1_k5_s22_e3_i16_o24_nonlocal0.25-1
+r1_k5_s11_e3_i24_o24
+r1_k3_s11_e3_i24_o24_nonlocal0.25-2
+r1_k5_s22_e6_i24_o40_nonlocal0.25-1
+r3_k3_s11_e3_i40_o40_nonlocal0.25-2
+r1_k5_s22_e6_i40_o80_nonlocal0.25-1
+r2_k3_s11_e3_i80_o80_se0.5
+r1_k3_s11_e3_i80_o80_se0.5_nonlocal0.125-2
+r1_k5_s11_e6_i80_o96_se0.5_nonlocal0.25-1
+r2_k5_s11_e3_i96_o96_se0.5
+r1_k3_s11_e3_i96_o96_se0.5_nonlocal0.25-2
+r1_k5_s22_e6_i96_o192_se0.5_nonlocal0.25-1
+r2_k5_s11_e6_i192_o192_se0.5_nonlocal0.125-1
+r1_k5_s11_e6_i192_o192_se0.5
+r1_k5_s11_e6_i192_o320_se0.5_nonlocal0.25-1
+""")
+
+_NAMED = dict(s=AUTONL_S, l=AUTONL_L)
+
+
+def resolve_arch(arch: Union[str, PathLike, Sequence[str], ArchSpec]
+                 ) -> ArchSpec:
+    """The spec that a config's ``arch`` means.
+
+    Args:
+        arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` or ``'l'``,
+            the path of a notation file, lines of notation, or a spec.
+
+    Raises:
+        ValueError: If it is none of these, or the notation is wrong.
+    """
+    if isinstance(arch, ArchSpec):
+        return arch
+    if isinstance(arch, (str, PathLike)):
+        if arch in _NAMED:
+            return _NAMED[arch]
+        if osp.isfile(arch):  # Path.is_file() raises for a long string
+            return ArchSpec.from_file(arch)
+        raise ValueError(
+            f"arch {str(arch)!r} is unknown: expected 's', 'l', the path of a "
+            'notation file (there is no such file), a list of block strings '
+            'or an ArchSpec')
+    if isinstance(arch, Sequence) and all(isinstance(x, str) for x in arch):
+        return ArchSpec.from_text('\n'.join(arch))
+    raise ValueError(f"arch is {arch!r}, expected 's', 'l', the path of a "
+                     'notation file, a list of block strings or an ArchSpec')

@@ -1,0 +1,5 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+# holdout_folder is left to the registry: it needs mmpretrain.
+from .transforms import LoadImageOrSkip
+
+__all__ = ['LoadImageOrSkip']

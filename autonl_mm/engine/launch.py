@@ -1,0 +1,207 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""What ``tools/train.py`` and ``tools/test.py`` share, for all codebases."""
+import argparse
+import os
+import os.path as osp
+from typing import Iterator, Optional, Sequence, Tuple
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from autonl_mm.checkpoint import find_resumable
+from .allocator import keep_freed_memory
+
+
+def add_common_args(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
+    """
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value, lists as '
+        'key="[a,b]" without white space')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher')
+    # torchrun passes the rank by the environment, the older
+    # torch.distributed.launch by either of these.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the common options.
+
+    Args:
+        args (Namespace): Of a parser with :func:`add_common_args` and
+            ``config``.
+
+    Returns:
+        Config: With ``launcher`` and ``work_dir`` set, ready for the devices
+        at hand.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not osp.isfile(args.config):
+        raise FileNotFoundError(f'config {args.config!r} does not exist')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        name = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('work_dirs', name)
+    if not torch.cuda.is_available():
+        prepare_cpu(cfg)
+    return cfg
+
+
+def prepare_cpu(cfg: Config) -> None:
+    """Fit a config to the CPU: allocator, gloo, a plain wrapper.
+
+    Args:
+        cfg (Config): Changed in place.
+    """
+    print_log(keep_freed_memory())
+    if cfg.launcher == 'none':
+        return
+    cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo'))))
+    if cfg.launcher == 'pytorch' and not dist.is_initialized():
+        # mmengine's init_dist would set a CUDA device first.
+        dist.init_process_group('gloo')
+    # mmengine's default wrapper names a CUDA device; None is DDP's word for
+    # the device that the parameters are on.
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    wrapper.update(cfg.get('model_wrapper_cfg') or {})
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def use_amp(cfg: Config) -> None:
+    """Switch training to mixed precision.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        ValueError: If the optimiser wrapper is neither the plain nor the AMP
+            one, whose work would be lost.
+    """
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f"--amp needs optim_wrapper.type 'OptimWrapper', the "
+                         f'config has {kind!r}')
+    if torch.cuda.is_available():
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        wrapper.type = 'autonl_mm.CpuAmpOptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+
+
+def set_resume(cfg: Config, resume: Optional[str]) -> None:
+    """Apply ``--resume``.
+
+    Args:
+        cfg (Config): Changed in place.
+        resume (str, optional): ``'auto'`` for the newest whole checkpoint of
+            the work dir, a file, or None for no resuming.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+    """
+    if resume is None:
+        return
+    if resume == 'auto':
+        resume = find_resumable(cfg.work_dir)
+        if resume is None:
+            print_log(f'--resume: {cfg.work_dir} has no checkpoint, the run '
+                      'starts from the beginning')
+            return
+    elif not osp.isfile(resume):
+        raise FileNotFoundError(f'--resume: {resume!r} does not exist')
+    cfg.resume = True
+    cfg.load_from = resume
+
+
+def check_data(cfg: Config, loaders: Sequence[str]) -> None:
+    """Find missing data before anything is built.
+
+    Args:
+        cfg (Config): The config.
+        loaders (Sequence[str]): Names of the dataloaders that will be used.
+
+    Raises:
+        FileNotFoundError: Names setting and path, and how to change it.
+    """
+    for loader in loaders:
+        dataset = (cfg.get(loader) or {}).get('dataset')
+        for key, node in _leaf_datasets(f'{loader}.dataset', dataset):
+            root = node.get('data_root') or ''
+            if not isinstance(root, str) or '://' in root:
+                continue
+            paths = {'data_root': root}
+            if isinstance(node.get('ann_file'), str) and node['ann_file']:
+                paths['ann_file'] = osp.join(root, node['ann_file'])
+            prefix = node.get('data_prefix') or {}
+            if isinstance(prefix, str):
+                paths['data_prefix'] = osp.join(root, prefix)
+            else:
+                for name, value in prefix.items():
+                    if isinstance(value, str):
+                        paths[f'data_prefix.{name}'] = osp.join(root, value)
+            for name, path in paths.items():
+                if path and '://' not in path and not osp.exists(path):
+                    raise FileNotFoundError(
+                        f'{key}.{name}: {path!r} does not exist. Put the data '
+                        f'there, or name its place with --cfg-options '
+                        f'{key}.{name}=PATH')
+
+
+def _leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
+    """Datasets inside of wrappers, each with its place in the config."""
+    if isinstance(node, (list, tuple)):
+        for i, item in enumerate(node):
+            yield from _leaf_datasets(f'{key}.{i}', item)
+    elif isinstance(node, dict):
+        inner = [k for k in ('dataset', 'datasets') if k in node]
+        for k in inner:
+            yield from _leaf_datasets(f'{key}.{k}', node[k])
+        if not inner:
+            yield key, node
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that the config asks for.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        Runner: mmengine's, or the one that ``runner_type`` names.
+    """
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)

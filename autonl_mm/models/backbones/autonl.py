@@ -1,0 +1,208 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""AutoNL, the network of an ArchSpec."""
+from os import PathLike
+from typing import List, Optional, Sequence, Tuple, Union
+
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule, ModuleList, Sequential
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import Tensor
+
+from autonl_mm.arch import ArchSpec, resolve_arch
+from autonl_mm.registry import MODELS
+from ..layers import MBConv
+from ..layers.mbconv import fused_act_cfg
+
+
+@MODELS.register_module()
+class AutoNL(BaseModule):
+    """AutoNL backbone.
+
+    `Neural Architecture Search for Lightweight Non-Local Networks
+    <https://arxiv.org/abs/2004.01961>`_, and any other network of inverted
+    residual blocks that the notation can write.
+
+    Args:
+        arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` (AutoNL-S),
+            ``'l'`` (AutoNL-L), the path of a notation file, a list of block
+            strings or an ArchSpec. Defaults to ``'s'``.
+        out_indices (Sequence[int]): Which layers' outputs to return: 0 the
+            stem, 1 to 7 the stages, 8 the head convolution, where an arch
+            has 7 stages; negative indices count from the head. Layers past
+            the largest index are not built. Defaults to ``(8, )``.
+        output_stride (int): 32, or 16 or 8 for dense prediction, which
+            exchanges the later strides for dilation and leaves pretrained
+            weights valid. Defaults to 32.
+        frozen_stages (int): Layers up to this index are frozen: no gradients,
+            BN in eval mode; -1 for none. Defaults to -1.
+        norm_eval (bool): Whether to keep all BN in eval mode in training, its
+            statistics fixed. Defaults to False.
+        with_cp (bool): Whether to recompute activations in the backward pass
+            to save memory. Defaults to False.
+        in_channels (int): Channels of the input. Defaults to 3.
+        conv_cfg (dict, optional): Convolution type;
+            ``dict(type='Conv2dAdaptivePadding')`` pads as TensorFlow does.
+            Defaults to None.
+        norm_cfg (dict): Normalisation. Defaults to
+            ``dict(type='BN', momentum=0.01, eps=1e-3)``.
+        act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
+        init_cfg (dict | list[dict], optional): Initialisation; depthwise
+            convolutions keep the releases' rule unless it loads a
+            checkpoint.
+
+    Attributes:
+        arch (ArchSpec): The whole network's spec.
+        out_channels (tuple[int, ...]): Channels of the outputs.
+        out_strides (tuple[int, ...]): Strides of the outputs.
+
+    Raises:
+        ValueError: If an argument is out of range; names it.
+
+    Shape:
+        ``(N, in_channels, H, W)`` in; out a tuple of
+        ``(N, out_channels[i], ceil(H/out_strides[i]), ...)``.
+    """
+
+    def __init__(self,
+                 arch: Union[str, PathLike, Sequence[str], ArchSpec] = 's',
+                 out_indices: Sequence[int] = (8, ),
+                 output_stride: int = 32,
+                 frozen_stages: int = -1,
+                 norm_eval: bool = False,
+                 with_cp: bool = False,
+                 in_channels: int = 3,
+                 conv_cfg: Optional[dict] = None,
+                 norm_cfg: dict = dict(type='BN', momentum=0.01, eps=1e-3),
+                 act_cfg: dict = dict(type='Swish'),
+                 init_cfg: Union[dict, List[dict], None] = [
+                     dict(type='Kaiming', layer='Conv2d'),
+                     dict(
+                         type='Constant',
+                         layer=['_BatchNorm', 'GroupNorm'],
+                         val=1)
+                 ]):
+        super().__init__(init_cfg=init_cfg)
+        self.arch = resolve_arch(arch)
+        stages = self.arch.stages
+        self.out_indices = self._check_out_indices(out_indices, len(stages))
+        last = max(self.out_indices)
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f'output_stride is {output_stride}, expected 8, '
+                             '16 or 32')
+        if frozen_stages not in range(-1, last + 1):
+            raise ValueError(
+                f'frozen_stages is {frozen_stages}, expected -1 for none or '
+                f'an index from 0 to {last}, the last layer that is built for '
+                f'out_indices {tuple(out_indices)}')
+        self.output_stride = output_stride
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.in_channels = in_channels
+
+        cfg = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        fused_cfg = dict(cfg, act_cfg=fused_act_cfg(act_cfg))
+        channels = [self.arch.stem_channels]
+        strides = [2]
+        self.layers = ModuleList([
+            ConvModule(
+                in_channels,
+                self.arch.stem_channels,
+                3,
+                stride=2,
+                padding=1,
+                **fused_cfg)
+        ])
+        # At the limit of output_stride a block keeps its resolution and
+        # whatever comes after its depthwise convolution is dilated instead,
+        # so that every kernel still meets the pixels it was trained on.
+        stride, dilation = 2, 1
+        for stage in stages[:last]:
+            blocks = []
+            for spec in stage:
+                block_stride, block_dilation = spec.stride, dilation
+                if stride * spec.stride > output_stride:
+                    block_stride = 1
+                    dilation *= spec.stride
+                stride *= block_stride
+                blocks.append(
+                    MBConv(
+                        spec,
+                        stride=block_stride,
+                        dilation=block_dilation,
+                        nl_dilation=dilation,
+                        act_cfg=act_cfg,
+                        with_cp=with_cp,
+                        **cfg))
+            self.layers.append(Sequential(*blocks))
+            channels.append(stage[-1].out_channels)
+            strides.append(stride)
+        if last > len(stages):
+            self.layers.append(
+                ConvModule(channels[-1], self.arch.head_channels, 1,
+                           **fused_cfg))
+            channels.append(self.arch.head_channels)
+            strides.append(stride)
+        self.out_channels = tuple(channels[i] for i in self.out_indices)
+        self.out_strides = tuple(strides[i] for i in self.out_indices)
+        self._full_stride = strides[-1]
+        self._freeze_stages()
+
+    @staticmethod
+    def _check_out_indices(out_indices: Sequence[int],
+                           num_stages: int) -> Tuple[int, ...]:
+        if isinstance(out_indices, int):
+            out_indices = (out_indices, )
+        head = num_stages + 1
+        for index in out_indices:
+            if not isinstance(index, int) or not -head - 1 <= index <= head:
+                raise ValueError(
+                    f'out_indices is {tuple(out_indices)}, but this arch has '
+                    f'0 (stem), 1 to {num_stages} (stages) and {head} (head '
+                    'convolution)')
+        if not out_indices:
+            raise ValueError('out_indices is empty, expected at least one')
+        resolved = tuple(i % (head + 1) for i in out_indices)
+        if list(resolved) != sorted(set(resolved)):
+            raise ValueError(f'out_indices is {tuple(out_indices)}, expected '
+                             'rising indices, each once')
+        return resolved
+
+    def _freeze_stages(self) -> None:
+        for layer in self.layers[:self.frozen_stages + 1]:
+            layer.eval()
+            for param in layer.parameters():
+                param.requires_grad = False
+
+    def train(self, mode: bool = True) -> 'AutoNL':
+        """As ``nn.Module.train``, but frozen layers and norms stay."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """``(N, in_channels, H, W)`` to a tuple, one map an index.
+
+        Raises:
+            ValueError: If the channels differ or the picture is smaller than
+                the backbone's stride.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'AutoNL got an input of shape {tuple(x.shape)}, expected '
+                f'(N, {self.in_channels}, H, W); for another number of '
+                'channels build it with in_channels')
+        if min(x.shape[2:]) < self._full_stride:
+            raise ValueError(
+                f'AutoNL got pictures of {x.shape[2]}x{x.shape[3]}, smaller '
+                f'than its stride {self._full_stride}: give larger pictures, '
+                'or ask for earlier out_indices or a smaller output_stride')
+        outs = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)

@@ -1,0 +1,5 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+from .light_nl import LightNL, light_nl
+from .mbconv import MBConv, SqueezeExcite
+
+__all__ = ['LightNL', 'light_nl', 'MBConv', 'SqueezeExcite']

@@ -1,0 +1,182 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""LightNL, the lightweight non-local block (AutoNL, section 3.1).
+
+Shapes: N pictures, C channels, H x W the map, k compact channels, s the
+stride, h x w = ceil(H/s) x ceil(W/s) the strided map.
+"""
+from typing import Optional
+
+import torch
+import torch.nn as nn
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from autonl_mm.cost import light_nl_order
+from autonl_mm.registry import MODELS
+
+ORDERS = ('auto', 'channel', 'spatial')
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def light_nl(x: Tensor,
+             nl_channels: int,
+             stride: int = 1,
+             order: str = 'auto') -> Tensor:
+    r"""The compact non-local operation, ``y = x_c x_sc^T x_s / (HW)``.
+
+    .. math::
+        y_{c,p} = \frac{1}{HW} \sum_q \Big(\sum_{i<k} x_{i,p} x^s_{i,q}\Big)
+                  x^s_{c,q}
+
+    with :math:`x^s` every ``stride``-th row and column of ``x``. The divisor
+    is the full map's size whatever the stride, as in the paper's equation and
+    its TensorFlow release; the PyTorch release has no divisor on square maps.
+
+    Args:
+        x (Tensor): Features, ``(N, C, H, W)``.
+        nl_channels (int): k, how many of the first channels make the
+            affinity.
+        stride (int): s. Defaults to 1.
+        order (str): ``'channel'`` forms the C x k context matrix, MACs
+            ``(hw + HW) * k * C``; ``'spatial'`` the HW x hw affinity, MACs
+            ``HW * hw * (k + C)``; ``'auto'`` takes the cheaper. Defaults to
+            ``'auto'``.
+
+    Returns:
+        Tensor: ``(N, C, H, W)``, in the precision of ``x``.
+    """
+    n, c, h, w = x.shape
+    sampled = x if stride == 1 else x[:, :, ::stride, ::stride]
+    if order == 'auto':
+        order = light_nl_order(c, nl_channels, h * w,
+                               sampled.shape[2] * sampled.shape[3])
+    x_s = sampled.flatten(2)  # (N, C, hw)
+    x_sc = x_s[:, :nl_channels]  # (N, k, hw)
+    x_c = x[:, :nl_channels].flatten(2)  # (N, k, HW)
+    # Dividing the small matrix spares a pass over the map.
+    if order == 'channel':
+        context = torch.matmul(x_s, x_sc.transpose(1, 2)) / (h * w)
+        y = torch.matmul(context, x_c)  # (N, C, k) (N, k, HW)
+    else:
+        affinity = torch.matmul(x_sc.transpose(1, 2), x_c) / (h * w)
+        y = torch.matmul(x_s, affinity)  # (N, C, hw) (N, hw, HW)
+    return y.reshape(n, c, h, w)
+
+
+@MODELS.register_module()
+class LightNL(BaseModule):
+    """Plug-in layer ``z = x + BN(DWConv3x3(light_nl(x)))``.
+
+    BN's weight starts at zero, so a new block is the identity.
+
+    Args:
+        in_channels (int): C, channels in and out.
+        channel_ratio (float): r; the affinity is made of the first
+            ``int(r * C)`` channels. Defaults to 0.25.
+        stride (int): s, spatial stride of the compact features. Defaults
+            to 1.
+        order (str): Order of the products, see :func:`light_nl`. Defaults to
+            ``'auto'``.
+        norm_cfg (dict, optional): Normalisation; None for none. Defaults to
+            ``dict(type='BN')``.
+        zero_init (bool): Whether the block starts as the identity, by a zero
+            BN weight or, without normalisation, a zero kernel. It stays so
+            through ``init_weights`` of a surrounding model, whatever that
+            says of normalisation layers. Defaults to True.
+        dilation (int): Dilation of the depthwise convolution, for backbones
+            whose stride was exchanged for dilation. Defaults to 1.
+        init_cfg (dict, optional): Initialisation instead of the paper's.
+            Defaults to None.
+
+    Raises:
+        ValueError: If a value is out of range; names it.
+
+    Shape:
+        ``(N, C, H, W)`` in, the same out. In float16 and bfloat16, with
+        autocast or without, the branch is computed in float32: it is cubic
+        in ``x``, activations of 1e3 make 1e9.
+    """
+
+    _abbr_ = 'light_nl'
+
+    def __init__(self,
+                 in_channels: int,
+                 channel_ratio: float = 0.25,
+                 stride: int = 1,
+                 order: str = 'auto',
+                 norm_cfg: Optional[dict] = dict(type='BN'),
+                 zero_init: bool = True,
+                 dilation: int = 1,
+                 init_cfg: Optional[dict] = None):
+        super().__init__(init_cfg=init_cfg)
+        if not 0 < channel_ratio <= 1:
+            raise ValueError(f'channel_ratio of LightNL is {channel_ratio}, '
+                             'expected a ratio in (0, 1]')
+        self.nl_channels = int(in_channels * channel_ratio)
+        if self.nl_channels < 1:
+            raise ValueError(
+                f'channel_ratio {channel_ratio} of {in_channels} channels '
+                'leaves LightNL no channel, expected at least '
+                f'{1 / in_channels:.4g}')
+        if not isinstance(stride, int) or stride < 1:
+            raise ValueError(f'stride of LightNL is {stride!r}, expected a '
+                             'positive integer')
+        if order not in ORDERS:
+            raise ValueError(f'order of LightNL is {order!r}, expected one of '
+                             f'{ORDERS}')
+        self.in_channels = in_channels
+        self.channel_ratio = channel_ratio
+        self.stride = stride
+        self.order = order
+        self.zero_init = zero_init
+        self.conv = nn.Conv2d(
+            in_channels,
+            in_channels,
+            3,
+            padding=dilation,
+            dilation=dilation,
+            groups=in_channels,
+            bias=False)
+        self.norm = (
+            build_norm_layer(norm_cfg, in_channels)[1]
+            if norm_cfg else nn.Identity())
+        self._reset_parameters()
+
+    def _reset_parameters(self) -> None:
+        init_depthwise(self.conv)
+        if isinstance(self.norm, nn.Identity):
+            if self.zero_init:
+                nn.init.zeros_(self.conv.weight)
+        else:
+            nn.init.constant_(self.norm.weight, 0 if self.zero_init else 1)
+            nn.init.zeros_(self.norm.bias)
+
+    def init_weights(self) -> None:
+        """Undo what a parent's rule for all norms did, then ``init_cfg``."""
+        self._reset_parameters()
+        super().init_weights()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        with torch.autocast(x.device.type, enabled=False):
+            y = x.float() if x.dtype in LOW_PRECISION else x
+            y = light_nl(y, self.nl_channels, self.stride, self.order)
+            y = self.norm(self.conv(y.to(self.conv.weight.dtype)))
+        return x + y.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return (f'{self.in_channels}, nl_channels={self.nl_channels}, '
+                f'stride={self.stride}, order={self.order!r}')
+
+
+def init_depthwise(conv: nn.Conv2d) -> None:
+    """Normal init with fan-out ``k * k``, as both releases have it.
+
+    A depthwise kernel's every output channel feeds on one input channel, but
+    torch's ``fan_out`` multiplies by the channels all the same and would make
+    the weights smaller by their square root.
+    """
+    nn.init.kaiming_normal_(conv.weight, mode='fan_in', nonlinearity='relu')
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)

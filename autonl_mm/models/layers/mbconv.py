@@ -1,0 +1,148 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""The inverted residual block of AutoNL and MnasNet."""
+from typing import Optional
+
+import torch.nn as nn
+import torch.utils.checkpoint as cp
+from mmcv.cnn import ConvModule, build_activation_layer
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from autonl_mm.arch import BlockSpec
+from .light_nl import LightNL, init_depthwise
+
+
+def fused_act_cfg(act_cfg: Optional[dict]) -> Optional[dict]:
+    """Torch's SiLU for mmcv's Swish: the same function in one pass."""
+    if act_cfg and act_cfg.get('type') == 'Swish':
+        return dict(type='SiLU')
+    return act_cfg
+
+
+class SqueezeExcite(BaseModule):
+    """Squeeze-excite: ``x * sigmoid(expand(act(reduce(mean(x)))))``.
+
+    Args:
+        channels (int): C, channels in and out.
+        hidden_channels (int): Hidden units.
+        act_cfg (dict): Inner activation.
+        init_cfg (dict, optional): Initialisation. Defaults to None.
+
+    Shape:
+        ``(N, C, H, W)`` in, the same out.
+    """
+
+    def __init__(self,
+                 channels: int,
+                 hidden_channels: int,
+                 act_cfg: dict,
+                 init_cfg: Optional[dict] = None):
+        super().__init__(init_cfg=init_cfg)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(channels, hidden_channels, 1)
+        self.act = build_activation_layer(act_cfg)
+        self.expand = nn.Conv2d(hidden_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        scale = self.expand(self.act(self.reduce(self.pool(x))))
+        return x * scale.sigmoid()
+
+
+class MBConv(BaseModule):
+    """Inverted residual block of a :class:`BlockSpec`.
+
+    1x1 expand, depthwise, squeeze-excite, 1x1 project, LightNL, identity add;
+    each where the spec has it. LightNL sits after the project convolution's
+    BN and before the add.
+
+    Args:
+        spec (BlockSpec): The block.
+        stride (int, optional): Stride instead of the spec's, where it was
+            exchanged for dilation. Defaults to None.
+        dilation (int): Dilation of the depthwise convolution. Defaults to 1.
+        nl_dilation (int): Dilation of LightNL's depthwise convolution, which
+            sees the block's output. Defaults to 1.
+        conv_cfg (dict, optional): Convolution type. Defaults to None.
+        norm_cfg (dict): Normalisation. Defaults to ``dict(type='BN')``.
+        act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
+        with_cp (bool): Whether to recompute activations in the backward pass
+            to save memory. Defaults to False.
+        init_cfg (dict, optional): Initialisation. Defaults to None.
+
+    Shape:
+        ``(N, C_in, H, W)`` in, ``(N, C_out, ceil(H/stride), ceil(W/stride))``
+        out.
+    """
+
+    def __init__(self,
+                 spec: BlockSpec,
+                 stride: Optional[int] = None,
+                 dilation: int = 1,
+                 nl_dilation: int = 1,
+                 conv_cfg: Optional[dict] = None,
+                 norm_cfg: dict = dict(type='BN'),
+                 act_cfg: dict = dict(type='Swish'),
+                 with_cp: bool = False,
+                 init_cfg: Optional[dict] = None):
+        super().__init__(init_cfg=init_cfg)
+        self.spec = spec
+        self.with_cp = with_cp
+        act_cfg = fused_act_cfg(act_cfg)
+        cfg = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        mid_channels = spec.mid_channels
+
+        self.expand = None
+        if spec.with_expand:
+            self.expand = ConvModule(
+                spec.in_channels, mid_channels, 1, act_cfg=act_cfg, **cfg)
+        else:
+            mid_channels = spec.in_channels
+        self.depthwise = ConvModule(
+            mid_channels,
+            mid_channels,
+            spec.kernel_size,
+            stride=spec.stride if stride is None else stride,
+            padding=dilation * (spec.kernel_size // 2),
+            dilation=dilation,
+            groups=mid_channels,
+            act_cfg=act_cfg,
+            **cfg)
+        self.se = None
+        if spec.se_channels:
+            self.se = SqueezeExcite(mid_channels, spec.se_channels, act_cfg)
+        self.project = ConvModule(
+            mid_channels, spec.out_channels, 1, act_cfg=None, **cfg)
+        self.light_nl = None
+        if spec.nl_ratio:
+            self.light_nl = LightNL(
+                spec.out_channels,
+                spec.nl_ratio,
+                spec.nl_stride,
+                norm_cfg=norm_cfg,
+                dilation=nl_dilation)
+
+    def init_weights(self) -> None:
+        """As the parents' rules say, but for the depthwise convolution."""
+        super().init_weights()
+        init_depthwise(self.depthwise.conv)
+
+    def _inner_forward(self, x: Tensor) -> Tensor:
+        out = x
+        if self.expand is not None:
+            out = self.expand(out)
+        out = self.depthwise(out)
+        if self.se is not None:
+            out = self.se(out)
+        out = self.project(out)
+        if self.light_nl is not None:
+            out = self.light_nl(out)
+        if self.spec.with_identity:
+            out = x + out
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C_in, H, W)`` to ``(N, C_out, H', W')``."""
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(self._inner_forward, x, use_reentrant=False)
+        return self._inner_forward(x)

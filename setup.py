@@ -1,0 +1,78 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+MIM_ITEMS = ('configs', 'tools', 'model-index.yml')
+
+
+def version():
+    scope = {}
+    exec((ROOT / 'autonl_mm/version.py').read_text(), scope)
+    return scope['__version__']
+
+
+def requirements(name):
+    lines = (ROOT / f'requirements/{name}.txt').read_text().splitlines()
+    return [line for line in lines if line and not line.startswith('#')]
+
+
+def add_mim_extension():
+    """Bring configs and tools to ``autonl_mm/.mim``, where mim looks.
+
+    Links for a development install, copies for a distribution.
+    """
+    mim = ROOT / 'autonl_mm/.mim'
+    develop = {'develop', 'editable_wheel'} & set(sys.argv)
+    mim.mkdir(exist_ok=True)
+    for item in MIM_ITEMS:
+        source, target = ROOT / item, mim / item
+        if target.is_symlink() or target.is_file():
+            target.unlink()
+        elif target.is_dir():
+            shutil.rmtree(target)
+        if develop:
+            target.symlink_to(os.path.relpath(source, mim))
+        elif source.is_dir():
+            shutil.copytree(
+                source, target, ignore=shutil.ignore_patterns('__pycache__'))
+        else:
+            shutil.copy(source, target)
+
+
+if __name__ == '__main__':
+    add_mim_extension()
+    setup(
+        name='autonl_mm',
+        version=version(),
+        description='AutoNL and LightNL for OpenMMLab',
+        long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+        long_description_content_type='text/markdown',
+        author='autonl_mm authors',
+        license='Apache License 2.0',
+        keywords='non-local, neural architecture search, OpenMMLab, AutoNL',
+        packages=find_packages(include=['autonl_mm', 'autonl_mm.*']),
+        package_data={'autonl_mm': ['.mim/**/*', '.mim/*']},
+        include_package_data=True,
+        python_requires='>=3.8',
+        # mmengine and mmcv come from upstream or from the maintained forks,
+        # as the extras say; asking for either here would pull it over the
+        # other.
+        install_requires=requirements('runtime'),
+        extras_require={
+            'upstream': ['mmcv'] + requirements('mminstall'),
+            'onedl': ['onedl-mmcv'] + requirements('mminstall-onedl'),
+            'optional': requirements('optional'),
+            'tests': requirements('tests'),
+        },
+        classifiers=[
+            'License :: OSI Approved :: Apache Software License',
+            'Operating System :: OS Independent',
+            'Programming Language :: Python :: 3',
+            'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        ],
+        zip_safe=False)

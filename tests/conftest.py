@@ -1,0 +1,80 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# 4 blocks, 64 head channels: every part of AutoNL, a hundredth of its size
+TINY_ARCH = """\
+r1_k3_s11_e1_i8_o8
+r1_k3_s22_e3_i8_o16_nonlocal0.25-1
+r1_k5_s22_e3_i16_o24_se0.5_nonlocal0.25-2
+r1_k3_s11_e3_i24_o24
+head64
+"""
+
+
+@pytest.fixture(autouse=True)
+def few_threads(monkeypatch):
+    """One thread a process: tests start processes of their own."""
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+
+
+@pytest.fixture
+def tiny_arch(tmp_path):
+    """Path of a notation file with a tiny network."""
+    path = tmp_path / 'tiny_arch.txt'
+    path.write_text(TINY_ARCH)
+    return path
+
+
+@pytest.fixture(scope='session')
+def picture_folder(tmp_path_factory):
+    """Folder train/{a,b}, val/{a,b} of 32x32 pictures, a dark and b bright."""
+    root = tmp_path_factory.mktemp('pictures')
+    rng = np.random.default_rng(0)
+    for part, count in dict(train=16, val=8).items():
+        for name, level in dict(a=60, b=180).items():
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = rng.normal(level, 30, (32, 32, 3)).clip(0, 255)
+                cv2.imwrite(str(folder / f'{i}.jpg'), noise.astype(np.uint8))
+    return root
+
+
+def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300):
+    """Run a tool of the project in a process of its own.
+
+    Args:
+        *args: Script (from the project's root) and its arguments.
+        check (bool): Whether a failure fails the test.
+        cwd (Path): Working folder.
+        env (dict, optional): More environment variables.
+        timeout (int): Seconds.
+
+    Returns:
+        CompletedProcess: With ``stdout``, which has stderr in it.
+    """
+    script, *rest = [str(a) for a in args]
+    script = str(ROOT / script)
+    command = [script] if script.endswith('.sh') else [sys.executable, script]
+    path = os.pathsep.join([str(Path(sys.executable).parent),
+                            os.environ['PATH']])
+    result = subprocess.run(
+        command + rest,
+        cwd=cwd,
+        env=dict(os.environ, PATH=path, PYTHONPATH=str(ROOT), **(env or {})),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout)
+    if check:
+        assert result.returncode == 0, result.stdout[-4000:]
+    return result

@@ -1,0 +1,171 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    MODELS,
+    PARAM_SCHEDULERS,
+    TRANSFORMS,
+    VISUALIZERS,
+    DefaultScope,
+    init_default_scope,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(p for p in ROOT.glob('configs/*/*.py')
+                 if p.parent.name != '_base_')
+IDS = [str(p.relative_to(ROOT / 'configs')) for p in CONFIGS]
+
+
+@pytest.fixture
+def scope():
+    """Restore the default scope that a config's test sets."""
+    before = DefaultScope.get_current_instance()
+    yield
+    if before is not None:
+        init_default_scope(before.scope_name)
+
+
+def load(path):
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 6
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=IDS)
+def test_model_builds_and_trains_a_step(path, scope):
+    cfg = load(path)
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    if cfg.model.get('train_cfg'):
+        cfg.model.data_preprocessor.to_onehot = True
+    model = MODELS.build(cfg.model)
+    model.train()
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    size = 224 if 'in1k' in path.name else 64
+    from mmpretrain.structures import DataSample
+    batch = dict(
+        inputs=[
+            torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+            for _ in range(2)
+        ],
+        data_samples=[DataSample().set_gt_label(i) for i in range(2)])
+    before = model.backbone.layers[0].conv.weight.clone()
+    losses = model.train_step(batch, optim_wrapper)
+    assert math.isfinite(losses['loss'].item())
+    assert not torch.equal(before, model.backbone.layers[0].conv.weight)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=IDS)
+def test_parts_build(path, scope):
+    cfg = load(path)
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = cfg[loader].dataset
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            assert registry.get(dataset.type) is not None
+        for transform in dataset.pipeline:
+            TRANSFORMS.build(transform)
+    VISUALIZERS.build(dict(cfg.visualizer, name='test_parts_build'))
+    for hook in [*cfg.default_hooks.values(), *cfg.get('custom_hooks', [])]:
+        HOOKS.build(hook)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedulers = cfg.param_scheduler
+    for scheduler in schedulers if isinstance(schedulers,
+                                              list) else [schedulers]:
+        kind = PARAM_SCHEDULERS.get(scheduler.type)
+        scheduler = dict(scheduler, optimizer=optimizer)
+        scheduler.pop('type')
+        if scheduler.pop('convert_to_iter_based', False):
+            kind.build_iter_from_epoch(epoch_length=10, **scheduler)
+        else:
+            kind(**scheduler)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=IDS)
+def test_readme_and_metafile_name_it(path):
+    if path.parent.name == 'demo':
+        assert path.name in (ROOT / 'README.md').read_text()
+        return
+    assert path.name in (path.parent / 'README.md').read_text()
+    metafile = yaml.safe_load((path.parent / 'metafile.yml').read_text())
+    models = {m['Name']: m for m in metafile['Models']}
+    model = models[path.stem]
+    assert (ROOT / model['Config']) == path
+
+
+def test_metafile_figures():
+    """The metafile's MACs and parameters are those of the networks."""
+    from autonl_mm import AUTONL_L, AUTONL_S, count_macs
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    for name in index['Import']:
+        metafile = yaml.safe_load((ROOT / name).read_text())
+        for model in metafile['Models']:
+            flops = model['Metadata'].get('FLOPs')
+            if flops:
+                arch = AUTONL_S if '-s' in model['Name'][:8] else AUTONL_L
+                assert flops == count_macs(arch).total
+                init_default_scope('mmpretrain')
+                built = MODELS.build(
+                    Config.fromfile(ROOT / model['Config']).model)
+                assert model['Metadata']['Parameters'] == sum(
+                    p.numel() for p in built.parameters())
+
+
+def test_imagenet_learning_rate():
+    """0.256 after the warm-up's 5 epochs, times 0.97 every 2.4 epochs."""
+    cfg = Config.fromfile(ROOT /
+                          'configs/mmpretrain/autonl-s_32xb128_in1k.py')
+    from mmengine.optim.scheduler import LinearLR, MultiStepLR
+    epoch_length = 4
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)],
+                                lr=cfg.optim_wrapper.optimizer.lr)
+    warm_up, decay = [dict(s) for s in cfg.param_scheduler]
+    for scheduler in (warm_up, decay):
+        scheduler.pop('type')
+    warm_up.pop('convert_to_iter_based')
+    by_iter = LinearLR.build_iter_from_epoch(
+        optimizer=optimizer, epoch_length=epoch_length, **warm_up)
+    by_epoch = MultiStepLR(optimizer=optimizer, **decay)
+    rates = []
+    for _ in range(350):
+        for _ in range(epoch_length):
+            rates.append(optimizer.param_groups[0]['lr'])
+            optimizer.step()
+            by_iter.step()
+        by_epoch.step()
+    assert rates[0] == pytest.approx(0.256e-6, rel=1e-3)
+    assert rates == pytest.approx(
+        [
+            0.256 * 0.97**math.floor(i // epoch_length / 2.4) *
+            min(1, 1e-6 + (1 - 1e-6) * i / (5 * epoch_length - 1))
+            for i in range(len(rates))
+        ],
+        rel=1e-6)
+
+
+def test_imagenet_recipe():
+    """The figures of paper section 4, beside the learning rate."""
+    cfg = Config.fromfile(ROOT /
+                          'configs/mmpretrain/autonl-s_32xb128_in1k.py')
+    optimizer = dict(cfg.optim_wrapper.optimizer)
+    assert optimizer.pop('type') == 'autonl_mm.RMSpropTF'
+    assert optimizer == dict(
+        lr=0.256, alpha=0.9, momentum=0.9, eps=1e-3, weight_decay=1e-5)
+    assert cfg.optim_wrapper.optimizer.lr == 0.016 * 4096 / 256
+    assert cfg.auto_scale_lr.base_batch_size == 4096
+    assert cfg.train_dataloader.batch_size * 32 == 4096
+    assert cfg.train_cfg.max_epochs == 350
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    assert cfg.model.neck.dropout == 0.2
+    ema, = cfg.custom_hooks
+    assert (ema.momentum, ema.base_batch_size) == (1e-4, 4096)

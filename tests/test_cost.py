@@ -1,0 +1,289 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.analysis import FlopAnalyzer
+from mmengine.registry import MODELS
+
+from autonl_mm import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec, count_macs
+from autonl_mm.cost import (block_macs, light_nl_macs, light_nl_order,
+                            strided)
+
+pytest.importorskip('mmpretrain')
+torch.set_num_threads(1)  # small tensors, and other work on the cores
+
+
+def build_classifier(arch, num_classes=1000):
+    return MODELS.build(
+        dict(
+            _scope_='mmpretrain',
+            type='ImageClassifier',
+            backbone=dict(
+                type='autonl_mm.AutoNL', arch=arch, out_indices=(-1, )),
+            neck=dict(type='autonl_mm.PoolDropout'),
+            head=dict(
+                type='LinearClsHead',
+                num_classes=num_classes,
+                in_channels=arch.head_channels))).eval()
+
+
+def measured_rows(model, input_shape):
+    """mmengine's count, named as the rows of count_macs."""
+    analyzer = FlopAnalyzer(model, torch.zeros(1, 3, *input_shape))
+    # None would not do: mmengine 0.10.7 prefers the handle it has.
+    analyzer.set_op_handle('aten::batch_norm', lambda inputs, outputs: 0)
+    analyzer.unsupported_ops_warnings(False)
+    analyzer.uncalled_modules_warnings(False)
+    macs = analyzer.by_module()
+    modules = dict(model.named_modules())
+    rows = {}
+    for name, module in modules.items():
+        if name.endswith('.light_nl'):
+            rows[name] = macs[name] - macs[f'{name}.conv']
+        elif not list(module.children()) and macs[name]:
+            rows[name] = macs[name]
+    assert sum(rows.values()) == analyzer.total()
+    return {k.replace('backbone.', ''): v for k, v in rows.items()}
+
+
+def counted_rows(cost):
+    rows = {row.name: row.macs for row in cost.rows}
+    assert len(rows) == len(cost.rows)
+    return rows
+
+
+def output_shapes(model, input_shape):
+    shapes = {}
+
+    def hook(name):
+
+        def keep(module, args, out):
+            out = out[0] if isinstance(out, tuple) else out
+            shapes[name.replace('backbone.', '')] = tuple(out.shape[1:])
+
+        return keep
+
+    handles = [
+        m.register_forward_hook(hook(n)) for n, m in model.named_modules()
+    ]
+    with torch.no_grad():
+        model(torch.zeros(1, 3, *input_shape))
+    for handle in handles:
+        handle.remove()
+    return shapes
+
+
+# --------------------------------------------------------------------- totals
+@pytest.mark.parametrize('arch,total', [
+    (AUTONL_S, 266_878_784),
+    (AUTONL_L, 352_829_728),
+])
+def test_totals_of_the_paper(arch, total):
+    assert count_macs(arch).total == total
+    assert count_macs(arch, 224).total == total
+    assert count_macs(arch, (224, 224), num_classes=1000).total == total
+
+
+@pytest.mark.parametrize('arch,without', [(AUTONL_S, 266.2),
+                                          (AUTONL_L, 352.1)])
+def test_totals_without_pooling(arch, without):
+    macs = sum(row.macs for row in count_macs(arch).rows
+               if not row.name.endswith(('se.pool', 'neck.gap')))
+    assert round(macs / 1e6, 1) == without
+
+
+@pytest.mark.parametrize('arch,millions', [(AUTONL_S, 4.39),
+                                           (AUTONL_L, 5.58)])
+def test_parameters_of_the_paper(arch, millions):
+    model = build_classifier(arch)
+    params = sum(p.numel() for p in model.parameters())
+    assert round(params / 1e6, 2) == millions
+
+
+# -------------------------------------------------- against another's counter
+@pytest.mark.parametrize('input_shape', [(224, 224), (225, 161)])
+@pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
+def test_rows_agree_with_mmengine(arch, input_shape):
+    model = build_classifier(arch)
+    cost = count_macs(arch, input_shape)
+    measured = measured_rows(model, input_shape)
+    assert counted_rows(cost) == measured
+    assert [row.name for row in cost.rows] == list(measured)
+    shapes = output_shapes(model, input_shape)
+    for row in cost.rows:
+        shape = shapes[row.name]
+        assert row.output_shape == shape or row.output_shape == (*shape, 1, 1)
+
+
+@st.composite
+def small_archs(draw):
+    stem = channels = draw(st.integers(1, 12))
+    blocks = []
+    for _ in range(draw(st.integers(1, 4))):
+        out = draw(st.one_of(st.just(channels), st.integers(1, 12)))
+        stride = draw(st.sampled_from([1, 1, 2]))
+        blocks.append(
+            BlockSpec(
+                channels,
+                out,
+                stride,
+                draw(st.sampled_from([1, 3, 5, 7])),
+                draw(st.sampled_from([1, 1.5, 2, 3.3, 6])),
+                se_ratio=draw(st.sampled_from([0, 0.01, 0.3, 0.5, 1])),
+                nl_ratio=draw(st.sampled_from([0, 1 / out, 1])),
+                nl_stride=draw(st.integers(1, 4)),
+                skip=draw(st.booleans())))
+        channels = out
+    return ArchSpec(blocks, stem, draw(st.integers(1, 20)))
+
+
+@settings(max_examples=12, deadline=None)
+@given(small_archs(), st.integers(32, 70), st.integers(32, 70),
+       st.integers(2, 9))
+def test_rows_of_random_archs_agree_with_mmengine(arch, h, w, num_classes):
+    model = build_classifier(arch, num_classes)
+    cost = count_macs(arch, (h, w), num_classes)
+    assert counted_rows(cost) == measured_rows(model, (h, w))
+
+
+def test_without_classifier():
+    rows = count_macs(AUTONL_S, num_classes=None).rows
+    assert rows == count_macs(AUTONL_S).rows[:-2]
+    assert rows[-1].name == 'layers.8.conv'
+
+
+@pytest.mark.parametrize('size,stride,expected', [
+    ((7, 8), 1, (7, 8)),
+    ((7, 8), 2, (4, 4)),
+    ((1, 9), 4, (1, 3)),
+])
+def test_strided(size, stride, expected):
+    assert strided(size, stride) == expected
+
+
+# -------------------------------------------------------------------- LightNL
+def mobilenet_v2_places():
+    """Channels and map sizes of the 17 blocks' outputs at 224."""
+    for channels, size, repeats in ((16, 112, 1), (24, 56, 2), (32, 28, 3),
+                                    (64, 14, 4), (96, 14, 3), (160, 7, 3),
+                                    (320, 7, 1)):
+        for _ in range(repeats):
+            yield channels, size
+
+
+def test_mobilenet_v2_light_nl_of_the_paper():
+    total = 0
+    for channels, size in mobilenet_v2_places():
+        positions = size**2
+        sampled = (-(-size // 2))**2 if size > 14 else positions
+        products = light_nl_macs(channels, channels // 4, positions, sampled)
+        order = light_nl_order(channels, channels // 4, positions, sampled)
+        assert products[order] == min(products.values())
+        total += products[order] + 9 * channels * positions
+    assert round(total / 1e6, 2) == 14.75
+
+
+def test_formulas_of_both_orders():
+    macs = light_nl_macs(12, 3, positions=35, sampled=12)
+    assert macs == dict(
+        channel=(12 + 35) * 3 * 12, spatial=35 * 12 * (3 + 12))
+
+
+def test_tie_goes_to_the_channel_order():
+    macs = light_nl_macs(2, 2, 2, 2)
+    assert macs['channel'] == macs['spatial'] == 16
+    assert light_nl_order(2, 2, 2, 2) == 'channel'
+
+
+def orders(arch, input_shape):
+    """(block, positions, order) of each LightNL in a network."""
+    size = strided(input_shape, 2)
+    for block in arch.blocks:
+        size = strided(size, block.stride)
+        if block.nl_ratio:
+            sampled = strided(size, block.nl_stride)
+            yield block, size, light_nl_order(
+                block.out_channels, block.nl_channels, size[0] * size[1],
+                sampled[0] * sampled[1])
+
+
+@pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
+def test_cheaper_order_at_224(arch):
+    found = list(orders(arch, (224, 224)))
+    for block, size, order in found:
+        spatial = size == (7, 7) and block.nl_ratio == 0.25
+        assert order == ('spatial' if spatial else 'channel')
+    assert [order for *_, order in found].count('spatial') == 2
+
+
+@pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
+def test_large_maps_take_the_channel_order_and_cost_is_linear(arch):
+
+    def per_pixel(input_shape, order=None):
+        total = 0
+        for block, size, auto in orders(arch, input_shape):
+            sampled = strided(size, block.nl_stride)
+            total += light_nl_macs(block.out_channels, block.nl_channels,
+                                   size[0] * size[1],
+                                   sampled[0] * sampled[1])[order or auto]
+        rows = count_macs(arch, input_shape).rows
+        if order is None:
+            assert total == sum(
+                r.macs for r in rows if r.name.endswith('.light_nl'))
+        return total / (input_shape[0] * input_shape[1])
+
+    for input_shape in (512, 1024), (1024, 2048):
+        assert {o for *_, o in orders(arch, input_shape)} == {'channel'}
+    assert per_pixel((1024, 2048)) == per_pixel((512, 1024))
+    # 224 is not compared with 'auto' as such: its last maps are so small that
+    # the spatial order is cheaper still than the linear one.
+    assert per_pixel((512, 1024)) <= per_pixel((224, 224), 'channel')
+    assert per_pixel((224, 224)) < per_pixel((224, 224), 'channel')
+    assert per_pixel((1024, 2048), 'spatial') > \
+        3.9 * per_pixel((512, 1024), 'spatial')
+
+
+# -------------------------------------------------------------------- tensors
+def test_block_macs_by_hand():
+    macs = block_macs((9, 7), 2, 4, 6, 10, 25, True, 3, 2, 2)
+    # 9x7 -> 5x4 -> 3x2
+    assert macs == {
+        'expand.conv': 63 * 4 * 10,
+        'depthwise.conv': 20 * 25 * 10,
+        'se.pool': 20 * 10,
+        'se.reduce': 10 * 3,
+        'se.expand': 3 * 10,
+        'project.conv': 20 * 10 * 6,
+        'light_nl': min((6 + 20) * 2 * 6, 20 * 6 * (2 + 6)),
+        'light_nl.conv': 20 * 9 * 6,
+    }
+    assert list(block_macs((9, 7), 1, 4, 6, 4, 9, False)) == [
+        'depthwise.conv', 'project.conv'
+    ]
+
+
+def test_block_macs_of_tensors_has_gradients():
+    names = ('mid_channels', 'kernel_area', 'se_channels', 'nl_channels')
+    values = dict(zip(names, (48., 25., 8., 4.)))
+    tensors = {
+        k: torch.tensor(v, dtype=torch.float64, requires_grad=True)
+        for k, v in values.items()
+    }
+    fixed = dict(
+        in_size=(15, 13), stride=2, in_channels=8, out_channels=16,
+        nl_stride=2)
+    total = sum(block_macs(**fixed, **tensors).values())
+    numbers = {k: int(v) for k, v in values.items()}
+    assert total.item() == sum(block_macs(**fixed, **numbers).values())
+    total.backward()
+
+    def cost(**change):
+        macs = block_macs(**fixed, **dict(values, **change))
+        return sum(macs.values())
+
+    # multilinear: a difference of one unit is the gradient
+    for name in names:
+        slope = cost(**{name: values[name] + 1}) - cost()
+        assert slope > 0
+        assert tensors[name].grad.item() == pytest.approx(slope, rel=1e-12)

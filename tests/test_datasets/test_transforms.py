@@ -1,0 +1,153 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import logging
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.dataset import BaseDataset
+from mmengine.logging import MMLogger
+from mmengine.registry import TRANSFORMS
+
+from autonl_mm.datasets import LoadImageOrSkip
+
+
+@pytest.fixture
+def log():
+    """Messages of level WARNING and above of mmengine's current logger."""
+    records = []
+
+    class Keep(logging.Handler):
+
+        def emit(self, record):
+            records.append(record.getMessage())
+
+    logger = MMLogger.get_current_instance()
+    handler = Keep(level=logging.WARNING)
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+def jpeg():
+    picture = np.random.RandomState(0).randint(0, 255, (40, 50, 3), np.uint8)
+    return cv2.imencode('.jpg', picture)[1].tobytes()
+
+
+BROKEN = dict(
+    garbage=b'not a picture at all' * 20,
+    empty=b'',
+    header_only=jpeg()[:20],
+    html=b'<!DOCTYPE html><html>404</html>')
+
+
+class Pictures(BaseDataset):
+    """A training dataset of the given paths."""
+
+    def __init__(self, paths, **kwargs):
+        self.paths = paths
+        super().__init__(**kwargs)
+
+    def load_data_list(self):
+        return [dict(img_path=str(path), number=i)
+                for i, path in enumerate(self.paths)]
+
+
+def dataset(paths, test_mode=False, max_refetch=50, **kwargs):
+    transform = dict(type='autonl_mm.LoadImageOrSkip', **kwargs)
+    return Pictures(
+        paths,
+        pipeline=[TRANSFORMS.build(transform)],
+        test_mode=test_mode,
+        max_refetch=max_refetch)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Four good pictures, between them one of each broken kind."""
+    good, broken = [], []
+    for i in range(4):
+        good.append(tmp_path / f'good_{i}.jpg')
+        good[-1].write_bytes(jpeg())
+    for name, content in BROKEN.items():
+        broken.append(tmp_path / f'{name}.jpg')
+        broken[-1].write_bytes(content)
+    return good, broken
+
+
+def test_loads_as_mmcv_does(pictures):
+    path = str(pictures[0][0])
+    got = LoadImageOrSkip()(dict(img_path=path))
+    assert got['img'].shape == (40, 50, 3) and got['img'].dtype == np.uint8
+    assert np.array_equal(got['img'], cv2.imread(path))
+    assert got['img_shape'] == got['ori_shape'] == (40, 50)
+    gray = LoadImageOrSkip(
+        color_type='grayscale', to_float32=True)(dict(img_path=path))
+    assert gray['img'].ndim == 2 and gray['img'].dtype == np.float32
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_broken_pictures_are_skipped_and_logged(pictures, log, backend):
+    good, broken = pictures
+    paths = [p for pair in zip(good, broken) for p in pair]
+    data = dataset(paths, imdecode_backend=backend)
+    for i, path in enumerate(paths):
+        log.clear()
+        item = data[i]
+        assert item['img'].shape == (40, 50, 3)
+        assert item['img_path'] in map(str, good)
+        if path in good:
+            assert item['number'] == i and not log
+        else:
+            assert 'skipped' in log[0] and str(path) in log[0]
+            assert 'not a readable picture' in log[0]
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize('kind', sorted(BROKEN))
+def test_without_skip_it_is_an_error(tmp_path, kind, backend, log):
+    path = tmp_path / f'{kind}.jpg'
+    path.write_bytes(BROKEN[kind])
+    transform = LoadImageOrSkip(skip=False, imdecode_backend=backend)
+    with pytest.raises(ValueError) as info:
+        transform(dict(img_path=str(path)))
+    assert str(path) in str(info.value)
+    assert 'not a readable picture' in str(info.value)
+    assert not log
+
+
+def test_truncated_picture(tmp_path, log):
+    path = tmp_path / 'truncated.jpg'
+    path.write_bytes(jpeg()[:len(jpeg()) // 2])
+    # Pillow refuses it. OpenCV may give the half that it has.
+    assert LoadImageOrSkip(imdecode_backend='pillow')(
+        dict(img_path=str(path))) is None
+    assert str(path) in log[0]
+    with pytest.raises(ValueError, match=r'truncated\.jpg'):
+        LoadImageOrSkip(
+            skip=False, imdecode_backend='pillow')(dict(img_path=str(path)))
+    got = LoadImageOrSkip()(dict(img_path=str(path)))
+    assert got is None or got['img'].shape == (40, 50, 3)
+
+
+@pytest.mark.parametrize('skip', [True, False])
+def test_missing_file_is_an_error_of_its_own(tmp_path, skip, log):
+    path = str(tmp_path / 'none.jpg')
+    with pytest.raises(FileNotFoundError, match=r'none\.jpg'):
+        LoadImageOrSkip(skip=skip)(dict(img_path=path))
+    with pytest.raises(FileNotFoundError):
+        dataset([path], skip=skip)[0]
+    assert not log
+
+
+def test_only_broken_pictures_end_in_an_error(pictures):
+    with pytest.raises(Exception, match='Cannot find valid image'):
+        dataset(pictures[1], max_refetch=5)[0]
+
+
+def test_evaluation_does_not_lose_pictures(pictures):
+    good, broken = pictures
+    with pytest.raises(ValueError, match=r'empty\.jpg'):
+        dataset([broken[1]], test_mode=True, skip=False)[0]
+    # even with skip, mmengine takes no None from a test pipeline
+    with pytest.raises(Exception, match='should not get `None`'):
+        dataset([broken[1]], test_mode=True)[0]

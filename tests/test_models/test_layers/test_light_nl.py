@@ -1,0 +1,484 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.registry import MODELS
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autonl_mm.models.layers import LightNL, light_nl
+from autonl_mm.models.layers.light_nl import init_depthwise
+
+ORDERS = ('channel', 'spatial', 'auto')
+PARENT_RULES = [
+    dict(type='Kaiming', layer='Conv2d'),
+    dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1)
+]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # small tensors, and other work on the cores
+
+
+def reference(x, k, stride):
+    """Paper, section 3.1, element by element in float64."""
+    x = x.double().tolist()
+    height, width = len(x[0][0]), len(x[0][0][0])
+    out = []
+    for img in x:
+        sampled = [(a, b) for a in range(0, height, stride)
+                   for b in range(0, width, stride)]
+        y = [[[0.0] * width for _ in range(height)] for _ in img]
+        for h in range(height):
+            for w in range(width):
+                for a, b in sampled:
+                    affinity = sum(
+                        img[i][h][w] * img[i][a][b] for i in range(k))
+                    for c in range(len(img)):
+                        y[c][h][w] += affinity * img[c][a][b]
+        out.append([[[v / (height * width) for v in row] for row in rows]
+                    for rows in y])
+    return torch.tensor(out, dtype=torch.float64)
+
+
+def trained(layer):
+    """Give BN weights and statistics that do something."""
+    for module in layer.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return layer
+
+
+# --------------------------------------------------------------- the function
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_agrees_with_the_element_by_element_reference(data):
+    n = data.draw(st.integers(1, 2))
+    c = data.draw(st.integers(1, 6))
+    k = data.draw(st.integers(1, c))
+    h, w = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
+    stride = data.draw(st.integers(1, 9))
+    x = torch.randn(n, c, h, w, dtype=torch.float64)
+    want = reference(x, k, stride)
+    for order in ORDERS:
+        got = light_nl(x, k, stride, order)
+        assert got.shape == x.shape and got.dtype == x.dtype
+        assert (got - want).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize('shape,k,stride', [
+    ((1, 4, 5, 3), 1, 1),
+    ((2, 4, 6, 6), 4, 2),
+    ((1, 3, 2, 3), 2, 4),
+    ((2, 8, 1, 9), 2, 3),
+])
+def test_known_shapes(shape, k, stride):
+    x = torch.randn(shape, dtype=torch.float64)
+    for order in ORDERS:
+        torch.testing.assert_close(
+            light_nl(x, k, stride, order),
+            reference(x, k, stride),
+            rtol=0,
+            atol=1e-10)
+
+
+def test_divides_by_the_full_map():
+    # ones: k * hw / (H * W) everywhere, hw = 2 * 3 of 4 * 6
+    x = torch.ones(1, 8, 4, 6)
+    for order in ORDERS:
+        assert torch.equal(light_nl(x, 3, 2, order), x * 3 * 6 / 24)
+
+
+def test_default_order_is_the_cheaper(monkeypatch):
+    asked = []
+    module = __import__(
+        'autonl_mm.models.layers.light_nl', fromlist=['light_nl_order'])
+    real = module.light_nl_order
+    monkeypatch.setattr(module, 'light_nl_order',
+                        lambda *a: asked.append(a) or real(*a))
+    light_nl(torch.randn(2, 16, 9, 6), 4, 2)
+    assert asked == [(16, 4, 54, 15)]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the largest number of elements that an operator makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for item in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(item, torch.Tensor):
+                self.numel = max(self.numel, item.numel())
+        return out
+
+
+@pytest.mark.parametrize('order', ['channel', 'auto'])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_channel_order_forms_no_affinity(order, stride):
+    # the affinity would have 512**4 elements, 256 GiB
+    x = torch.randn(1, 8, 512, 512, requires_grad=True)
+    with LargestTensor() as largest:
+        light_nl(x, 2, stride, order).sum().backward()
+    assert largest.numel <= x.numel()
+
+
+def test_spatial_order_forms_no_context():
+    x = torch.randn(1, 64, 2, 2)
+    with LargestTensor() as largest:
+        light_nl(x, 64, 1, 'spatial')
+    assert largest.numel <= x.numel() < 64 * 64
+    with LargestTensor() as largest:
+        light_nl(x, 64, 1, 'channel')
+    assert largest.numel == 64 * 64
+
+
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_gradcheck(order, stride):
+    x = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x: light_nl(x, 2, stride, order), (x, ))
+
+
+# ------------------------------------------------------------------ the layer
+def test_forward_is_the_formula():
+    layer = trained(LightNL(8, 0.5, stride=2)).double().eval()
+    x = torch.randn(2, 8, 5, 7, dtype=torch.float64)
+    y = reference(x, 4, 2)
+    want = torch.zeros_like(y)
+    padded = nn.functional.pad(y, (1, 1, 1, 1))
+    for i in range(3):
+        for j in range(3):
+            want += padded[:, :, i:i + 5, j:j + 7] * \
+                layer.conv.weight[:, 0, i, j].view(1, -1, 1, 1)
+    norm = layer.norm
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    want = (want - norm.running_mean.view(1, -1, 1, 1)) * \
+        scale.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(layer(x), x + want, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('c,ratio,k', [(8, 0.25, 2), (10, 0.25, 2),
+                                       (7, 0.5, 3), (5, 1, 5), (3, 1 / 3, 1)])
+def test_number_of_compact_channels(c, ratio, k):
+    assert LightNL(c, ratio).nl_channels == k
+
+
+def test_names_and_repr():
+    layer = LightNL(8, stride=2, order='channel')
+    assert list(layer.state_dict()) == [
+        'conv.weight', 'norm.weight', 'norm.bias', 'norm.running_mean',
+        'norm.running_var', 'norm.num_batches_tracked'
+    ]
+    assert layer.conv.weight.shape == (8, 1, 3, 3)
+    assert layer._abbr_ == 'light_nl'
+    assert "nl_channels=2, stride=2, order='channel'" in repr(layer)
+
+
+@pytest.mark.parametrize('norm_cfg,kind', [
+    (dict(type='BN'), nn.BatchNorm2d),
+    (dict(type='SyncBN'), nn.SyncBatchNorm),
+    (dict(type='GN', num_groups=2), nn.GroupNorm),
+    (None, nn.Identity),
+])
+def test_norms(norm_cfg, kind):
+    layer = LightNL(8, norm_cfg=norm_cfg)
+    assert isinstance(layer.norm, kind)
+    x = torch.randn(2, 8, 6, 5)
+    # SyncBN computes on the CPU in eval mode only
+    layer.train(kind is not nn.SyncBatchNorm)
+    assert torch.equal(layer(x), x)
+    layer.init_weights()
+    assert torch.equal(layer(x), x)
+    started = LightNL(8, norm_cfg=norm_cfg, zero_init=False)
+    started.train(kind is not nn.SyncBatchNorm)
+    assert not torch.allclose(started(x), x)
+
+
+def test_norm_cfg_is_passed_on():
+    cfg = dict(type='BN', momentum=0.3, eps=0.5, requires_grad=False)
+    norm = LightNL(8, norm_cfg=cfg).norm
+    assert (norm.momentum, norm.eps) == (0.3, 0.5)
+    assert not norm.weight.requires_grad
+
+
+@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize('order', ORDERS)
+@pytest.mark.parametrize('stride', [1, 2, 20])
+def test_fresh_layer_is_the_identity(train, order, stride):
+    layer = LightNL(16, stride=stride, order=order).train(train)
+    x = torch.randn(2, 16, 9, 12) * 100
+    assert torch.equal(layer(x), x)
+    layer.init_weights()
+    assert torch.equal(layer(x), x)
+
+
+def test_zero_init_off():
+    layer = LightNL(8, zero_init=False)
+    assert torch.equal(layer.norm.weight, torch.ones(8))
+    layer.init_weights()
+    assert torch.equal(layer.norm.weight, torch.ones(8))
+
+
+def test_own_init_cfg_wins():
+    layer = LightNL(
+        8, init_cfg=dict(type='Constant', layer='BatchNorm2d', val=0.5))
+    layer.init_weights()
+    assert torch.equal(layer.norm.weight, torch.full((8, ), 0.5))
+
+
+def test_kernel_is_drawn_with_fan_out_of_a_channel():
+    layer = LightNL(4000)
+    for _ in range(2):
+        std = layer.conv.weight.std().item()
+        assert std == pytest.approx(math.sqrt(2 / 9), rel=0.03)
+        layer.init_weights()
+
+
+def test_init_depthwise_clears_the_bias():
+    conv = nn.Conv2d(8, 8, 5, groups=8)
+    init_depthwise(conv)
+    assert not conv.bias.any()
+
+
+def test_dilation():
+    layer = trained(LightNL(4, norm_cfg=None, zero_init=False, dilation=2))
+    assert layer.conv.dilation == (2, 2)
+    x = torch.randn(1, 4, 8, 10)
+    assert layer(x).shape == x.shape
+
+
+def test_channels_last_equals_contiguous():
+    layer = trained(LightNL(16, stride=2))
+    x = torch.randn(2, 16, 14, 10)
+    last = x.contiguous(memory_format=torch.channels_last)
+    for train in True, False:
+        layer.train(train)
+        torch.testing.assert_close(layer(last), layer(x))
+    moved = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(moved(last), layer(x))
+
+
+@pytest.mark.parametrize('kwargs,words', [
+    (dict(channel_ratio=0), ('channel_ratio', '0', '(0, 1]')),
+    (dict(channel_ratio=1.5), ('channel_ratio', '1.5', '(0, 1]')),
+    (dict(channel_ratio=-0.25), ('channel_ratio', '-0.25', '(0, 1]')),
+    (dict(channel_ratio=float('nan')), ('channel_ratio', 'nan', '(0, 1]')),
+    (dict(channel_ratio=0.1), ('channel_ratio', '0.1', '0.125')),
+    (dict(stride=0), ('stride', '0', 'positive integer')),
+    (dict(stride=1.5), ('stride', '1.5', 'positive integer')),
+    (dict(stride=(1, 1)), ('stride', '(1, 1)', 'positive integer')),
+    (dict(order='fast'), ('order', "'fast'", "'channel'")),
+    (dict(order=None), ('order', 'None', "'spatial'")),
+])
+def test_bad_argument_is_named(kwargs, words):
+    with pytest.raises(ValueError) as info:
+        LightNL(8, **kwargs)
+    for word in words:
+        assert word in str(info.value)
+
+
+def test_unknown_argument_is_refused():
+    with pytest.raises(TypeError, match='reduction'):
+        MODELS.build(
+            dict(type='autonl_mm.LightNL', in_channels=8, reduction=2))
+
+
+# -------------------------------------------- identity in surrounding models
+def classifier(**kwargs):
+    pytest.importorskip('mmpretrain')
+    backbone = dict(
+        type='autonl_mm.AutoNL',
+        arch=['r2_k3_s22_e2_i8_o8_nonlocal0.5', 'r1_k3_s22_e2_i8_o8_nonlocal'],
+        out_indices=(-1, ))
+    backbone.update(kwargs.pop('backbone', {}))
+    return MODELS.build(
+        dict(
+            _scope_='mmpretrain',
+            type='ImageClassifier',
+            backbone=backbone,
+            neck=dict(type='autonl_mm.PoolDropout'),
+            head=dict(
+                type='LinearClsHead',
+                num_classes=3,
+                in_channels=1280),
+            **kwargs))
+
+
+def light_nls(model):
+    found = [m for m in model.modules() if isinstance(m, LightNL)]
+    assert found
+    return found
+
+
+def assert_identities(model):
+    for layer in light_nls(model):
+        x = torch.randn(2, layer.in_channels, 6, 5)
+        for train in True, False:
+            assert torch.equal(layer.train(train)(x), x)
+        std = layer.conv.weight.std().item()
+        assert 0.2 < std < 0.8  # sqrt(2/9) = 0.47 of few numbers
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(init_cfg=PARENT_RULES),
+    dict(backbone=dict(init_cfg=PARENT_RULES)),
+    dict(init_cfg=PARENT_RULES, backbone=dict(init_cfg=PARENT_RULES)),
+    dict(init_cfg=PARENT_RULES, backbone=dict(init_cfg=None)),
+    dict(
+        backbone=dict(
+            init_cfg=PARENT_RULES, norm_cfg=dict(type='GN', num_groups=2))),
+], ids=['classifier', 'backbone', 'both', 'above', 'group_norm'])
+def test_identity_survives_the_parents_rules(kwargs):
+    model = classifier(**kwargs)
+    for layer in light_nls(model):  # as if a rule had come first
+        nn.init.ones_(layer.norm.weight)
+    model.init_weights()
+    assert_identities(model)
+    # while the rule was obeyed everywhere else
+    others = {id(layer.norm) for layer in light_nls(model)}
+    norms = [
+        m for m in model.modules()
+        if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm))
+        and id(m) not in others
+    ]
+    assert norms
+    for norm in norms:
+        assert torch.equal(norm.weight, torch.ones_like(norm.weight))
+
+
+def detector_backbone(**kwargs):
+    pytest.importorskip('mmdet')
+    return MODELS.build(
+        dict(
+            dict(
+                _scope_='mmdet',
+                type='ResNet',
+                depth=50,
+                num_stages=2,
+                strides=(1, 2),
+                dilations=(1, 1),
+                out_indices=(0, 1),
+                base_channels=4,
+                plugins=[
+                    dict(
+                        cfg=dict(type='LightNL', channel_ratio=0.5),
+                        stages=(False, True),
+                        position='after_conv3')
+                ]), **kwargs))
+
+
+def test_identity_as_mmdets_plugin():
+    model = detector_backbone()
+    assert [n for n, m in model.named_modules() if isinstance(m, LightNL)
+            ] == [f'layer2.{i}.light_nl' for i in range(4)]
+    model.init_weights()
+    assert_identities(model)
+    # and so the network is the one without plug-ins
+    plain = detector_backbone(plugins=None)
+    missing = plain.load_state_dict(model.state_dict(), strict=False)
+    assert not missing.missing_keys
+    assert all('.light_nl.' in key for key in missing.unexpected_keys)
+    x = torch.randn(2, 3, 32, 40)
+    model.eval(), plain.eval()  # mmdet's eval() does not return self
+    for a, b in zip(model(x), plain(x)):
+        assert torch.equal(a, b)
+
+
+def test_pretrained_weights_are_kept(tmp_path):
+    trained_model = trained(classifier())
+    path = str(tmp_path / 'net.pth')
+    torch.save(trained_model.backbone.state_dict(), path)
+    model = classifier(
+        init_cfg=PARENT_RULES,
+        backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=path)))
+    model.init_weights()
+    want = trained_model.backbone.state_dict()
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, want[key]), key
+
+
+# ------------------------------------------------------------ mixed precision
+def relative_error(got, want):
+    return ((got.double() - want).norm() / want.norm()).item()
+
+
+@pytest.mark.parametrize('half', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('leaf', ['float32', 'half'])
+@pytest.mark.parametrize('gamma', [0, 1])
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_large_activations_under_autocast(half, leaf, gamma, order, stride):
+    layer = LightNL(32, stride=stride, order=order).train()
+    nn.init.constant_(layer.norm.weight, gamma)
+    x = (torch.randn(2, 32, 14, 14) * 300).clamp(-1000, 1000) + 1000
+    x = x.to(half if leaf == 'half' else torch.float32).requires_grad_()
+    seen = []
+    layer.norm.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.autocast('cpu', dtype=half):
+        out = layer(x)
+    assert out.dtype == x.dtype
+    assert out.isfinite().all()
+    out.float().square().mean().backward()
+    for grad in [x.grad] + [p.grad for p in layer.parameters()]:
+        assert grad is not None and grad.isfinite().all()
+    assert x.grad.dtype == x.dtype
+    assert layer.norm.running_var.isfinite().all()
+
+    # the branch itself, against float64
+    y = light_nl(x.detach().double(), layer.nl_channels, stride, order)
+    want = nn.functional.conv2d(
+        y, layer.conv.weight.detach().double(), padding=1, groups=32)
+    assert want.abs().max() > 1e8  # so that float16 can't have held it
+    assert seen[0].dtype == torch.float32
+    assert relative_error(seen[0].detach(), want) < 1e-5
+    normed = nn.functional.batch_norm(
+        want, None, None, layer.norm.weight.detach().double(), training=True)
+    error = relative_error(out.detach(), x.detach().double() + normed)
+    assert error < torch.finfo(x.dtype).eps
+
+
+@pytest.mark.parametrize('half', [torch.float16, torch.bfloat16])
+def test_half_input_without_autocast(half):
+    layer = LightNL(16, zero_init=False)
+    x = torch.full((2, 16, 8, 8), 1000.).to(half).requires_grad_()
+    out = layer(x)
+    assert out.dtype == half and out.isfinite().all()
+    out.float().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_outer_autocast_is_left_on():
+    layer = LightNL(8)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        layer(torch.randn(1, 8, 4, 4))
+        assert torch.mm(torch.ones(2, 2),
+                        torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+# -------------------------------------------------------------------- compile
+@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+@pytest.mark.parametrize('autocast', [False, True])
+def test_compiles_without_graph_breaks(backend, autocast):
+    torch._dynamo.reset()
+    layer = trained(LightNL(8, stride=2)).train()
+    compiled = torch.compile(
+        copy.deepcopy(layer), fullgraph=True, backend=backend)
+    x = torch.randn(2, 8, 9, 6)
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
+        want, got = layer(x), compiled(x)
+    torch.testing.assert_close(got, want)
+    want.sum().backward()
+    got.sum().backward()
+    for a, b in zip(compiled.parameters(), layer.parameters()):
+        torch.testing.assert_close(a.grad, b.grad)

@@ -1,0 +1,211 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import os
+import subprocess
+import sys
+import textwrap
+
+import mmengine.registry
+import pytest
+from mmcv.cnn import build_plugin_layer
+from mmengine.registry import DefaultScope
+
+import autonl_mm
+from autonl_mm import registry
+from autonl_mm.models import AutoNL, LightNL, PoolDropout
+
+BLOCK = 'r1_k3_s11_e1_i8_o8_nonlocal0.5'
+CODEBASES = ('mmpretrain', 'mmdet', 'mmseg')
+PUBLIC = dict(
+    MODELS=('AutoNL', 'LightNL', 'PoolDropout'),
+    OPTIMIZERS=('RMSpropTF', ),
+    OPTIM_WRAPPERS=('CpuAmpOptimWrapper', ),
+    HOOKS=('BatchScaledEMAHook', ),
+    TRANSFORMS=('LoadImageOrSkip', ),
+    DATASETS=('HoldoutFolder', ))
+
+
+def run_fresh(code, **env):
+    """Run code in an interpreter that has nothing imported."""
+    out = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=dict(os.environ, OMP_NUM_THREADS='1', **env))
+    assert out.returncode == 0, out.stdout[-3000:] + out.stderr[-3000:]
+    return out.stdout
+
+
+# ----------------------------------------------------------- nothing imported
+def test_scoped_names_need_no_import():
+    for codebase in CODEBASES:
+        pytest.importorskip(codebase)
+    # Each case runs in a fork of an interpreter without autonl_mm.
+    out = run_fresh("""
+        import os, sys, traceback
+        import torch
+        import mmengine.registry
+        from importlib import import_module
+        torch.set_num_threads(1)
+
+        autonl = dict(
+            type='autonl_mm.AutoNL', arch=['r1_k3_s11_e1_i8_o8'],
+            out_indices=(0, ))
+        cases = [
+            ('mmengine', 'MODELS', autonl),
+            ('mmpretrain', 'MODELS', autonl),
+            ('mmdet', 'MODELS', autonl),
+            ('mmseg', 'MODELS', autonl),
+            ('mmengine', 'HOOKS', dict(type='autonl_mm.BatchScaledEMAHook')),
+            ('mmpretrain', 'DATASETS', dict(
+                type='autonl_mm.HoldoutFolder', holdout=1, part='train',
+                data_root='.', lazy_init=True)),
+        ]
+        registries = [
+            getattr(import_module(f'{scope}.registry'), name)
+            for scope, name, _ in cases
+        ]
+        assert 'autonl_mm' not in sys.modules
+        failed = []
+        for registry, (scope, name, cfg) in zip(registries, cases):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    built = registry.build(cfg)
+                    assert type(built).__module__.startswith('autonl_mm.')
+                    assert f'autonl_mm.{type(built).__name__}' == cfg['type']
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
+                os._exit(0)
+            if os.waitpid(pid, 0)[1]:
+                failed.append((scope, name, cfg['type']))
+        assert not failed, failed
+        assert 'autonl_mm' not in sys.modules
+        print('all built')
+    """)
+    assert 'all built' in out
+
+
+BLOCKER = """
+    import sys
+
+    class Blocker:
+        names = {names!r}
+
+        def find_spec(self, name, path=None, target=None):
+            if any(name == n or name.startswith(n + '.') for n in self.names):
+                raise ModuleNotFoundError(f'No module named {{name!r}}')
+
+    sys.meta_path.insert(0, Blocker())
+    for name in Blocker.names:
+        try:
+            __import__(name)
+        except ImportError:
+            continue
+        raise AssertionError(f'{{name}} was not blocked')
+"""
+
+
+def test_core_needs_only_mmengine_and_mmcv_lite():
+    blocker = textwrap.dedent(
+        BLOCKER.format(
+            names=('mmpretrain', 'mmdet', 'mmseg', 'mmcv.ops', 'mmcv._ext')))
+    out = run_fresh(blocker + textwrap.dedent("""
+        import torch
+        import autonl_mm
+        from mmengine.registry import (HOOKS, MODELS, OPTIMIZERS,
+                                       OPTIM_WRAPPERS, TRANSFORMS)
+        model = MODELS.build(dict(type='autonl_mm.AutoNL', out_indices=(7, )))
+        model.init_weights()
+        out = model(torch.zeros(2, 3, 64, 64))[0]
+        assert out.shape == (2, 320, 2, 2)
+        assert autonl_mm.count_macs(model.arch).total == 266878784
+        for type_, root in [('RMSpropTF', OPTIMIZERS),
+                            ('BatchScaledEMAHook', HOOKS),
+                            ('CpuAmpOptimWrapper', OPTIM_WRAPPERS),
+                            ('LoadImageOrSkip', TRANSFORMS)]:
+            assert root.get(type_) is root.get('autonl_mm.' + type_)
+            assert root.get(type_).__module__.startswith('autonl_mm.')
+        loaded = [n for n in Blocker.names if n in sys.modules]
+        assert not loaded, loaded
+        print('built')
+    """))
+    assert 'built' in out
+
+
+# ------------------------------------------------------------- after importing
+@pytest.mark.parametrize('kind,name',
+                         [(k, n) for k, names in PUBLIC.items()
+                          for n in names])
+def test_registered_with_child_and_root(kind, name):
+    if kind == 'DATASETS':
+        pytest.importorskip('mmpretrain')
+    child = getattr(registry, kind)
+    root = getattr(mmengine.registry, kind)
+    cls = child.get(name)
+    assert cls is not None and cls.__name__ == name
+    assert root.get(f'autonl_mm.{name}') is cls
+    assert root.get(name) is cls
+    assert child.scope == 'autonl_mm' and child.parent is root
+
+
+@pytest.mark.parametrize('codebase', CODEBASES)
+def test_bare_names_under_every_default_scope(codebase):
+    scoped = pytest.importorskip(f'{codebase}.registry')
+    with DefaultScope.overwrite_default_scope(codebase):
+        for models in mmengine.registry.MODELS, scoped.MODELS:
+            model = models.build(
+                dict(type='AutoNL', arch=[BLOCK], out_indices=(1, )))
+            assert type(model) is AutoNL
+            layer = models.build(dict(type='LightNL', in_channels=8))
+            assert type(layer) is LightNL
+            assert type(models.build(dict(type='PoolDropout'))) is PoolDropout
+
+
+@pytest.mark.parametrize('codebase', (None, ) + CODEBASES)
+def test_mmcv_builds_the_plugin_layer(codebase):
+    if codebase:
+        pytest.importorskip(codebase)
+    with DefaultScope.overwrite_default_scope(codebase):
+        for type_ in 'LightNL', 'autonl_mm.LightNL':
+            name, layer = build_plugin_layer(
+                dict(type=type_, channel_ratio=0.5, stride=2),
+                in_channels=8,
+                postfix='_x')
+            assert name == 'light_nl_x'
+            assert type(layer) is LightNL
+            assert (layer.nl_channels, layer.stride) == (4, 2)
+
+
+def test_registering_twice_is_an_error():
+    with pytest.raises(KeyError, match='AutoNL'):
+        registry.MODELS.register_module(module=AutoNL)
+
+
+def test_decorator_forms():
+    models = registry.PublicRegistry(
+        'toy', parent=mmengine.registry.Registry('toy', scope='toy_root'),
+        scope='toy')
+
+    @models.register_module()
+    class A:
+        pass
+
+    @models.register_module(name=['B', 'Bee'])
+    class B:
+        pass
+
+    class C:
+        pass
+
+    assert models.register_module(module=C) is C
+    for name, cls in dict(A=A, B=B, Bee=B, C=C).items():
+        assert models.module_dict[name] is cls
+        assert models.parent.module_dict[name] is cls
+
+
+def test_public_names():
+    for name in autonl_mm.__all__:
+        assert hasattr(autonl_mm, name)
+    assert autonl_mm.__version__.count('.') == 2

@@ -1,0 +1,34 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import importlib.util
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+SCRIPT = ROOT / 'tools/dataset_converters/cifar10_to_folder.py'
+
+
+class Pictures(list):
+    classes = ('cat', 'dog')
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location('cifar10_to_folder', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_write_folder(tool, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    pictures = Pictures(
+        (Image.fromarray(a), i % 2) for i, a in enumerate(arrays))
+    assert tool.write_folder(pictures, tmp_path / 'train') == 5
+    for i, array in enumerate(arrays):
+        path = tmp_path / 'train' / ('cat', 'dog')[i % 2] / f'{i:05d}.png'
+        assert np.array_equal(np.array(Image.open(path)), array)
+    with pytest.raises(FileExistsError):
+        tool.write_folder(pictures, tmp_path / 'train')

@@ -1,0 +1,43 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+from conftest import run_tool
+
+BLOCK = """\
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {blocked!r} or name in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run_doctor(tmp_path, blocked=()):
+    script = tmp_path / 'run_doctor.py'
+    script.write_text(
+        'import runpy, sys\n'
+        f'{BLOCK.format(blocked=blocked)}'
+        "runpy.run_path('tools/doctor.py', run_name='__main__')\n")
+    return run_tool(script, check=False)
+
+
+def test_all_works(tmp_path):
+    result = run_tool('tools/doctor.py', check=False)
+    assert result.returncode == 0, result.stdout
+    assert 'mmcv ops     load and run' in result.stdout
+    for task in ('classification', 'detection', 'segmentation'):
+        assert f'{task:15} works' in result.stdout
+
+
+def test_without_ops(tmp_path):
+    result = run_doctor(tmp_path, ['mmcv._ext'])
+    assert result.returncode == 1
+    assert 'detection       will not work' in result.stdout
+    assert 'fix: mmcv has no compiled ops: run make setup' in result.stdout
+
+
+def test_without_mmseg(tmp_path):
+    result = run_doctor(tmp_path, ['mmseg'])
+    assert result.returncode == 1
+    assert 'classification  works' in result.stdout
+    assert 'detection       works' in result.stdout
+    assert 'segmentation    will not work' in result.stdout

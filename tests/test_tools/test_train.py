@@ -1,0 +1,260 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""The command line tools end to end, on a tiny network and data set."""
+import json
+import os
+import re
+import shutil
+import socket
+import textwrap
+
+import pytest
+import torch
+from conftest import ROOT, run_tool
+
+CONFIG = ROOT / 'configs/demo/autonl-s_1xb64_demo-cls.py'
+
+
+@pytest.fixture
+def options(picture_folder, tiny_arch):
+    """--cfg-options for a run of seconds."""
+    return [
+        '--cfg-options', f'model.backbone.arch={tiny_arch}',
+        'model.backbone.out_indices=(5,)', 'model.head.in_channels=64',
+        'model.head.num_classes=2', 'train_dataloader.batch_size=8',
+        'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
+        'test_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'val_dataloader.persistent_workers=False',
+        'test_dataloader.persistent_workers=False',
+        f'train_dataloader.dataset.data_root={picture_folder}',
+        f'val_dataloader.dataset.data_root={picture_folder}',
+        f'test_dataloader.dataset.data_root={picture_folder}',
+        'train_dataloader.dataset.pipeline.1.crop_size=32',
+        'train_cfg.max_epochs=2', 'param_scheduler.total_steps=2',
+        'default_hooks.logger.interval=1'
+    ]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return str(s.getsockname()[1])
+
+
+def scalars(work_dir):
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [
+        json.loads(line) for f in files for line in f.read_text().splitlines()
+    ]
+
+
+def test_train_test_resume_summarize(options, tmp_path):
+    work_dir = tmp_path / 'run'
+    log = run_tool('tools/train.py', CONFIG, '--work-dir', work_dir,
+                   *options).stdout
+    assert 'allocator: freed memory is kept' in log
+    assert (work_dir / 'epoch_2.pth').exists()
+    trained = [r for r in scalars(work_dir) if 'accuracy/top1' in r][-1]
+
+    # the same figure again
+    metrics = tmp_path / 'metrics.json'
+    run_tool('tools/test.py', CONFIG, work_dir / 'epoch_2.pth', '--work-dir',
+             tmp_path / 'test', '--out', metrics, '--out-item', 'metrics',
+             *options)
+    tested = json.loads(metrics.read_text())
+    assert tested['accuracy/top1'] == trained['accuracy/top1']
+
+    # goes on from where it stopped
+    more = [o.replace('max_epochs=2', 'max_epochs=3') for o in options]
+    more = [o.replace('total_steps=2', 'total_steps=3') for o in more]
+    log = run_tool('tools/train.py', CONFIG, '--work-dir', work_dir,
+                   '--resume', *more).stdout
+    assert re.search(r'resumed epoch: 2, iter: 8', log), log[-3000:]
+    assert (work_dir / 'epoch_3.pth').exists()
+
+    # and one line says how it went
+    summary = run_tool('tools/analysis_tools/summarize_run.py',
+                       work_dir).stdout
+    last = summary.strip().splitlines()[-1]
+    assert 'accuracy/top1' in last and 'epoch_3.pth' in last
+    assert '| 3 |' in summary
+    assert (work_dir / 'curve.png').stat().st_size > 5000
+
+
+def test_resume_without_a_checkpoint_starts_anew(options, tmp_path):
+    options = [o.replace('max_epochs=2', 'max_epochs=1') for o in options]
+    log = run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'run',
+                   '--resume', *options).stdout
+    assert 'has no checkpoint, the run starts from the beginning' in log
+    assert (tmp_path / 'run/epoch_1.pth').exists()
+
+
+def test_kill_during_saving(options, tmp_path):
+    """SIGKILL in the second save: the first stays, --resume finds it."""
+    work_dir = tmp_path / 'run'
+    script = tmp_path / 'killed.py'
+    script.write_text(textwrap.dedent(f"""\
+        import os, runpy, signal, sys
+        import torch
+        save, calls = torch.save, []
+        def killed_save(obj, f, *args, **kwargs):
+            calls.append(f)
+            if len(calls) == 1:
+                return save(obj, f, *args, **kwargs)
+            write = os.write
+            fsync = os.fsync
+            os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+            return save(obj, f, *args, **kwargs)
+        torch.save = killed_save
+        sys.argv[0] = {str(ROOT / 'tools/train.py')!r}
+        runpy.run_path(sys.argv[0], run_name='__main__')
+        """))
+    keep_one = [*options, 'default_hooks.checkpoint.max_keep_ckpts=1']
+    killed = run_tool(script, CONFIG, '--work-dir', work_dir, *keep_one,
+                      check=False)
+    assert killed.returncode == -9, killed.stdout[-2000:]
+    assert not (work_dir / 'epoch_2.pth').exists()
+    torch.load(work_dir / 'epoch_1.pth', weights_only=False)
+    log = run_tool('tools/train.py', CONFIG, '--work-dir', work_dir,
+                   '--resume', *keep_one).stdout
+    assert 'resumed epoch: 1' in log
+    assert (work_dir / 'epoch_2.pth').exists()
+    assert not (work_dir / 'epoch_1.pth').exists()
+
+
+def test_load_from_and_pretrained(options, tmp_path):
+    work_dir = tmp_path / 'run'
+    options = [o.replace('max_epochs=2', 'max_epochs=1') for o in options]
+    run_tool('tools/train.py', CONFIG, '--work-dir', work_dir, *options)
+    checkpoint = work_dir / 'epoch_1.pth'
+    log = run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'again',
+                   *options, f'load_from={checkpoint}').stdout
+    assert f'Load checkpoint from {checkpoint}' in log
+    log = run_tool(
+        'tools/train.py', CONFIG, '--work-dir', tmp_path / 'pretrained',
+        *options, 'model.backbone.init_cfg.type=Pretrained',
+        f'model.backbone.init_cfg.checkpoint={checkpoint}',
+        'model.backbone.init_cfg.prefix=backbone.', check=False).stdout
+    assert f"load backbone. in model from: {checkpoint}" in log, log[-3000:]
+
+
+def test_two_processes_train_like_one(options, tmp_path):
+    """Same pictures a step, so the same network; BN keeps its statistics."""
+    same = [
+        *options, 'model.backbone.norm_eval=True', 'model.neck.dropout=0.',
+        'train_dataloader.dataset.pipeline.1.padding=0',
+        'optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=0.01'
+    ]
+    run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *same)
+    half = [o.replace('batch_size=8', 'batch_size=4') for o in same]
+    run_tool('tools/dist_train.sh', CONFIG, '2', '--work-dir',
+             tmp_path / 'two', *half, env=dict(PORT=free_port()))
+    one, two = (
+        torch.load(tmp_path / name / 'epoch_2.pth', weights_only=False)
+        for name in ('one', 'two'))
+    assert one['meta']['iter'] == two['meta']['iter'] == 8
+    start = torch.load(tmp_path / 'one/epoch_1.pth', weights_only=False)
+    moved = 0
+    for name, value in one['state_dict'].items():
+        torch.testing.assert_close(
+            two['state_dict'][name], value, rtol=1e-4, atol=1e-5)
+        moved += not torch.equal(start['state_dict'][name], value)
+    assert moved > 20
+
+    log = run_tool('tools/dist_test.sh', CONFIG, tmp_path / 'two/epoch_2.pth',
+                   '2', '--work-dir', tmp_path / 'test', *half,
+                   env=dict(PORT=free_port())).stdout
+    assert 'accuracy/top1' in log
+
+
+def test_amp_and_auto_scale_lr(options, tmp_path):
+    options = [o.replace('max_epochs=2', 'max_epochs=1') for o in options]
+    log = run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'run',
+                   '--amp', '--auto-scale-lr', *options,
+                   'auto_scale_lr.base_batch_size=16').stdout
+    assert 'CpuAmpOptimWrapper' in log
+    assert 'LR has been automatically scaled' in log
+    assert all(torch.isfinite(torch.tensor(r['loss']))
+               for r in scalars(tmp_path / 'run') if 'loss' in r)
+    # the demo config itself has no base batch size
+    failed = run_tool('tools/train.py', CONFIG, '--work-dir',
+                      tmp_path / 'run', '--auto-scale-lr', *options,
+                      check=False)
+    assert failed.returncode == 1
+    assert 'auto_scale_lr.base_batch_size' in failed.stdout
+
+
+@pytest.mark.parametrize('option, words', [
+    ('model.backbone.arch=xl', ["arch 'xl' is unknown", "'s', 'l'"]),
+    ('model.backbone.out_indices=(9,)', ['out_indices is (9,)', '8 (head']),
+    ('train_dataloader.dataset.data_root=/nowhere',
+     ["train_dataloader.dataset.data_root: '/nowhere'", '--cfg-options']),
+    ('val_dataloader.dataset.ann_file=missing.txt',
+     ['val_dataloader.dataset.ann_file', 'missing.txt', 'does not exist']),
+])
+def test_bad_settings_stop_before_training(option, words, options, tmp_path):
+    plain = [o for o in options if not o.startswith('model.backbone')]
+    failed = run_tool('tools/train.py', CONFIG, '--work-dir',
+                      tmp_path / 'run', *plain, option, check=False)
+    assert failed.returncode != 0
+    message = failed.stdout.strip().splitlines()[-1]
+    for word in words:
+        assert word in message, failed.stdout[-2000:]
+    assert 'Epoch(train)' not in failed.stdout
+
+
+def test_empty_data_folder(options, tmp_path):
+    (tmp_path / 'empty/train').mkdir(parents=True)
+    failed = run_tool(
+        'tools/train.py', CONFIG, '--work-dir', tmp_path / 'run', *options,
+        f'train_dataloader.dataset.data_root={tmp_path / "empty"}',
+        check=False)
+    assert failed.returncode != 0
+    assert str(tmp_path / 'empty/train') in failed.stdout
+    assert 'Epoch(train)' not in failed.stdout
+
+
+def test_corrupt_picture_among_good_ones(options, picture_folder, tmp_path):
+    data = tmp_path / 'data'
+    shutil.copytree(picture_folder, data)
+    bad = data / 'train/a/0.jpg'
+    bad.write_bytes(b'no picture')
+    options = [o.replace('max_epochs=2', 'max_epochs=1') for o in options]
+    log = run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'run',
+                   *options,
+                   f'train_dataloader.dataset.data_root={data}').stdout
+    assert f'skipped: {bad} is not a readable picture' in log
+    assert (tmp_path / 'run/epoch_1.pth').exists()
+
+    (data / 'val/b/3.jpg').write_bytes(b'')
+    failed = run_tool('tools/train.py', CONFIG, '--work-dir',
+                      tmp_path / 'run2', *options,
+                      f'val_dataloader.dataset.data_root={data}', check=False)
+    assert failed.returncode != 0
+    assert f'{data}/val/b/3.jpg is not a readable picture' in failed.stdout
+    # nothing is lost: the epoch before the evaluation was saved
+    assert (tmp_path / 'run2/epoch_1.pth').exists()
+
+
+def test_unsafe_and_truncated_checkpoints(options, tmp_path):
+    import pickle
+
+    class Evil:
+
+        def __reduce__(self):
+            return os.system, (f'touch {tmp_path}/pwned', )
+
+    evil = tmp_path / 'evil.pth'
+    torch.save(dict(state_dict=Evil()), evil)
+    legacy = tmp_path / 'legacy.pth'
+    legacy.write_bytes(pickle.dumps(Evil()))
+    truncated = tmp_path / 'truncated.pth'
+    torch.save(dict(state_dict=dict(x=torch.zeros(1000))), truncated)
+    truncated.write_bytes(truncated.read_bytes()[:2000])
+    for path in (evil, legacy, truncated):
+        failed = run_tool('tools/test.py', CONFIG, path, '--work-dir',
+                          tmp_path / 'test', *options, check=False)
+        assert failed.returncode != 0
+        assert str(path) in failed.stdout.strip().splitlines()[-1], (
+            failed.stdout[-2000:])
+    assert not (tmp_path / 'pwned').exists()

@@ -1,0 +1,606 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Draw three small data sets, so that every recipe runs without a download.
+
+The digits are scikit-learn's ``load_digits``: 1,797 real handwritten scans of
+8x8 pixels, which ship with that package. They are enlarged and drawn over
+textured backgrounds::
+
+    data/demo
+    ├── cls                       ImageNet folders, 64x64, one digit a picture
+    │   ├── meta.json             the settings the set was made with
+    │   ├── train/digit_3/000003.jpg
+    │   └── val/digit_3/000003.jpg
+    ├── det                       COCO, 160x160, 1 to 5 digits a picture
+    │   ├── meta.json
+    │   ├── annotations/instances_{train,val}.json
+    │   ├── train/000000.jpg
+    │   └── val/000000.jpg
+    └── seg                       Cityscapes folders, 160x160, 11 classes
+        ├── meta.json
+        ├── leftImg8bit/{train,val}/demo/demo_000000_leftImg8bit.png
+        └── gtFine/{train,val}/demo/demo_000000_gtFine_labelTrainIds.png
+
+A scan is used either for training or for validation, never for both, in all
+three sets alike. Every picture has a random stream of its own: with the same
+``--seed`` (and the same versions of NumPy and OpenCV) the files are the same
+byte for byte, and asking for more pictures leaves the earlier ones as they
+were.
+
+A set appears at its place when it is complete. A run that is killed outright
+may leave a hidden folder such as ``.cls-x1y2z3`` behind, to be removed by
+hand.
+
+Example:
+    python tools/dataset_converters/make_demo_data.py --out data/demo
+"""
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import (Callable, Dict, Iterator, List, NamedTuple, Optional,
+                    Sequence, Tuple, Union)
+
+import cv2
+import numpy as np
+
+# Raise it with every change that alters the files: sets of another version
+# are then not taken for up to date.
+VERSION = 1
+CLASSES = tuple(f'digit_{d}' for d in range(10))
+BACKGROUND = 10  # label value of the background in the segmentation set
+SETS = ('cls', 'det', 'seg')
+SPLITS = ('train', 'val')
+# Length in pixels of a scan's side in the scenes of det and seg; in cls it is
+# this share of the picture's side.
+SCENE_SIDES = (24, 64)
+CLS_SIDES = (0.5, 0.85)
+# Smallest pictures that digits of these sides fit into legibly.
+MIN_SIZE = dict(cls=32, det=80, seg=80)
+MIN_CONTRAST = 60  # in grey levels, between a digit and all of the background
+LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B; sums to one
+
+# Ten arrays, one a digit, of shape (number of scans, 8, 8) with values 0..1.
+Scans = List[np.ndarray]
+
+
+class Digit(NamedTuple):
+    """A digit in a picture; ``alpha`` covers the ``(h, w)`` pixels at x, y.
+
+    The digit's pixels are those with ``alpha >= 0.5``, and every row and
+    column at the border of ``alpha`` holds one: (x, y, w, h) is the tight box.
+    """
+    label: int
+    alpha: np.ndarray
+    x: int
+    y: int
+
+    @property
+    def mask(self) -> np.ndarray:
+        """np.ndarray: The digit's pixels, bool, of shape (h, w)."""
+        return self.alpha >= 0.5
+
+    @property
+    def box(self) -> Tuple[int, int, int, int]:
+        """tuple: The tight box as (x, y, w, h)."""
+        height, width = self.alpha.shape
+        return self.x, self.y, width, height
+
+    @property
+    def window(self) -> Tuple[slice, slice]:
+        """tuple: The slices of rows and columns that cut out the box."""
+        x, y, width, height = self.box
+        return slice(y, y + height), slice(x, x + width)
+
+
+def load_scans() -> Dict[str, Scans]:
+    """Load the scans and split them 80 to 20, every class by itself.
+
+    The split is the same for all seeds, so that a network trained on one
+    demo set may be tested on any other.
+
+    Returns:
+        dict: The :data:`Scans` of 'train' and of 'val'.
+    """
+    from sklearn.datasets import load_digits
+    digits = load_digits()
+    rng = np.random.default_rng(0)
+    scans: Dict[str, Scans] = dict(train=[], val=[])
+    for label in range(10):
+        images = digits.images[digits.target == label] / 16
+        images = images[rng.permutation(len(images))]
+        cut = round(0.8 * len(images))
+        scans['train'].append(images[:cut])
+        scans['val'].append(images[cut:])
+    return scans
+
+
+def draw_digit(scan: np.ndarray, side: int) -> np.ndarray:
+    """Enlarge a scan smoothly.
+
+    Args:
+        scan (np.ndarray): The scan, of shape (8, 8) with values 0..1.
+        side (int): Side of the enlarged scan in pixels. The digit seldom
+            fills the width, and may exceed the height by a pixel or two.
+
+    Returns:
+        np.ndarray: Opacity 0..1 of shape (h, w), cropped to the pixels of at
+        least 0.5, float32.
+    """
+    # The frame of zeros lets strokes at the border end in a round edge.
+    scan = np.pad(scan / scan.max(), 1).astype(np.float32)
+    framed = round(side * len(scan) / 8)
+    ink = cv2.resize(scan, (framed, framed), interpolation=cv2.INTER_CUBIC)
+    # A steeper ramp than the enlargement's own: strokes get a clear edge.
+    alpha = np.clip((ink - 0.2) / 0.4, 0, 1)
+    mask = alpha >= 0.5
+    rows, = np.nonzero(mask.any(1))
+    columns, = np.nonzero(mask.any(0))
+    return alpha[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+
+
+def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Mix a gradient, low-frequency noise, stripes and checks at random.
+
+    Args:
+        rng (np.random.Generator): The picture's random stream.
+        size (int): Side of the picture.
+
+    Returns:
+        np.ndarray: The texture, of shape (size, size), from 0 to 1.
+    """
+    y, x = np.mgrid[:size, :size]
+
+    def wave(period: float) -> np.ndarray:
+        angle, phase = rng.uniform(0, 2 * np.pi, 2)
+        along = x * np.cos(angle) + y * np.sin(angle)
+        return np.sin(2 * np.pi * along / period + phase)
+
+    gradient = wave(rng.uniform(2, 4) * size)
+    cells = rng.integers(3, 9)
+    noise = cv2.resize(
+        rng.uniform(-1, 1, (cells, cells)), (size, size),
+        interpolation=cv2.INTER_CUBIC)
+    stripes = wave(rng.uniform(6, 32))
+    cell = rng.integers(5, 24)
+    checks = (x // cell + y // cell) % 2 * 2 - 1
+    # A small concentration: mostly one or two of the four prevail.
+    weights = rng.dirichlet([0.5] * 4)
+    texture = sum(
+        w * t for w, t in zip(weights, (gradient, noise, stripes, checks)))
+    return (texture - texture.min()) / np.ptp(texture)
+
+
+def draw_colour(rng: np.random.Generator, luminance: float) -> np.ndarray:
+    """Draw a colour at random that has the luminance asked for.
+
+    Args:
+        rng (np.random.Generator): The picture's random stream.
+        luminance (float): From 0 to 255.
+
+    Returns:
+        np.ndarray: Red, green and blue, from 0 to 255, of shape (3, ).
+    """
+    chroma = rng.uniform(-1, 1, 3)
+    chroma -= chroma @ LUMA
+    room = min(luminance, 255 - luminance, 90)
+    return luminance + rng.uniform(0, room) * chroma / np.abs(chroma).max()
+
+
+def box_iou(a: Sequence[int], b: Sequence[int]) -> float:
+    """Intersection over union of two boxes (x, y, w, h)."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    inter = max(width, 0) * max(height, 0)
+    return inter / (a[2] * a[3] + b[2] * b[3] - inter)
+
+
+def place_digits(rng: np.random.Generator, scans: Scans,
+                 labels: Sequence[int], sides: Tuple[int, int],
+                 size: int) -> List[Digit]:
+    """Choose scans, sizes and places: digits that hide nothing of each other.
+
+    A digit that finds no room is left out; the first one always does.
+
+    Args:
+        rng (np.random.Generator): The picture's random stream.
+        scans (Scans): The scans to choose from.
+        labels (Sequence[int]): The digits wanted.
+        sides (tuple): Smallest and largest side of a scan in pixels.
+        size (int): Side of the picture.
+
+    Returns:
+        list: The digits. No two share a pixel, and the IoU of their boxes is
+        at most 0.1.
+    """
+    digits: List[Digit] = []
+    taken = np.zeros((size, size), bool)
+    for label in labels:
+        scan = scans[label][rng.integers(len(scans[label]))]
+        for _ in range(30):
+            alpha = draw_digit(scan, rng.integers(*sides, endpoint=True))
+            height, width = alpha.shape
+            digit = Digit(
+                int(label), alpha, int(rng.integers(size - width + 1)),
+                int(rng.integers(size - height + 1)))
+            if taken[digit.window][alpha > 0].any() or any(
+                    box_iou(digit.box, other.box) > 0.1 for other in digits):
+                continue
+            taken[digit.window] |= alpha > 0
+            digits.append(digit)
+            break
+    return digits
+
+
+def draw_picture(rng: np.random.Generator, digits: Sequence[Digit],
+                 size: int) -> np.ndarray:
+    """Draw a background and the digits on it.
+
+    Args:
+        rng (np.random.Generator): The picture's random stream.
+        digits (Sequence[Digit]): The digits with their places.
+        size (int): Side of the picture.
+
+    Returns:
+        np.ndarray: The picture, RGB, of shape (size, size, 3), uint8.
+    """
+    # The background keeps to a band of luminances, and every digit keeps
+    # clear of the band: it is legible whatever the texture below it. Above or
+    # below a band of at most 60 there is room for a contrast of 97 or more.
+    low = rng.uniform(0, 195)
+    high = low + rng.uniform(10, 60)
+    texture = draw_texture(rng, size)[..., None]
+    ends = [low, high] if rng.random() < 0.5 else [high, low]
+    first, second = (draw_colour(rng, luminance) for luminance in ends)
+    picture = first + (second - first) * texture
+
+    for digit in digits:
+        rooms = {-1: low, 1: 255 - high}  # of a darker, of a brighter digit
+        sign = rng.choice([s for s in rooms if rooms[s] >= MIN_CONTRAST])
+        contrast = rng.uniform(MIN_CONTRAST, rooms[sign])
+        colour = draw_colour(
+            rng, low - contrast if sign < 0 else high + contrast)
+        under = picture[digit.window]
+        under += (colour - under) * digit.alpha[..., None]
+
+    picture += rng.normal(0, rng.uniform(0, 6), picture.shape)
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def digit_polygons(digit: Digit) -> Tuple[List[List[float]], float]:
+    """Trace the outer contours of a digit; holes are filled, as in COCO.
+
+    Args:
+        digit (Digit): The digit with its place.
+
+    Returns:
+        tuple: The polygons, each a flat list x0, y0, x1, y1, ... in pixels of
+        the picture (the top left pixel covers 0..1), and their area.
+    """
+    # Pixel contours run through the pixels' centres, which makes a thin
+    # stroke a whole pixel thinner. Fourfold enlargement leaves a quarter.
+    scale = 4
+    height, width = digit.alpha.shape
+    alpha = cv2.resize(
+        digit.alpha, (scale * width, scale * height),
+        interpolation=cv2.INTER_LINEAR)
+    contours, _ = cv2.findContours((alpha >= 0.5).astype(np.uint8),
+                                   cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    polygons, area = [], 0.
+    for contour in contours:
+        contour = cv2.approxPolyDP(contour, 1, True).reshape(-1, 2)
+        if len(contour) < 3:
+            continue  # a speck of less than a pixel
+        points = (contour + 0.5) / scale + (digit.x, digit.y)
+        polygons.append(points.ravel().tolist())
+        area += cv2.contourArea(points.astype(np.float32))
+    return polygons, area
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write an RGB picture or a label map in the format of the suffix."""
+    if picture.ndim == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    # Encoded in memory because cv2.imwrite only returns False on a full disk.
+    _, data = cv2.imencode(path.suffix, picture)
+    path.write_bytes(data.tobytes())
+
+
+def streams(name: str, split: str, count: int,
+            seed: int) -> Iterator[Tuple[int, np.random.Generator]]:
+    """Yield number and random stream of each picture, under a progress bar."""
+    from tqdm import tqdm
+    for index in tqdm(range(count), desc=f'{name}/{split}', unit='img'):
+        key = [seed, SETS.index(name), SPLITS.index(split), index]
+        yield index, np.random.default_rng(key)
+
+
+def draw_scene(rng: np.random.Generator, scans: Scans,
+               size: int) -> Tuple[np.ndarray, List[Digit]]:
+    """Draw a picture of 1 to 5 digits, as det and seg have them.
+
+    Args:
+        rng (np.random.Generator): The picture's random stream.
+        scans (Scans): The scans to choose from.
+        size (int): Side of the picture.
+
+    Returns:
+        tuple: The picture, RGB, of shape (size, size, 3), and its digits.
+    """
+    labels = rng.integers(10, size=rng.integers(1, 6))
+    digits = place_digits(rng, scans, labels, SCENE_SIDES, size)
+    return draw_picture(rng, digits, size), digits
+
+
+def write_cls(root: Path, split: str, scans: Scans, count: int, size: int,
+              seed: int) -> None:
+    """Write one split of the classification set below ``root``."""
+    for name in CLASSES:
+        (root / split / name).mkdir(parents=True)
+    sides = tuple(round(size * share) for share in CLS_SIDES)
+    for index, rng in streams('cls', split, count, seed):
+        label = index % 10  # in turn: the classes are as good as balanced
+        digits = place_digits(rng, scans, [label], sides, size)
+        write_picture(root / split / CLASSES[label] / f'{index:06d}.jpg',
+                      draw_picture(rng, digits, size))
+
+
+def write_det(root: Path, split: str, scans: Scans, count: int, size: int,
+              seed: int) -> None:
+    """Write one split of the detection set below ``root``."""
+    (root / split).mkdir()
+    (root / 'annotations').mkdir(exist_ok=True)
+    images, annotations = [], []
+    for index, rng in streams('det', split, count, seed):
+        picture, digits = draw_scene(rng, scans, size)
+        file_name = f'{index:06d}.jpg'
+        write_picture(root / split / file_name, picture)
+        images.append(
+            dict(id=index + 1, file_name=file_name, width=size, height=size))
+        for digit in digits:
+            polygons, area = digit_polygons(digit)
+            annotations.append(
+                dict(
+                    # from 1: pycocotools takes a match with id 0 for none
+                    id=len(annotations) + 1,
+                    image_id=index + 1,
+                    category_id=digit.label + 1,
+                    bbox=list(digit.box),
+                    area=area,
+                    iscrowd=0,
+                    segmentation=polygons))
+    coco = dict(
+        info=dict(
+            description='autonl_mm demo data: handwritten digits of '
+            'scikit-learn (UCI optdigits, E. Alpaydin and C. Kaynak, 1998)',
+            version=str(VERSION)),
+        licenses=[],
+        images=images,
+        annotations=annotations,
+        categories=[
+            dict(id=label + 1, name=name, supercategory='digit')
+            for label, name in enumerate(CLASSES)
+        ])
+    path = root / 'annotations' / f'instances_{split}.json'
+    path.write_text(json.dumps(coco))
+
+
+def write_seg(root: Path, split: str, scans: Scans, count: int, size: int,
+              seed: int) -> None:
+    """Write one split of the segmentation set below ``root``."""
+    picture_dir = root / 'leftImg8bit' / split / 'demo'
+    label_dir = root / 'gtFine' / split / 'demo'
+    picture_dir.mkdir(parents=True)
+    label_dir.mkdir(parents=True)
+    for index, rng in streams('seg', split, count, seed):
+        picture, digits = draw_scene(rng, scans, size)
+        labels = np.full((size, size), BACKGROUND, np.uint8)
+        for digit in digits:
+            labels[digit.window][digit.mask] = digit.label
+        stem = f'demo_{index:06d}'
+        write_picture(picture_dir / f'{stem}_leftImg8bit.png', picture)
+        write_picture(label_dir / f'{stem}_gtFine_labelTrainIds.png', labels)
+
+
+def make_meta(name: str, train: int, val: int, size: int, seed: int) -> dict:
+    """The settings of a set, as they are recorded in its ``meta.json``.
+
+    Raises:
+        ValueError: If there are settings that no set can be made with.
+    """
+    if min(train, val) < 1 or seed < 0 or size < MIN_SIZE[name]:
+        raise ValueError(
+            f'{name}: needs at least 1 picture a split, a seed of at least 0 '
+            f'and a size of at least {MIN_SIZE[name]}, got train={train}, '
+            f'val={val}, seed={seed}, size={size}')
+    return dict(
+        made_by='make_demo_data', version=VERSION, set=name, train=train,
+        val=val, size=size, seed=seed)
+
+
+def already_there(path: Path, meta: dict, overwrite: bool = False) -> bool:
+    """Whether the set is there with the same settings and may be kept.
+
+    Args:
+        path (Path): Folder of the set.
+        meta (dict): The settings wanted.
+        overwrite (bool): Whether a set of this tool's may be replaced.
+            Defaults to False.
+
+    Returns:
+        bool: True to keep what is there, False to make the set.
+
+    Raises:
+        FileExistsError: If something else is there that must not be replaced.
+    """
+    if not path.exists():
+        return False
+    try:
+        found = json.loads((path / 'meta.json').read_text())
+        ours = found['made_by'] == meta['made_by']
+    except (OSError, ValueError, TypeError, KeyError):
+        ours = False
+    if not ours:
+        # not even with --overwrite: it may be somebody's only copy
+        raise FileExistsError(
+            f'{path} was not made by this tool: choose another --out or '
+            'remove it')
+    if overwrite:
+        return False
+    if found != meta:
+        differ = ', '.join(
+            f'{key} {found.get(key)} there, {value} wanted'
+            for key, value in meta.items() if found.get(key) != value)
+        raise FileExistsError(
+            f'{path} was made with other settings ({differ}): give '
+            '--overwrite to replace it')
+    return True
+
+
+def _make(out: Union[str, Path], write: Callable[..., None], meta: dict,
+          overwrite: bool) -> bool:
+    """Make a set as a whole: all of it at its place, or nothing."""
+    out = Path(out)
+    final = out / meta['set']
+    if already_there(final, meta, overwrite):
+        return False
+    scans = load_scans()
+    out.mkdir(parents=True, exist_ok=True)
+    # Renaming is atomic within a file system, hence a folder beside the set.
+    with tempfile.TemporaryDirectory(
+            prefix=f'.{final.name}-', dir=out) as folder:
+        new = Path(folder) / 'new'
+        new.mkdir()
+        for split in SPLITS:
+            write(new, split, scans[split], meta[split], meta['size'],
+                  meta['seed'])
+        (new / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n')
+        if final.exists():
+            final.rename(Path(folder) / 'old')
+        new.rename(final)
+    return True
+
+
+def make_cls(out: Union[str, Path], train: int = 4000, val: int = 500,
+             size: int = 64, seed: int = 0, overwrite: bool = False) -> bool:
+    """Make the classification set: ImageNet folders, one digit a picture.
+
+    Args:
+        out (str or Path): The folder to make ``cls`` in.
+        train (int): Number of training pictures. Defaults to 4000.
+        val (int): Number of validation pictures. Defaults to 500.
+        size (int): Side of the pictures, (size, size, 3). Defaults to 64.
+        seed (int): Seed of everything but the split. Defaults to 0.
+        overwrite (bool): Make the set anew if it is there. Defaults to False.
+
+    Returns:
+        bool: True if made, False if already there with the same settings.
+
+    Raises:
+        FileExistsError: If ``cls`` is there with other settings and not to be
+            overwritten, or was not made by this tool.
+        ValueError: If a number is too small.
+    """
+    meta = make_meta('cls', train, val, size, seed)
+    return _make(out, write_cls, meta, overwrite)
+
+
+def make_det(out: Union[str, Path], train: int = 600, val: int = 100,
+             size: int = 160, seed: int = 0, overwrite: bool = False) -> bool:
+    """Make the detection set: COCO with boxes and polygons of 1 to 5 digits.
+
+    Digit d has the category id d + 1. For arguments and errors see
+    :func:`make_cls`; the defaults are 600 and 100 pictures of
+    (160, 160, 3).
+    """
+    meta = make_meta('det', train, val, size, seed)
+    return _make(out, write_det, meta, overwrite)
+
+
+def make_seg(out: Union[str, Path], train: int = 600, val: int = 100,
+             size: int = 160, seed: int = 0, overwrite: bool = False) -> bool:
+    """Make the segmentation set: Cityscapes folders with 11 train ids.
+
+    The label maps, (size, size) of uint8, hold d at the pixels of digit d and
+    10 at the background. For arguments and errors see :func:`make_cls`; the
+    defaults are 600 and 100 pictures of (160, 160, 3).
+    """
+    meta = make_meta('seg', train, val, size, seed)
+    return _make(out, write_seg, meta, overwrite)
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type for integers from ``minimum`` on."""
+
+    def integer(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f'{text!r} is not an integer') from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(
+                f'must be at least {minimum}, got {value}')
+        return value
+
+    return integer
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw the demo data sets from handwritten digits.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        '--out', type=Path, default='data/demo', help='folder of the sets')
+    parser.add_argument(
+        '--sets', nargs='+', choices=SETS, default=SETS, help='sets to make')
+    for name, train, val, size in (('cls', 4000, 500, 64),
+                                   ('det', 600, 100, 160),
+                                   ('seg', 600, 100, 160)):
+        parser.add_argument(
+            f'--{name}-train', type=at_least(1), default=train, metavar='N',
+            help='number of training pictures')
+        parser.add_argument(
+            f'--{name}-val', type=at_least(1), default=val, metavar='N',
+            help='number of validation pictures')
+        parser.add_argument(
+            f'--{name}-size', type=at_least(MIN_SIZE[name]), default=size,
+            metavar='PIXELS', help='side of the pictures')
+    parser.add_argument(
+        '--seed', type=at_least(0), default=0, help='another one gives '
+        'other pictures; the split of the scans is always the same')
+    parser.add_argument(
+        '--overwrite', action='store_true', help='make sets that are there '
+        'anew, also with other settings')
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
+    makers = dict(cls=make_cls, det=make_det, seg=make_seg)
+    settings = {
+        name: {
+            key: getattr(args, f'{name}_{key}')
+            for key in ('train', 'val', 'size')
+        }
+        for name in SETS if name in args.sets
+    }
+    try:
+        # First all checks: no work is done when a later set is in the way.
+        for name, kwargs in settings.items():
+            meta = make_meta(name, seed=args.seed, **kwargs)
+            already_there(args.out / name, meta, args.overwrite)
+        for name, kwargs in settings.items():
+            made = makers[name](
+                args.out, seed=args.seed, overwrite=args.overwrite, **kwargs)
+            print(f'{args.out / name}: {"made" if made else "already there"}')
+    except FileExistsError as error:
+        sys.exit(f'error: {error}')
+    except ModuleNotFoundError as error:
+        module = error.name.split('.')[0]
+        package = {'sklearn': 'scikit-learn'}.get(module, module)
+        sys.exit(f'error: {package} is not installed: pip install {package}')
+
+
+if __name__ == '__main__':
+    main()

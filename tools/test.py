@@ -1,0 +1,92 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Evaluate a classifier, detector or segmentor: ``default_scope`` decides."""
+import argparse
+import os.path as osp
+import sys
+
+import mmengine
+from mmengine.config import ConfigDict
+from mmengine.evaluator import DumpResults
+
+import autonl_mm  # noqa: F401
+from autonl_mm.engine import launch
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    launch.add_common_args(parser)
+    parser.add_argument('--out', help='file for the results, .pkl')
+    parser.add_argument(
+        '--out-item',
+        choices=['pred', 'metrics'],
+        default='pred',
+        help='what --out holds: predictions, or metrics (.json or .pkl)')
+    parser.add_argument('--show-dir', help='folder for drawn predictions')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation')
+    return parser.parse_args()
+
+
+def use_tta(cfg):
+    """Wrap model and pipeline as ``tta_model``, ``tta_pipeline`` say."""
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise ValueError('--tta needs tta_model and tta_pipeline, the config '
+                         'has not both')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def draw_predictions(cfg, show_dir):
+    """Switch the codebase's own visualisation hook on."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError('--show-dir needs default_hooks.visualization, the '
+                         'config has none')
+    if cfg.get('default_scope') == 'mmpretrain':
+        hook.update(enable=True, out_dir=show_dir)
+    else:
+        hook.draw = True
+        if cfg.get('default_scope') == 'mmdet':
+            hook.test_out_dir = osp.abspath(show_dir)
+        else:
+            cfg.visualizer.save_dir = show_dir
+            cfg.visualizer.setdefault('vis_backends',
+                                      [dict(type='LocalVisBackend')])
+
+
+def main():
+    args = parse_args()
+    try:
+        cfg = launch.load_config(args)
+        if not osp.isfile(args.checkpoint):
+            raise FileNotFoundError(
+                f'checkpoint {args.checkpoint!r} does not exist')
+        if args.out and args.out_item == 'pred' \
+                and not args.out.endswith(('.pkl', '.pickle')):
+            raise ValueError(f'--out is {args.out!r}, expected a .pkl file')
+        cfg.load_from = args.checkpoint
+        if args.amp:
+            cfg.test_cfg.fp16 = True
+        if args.show_dir:
+            draw_predictions(cfg, args.show_dir)
+        if args.tta:
+            use_tta(cfg)
+        launch.check_data(cfg, ['test_dataloader'])
+    except (FileNotFoundError, ValueError) as e:
+        sys.exit(f'test.py: {e}')
+    runner = launch.build_runner(cfg)
+    if args.out and args.out_item == 'pred':
+        runner.test_evaluator.metrics.append(
+            DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics':
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,52 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Train a classifier, detector or segmentor: ``default_scope`` decides."""
+import argparse
+import sys
+
+import autonl_mm  # noqa: F401
+from autonl_mm.engine import launch
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    launch.add_common_args(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from a checkpoint; without a file, from the newest whole '
+        'one in the work dir')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the batch size over '
+        'auto_scale_lr.base_batch_size')
+    parser.add_argument(
+        '--no-validate', action='store_true', help='train without evaluation')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    try:
+        cfg = launch.load_config(args)
+        if args.no_validate:
+            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        if args.amp:
+            launch.use_amp(cfg)
+        if args.auto_scale_lr:
+            if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+                raise ValueError('--auto-scale-lr needs '
+                                 'auto_scale_lr.base_batch_size, the config '
+                                 'has none')
+            cfg.auto_scale_lr.enable = True
+        launch.set_resume(cfg, args.resume)
+        launch.check_data(cfg, ['train_dataloader', 'val_dataloader'])
+    except (FileNotFoundError, ValueError) as e:
+        sys.exit(f'train.py: {e}')
+    launch.build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autonl_mm.arch import (AUTONL_L, AUTONL_S, ArchSpec, BlockSpec,
-                            resolve_arch)
+from autonl_mm import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec
+from autonl_mm.arch import resolve_arch
 
 # expand ratio, out channels, stride, kernel, LightNL ratio, LightNL stride,
 # SE ratio; copied from the paper's description, not from the package.
@@ -574,7 +574,7 @@ def test_resolve_arch_says_what_it_takes(arch):
 
 
 def test_resolve_arch_of_bad_notation(tmp_path):
-    with pytest.raises(ValueError, match='line 2 .*foo'):
+    with pytest.raises(ValueError, match=r'line 2 .*foo'):
         resolve_arch([FIRST, 'foo'])
     with pytest.raises(ValueError, match='no block'):
         resolve_arch([])

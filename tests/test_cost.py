@@ -7,8 +7,7 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.registry import MODELS
 
 from autonl_mm import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec, count_macs
-from autonl_mm.cost import (block_macs, light_nl_macs, light_nl_order,
-                            strided)
+from autonl_mm.cost import block_macs, light_nl_macs, light_nl_order, strided
 
 pytest.importorskip('mmpretrain')
 torch.set_num_threads(1)  # small tensors, and other work on the cores

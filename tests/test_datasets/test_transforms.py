@@ -139,13 +139,24 @@ def test_missing_file_is_an_error_of_its_own(tmp_path, skip, log):
     assert not log
 
 
+def test_picture_without_pixels(pictures, monkeypatch, log):
+    # what some versions of OpenCV make of an empty file
+    monkeypatch.setattr('mmcv.imfrombytes',
+                        lambda *a, **k: np.zeros((0, 0, 3), np.uint8))
+    path = str(pictures[0][0])
+    assert LoadImageOrSkip()(dict(img_path=path)) is None
+    assert path in log[0] and 'no pixels' in log[0]
+    with pytest.raises(ValueError, match='no pixels'):
+        LoadImageOrSkip(skip=False)(dict(img_path=path))
+
+
 def test_only_broken_pictures_end_in_an_error(pictures):
     with pytest.raises(Exception, match='Cannot find valid image'):
         dataset(pictures[1], max_refetch=5)[0]
 
 
 def test_evaluation_does_not_lose_pictures(pictures):
-    good, broken = pictures
+    broken = pictures[1]
     with pytest.raises(ValueError, match=r'empty\.jpg'):
         dataset([broken[1]], test_mode=True, skip=False)[0]
     # even with skip, mmengine takes no None from a test pipeline

@@ -184,7 +184,7 @@ def test_bad_output_stride(value):
 def test_bad_frozen_stages(value):
     with pytest.raises(ValueError, match=f'frozen_stages is {value}'):
         AutoNL(TINY, frozen_stages=value)
-    with pytest.raises(ValueError, match='frozen_stages is 3.* 0 to 2'):
+    with pytest.raises(ValueError, match=r'frozen_stages is 3.* 0 to 2'):
         AutoNL(TINY, frozen_stages=3, out_indices=(2, ))
 
 

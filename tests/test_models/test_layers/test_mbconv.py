@@ -204,9 +204,9 @@ def test_checkpointing_changes_nothing(nl, train):
     plain = randomized(MBConv(args)).train(train)
     cp = MBConv(args, with_cp=True).train(train)
     cp.load_state_dict(plain.state_dict())
-    results = []
+    results, calls = [], []
     for block in plain, cp:
-        calls = []
+        calls.clear()
         block.depthwise.register_forward_hook(lambda *a: calls.append(1))
         x = torch.randn(
             2, 8, 6, 5, generator=torch.Generator().manual_seed(1))

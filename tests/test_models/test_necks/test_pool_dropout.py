@@ -44,5 +44,5 @@ def test_has_no_weights():
 
 
 def test_bad_probability():
-    with pytest.raises(ValueError, match='1.5'):
+    with pytest.raises(ValueError, match=r'1\.5'):
         PoolDropout(1.5)

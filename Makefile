@@ -33,6 +33,7 @@ CUDA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
 WHEELS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autonl_mm
 
 CONSTRAINTS := requirements/constraints$(SUFFIX).txt
+MMCV_VERSION = $(shell sed -n 's/^$(MMCV)==\([^;]*\).*/\1/p' $(CONSTRAINTS))
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -q -c $(CONSTRAINTS)
 FAIL = { echo "setup: $(1)" >&2; exit 1; }
@@ -59,7 +60,7 @@ $(VENV)/.mmcv: $(VENV)/.torch
 	@[ "$(CUDA)" = 0 ] || command -v nvcc >/dev/null \
 	  || $(call FAIL,a GPU is present but nvcc is not: install the CUDA toolkit of torch's version, or run make with CUDA=0 for CPU ops)
 	@# The wheel depends on Python, torch and CUDA, which pip's own wheel cache does not know.
-	@dir=$(WHEELS)/$$($(VENV)/bin/python -c 'import sys, torch; print("cp%d%d-torch%s" % (*sys.version_info[:2], torch.__version__))')-cuda$(CUDA); \
+	@dir=$(WHEELS)/$(MMCV)-$(MMCV_VERSION)-$$($(VENV)/bin/python -c 'import sys, torch; print("cp%d%d-torch%s" % (*sys.version_info[:2], torch.__version__))')-cuda$(CUDA); \
 	if ! ls $$dir/*.whl >/dev/null 2>&1; then \
 	  echo "setup: compiling mmcv's ops, 7 to 13 minutes on two cores, once per machine (log: $(VENV)/mmcv-build.log)"; \
 	  rm -rf $$dir.part && \
@@ -84,8 +85,8 @@ test: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 
-DEMO := work_dirs/autonl-s_1xb64_demo-cls
+DEMO := work_dirs/autonl-s_1xb32_demo-cls
 demo: setup
 	$(VENV)/bin/python tools/dataset_converters/make_demo_data.py
-	$(VENV)/bin/python tools/train.py configs/demo/autonl-s_1xb64_demo-cls.py --work-dir $(DEMO)
+	$(VENV)/bin/python tools/train.py configs/demo/autonl-s_1xb32_demo-cls.py --work-dir $(DEMO)
 	@$(VENV)/bin/python tools/analysis_tools/summarize_run.py $(DEMO)

@@ -26,6 +26,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 from torch import _weights_only_unpickler
@@ -37,18 +38,6 @@ class UnsafeCheckpointError(RuntimeError):
 
 class BrokenCheckpointError(RuntimeError):
     """The file is truncated or is no checkpoint."""
-
-
-def _statistics_method(owner: Any, name: str) -> Callable:
-    """What a checkpoint gets for ``builtins.getattr``.
-
-    HistoryBuffer pickles its statistics methods as calls of ``getattr``. The
-    real one would lead from there to ``__init__.__globals__`` and everywhere.
-    """
-    if owner is HistoryBuffer and name in ('current', 'max', 'mean', 'min'):
-        return getattr(HistoryBuffer, name)
-    owner = getattr(owner, '__name__', type(owner).__name__)
-    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner},{name!r})')
 
 
 def _alias(path: str, func: Callable) -> Callable:
@@ -66,6 +55,35 @@ def _alias(path: str, func: Callable) -> Callable:
     return call
 
 
+def _refuse(*args) -> None:
+    raise pickle.UnpicklingError(f'GLOBAL {OneCycleParamScheduler.__name__}')
+
+
+# Stands for the class: a checkpoint may name it but neither call nor build it.
+_ONE_CYCLE = _alias(
+    f'{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__qualname__}',
+    _refuse)
+_METHODS = {
+    HistoryBuffer: (HistoryBuffer, ('current', 'max', 'mean', 'min')),
+    _ONE_CYCLE:
+    (OneCycleParamScheduler, ('_annealing_cos', '_annealing_linear')),
+}
+
+
+def _method(owner: Any, name: str) -> Callable:
+    """What a checkpoint gets for ``builtins.getattr``.
+
+    HistoryBuffer pickles its statistics methods, OneCycleLR its annealing
+    function as calls of ``getattr``. The real one would lead from there to
+    ``__init__.__globals__`` and everywhere.
+    """
+    for known, (cls, names) in _METHODS.items():
+        if owner is known and name in names:
+            return getattr(cls, name)
+    owner = getattr(owner, '__name__', type(owner).__name__)
+    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner},{name!r})')
+
+
 # Asked of the objects, because numpy 2 moved them from numpy.core to numpy._core.
 _NUMPY_FUNCTIONS = dict(
     _reconstruct=np.empty(0).__reduce__()[0], scalar=np.float64().__reduce__()[0])
@@ -78,7 +96,7 @@ _DATA_TYPES = (HistoryBuffer, np.ndarray, *_DTYPES)
 # Empty arrays are pickled with bytes; the rest of the second line is in torch's
 # own list from 2.5 or 2.6 on.
 _SAFE_GLOBALS = [
-    *_DATA_TYPES, np.dtype, _alias('builtins.getattr', _statistics_method),
+    *_DATA_TYPES, np.dtype, _alias('builtins.getattr', _method), _ONE_CYCLE,
     bytes, bytearray, complex, set, _codecs.encode
 ] + [
     _alias(f'numpy.{core}.multiarray.{name}', func)
@@ -268,8 +286,8 @@ mmengine_checkpoint.load_url = load_url
 class AtomicLocalBackend(LocalBackend):
     """Writes a file as a whole or not at all.
 
-    A kill leaves the previous file, and beside it at most a ``.tmp`` which the
-    next save overwrites.
+    A kill leaves the previous file, and beside it at most a ``.tmp`` which
+    nothing reads.
     """
 
     name = LocalBackend.__name__  # which callers compare
@@ -279,11 +297,13 @@ class AtomicLocalBackend(LocalBackend):
         if osp.exists(filepath) and not osp.isfile(filepath):
             return super().put(obj, filepath)  # /dev/stdout, a pipe
         os.makedirs(osp.dirname(filepath), exist_ok=True)
-        with open(f'{filepath}.tmp', 'wb') as file:
+        # mmengine's ranks write some files all at once, each the same one
+        partial = f'{filepath}.{os.getpid()}.tmp'
+        with open(partial, 'wb') as file:
             file.write(obj)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(f'{filepath}.tmp', filepath)
+        os.replace(partial, filepath)
 
     def put_text(self,
                  obj: str,

@@ -141,9 +141,15 @@ def count_macs(arch: ArchSpec,
 
     Returns:
         Cost: ``.total``, and ``.rows`` with one row a layer.
+
+    Raises:
+        ValueError: If ``input_shape`` is not a height and a width.
     """
     if isinstance(input_shape, int):
         input_shape = (input_shape, input_shape)
+    if len(input_shape) != 2 or min(input_shape) < 1:
+        raise ValueError(f'input_shape is {input_shape}, expected a positive '
+                         'height and width')
     rows = []
     size = strided(input_shape, 2)
     rows.append(

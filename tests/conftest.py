@@ -7,8 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Two threads that wait for each other are slower than one on busy cores.
+torch.set_num_threads(1)
 
 # 4 blocks, 64 head channels: every part of AutoNL, a hundredth of its size
 TINY_ARCH = """\

@@ -261,7 +261,7 @@ def test_evil_is_refused(tmp_path, each_loader, kind, fmt):
 
 def test_getattr_stands_for_statistics_methods_only():
     for name in ('current', 'max', 'mean', 'min'):
-        method = checkpoint._statistics_method(HistoryBuffer, name)
+        method = checkpoint._method(HistoryBuffer, name)
         assert method is getattr(HistoryBuffer, name)
 
     class Impostor(HistoryBuffer):
@@ -274,7 +274,7 @@ def test_getattr_stands_for_statistics_methods_only():
                         (HistoryBuffer.mean, '__globals__'), (os, 'system'),
                         (np.ndarray, 'max'), (torch.Tensor, 'mean')]:
         with pytest.raises(pickle.UnpicklingError, match='getattr'):
-            checkpoint._statistics_method(owner, name)
+            checkpoint._method(owner, name)
 
 
 @pytest.mark.parametrize('owner, name', [(HistoryBuffer, '__init__'),
@@ -602,7 +602,7 @@ def test_killed_while_saving(tmp_path, victim):
     if victim == 'remove':
         return
 
-    assert (work_dir / 'epoch_2.pth.tmp').is_file()
+    assert len(list(work_dir.glob('epoch_2.pth.*.tmp'))) == 1
     build_runner(
         work_dir, 2, max_keep_ckpts=1, load_from=path, resume=True).train()
     assert find_resumable(work_dir) == str(work_dir / 'epoch_2.pth')
@@ -643,7 +643,7 @@ def test_find_resumable_without_a_usable_note(work_dir, monkeypatch, tmp_path,
     save(1, work_dir / 'epoch_10.pth')
     os.utime(work_dir / 'epoch_10.pth', (0, 0))  # numbers count, not text order
     save(1, work_dir / 'best_acc_epoch_11.pth')
-    (work_dir / 'epoch_12.pth.tmp').write_bytes(b'')
+    (work_dir / 'epoch_12.pth.99.tmp').write_bytes(b'')
     (work_dir / 'epoch_13.pth').write_bytes(b'')
     (work_dir / 'epoch_14.pth').mkdir()
     assert find_resumable(work_dir) == str(work_dir / 'epoch_10.pth')
@@ -697,3 +697,23 @@ def test_find_resumable_takes_the_old_format(tmp_path):
     assert find_resumable(tmp_path) == path
     os.truncate(path, 2000)
     assert find_resumable(tmp_path) is None
+
+
+def test_one_cycle_scheduler(tmp_path):
+    """Its state holds a function of its class; that class stays a name."""
+    from mmengine.optim.scheduler import OneCycleLR
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = OneCycleLR(optimizer, eta_max=1., total_steps=9)
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(dict(param_schedulers=[scheduler.state_dict()]), path)
+    for load in (checkpoint.load_checkpoint,
+                 lambda p: checkpoint._load_restricted(str(p), 'cpu')):
+        state, = load(path)['param_schedulers']
+        assert state['anneal_func'] is OneCycleLR._annealing_cos
+        scheduler.load_state_dict(state)
+    for owner, name in ((checkpoint._ONE_CYCLE, '__init__'),
+                        (OneCycleLR, '_annealing_cos')):
+        with pytest.raises(pickle.UnpicklingError):
+            checkpoint._method(owner, name)
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoint._ONE_CYCLE(optimizer)

@@ -286,3 +286,9 @@ def test_block_macs_of_tensors_has_gradients():
         slope = cost(**{name: values[name] + 1}) - cost()
         assert slope > 0
         assert tensors[name].grad.item() == pytest.approx(slope, rel=1e-12)
+
+
+@pytest.mark.parametrize('shape', [(3, 224, 224), (0, 224), (224, )])
+def test_input_shape_is_checked(shape):
+    with pytest.raises(ValueError, match='expected a positive height and'):
+        count_macs(AUTONL_S, shape)

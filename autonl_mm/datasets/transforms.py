@@ -32,8 +32,9 @@ class LoadImageOrSkip(LoadImageFromFile):
         path = results['img_path']
         try:
             loaded = super().transform(results)
-            # mmcv's reader gives a picture without pixels for an empty file
-            cause = None if loaded['img'].size else 'it has no pixels'
+            # mmcv's readers give nothing or no pixels for some broken files
+            good = loaded is not None and loaded['img'].size > 0
+            cause = None if good else 'it has no pixels'
         except FileNotFoundError:
             raise
         except Exception as e:  # what a decoder raises is its own affair

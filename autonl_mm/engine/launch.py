@@ -13,6 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from autonl_mm.checkpoint import find_resumable
+
 from .allocator import keep_freed_memory
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, run_tool
 
-CONFIG = ROOT / 'configs/demo/autonl-s_1xb64_demo-cls.py'
+CONFIG = ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py'
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def options(picture_folder, tiny_arch):
     """--cfg-options for a run of seconds."""
     return [
         '--cfg-options', f'model.backbone.arch={tiny_arch}',
-        'model.backbone.out_indices=(5,)', 'model.head.in_channels=64',
+        'model.backbone.out_indices=(-1,)', 'model.head.in_channels=64',
         'model.head.num_classes=2', 'train_dataloader.batch_size=8',
         'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0',
         'test_dataloader.num_workers=0',
@@ -173,7 +173,7 @@ def test_amp_and_auto_scale_lr(options, tmp_path):
                    '--amp', '--auto-scale-lr', *options,
                    'auto_scale_lr.base_batch_size=16').stdout
     assert 'CpuAmpOptimWrapper' in log
-    assert 'LR has been automatically scaled' in log
+    assert 'LR is set based on batch size of 16' in log
     assert all(torch.isfinite(torch.tensor(r['loss']))
                for r in scalars(tmp_path / 'run') if 'loss' in r)
     # the demo config itself has no base batch size

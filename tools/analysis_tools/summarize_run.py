@@ -5,6 +5,7 @@ Reads what mmengine logged to the work dir, whatever the codebase.
 """
 import argparse
 import json
+import os
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Dict, List, Tuple
 import matplotlib
 
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 def read_scalars(work_dir: Path) -> Tuple[List[dict], List[dict], Path]:
@@ -103,7 +104,7 @@ def main() -> None:
     # mmengine names a run's folder by the time it starts
     start = datetime.strptime(run.name, '%Y%m%d_%H%M%S').timestamp()
     seconds = log.stat().st_mtime - start
-    checkpoint = last.read_text() if last.exists() else 'none'
+    checkpoint = os.path.relpath(last.read_text()) if last.exists() else 'none'
     print(f'\n{config.stem if config else args.work_dir.name}: '
           f'{metric} {evaluation[-1][metric]:.4g} after '
           f'{timedelta(seconds=round(seconds))} '

@@ -38,8 +38,17 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import (Callable, Dict, Iterator, List, NamedTuple, Optional,
-                    Sequence, Tuple, Union)
+from typing import (
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import cv2
 import numpy as np
@@ -54,10 +63,10 @@ SPLITS = ('train', 'val')
 # Length in pixels of a scan's side in the scenes of det and seg; in cls it is
 # this share of the picture's side.
 SCENE_SIDES = (24, 64)
-CLS_SIDES = (0.5, 0.85)
+CLS_SIDES = (0.8, 0.95)
 # Smallest pictures that digits of these sides fit into legibly.
 MIN_SIZE = dict(cls=32, det=80, seg=80)
-MIN_CONTRAST = 60  # in grey levels, between a digit and all of the background
+MIN_CONTRAST = 80  # in grey levels, between a digit and all of the background
 LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B; sums to one
 
 # Ten arrays, one a digit, of shape (number of scans, 8, 8) with values 0..1.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from autonl_mm.arch import ArchSpec, resolve_arch
 from autonl_mm.registry import MODELS
+
 from ..layers import MBConv
 from ..layers.mbconv import fused_act_cfg
 
@@ -158,7 +159,7 @@ class AutoNL(BaseModule):
                 raise ValueError(
                     f'out_indices is {tuple(out_indices)}, but this arch has '
                     f'0 (stem), 1 to {num_stages} (stages) and {head} (head '
-                    'convolution)')
+                    'convolution; -1 for any arch)')
         if not out_indices:
             raise ValueError('out_indices is empty, expected at least one')
         resolved = tuple(i % (head + 1) for i in out_indices)

@@ -93,9 +93,11 @@ class LightNL(BaseModule):
         ValueError: If a value is out of range; names it.
 
     Shape:
-        ``(N, C, H, W)`` in, the same out. In float16 and bfloat16, with
-        autocast or without, the branch is computed in float32: it is cubic
-        in ``x``, activations of 1e3 make 1e9.
+        ``(N, C, H, W)`` in, the same out, in the precision of the input. For
+        float16 and bfloat16 the branch is computed in float32: it is cubic
+        in ``x``, activations of 1e3 make 1e9. For the same reason
+        ``model.half()`` leaves its few parameters and the statistics of its
+        normalisation in float32.
     """
 
     _abbr_ = 'light_nl'
@@ -122,6 +124,9 @@ class LightNL(BaseModule):
         if not isinstance(stride, int) or stride < 1:
             raise ValueError(f'stride of LightNL is {stride!r}, expected a '
                              'positive integer')
+        if not isinstance(dilation, int) or dilation < 1:
+            raise ValueError(f'dilation of LightNL is {dilation!r}, expected '
+                             'a positive integer')
         if order not in ORDERS:
             raise ValueError(f'order of LightNL is {order!r}, expected one of '
                              f'{ORDERS}')
@@ -157,12 +162,22 @@ class LightNL(BaseModule):
         self._reset_parameters()
         super().init_weights()
 
+    def _apply(self, fn, *args, **kwargs):
+        # What .half(), .to() and the like do to every tensor of a module.
+        def keep_precision(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            if new.dtype in LOW_PRECISION and tensor.dtype != new.dtype:
+                return tensor.to(new.device)
+            return new
+
+        return super()._apply(keep_precision, *args, **kwargs)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C, H, W)``."""
         with torch.autocast(x.device.type, enabled=False):
             y = x.float() if x.dtype in LOW_PRECISION else x
             y = light_nl(y, self.nl_channels, self.stride, self.order)
-            y = self.norm(self.conv(y.to(self.conv.weight.dtype)))
+            y = self.norm(self.conv(y))
         return x + y.to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -9,6 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from autonl_mm.arch import BlockSpec
+
 from .light_nl import LightNL, init_depthwise
 
 

@@ -482,3 +482,29 @@ def test_compiles_without_graph_breaks(backend, autocast):
     got.sum().backward()
     for a, b in zip(compiled.parameters(), layer.parameters()):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_model_keeps_the_branch_in_float32(dtype):
+    """model.half() at activations of 1e3: finite, close to float32."""
+    torch.manual_seed(0)
+    layer = LightNL(8, zero_init=False).eval()
+    x = (torch.randn(2, 8, 9, 9) * 1e3).to(dtype)
+    # statistics such as a trained layer has, beyond float16's range
+    layer.train()
+    layer(x.float())
+    layer.eval()
+    expected = layer(x.float())
+    assert layer.norm.running_var.max() > 65504
+    model = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 1), layer).to(dtype)
+    assert model[0].weight.dtype == dtype
+    assert layer.conv.weight.dtype == torch.float32
+    out = layer(x)
+    assert out.dtype == dtype
+    assert torch.isfinite(out).all()
+    torch.testing.assert_close(out.float(), expected, rtol=1e-2, atol=10)
+
+
+def test_dilation_is_checked():
+    with pytest.raises(ValueError, match='dilation of LightNL is 0'):
+        LightNL(8, dilation=0)

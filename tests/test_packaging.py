@@ -1,0 +1,42 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import shutil
+import subprocess
+import sys
+import zipfile
+
+from conftest import ROOT
+
+import autonl_mm
+
+
+def test_wheel_carries_configs_and_tools(tmp_path):
+    source = tmp_path / 'source'
+    ignore = shutil.ignore_patterns(
+        '.git', '.venv*', 'data', 'work_dirs', '__pycache__', '.mim', '*.egg-info')
+    shutil.copytree(ROOT, source, ignore=ignore)
+    (source / 'configs/demo/my_arch.txt').write_text('r1_k3_s11_e1_i32_o16\n')
+    result = subprocess.run(
+        [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-index',
+         '--no-build-isolation', '-w', str(tmp_path), str(source)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout[-2000:]
+    wheel, = tmp_path.glob('autonl_mm-*.whl')
+    assert autonl_mm.__version__ in wheel.name
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in ROOT.glob('configs/**/*.*'):
+        if '__pycache__' not in str(path):
+            assert f'autonl_mm/.mim/{path.relative_to(ROOT)}' in names
+    for name in ('tools/train.py', 'tools/dist_train.sh', 'model-index.yml',
+                 'configs/demo/my_arch.txt'):
+        assert f'autonl_mm/.mim/{name}' in names
+    for path in ROOT.glob('autonl_mm/**/*.py'):
+        if '.mim' not in path.parts:
+            assert str(path.relative_to(ROOT)) in names
+    assert not any('__pycache__' in name for name in names)
+    assert not any(name.startswith('tests/') for name in names)
+
+
+def test_development_install_links_them():
+    mim = ROOT / 'autonl_mm/.mim'
+    for name in ('configs', 'tools', 'model-index.yml'):
+        assert (mim / name).resolve() == ROOT / name

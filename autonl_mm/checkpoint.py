@@ -22,7 +22,7 @@ from urllib.parse import urlparse
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import numpy as np
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import get_rank, is_main_process
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
@@ -286,8 +286,8 @@ mmengine_checkpoint.load_url = load_url
 class AtomicLocalBackend(LocalBackend):
     """Writes a file as a whole or not at all.
 
-    A kill leaves the previous file, and beside it at most a ``.tmp`` which
-    nothing reads.
+    A kill leaves the previous file, and beside it at most a ``.tmp`` which the
+    next save overwrites.
     """
 
     name = LocalBackend.__name__  # which callers compare
@@ -298,7 +298,7 @@ class AtomicLocalBackend(LocalBackend):
             return super().put(obj, filepath)  # /dev/stdout, a pipe
         os.makedirs(osp.dirname(filepath), exist_ok=True)
         # mmengine's ranks write some files all at once, each the same one
-        partial = f'{filepath}.{os.getpid()}.tmp'
+        partial = f'{filepath}.{get_rank()}.tmp'
         with open(partial, 'wb') as file:
             file.write(obj)
             file.flush()

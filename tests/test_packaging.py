@@ -1,9 +1,11 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 
+import pytest
 from conftest import ROOT
 
 import autonl_mm
@@ -40,3 +42,15 @@ def test_development_install_links_them():
     mim = ROOT / 'autonl_mm/.mim'
     for name in ('configs', 'tools', 'model-index.yml'):
         assert (mim / name).resolve() == ROOT / name
+
+
+@pytest.mark.parametrize('stack', ['', '-onedl'])
+def test_constraints_pin_the_libraries(stack):
+    """A stack's every library has one version, exact."""
+    text = (ROOT / f'requirements/constraints{stack}.txt').read_text()
+    pinned = re.findall(r'^([\w-]+)===?[\w.]+$', text, re.MULTILINE)
+    assert len(set(pinned)) == len(pinned)
+    prefix = 'onedl-' if stack else ''
+    wanted = (ROOT / f'requirements/mminstall{stack}.txt').read_text().split()
+    for name in ['torch', 'torchvision', f'{prefix}mmcv', *wanted]:
+        assert name in pinned, name

@@ -47,16 +47,15 @@ def draw_predictions(cfg, show_dir):
     if hook is None:
         raise ValueError('--show-dir needs default_hooks.visualization, the '
                          'config has none')
-    if cfg.get('default_scope') == 'mmpretrain':
+    hook.interval = 1
+    scope = cfg.get('default_scope')
+    if scope == 'mmpretrain':
         hook.update(enable=True, out_dir=show_dir)
+    elif scope == 'mmdet':
+        hook.update(draw=True, test_out_dir=osp.abspath(show_dir))
     else:
         hook.draw = True
-        if cfg.get('default_scope') == 'mmdet':
-            hook.test_out_dir = osp.abspath(show_dir)
-        else:
-            cfg.visualizer.save_dir = show_dir
-            cfg.visualizer.setdefault('vis_backends',
-                                      [dict(type='LocalVisBackend')])
+        cfg.visualizer.save_dir = show_dir
 
 
 def main():

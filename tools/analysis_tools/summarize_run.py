@@ -20,8 +20,8 @@ import matplotlib.pyplot as plt
 def read_scalars(work_dir: Path) -> Tuple[List[dict], List[dict], Path]:
     """The newest run's training and evaluation records.
 
-    A run that was resumed has one folder a start; later records replace
-    earlier ones of the same step.
+    A run that was resumed has one folder a start; what a later start logged
+    replaces what earlier ones logged from its first step on.
 
     Args:
         work_dir (Path): The work dir.
@@ -40,10 +40,13 @@ def read_scalars(work_dir: Path) -> Tuple[List[dict], List[dict], Path]:
     train: Dict[int, dict] = {}
     evaluation: Dict[int, dict] = {}
     for path in files:
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            target = train if 'loss' in record else evaluation
-            target[record['step']] = record
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        for target, is_train in ((train, True), (evaluation, False)):
+            own = {r['step']: r for r in records if ('loss' in r) == is_train}
+            # what an earlier start logged from there on was done anew
+            for step in [k for k in target if own and k >= min(own)]:
+                del target[step]
+            target.update(own)
     return ([train[k] for k in sorted(train)],
             [evaluation[k] for k in sorted(evaluation)], files[-1].parents[1])
 

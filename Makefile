@@ -58,7 +58,7 @@ $(VENV)/.torch: $(VENV)/.python $(CONSTRAINTS) requirements/build.txt
 $(VENV)/.mmcv: $(VENV)/.torch
 	@command -v c++ >/dev/null || $(call FAIL,mmcv's ops need a C++ compiler: install g++ (Debian: apt-get install g++))
 	@[ "$(CUDA)" = 0 ] || command -v nvcc >/dev/null \
-	  || $(call FAIL,a GPU is present but nvcc is not: install the CUDA toolkit of torch's version, or run make with CUDA=0 for CPU ops)
+	  || $(call FAIL,a GPU is present but nvcc is not: install the CUDA toolkit of torch's version or run make with CUDA=0 for CPU ops)
 	@[ -n "$(MMCV_VERSION)" ] || $(call FAIL,$(CONSTRAINTS) pins no $(MMCV): add a line $(MMCV)==VERSION)
 	@# The wheel depends on Python, torch and CUDA, which pip's own wheel cache does not know.
 	@dir=$(WHEELS)/$(MMCV)-$(MMCV_VERSION)-$$($(VENV)/bin/python -c 'import sys, torch; print("cp%d%d-torch%s" % (*sys.version_info[:2], torch.__version__))')-cuda$(CUDA); \

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope, init_default_scope
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,6 +29,15 @@ head64
 def few_threads(monkeypatch):
     """One thread a process: tests start processes of their own."""
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
+
+
+@pytest.fixture
+def scope():
+    """Restore the default scope that a config's test sets."""
+    before = DefaultScope.get_current_instance()
+    yield
+    if before is not None:
+        init_default_scope(before.scope_name)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from mmengine.registry import (
     PARAM_SCHEDULERS,
     TRANSFORMS,
     VISUALIZERS,
-    DefaultScope,
     init_default_scope,
 )
 
@@ -22,15 +21,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p for p in ROOT.glob('configs/*/*.py')
                  if p.parent.name != '_base_')
 IDS = [str(p.relative_to(ROOT / 'configs')) for p in CONFIGS]
-
-
-@pytest.fixture
-def scope():
-    """Restore the default scope that a config's test sets."""
-    before = DefaultScope.get_current_instance()
-    yield
-    if before is not None:
-        init_default_scope(before.scope_name)
 
 
 def load(path):

@@ -6,19 +6,11 @@ import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 README = (ROOT / 'README.md').read_text()
 SNIPPETS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
 CONFIGS = [s for s in SNIPPETS if '_base_' in s]
-
-
-@pytest.fixture
-def scope():
-    before = DefaultScope.get_current_instance()
-    yield
-    if before is not None:
-        init_default_scope(before.scope_name)
 
 
 @pytest.mark.parametrize('snippet', CONFIGS,

@@ -132,6 +132,22 @@ class BlockSpec:
         return (self.skip and self.stride == 1
                 and self.in_channels == self.out_channels)
 
+    def to_text(self) -> str:
+        """The block's line of the notation."""
+        tokens = [
+            'r1', f'k{self.kernel_size}', f's{self.stride}{self.stride}',
+            f'e{_format(self.expand_ratio)}', f'i{self.in_channels}',
+            f'o{self.out_channels}'
+        ]
+        if self.se_ratio:
+            tokens.append(f'se{_format(self.se_ratio)}')
+        if self.nl_ratio:
+            tokens.append(
+                f'nonlocal{_format(self.nl_ratio)}-{self.nl_stride}')
+        if not self.skip:
+            tokens.append('noskip')
+        return '_'.join(tokens)
+
 
 @dataclass(frozen=True)
 class ArchSpec:
@@ -239,7 +255,7 @@ class ArchSpec:
 
     def to_text(self) -> str:
         """Write the notation; ``from_text`` gives back an equal spec."""
-        lines = [_emit_block(block) for block in self.blocks]
+        lines = [block.to_text() for block in self.blocks]
         if self.head_channels != HEAD_CHANNELS:
             lines.append(f'head{self.head_channels}')
         return '\n'.join(lines) + '\n'
@@ -373,21 +389,6 @@ def _format(value: float) -> str:
     # sign would be taken for the dash before LightNL's stride.
     text = format(Decimal(repr(float(value))), 'f')
     return text.rstrip('0').rstrip('.')
-
-
-def _emit_block(block: BlockSpec) -> str:
-    tokens = [
-        'r1', f'k{block.kernel_size}', f's{block.stride}{block.stride}',
-        f'e{_format(block.expand_ratio)}', f'i{block.in_channels}',
-        f'o{block.out_channels}'
-    ]
-    if block.se_ratio:
-        tokens.append(f'se{_format(block.se_ratio)}')
-    if block.nl_ratio:
-        tokens.append(f'nonlocal{_format(block.nl_ratio)}-{block.nl_stride}')
-    if not block.skip:
-        tokens.append('noskip')
-    return '_'.join(tokens)
 
 
 AUTONL_S = ArchSpec.from_text("""\

@@ -1,18 +1,24 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Multiply-accumulates (MACs) of blocks and of whole networks.
+"""Cost of blocks and of whole networks: MACs, or latency that was measured.
 
-Counted are convolutions, the linear layer, the sums of global average pooling
-and LightNL's two products; not normalisation, activation and elementwise
-arithmetic. mmengine's ``FlopAnalyzer`` counts the same, operator by operator,
-once its count of batch normalisation is switched off.
+Counted as multiply-accumulates (MACs) are convolutions, the linear layer, the
+sums of global average pooling and LightNL's two products; not normalisation,
+activation and elementwise arithmetic. mmengine's ``FlopAnalyzer`` counts the
+same, operator by operator, once its count of batch normalisation is switched
+off.
 
-:func:`block_macs` is plain arithmetic, so it takes numbers for an ArchSpec
-and tensors for the widths that a supernet's gates choose.
+A cost model, :class:`MacsModel` or :class:`LatencyTable`, says what a block
+costs and what the rest of a network does. A supernet asks it for every
+candidate block and weighs the answers by its gates, so the search knows no
+other formula.
 """
+import json
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple, Union
+from os import PathLike
+from pathlib import Path
+from typing import Dict, Iterator, Optional, Tuple, Union
 
-from .arch import ArchSpec
+from .arch import ArchSpec, BlockSpec
 
 Size = Tuple[int, int]
 
@@ -78,58 +84,59 @@ def light_nl_order(channels: int, nl_channels: int, positions: int,
     return 'spatial' if macs['spatial'] < macs['channel'] else 'channel'
 
 
-def block_macs(in_size: Size,
-               stride: int,
-               in_channels: int,
-               out_channels: int,
-               mid_channels,
-               kernel_area,
-               with_expand: bool = True,
-               se_channels=0,
-               nl_channels=0,
-               nl_stride: int = 1) -> Dict:
+def block_macs(spec: BlockSpec, in_size: Size) -> Dict[str, int]:
     """MACs of one inverted residual block by sublayer.
 
     Args:
+        spec (BlockSpec): The block.
         in_size (tuple[int, int]): ``(H, W)`` of the block's input.
-        stride (int): Stride of the depthwise convolution.
-        in_channels (int): Channels in.
-        out_channels (int): Channels out.
-        mid_channels: Hidden width.
-        kernel_area: Taps of the depthwise kernel, ``k * k``.
-        with_expand (bool): Whether there is an expand convolution.
-        se_channels: Hidden units of squeeze-excite, 0 for none.
-        nl_channels: Channels of LightNL's compact features, 0 for none.
-        nl_stride (int): LightNL's stride.
 
     Returns:
-        dict: From the sublayer's name in MBConv to its MACs.
+        dict[str, int]: From the sublayer's name in MBConv to its MACs.
     """
-    out_size = strided(in_size, stride)
+    out_size = strided(in_size, spec.stride)
     in_positions = in_size[0] * in_size[1]
     positions = out_size[0] * out_size[1]
+    mid, out = spec.mid_channels, spec.out_channels
     macs = {}
-    if with_expand:
-        macs['expand.conv'] = in_positions * in_channels * mid_channels
-    macs['depthwise.conv'] = positions * kernel_area * mid_channels
-    if se_channels:
-        macs['se.pool'] = positions * mid_channels
-        macs['se.reduce'] = mid_channels * se_channels
-        macs['se.expand'] = mid_channels * se_channels
-    macs['project.conv'] = positions * mid_channels * out_channels
-    if nl_channels:
-        sampled = strided(out_size, nl_stride)
+    if spec.with_expand:
+        macs['expand.conv'] = in_positions * spec.in_channels * mid
+    macs['depthwise.conv'] = positions * spec.kernel_size**2 * mid
+    if spec.se_channels:
+        macs['se.pool'] = positions * mid
+        macs['se.reduce'] = macs['se.expand'] = mid * spec.se_channels
+    macs['project.conv'] = positions * mid * out
+    if spec.nl_channels:
+        sampled = strided(out_size, spec.nl_stride)
         sampled = sampled[0] * sampled[1]
-        order = light_nl_order(out_channels, nl_channels, positions, sampled)
-        macs['light_nl'] = light_nl_macs(out_channels, nl_channels, positions,
-                                         sampled)[order]
-        macs['light_nl.conv'] = positions * 9 * out_channels
+        macs['light_nl'] = min(
+            light_nl_macs(out, spec.nl_channels, positions, sampled).values())
+        macs['light_nl.conv'] = positions * 9 * out
     return macs
+
+
+def walk(arch: ArchSpec, input_shape: Size
+         ) -> Iterator[Tuple[str, BlockSpec, Size]]:
+    """The blocks of a network, each with its name and its input's size.
+
+    Args:
+        arch (ArchSpec): The network.
+        input_shape (tuple[int, int]): ``(H, W)`` of the input picture.
+
+    Yields:
+        tuple: Name in AutoNL, BlockSpec, ``(H, W)`` of the block's input.
+    """
+    size = strided(input_shape, 2)
+    for i, stage in enumerate(arch.stages, 1):
+        for j, block in enumerate(stage):
+            yield f'layers.{i}.{j}', block, size
+            size = strided(size, block.stride)
 
 
 def count_macs(arch: ArchSpec,
                input_shape: Union[int, Size] = (224, 224),
-               num_classes: Optional[int] = 1000) -> Cost:
+               num_classes: Optional[int] = 1000,
+               with_head: bool = True) -> Cost:
     """MACs of the network that AutoNL builds from a spec, for one image.
 
     Args:
@@ -138,6 +145,8 @@ def count_macs(arch: ArchSpec,
             Defaults to (224, 224).
         num_classes (int, optional): Outputs of the classifier's linear
             layer; None for the backbone alone. Defaults to 1000.
+        with_head (bool): Whether the head convolution is built; where it is
+            not, there is no classifier either. Defaults to True.
 
     Returns:
         Cost: ``.total``, and ``.rows`` with one row a layer.
@@ -145,43 +154,30 @@ def count_macs(arch: ArchSpec,
     Raises:
         ValueError: If ``input_shape`` is not a height and a width.
     """
-    if isinstance(input_shape, int):
-        input_shape = (input_shape, input_shape)
-    if len(input_shape) != 2 or min(input_shape) < 1:
-        raise ValueError(f'input_shape is {input_shape}, expected a positive '
-                         'height and width')
+    input_shape = check_input_shape(input_shape)
     rows = []
     size = strided(input_shape, 2)
     rows.append(
         LayerCost('layers.0.conv',
                   size[0] * size[1] * 27 * arch.stem_channels,
                   (arch.stem_channels, *size)))
-    for i, stage in enumerate(arch.stages, 1):
-        for j, block in enumerate(stage):
-            in_size, size = size, strided(size, block.stride)
-            macs = block_macs(
-                in_size,
-                block.stride,
-                block.in_channels,
-                block.out_channels,
-                block.mid_channels,
-                block.kernel_size**2,
-                with_expand=block.with_expand,
-                se_channels=block.se_channels,
-                nl_channels=block.nl_channels,
-                nl_stride=block.nl_stride)
-            shapes = {
-                'expand.conv': (block.mid_channels, *in_size),
-                'depthwise.conv': (block.mid_channels, *size),
-                'se.pool': (block.mid_channels, 1, 1),
-                'se.reduce': (block.se_channels, 1, 1),
-                'se.expand': (block.mid_channels, 1, 1),
-            }
-            rows += [
-                LayerCost(f'layers.{i}.{j}.{name}', value,
-                          shapes.get(name, (block.out_channels, *size)))
-                for name, value in macs.items()
-            ]
+    for prefix, block, in_size in walk(arch, input_shape):
+        size = strided(in_size, block.stride)
+        mid, se = block.mid_channels, block.se_channels
+        shapes = {
+            'expand.conv': (mid, *in_size),
+            'depthwise.conv': (mid, *size),
+            'se.pool': (mid, 1, 1),
+            'se.reduce': (se, 1, 1),
+            'se.expand': (mid, 1, 1),
+        }
+        rows += [
+            LayerCost(f'{prefix}.{name}', macs,
+                      shapes.get(name, (block.out_channels, *size)))
+            for name, macs in block_macs(block, in_size).items()
+        ]
+    if not with_head:
+        return Cost(tuple(rows))
     head = arch.head_channels
     positions = size[0] * size[1]
     rows.append(
@@ -193,3 +189,145 @@ def count_macs(arch: ArchSpec,
         rows.append(
             LayerCost('head.fc', head * num_classes, (num_classes, 1, 1)))
     return Cost(tuple(rows))
+
+
+def check_input_shape(input_shape: Union[int, Size]) -> Size:
+    """``(H, W)`` of a size or a pair of sizes.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if isinstance(input_shape, int):
+        input_shape = (input_shape, input_shape)
+    if len(input_shape) != 2 or min(input_shape) < 1:
+        raise ValueError(f'input_shape is {input_shape}, expected a positive '
+                         'height and width')
+    return tuple(input_shape)
+
+
+class MacsModel:
+    """MACs as a cost model.
+
+    Attributes:
+        unit (str): Of what the methods return.
+    """
+
+    unit = 'MACs'
+
+    def block(self, spec: BlockSpec, in_size: Size) -> int:
+        """Cost of a block whose input is ``in_size``, ``(H, W)``."""
+        return sum(block_macs(spec, in_size).values())
+
+    def network(self,
+                arch: ArchSpec,
+                input_shape: Size,
+                num_classes: Optional[int] = 1000,
+                with_head: bool = True) -> int:
+        """Cost of a whole network; arguments as of :func:`count_macs`."""
+        return count_macs(arch, input_shape, num_classes, with_head).total
+
+
+class LatencyTable:
+    """Latency of blocks, measured on some machine, as a cost model.
+
+    Written by ``tools/analysis_tools/measure_latency.py``. A network's
+    latency is taken as the sum of its parts'.
+
+    Args:
+        entries (dict[str, float]): From :meth:`block_key`, :meth:`stem_key`
+            and :meth:`head_key` to milliseconds.
+        source (str): Where they come from, for error messages. Defaults to
+            ``'latency table'``.
+
+    Raises:
+        ValueError: If an entry is not a positive number.
+    """
+
+    unit = 'ms'
+
+    def __init__(self,
+                 entries: Dict[str, float],
+                 source: str = 'latency table'):
+        for key, value in entries.items():
+            if (not isinstance(value, (int, float)) or isinstance(value, bool)
+                    or not 0 < value < float('inf')):
+                raise ValueError(f'{source}: {key!r} is {value!r}, expected '
+                                 'a positive number of milliseconds')
+        self.entries = dict(entries)
+        self.source = source
+
+    @classmethod
+    def from_file(cls, path: Union[str, PathLike]) -> 'LatencyTable':
+        """Read the JSON that ``measure_latency.py`` writes.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it holds something else.
+        """
+        try:
+            entries = json.loads(Path(path).read_text())['latency_ms']
+            return cls(entries, str(path))
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError,
+                json.JSONDecodeError) as e:
+            raise ValueError(
+                f'{path} is no latency table: expected the JSON that '
+                'tools/analysis_tools/measure_latency.py writes') from e
+
+    @staticmethod
+    def block_key(spec: BlockSpec, in_size: Size) -> str:
+        """Key of a block whose input is ``in_size``, ``(H, W)``."""
+        return f'{in_size[0]}x{in_size[1]} {spec.to_text()}'
+
+    @staticmethod
+    def stem_key(arch: ArchSpec, input_shape: Size) -> str:
+        """Key of the stem for a picture of ``input_shape``, ``(H, W)``."""
+        return f'{input_shape[0]}x{input_shape[1]} stem{arch.stem_channels}'
+
+    @staticmethod
+    def head_key(arch: ArchSpec, in_size: Size) -> str:
+        """Key of the head convolution on maps of ``in_size``, ``(H, W)``."""
+        return (f'{in_size[0]}x{in_size[1]} '
+                f'head{arch.blocks[-1].out_channels}-{arch.head_channels}')
+
+    def _lookup(self, key: str) -> float:
+        if key not in self.entries:
+            raise ValueError(
+                f'{self.source} has no entry {key!r}: measure the table anew '
+                'for this space and input shape with '
+                'tools/analysis_tools/measure_latency.py')
+        return self.entries[key]
+
+    def block(self, spec: BlockSpec, in_size: Size) -> float:
+        """Cost of a block whose input is ``in_size``, ``(H, W)``.
+
+        Raises:
+            ValueError: If the table lacks it.
+        """
+        return self._lookup(self.block_key(spec, in_size))
+
+    def network(self,
+                arch: ArchSpec,
+                input_shape: Size,
+                num_classes: Optional[int] = None,
+                with_head: bool = True) -> float:
+        """Cost of a whole backbone; the classifier is not in the table.
+
+        Args:
+            arch (ArchSpec): The network.
+            input_shape (tuple[int, int]): ``(H, W)`` of the input picture.
+            num_classes (int, optional): Not used: the same for all networks
+                and next to nothing.
+            with_head (bool): Whether the head convolution is built. Defaults
+                to True.
+
+        Raises:
+            ValueError: If the table lacks a part.
+        """
+        total = self._lookup(self.stem_key(arch, input_shape))
+        size = input_shape
+        for _, block, in_size in walk(arch, input_shape):
+            total += self.block(block, in_size)
+            size = strided(in_size, block.stride)
+        if with_head:
+            total += self._lookup(self.head_key(arch, size))
+        return total

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
+from search_spaces import TINY_SPACE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,6 +63,44 @@ def picture_folder(tmp_path_factory):
                 noise = rng.normal(level, 30, (32, 32, 3)).clip(0, 255)
                 cv2.imwrite(str(folder / f'{i}.jpg'), noise.astype(np.uint8))
     return root
+
+
+@pytest.fixture(scope='session')
+def tiny_search(picture_folder, tmp_path_factory):
+    """Config of a search of 6 epochs, of seconds, on a tiny space.
+
+    Its ``retrain_base`` lies beside it.
+    """
+    folder = tmp_path_factory.mktemp('tiny_search')
+    configs = ROOT / 'configs/mmpretrain'
+    search = Config.fromfile(configs / 'autonl-supernet_1xb128_cifar10.py')
+    search.model.target = 500e3
+    search.param_scheduler[1].end = 6
+    search.train_cfg.max_epochs = 6
+    search.model.model.backbone.update(space=TINY_SPACE, num_classes=2)
+    retrain = Config.fromfile(search.retrain_base)
+    search.retrain_base = str(folder / 'retrain.py')
+    for cfg, model in ((search, search.model.model), (retrain, retrain.model)):
+        model.head.update(in_channels=32, num_classes=2)
+        cfg.data_preprocessor.num_classes = 2
+        cfg.default_hooks.logger.interval = 1
+        for loader in (cfg.train_dataloader, cfg.val_dataloader,
+                       cfg.test_dataloader):
+            loader.batch_size = 4
+            loader.dataset.update(data_root=str(picture_folder), holdout=8)
+    search.dump(folder / 'search.py')
+    retrain.dump(search.retrain_base)
+    return folder / 'search.py'
+
+
+@pytest.fixture(scope='session')
+def searched(tiny_search, tmp_path_factory):
+    """Work dir and output of a search of 6 epochs."""
+    work_dir = tmp_path_factory.mktemp('searched')
+    result = run_tool('tools/train.py', tiny_search, '--work-dir', work_dir,
+                      '--cfg-options',
+                      'default_hooks.checkpoint.max_keep_ckpts=6')
+    return work_dir, result.stdout
 
 
 def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300):

@@ -1,4 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,15 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.registry import MODELS
 
 from autonl_mm import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec, count_macs
-from autonl_mm.cost import block_macs, light_nl_macs, light_nl_order, strided
+from autonl_mm.cost import (
+    LatencyTable,
+    MacsModel,
+    block_macs,
+    light_nl_macs,
+    light_nl_order,
+    strided,
+    walk,
+)
 
 pytest.importorskip('mmpretrain')
 torch.set_num_threads(1)  # small tensors, and other work on the cores
@@ -243,11 +253,11 @@ def test_large_maps_take_the_channel_order_and_cost_is_linear(arch):
         3.9 * per_pixel((512, 1024), 'spatial')
 
 
-# -------------------------------------------------------------------- tensors
+# --------------------------------------------------------------------- blocks
 def test_block_macs_by_hand():
-    macs = block_macs((9, 7), 2, 4, 6, 10, 25, True, 3, 2, 2)
-    # 9x7 -> 5x4 -> 3x2
-    assert macs == {
+    spec = BlockSpec(4, 6, 2, 5, 2.5, 0.75, 0.4, 2)
+    # 9x7 -> 5x4 -> 3x2, 10 hidden channels, 3 units, 2 compact channels
+    assert block_macs(spec, (9, 7)) == {
         'expand.conv': 63 * 4 * 10,
         'depthwise.conv': 20 * 25 * 10,
         'se.pool': 20 * 10,
@@ -257,35 +267,73 @@ def test_block_macs_by_hand():
         'light_nl': min((6 + 20) * 2 * 6, 20 * 6 * (2 + 6)),
         'light_nl.conv': 20 * 9 * 6,
     }
-    assert list(block_macs((9, 7), 1, 4, 6, 4, 9, False)) == [
+    assert list(block_macs(BlockSpec(4, 6, 1, 3, 1), (9, 7))) == [
         'depthwise.conv', 'project.conv'
     ]
 
 
-def test_block_macs_of_tensors_has_gradients():
-    names = ('mid_channels', 'kernel_area', 'se_channels', 'nl_channels')
-    values = dict(zip(names, (48., 25., 8., 4.)))
-    tensors = {
-        k: torch.tensor(v, dtype=torch.float64, requires_grad=True)
-        for k, v in values.items()
-    }
-    fixed = dict(
-        in_size=(15, 13), stride=2, in_channels=8, out_channels=16,
-        nl_stride=2)
-    total = sum(block_macs(**fixed, **tensors).values())
-    numbers = {k: int(v) for k, v in values.items()}
-    assert total.item() == sum(block_macs(**fixed, **numbers).values())
-    total.backward()
+@pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
+def test_network_is_the_sum_of_its_blocks(arch):
+    model = MacsModel()
+    blocks = sum(model.block(b, size) for _, b, size in walk(arch, (224, 224)))
+    rows = count_macs(arch).rows
+    rest = sum(r.macs for r in rows if r.name.count('.') < 3)
+    assert model.network(arch, (224, 224)) == blocks + rest
+    assert [name for name, *_ in walk(arch, (224, 224))][:3] == [
+        'layers.1.0', 'layers.2.0', 'layers.2.1'
+    ]
 
-    def cost(**change):
-        macs = block_macs(**fixed, **dict(values, **change))
-        return sum(macs.values())
 
-    # multilinear: a difference of one unit is the gradient
-    for name in names:
-        slope = cost(**{name: values[name] + 1}) - cost()
-        assert slope > 0
-        assert tensors[name].grad.item() == pytest.approx(slope, rel=1e-12)
+def test_without_head():
+    rows = count_macs(AUTONL_S, with_head=False).rows
+    assert rows == count_macs(AUTONL_S).rows[:-3]
+    assert MacsModel().network(
+        AUTONL_S, (224, 224), with_head=False) == sum(r.macs for r in rows)
+
+
+# -------------------------------------------------------------------- latency
+ARCH = ArchSpec.from_text("""\
+r1_k3_s11_e1_i8_o8
+r1_k5_s22_e3_i8_o16_nonlocal0.25-1
+head32
+""")
+LATENCY = {
+    '32x24 stem8': 1.0,
+    '16x12 r1_k3_s11_e1_i8_o8': 2.0,
+    '16x12 r1_k5_s22_e3_i8_o16_nonlocal0.25-1': 4.0,
+    '8x6 head16-32': 8.0,
+}
+
+
+def test_latency_of_a_network():
+    table = LatencyTable(LATENCY)
+    assert table.block(ARCH.blocks[0], (16, 12)) == 2
+    assert table.network(ARCH, (32, 24)) == 15
+    assert table.network(ARCH, (32, 24), with_head=False) == 7
+
+
+def test_latency_table_file(tmp_path):
+    path = tmp_path / 'latency.json'
+    path.write_text(json.dumps(dict(device='x', latency_ms=LATENCY)))
+    table = LatencyTable.from_file(path)
+    assert table.entries == LATENCY
+    with pytest.raises(ValueError) as error:
+        table.network(ARCH, (64, 64))
+    assert str(path) in str(error.value)
+    assert '64x64 stem8' in str(error.value)
+    assert 'measure_latency.py' in str(error.value)
+
+
+@pytest.mark.parametrize('text', [
+    '', '[]', '{}', '{"latency_ms": 3}', '3', 'null',
+    '{"latency_ms": {"a": -1}}', '{"latency_ms": {"a": true}}',
+    '{"latency_ms": {"a": "1"}}', '{"latency_ms": {"a": NaN}}'
+])
+def test_no_latency_table(text, tmp_path):
+    path = tmp_path / 'latency.json'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r'latency\.json'):
+        LatencyTable.from_file(path)
 
 
 @pytest.mark.parametrize('shape', [(3, 224, 224), (0, 224), (224, )])

@@ -41,6 +41,7 @@ def main():
                                  'auto_scale_lr.base_batch_size, the config '
                                  'has none')
             cfg.auto_scale_lr.enable = True
+        launch.check_search(cfg)
         launch.set_resume(cfg, args.resume)
         launch.check_data(cfg, ['train_dataloader', 'val_dataloader'])
     except (FileNotFoundError, ValueError) as e:

@@ -147,6 +147,25 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
     cfg.load_from = resume
 
 
+def check_search(cfg: Config) -> None:
+    """Find a supernet that would be trained without its cost.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If the model has a supernet as its backbone but is no
+            CostAwareModel.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if str(backbone.get('type', '')).split('.')[-1] == 'AutoNLSuperNet':
+        raise ValueError(
+            'model.backbone is an AutoNLSuperNet outside of a CostAwareModel, '
+            'whose gates nothing would move: wrap the model, '
+            "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
+            'cost_weight=...)')
+
+
 def check_data(cfg: Config, loaders: Sequence[str]) -> None:
     """Find missing data before anything is built.
 

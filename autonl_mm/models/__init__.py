@@ -2,7 +2,9 @@
 from .backbones import AutoNL
 from .layers import LightNL, MBConv, SqueezeExcite, light_nl
 from .necks import PoolDropout
+from .search import AutoNLSuperNet, CostAwareModel, SearchSpace, export_subnet
 
 __all__ = [
-    'AutoNL', 'LightNL', 'MBConv', 'PoolDropout', 'SqueezeExcite', 'light_nl'
+    'AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'LightNL', 'MBConv',
+    'PoolDropout', 'SearchSpace', 'SqueezeExcite', 'export_subnet', 'light_nl'
 ]

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule, ModuleList, Sequential
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 
-from autonl_mm.arch import ArchSpec, resolve_arch
+from autonl_mm.arch import ArchSpec, BlockSpec, resolve_arch
 from autonl_mm.registry import MODELS
 
 from ..layers import MBConv
@@ -52,7 +52,6 @@ class AutoNL(BaseModule):
             checkpoint.
 
     Attributes:
-        arch (ArchSpec): The whole network's spec.
         out_channels (tuple[int, ...]): Channels of the outputs.
         out_strides (tuple[int, ...]): Strides of the outputs.
 
@@ -83,8 +82,8 @@ class AutoNL(BaseModule):
                          val=1)
                  ]):
         super().__init__(init_cfg=init_cfg)
-        self.arch = resolve_arch(arch)
-        stages = self.arch.stages
+        self.spec = resolve_arch(arch)
+        stages = self.spec.stages
         self.out_indices = self._check_out_indices(out_indices, len(stages))
         last = max(self.out_indices)
         if output_stride not in (8, 16, 32):
@@ -102,12 +101,12 @@ class AutoNL(BaseModule):
 
         cfg = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
         fused_cfg = dict(cfg, act_cfg=fused_act_cfg(act_cfg))
-        channels = [self.arch.stem_channels]
+        channels = [self.spec.stem_channels]
         strides = [2]
         self.layers = ModuleList([
             ConvModule(
                 in_channels,
-                self.arch.stem_channels,
+                self.spec.stem_channels,
                 3,
                 stride=2,
                 padding=1,
@@ -126,7 +125,7 @@ class AutoNL(BaseModule):
                     dilation *= spec.stride
                 stride *= block_stride
                 blocks.append(
-                    MBConv(
+                    self._build_block(
                         spec,
                         stride=block_stride,
                         dilation=block_dilation,
@@ -139,14 +138,22 @@ class AutoNL(BaseModule):
             strides.append(stride)
         if last > len(stages):
             self.layers.append(
-                ConvModule(channels[-1], self.arch.head_channels, 1,
+                ConvModule(channels[-1], self.spec.head_channels, 1,
                            **fused_cfg))
-            channels.append(self.arch.head_channels)
+            channels.append(self.spec.head_channels)
             strides.append(stride)
         self.out_channels = tuple(channels[i] for i in self.out_indices)
         self.out_strides = tuple(strides[i] for i in self.out_indices)
         self._full_stride = strides[-1]
         self._freeze_stages()
+
+    @property
+    def arch(self) -> ArchSpec:
+        """The whole network's spec."""
+        return self.spec
+
+    def _build_block(self, spec: BlockSpec, **kwargs) -> MBConv:
+        return MBConv(spec, **kwargs)
 
     @staticmethod
     def _check_out_indices(out_indices: Sequence[int],

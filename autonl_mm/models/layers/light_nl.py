@@ -22,7 +22,8 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 def light_nl(x: Tensor,
              nl_channels: int,
              stride: int = 1,
-             order: str = 'auto') -> Tensor:
+             order: str = 'auto',
+             weight: Optional[Tensor] = None) -> Tensor:
     r"""The compact non-local operation, ``y = x_c x_sc^T x_s / (HW)``.
 
     .. math::
@@ -42,6 +43,9 @@ def light_nl(x: Tensor,
             ``(hw + HW) * k * C``; ``'spatial'`` the HW x hw affinity, MACs
             ``HW * hw * (k + C)``; ``'auto'`` takes the cheaper. Defaults to
             ``'auto'``.
+        weight (Tensor, optional): ``(k, hw)``, how much each channel at each
+            sampled position counts in the affinity: a search's relaxation of
+            fewer channels and of a wider stride. Defaults to None.
 
     Returns:
         Tensor: ``(N, C, H, W)``, in the precision of ``x``.
@@ -53,6 +57,8 @@ def light_nl(x: Tensor,
                                sampled.shape[2] * sampled.shape[3])
     x_s = sampled.flatten(2)  # (N, C, hw)
     x_sc = x_s[:, :nl_channels]  # (N, k, hw)
+    if weight is not None:
+        x_sc = x_sc * weight
     x_c = x[:, :nl_channels].flatten(2)  # (N, k, HW)
     # Dividing the small matrix spares a pass over the map.
     if order == 'channel':
@@ -174,11 +180,20 @@ class LightNL(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        return x + self.branch(x)
+
+    def branch(self, x: Tensor, weight: Optional[Tensor] = None) -> Tensor:
+        """What the block adds to ``x``, ``(N, C, H, W)``.
+
+        Args:
+            x (Tensor): Features, ``(N, C, H, W)``.
+            weight (Tensor, optional): As for :func:`light_nl`.
+        """
         with torch.autocast(x.device.type, enabled=False):
             y = x.float() if x.dtype in LOW_PRECISION else x
-            y = light_nl(y, self.nl_channels, self.stride, self.order)
+            y = light_nl(y, self.nl_channels, self.stride, self.order, weight)
             y = self.norm(self.conv(y))
-        return x + y.to(x.dtype)
+        return y.to(x.dtype)
 
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, nl_channels={self.nl_channels}, '

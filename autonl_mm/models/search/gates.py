@@ -1,0 +1,213 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Gates: indicators with trained thresholds (section 3.2 of the paper).
+
+A decision has n options, each contained in the next, and n - 1 gates. Gate i
+says whether the part that option i + 1 has beyond option i is there; a part
+is there only if all before it are. It is on where its value exceeds its
+threshold: ``1(v > t)``, with the gradient of ``sigmoid(v - t)``.
+
+The values are the energies of weights (:class:`WeightGates`) or distances
+between affinities (:class:`CompactnessGates`). With ``statistic='norm'`` they
+are the paper's, ``||w||^2`` and ``||A_i - A_gt||^2``. These are in the hundreds
+for whole kernels, where the sigmoid has no gradient, and no gate ever moves.
+Hence ``statistic='relative'``: divided by what they were at initialisation,
+they start at 1.
+"""
+from typing import Optional, Sequence
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+STATISTICS = ('relative', 'norm')
+
+
+class _Indicator(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, value, threshold, flip, weight):
+        margin = value - threshold
+        ctx.save_for_backward(margin)
+        ctx.weight = weight
+        on = margin > 0
+        return (on if flip is None else on ^ flip).to(margin.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        s = ctx.saved_tensors[0].sigmoid()
+        grad = grad * s * (1 - s)
+        if ctx.weight is not None:
+            grad = grad * ctx.weight
+        return grad, -grad, None, None
+
+
+def indicator(value: Tensor,
+              threshold: Tensor,
+              flip: Optional[Tensor] = None,
+              weight: Optional[Tensor] = None) -> Tensor:
+    """``1(value > threshold)`` with the gradient of a sigmoid.
+
+    Args:
+        value (Tensor): v.
+        threshold (Tensor): t, of the same shape.
+        flip (Tensor, optional): Where True the opposite is returned, for
+            exploring. Defaults to None.
+        weight (Tensor, optional): Factor of the gradient. Defaults to None.
+
+    Returns:
+        Tensor: 0 or 1; its gradient is that of ``sigmoid(v - t)``.
+    """
+    return _Indicator.apply(value, threshold, flip, weight)
+
+
+class NestedGates(nn.Module):
+    """The gates of one decision.
+
+    Args:
+        options (Sequence): From the smallest to the largest.
+        statistic (str): ``'relative'`` or ``'norm'``, see the module's
+            docstring. Defaults to ``'relative'``.
+
+    Attributes:
+        threshold (Parameter): ``(n - 1, )``, from 0: everything is on at
+            first.
+        gain (Tensor): ``(n - 1, )``, moving average of how much each part
+            lowers the task's loss, as :meth:`explore` estimates it.
+    """
+
+    def __init__(self, options: Sequence, statistic: str = 'relative'):
+        super().__init__()
+        self.options = tuple(options)
+        self.statistic = statistic
+        self.threshold = nn.Parameter(torch.zeros(len(options) - 1))
+        # What the values are divided by; 0 stands for not known yet.
+        self.register_buffer('initial', torch.zeros(len(options) - 1))
+        self.register_buffer('gain', torch.zeros(len(options) - 1))
+        self._flip: Optional[Tensor] = None
+        self._weight: Optional[Tensor] = None
+        self._task_grad: Optional[Tensor] = None
+
+    def explore(self, rate: float, generator: torch.Generator) -> None:
+        r"""Draw which gates show their opposite in the next iteration.
+
+        The gradient of a gate that is on says what the loss gains by more of
+        its part, which is nothing once the weights behind it are trained, and
+        less than nothing under the noise of training: by it alone everything
+        would be switched off. What the loss gains by the part as a whole is
+        :math:`L(1) - L(0) pprox (L'(0) + L'(1)) / 2`. A gate that shows its
+        opposite yields the other half, and weights inverse to how often each
+        is seen make their average the sum.
+
+        Args:
+            rate (float): Probability of showing the opposite; 0 for the
+                paper's rule, the gradient of what is decided.
+            generator (Generator): Source of chance.
+        """
+        self._flip = self._weight = None
+        # Drawn in any case, so that gates do not depend on others' rates.
+        draw = torch.rand(self.threshold.shape, generator=generator)
+        if rate:
+            flip = (draw < rate).to(self.threshold.device)
+            self._flip = flip
+            self._weight = torch.where(flip, 0.5 / rate, 0.5 / (1 - rate))
+
+    def stop_exploring(self) -> None:
+        """Show what is decided."""
+        self._flip = self._weight = None
+
+    def _value(self, value: Tensor) -> Tensor:
+        known = self.initial > 0
+        if self.statistic == 'relative':
+            value = value / self.initial.where(known, torch.ones_like(value))
+        return value.where(known, torch.ones_like(value))
+
+    def indicators(self, value: Tensor) -> Tensor:
+        """``(n - 1, )`` hard gates for values of that shape; explores in
+        training."""
+        if not self.training:
+            return indicator(value, self.threshold)
+        on = indicator(value, self.threshold, self._flip, self._weight)
+        if on.requires_grad:
+            on.register_hook(self._keep_grad)
+        return on
+
+    def _keep_grad(self, grad: Tensor) -> None:
+        self._task_grad = grad if self._weight is None else (
+            grad * self._weight)
+
+    def take_gain(self) -> Tensor:
+        """``(n - 1, )``, the last iteration's estimate of the gains."""
+        grad, self._task_grad = self._task_grad, None
+        return -grad if grad is not None else torch.zeros_like(self.gain)
+
+    def decided(self, value: Tensor, relaxed: bool = False) -> Tensor:
+        """``(n - 1, )`` gates without exploring.
+
+        Args:
+            value (Tensor): ``(n - 1, )``.
+            relaxed (bool): Whether to return the sigmoids instead of the hard
+                indicators. Defaults to False.
+        """
+        if relaxed:
+            return (value - self.threshold).sigmoid()
+        return indicator(value, self.threshold)
+
+
+class WeightGates(NestedGates):
+    """Gates on the energy of weights, one group of weights a gate."""
+
+    def forward(self, energy: Tensor) -> Tensor:
+        """Values of the gates.
+
+        Args:
+            energy (Tensor): ``(n - 1, )``, sums of squares of the groups.
+
+        Returns:
+            Tensor: ``(n - 1, )``; the energy over that at initialisation, or
+            the energy itself.
+        """
+        return self._value(energy)
+
+    @torch.no_grad()
+    def remember(self, energy: Tensor) -> None:
+        """Take ``energy``, ``(n - 1, )``, as that at initialisation."""
+        self.initial.copy_(energy)
+
+
+class CompactnessGates(NestedGates):
+    """Gates on a moving average of distances, measured in training.
+
+    Option i is taken if its distance from the largest is below the threshold
+    and no smaller one's is, so gate i is on where it is above.
+
+    Args:
+        options (Sequence): From the smallest to the largest.
+        statistic (str): As for :class:`NestedGates`.
+        momentum (float): Share of a new measurement in the average. Defaults
+            to 0.1.
+    """
+
+    def __init__(self,
+                 options: Sequence,
+                 statistic: str = 'relative',
+                 momentum: float = 0.1):
+        super().__init__(options, statistic)
+        self.momentum = momentum
+        self.register_buffer('distance', torch.zeros(len(options) - 1))
+
+    def forward(self) -> Tensor:
+        """Values of the gates, ``(n - 1, )``; 1 before any measurement."""
+        return self._value(self.distance)
+
+    @torch.no_grad()
+    def update(self, distance: Tensor) -> None:
+        """Take in a measurement, ``(n - 1, )``.
+
+        The gates are decided by an average over batches, since the network
+        that is exported must not change with the batch.
+        """
+        first = self.initial == 0
+        self.initial.copy_(
+            self.initial.where(~first, distance.clamp(min=1e-12)))
+        mean = self.distance.lerp(distance, self.momentum)
+        self.distance.copy_(mean.where(~first, distance))

@@ -1,0 +1,350 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""AutoNLSuperNet, all networks of a search space at once."""
+from typing import Dict, List, Mapping, Optional, Tuple, Union
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor
+
+from autonl_mm.arch import ArchSpec, BlockSpec
+from autonl_mm.cost import LatencyTable, MacsModel, check_input_shape, walk
+from autonl_mm.registry import MODELS
+
+from ..backbones import AutoNL
+from .gates import STATISTICS, CompactnessGates, NestedGates
+from .space import DECISIONS, SearchSpace
+from .superkernel import SearchableMBConv
+
+# How far beyond its threshold a gate is put that is switched by hand.
+SWITCHED_MARGIN = 0.05
+# Share of an iteration in the moving averages of the gates' gains, which are
+# noisy.
+GAIN_MOMENTUM = 0.01
+
+
+@MODELS.register_module()
+class AutoNLSuperNet(AutoNL):
+    """Supernet of AutoNL's search (section 3.2 of the paper), a backbone.
+
+    Its weights are those of the largest network of the space, which the gates
+    cut down; see :class:`SearchableMBConv`. Train it inside of a
+    :class:`CostAwareModel`.
+
+    Args:
+        space (str | Mapping): ``'mnasnet'``, the paper's, or a dict, see
+            :meth:`SearchSpace.from_config`. Defaults to ``'mnasnet'``.
+        input_shape (tuple[int, int] | int): ``(H, W)`` of the picture whose
+            cost is counted. Defaults to (224, 224).
+        num_classes (int, optional): Outputs of the classifier that is counted
+            with the cost; None for the backbone alone. Defaults to 1000.
+        out_indices (Sequence[int]): As for AutoNL, at least up to the last
+            stage. Defaults to None, the head convolution.
+        statistic (str): What the gates compare with their thresholds:
+            ``'relative'``, or ``'norm'``, the paper's squared norms, which do
+            not move; see :mod:`autonl_mm.models.search.gates`. Defaults to
+            ``'relative'``.
+        momentum (float): Share of a batch in the moving averages of the
+            affinities' distances. Defaults to 0.1.
+        **kwargs: As for :class:`AutoNL`, but for ``arch`` and ``with_cp``.
+
+    Raises:
+        ValueError: If the space is not one or has nothing to choose, or an
+            argument is out of range.
+
+    Shape:
+        As :class:`AutoNL` of the same ``out_indices``.
+    """
+
+    def __init__(self,
+                 space: Union[str, Mapping] = 'mnasnet',
+                 input_shape: Union[int, Tuple[int, int]] = (224, 224),
+                 num_classes: Optional[int] = 1000,
+                 out_indices=None,
+                 statistic: str = 'relative',
+                 momentum: float = 0.1,
+                 **kwargs):
+        for name in ('arch', 'with_cp'):
+            if name in kwargs:
+                raise ValueError(f'AutoNLSuperNet takes no {name}: its gates '
+                                 'choose the network' if name == 'arch' else
+                                 'AutoNLSuperNet takes no with_cp: affinities '
+                                 'would be measured twice')
+        if statistic not in STATISTICS:
+            raise ValueError(f'statistic is {statistic!r}, expected one of '
+                             f'{STATISTICS}')
+        if not 0 < momentum <= 1:
+            raise ValueError(f'momentum is {momentum}, expected a number in '
+                             '(0, 1]')
+        space = SearchSpace.from_config(space)
+        last_stage = len(space.stages)
+        if out_indices is None:
+            out_indices = (last_stage + 1, )
+        # read by _build_block, which AutoNL's constructor calls in order
+        self._block_args = [(b, statistic, momentum) for b in space.blocks]
+        super().__init__(
+            arch=space.largest, out_indices=out_indices, **kwargs)
+        if max(self.out_indices) < last_stage:
+            raise ValueError(
+                f'out_indices is {tuple(out_indices)}, but the space has '
+                f'{last_stage} stages: what is not built cannot be searched, '
+                'leave those stages out of the space or ask for the last one')
+        self.space = space
+        self.kwargs = dict(kwargs, out_indices=self.out_indices)
+        self.input_shape = check_input_shape(input_shape)
+        self.with_head = max(self.out_indices) > last_stage
+        self.num_classes = num_classes if self.with_head else None
+        self.set_cost_model(MacsModel())
+
+    def _build_block(self, spec: BlockSpec, with_cp: bool,
+                     **kwargs) -> SearchableMBConv:
+        return SearchableMBConv(*self._block_args.pop(0), **kwargs)
+
+    @property
+    def blocks(self) -> List[SearchableMBConv]:
+        """The blocks in order, as ``space.blocks``."""
+        return [b for s in self.layers[1:len(self.space.stages) + 1]
+                for b in s]
+
+    def set_cost_model(self, model: Union[MacsModel, LatencyTable]) -> None:
+        """Ask a cost model for every candidate block.
+
+        Args:
+            model (MacsModel | LatencyTable): The cost model.
+
+        Raises:
+            ValueError: If a latency table lacks a block.
+        """
+        self.cost_model = model
+        rest = self._network_cost(self.space.largest)
+        sizes = [size for _, _, size in walk(self.space.largest,
+                                             self.input_shape)]
+        known: Dict = {}  # blocks of a stage have the same table
+        for space, size in zip(self.space.blocks, sizes):
+            if (space, size) not in known:
+                specs = map(space.spec, space.choices())
+                known[space, size] = torch.tensor(
+                    [0 if s is None else model.block(s, size) for s in specs],
+                    dtype=torch.float64).reshape(space.shape)
+            rest -= model.block(space.largest, size)
+        # No buffers: half() and float() would round them.
+        self._tables = [known[key] for key in zip(self.space.blocks, sizes)]
+        self._rest_cost = rest
+
+    def _network_cost(self, arch: ArchSpec) -> float:
+        return self.cost_model.network(arch, self.input_shape,
+                                       self.num_classes, self.with_head)
+
+    def cost_range(self) -> Tuple[float, float]:
+        """Cost of the cheapest and of the dearest network of the space."""
+        return (self._rest_cost + sum(t.min().item() for t in self._tables),
+                self._rest_cost + sum(t.max().item() for t in self._tables))
+
+    def cost(self, relaxed: bool = False) -> Tensor:
+        """Cost of the network that the gates choose.
+
+        It is the expectation of the blocks' costs under independent
+        decisions. While gates are hard that is exactly the cost of
+        :meth:`arch`, in MACs ``count_macs(arch(), input_shape, num_classes,
+        with_head)``; its gradient goes through the indicators' sigmoids.
+
+        Args:
+            relaxed (bool): Whether to relax the gates to sigmoids. Defaults
+                to False.
+
+        Returns:
+            Tensor: A scalar in float64, in MACs or milliseconds.
+        """
+        total = self._rest_cost
+        for block, expected in zip(self.blocks, self._tables):
+            shares = block.probabilities(relaxed)
+            expected = expected.to(shares[0].device)
+            for share in shares:
+                expected = torch.tensordot(share, expected, 1)
+            total = total + expected
+        return total
+
+    def _margins(self) -> List[Dict[str, List[float]]]:
+        """Value minus threshold of every gate, by block and decision."""
+        with torch.no_grad():
+            margins = [{
+                name: value - block.gates[name].threshold
+                for name, value in block.values().items()
+            } for block in self.blocks]
+            flat = torch.cat([m for b in margins for m in b.values()])
+        numbers = iter(flat.tolist())
+        return [{name: [next(numbers) for _ in m]
+                 for name, m in b.items()} for b in margins]
+
+    def choices(self) -> List[Tuple[int, ...]]:
+        """Index of the chosen option of every decision, by block."""
+        return [tuple(_reached(m.get(name, [])) for name in DECISIONS)
+                for m in self._margins()]
+
+    def arch(self) -> ArchSpec:
+        """The network that the gates choose."""
+        return self.space.arch(self.choices())
+
+    def gates(self) -> Dict[str, dict]:
+        """Every decision, for logs and plots.
+
+        Returns:
+            dict[str, dict]: By the decision's name, such as
+            ``layers.2.0.kernel_size``: its ``options``, the ``choice``, and a
+            list of each gate's ``value``, ``threshold``, ``margin`` and ``gain``.
+        """
+        names = [f'layers.{i}.{j}'
+                 for i, stage in enumerate(self.space.stages, 1)
+                 for j in range(len(stage))]
+        result = {}
+        with torch.no_grad():
+            for name, block in zip(names, self.blocks):
+                for decision, value in block.values().items():
+                    gate = block.gates[decision]
+                    value = value.tolist()
+                    threshold = gate.threshold.tolist()
+                    margin = [v - t for v, t in zip(value, threshold)]
+                    result[f'{name}.{decision}'] = dict(
+                        options=list(gate.options),
+                        choice=gate.options[_reached(margin)],
+                        value=value,
+                        threshold=threshold,
+                        margin=margin,
+                        gain=gate.gain.tolist())
+        return result
+
+    def _all_gates(self) -> List[NestedGates]:
+        return [gate for block in self.blocks
+                for gate in block.gates.values()]
+
+    def thresholds(self) -> List[Tensor]:
+        """Copies of all thresholds."""
+        return [gate.threshold.detach().clone()
+                for gate in self._all_gates()]
+
+    @torch.no_grad()
+    def set_thresholds(self, thresholds: List[Tensor]) -> None:
+        """Set all thresholds, as :meth:`thresholds` returns them."""
+        for gate, threshold in zip(self._all_gates(), thresholds):
+            gate.threshold.copy_(threshold)
+
+    def explore(self, rate: float, seed: int) -> None:
+        """Set what the gates show in the next training iteration.
+
+        Args:
+            rate (float): Probability that a gate shows the opposite. The
+                draw depends on the seed alone, so that all ranks and a
+                resumed run have the same.
+            seed (int): Of the draw.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for gate in self._all_gates():
+            gate.explore(rate, generator)
+
+    @torch.no_grad()
+    def average_gains(self) -> None:
+        """Take the last iteration's gains into their averages, over ranks."""
+        gates = self._all_gates()
+        flat = torch.cat([gate.take_gain() for gate in gates])
+        all_reduce(flat, 'mean')
+        sizes = [len(gate.threshold) for gate in gates]
+        for gate, gain in zip(gates, flat.split(sizes)):
+            gate.gain.lerp_(gain.to(gate.gain.dtype), GAIN_MOMENTUM)
+
+    def stop_exploring(self) -> None:
+        """Let the gates show what they decided."""
+        for gate in self._all_gates():
+            gate.stop_exploring()
+
+    @torch.no_grad()
+    def move_into(self,
+                  low: float,
+                  high: float,
+                  max_moves: Optional[int] = None) -> float:
+        """Switch gates until the cost lies in an interval.
+
+        Of all gates that bring it nearer, the one is switched whose part has
+        the least (going down) or the most (going up) average gain for the
+        cost that it moves; while no gains were measured, the one closest to
+        switching for that cost. Margins alone would not do: an optimiser
+        that normalises gradients moves the gates of a whole block no further
+        than those of a few units, so that dividing by the cost would leave
+        out block after block. It is switched by moving its threshold, so that
+        the decision stays ``1(v > t)``.
+
+        Args:
+            low (float): Least cost.
+            high (float): Largest cost.
+            max_moves (int, optional): Switch at most as many. Defaults to
+                None, no limit.
+
+        Returns:
+            float: The cost afterwards; outside of the interval if no single
+            gate leads in, or ``max_moves`` were not enough.
+        """
+        margins = self._margins()
+        gains = [{name: gate.gain.tolist()
+                  for name, gate in block.gates.items()}
+                 for block in self.blocks]
+        tables = [table.numpy() for table in self._tables]
+        choices = [tuple(_reached(m.get(name, [])) for name in DECISIONS)
+                   for m in margins]
+        cost = self._rest_cost + sum(
+            float(t[c]) for t, c in zip(tables, choices))
+        moves = 0
+        while not low <= cost <= high and moves != max_moves:
+            too_dear = cost > high
+            candidates = []
+            for b, own in enumerate(margins):
+                for d, name in enumerate(DECISIONS):
+                    for i, margin in enumerate(own.get(name, [])):
+                        if (margin > 0) != too_dear:
+                            continue
+                        after = list(own[name])
+                        after[i] = -margin
+                        choice = list(choices[b])
+                        choice[d] = _reached(after)
+                        new = cost + float(tables[b][tuple(choice)] -
+                                           tables[b][choices[b]])
+                        if (new < cost) if too_dear else cost < new <= high:
+                            gain = gains[b][name][i] / (cost - new)
+                            candidates.append(
+                                (new < low and too_dear,
+                                 gain,
+                                 abs(margin) / abs(new - cost), b, name, i,
+                                 tuple(choice), new))
+            if not candidates:
+                break
+            *_, b, name, i, choice, new = min(candidates)
+            margin = -SWITCHED_MARGIN if too_dear else SWITCHED_MARGIN
+            gate = self.blocks[b].gates[name]
+            gate.threshold[i] += margins[b][name][i] - margin
+            margins[b][name][i] = margin
+            choices[b], cost = choice, new
+            moves += 1
+        return cost
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """As AutoNL; in training the affinities' distances are measured."""
+        outs = super().forward(x)
+        measured = [(block.gates[name], distance) for block in self.blocks
+                    for name, distance in block.measured.items()
+                    if name in block.gates]
+        if measured:
+            # one message for all, so that every rank decides alike
+            flat = torch.cat([distance for _, distance in measured])
+            all_reduce(flat, 'mean')
+            sizes = [len(distance) for _, distance in measured]
+            for (gate, _), mean in zip(measured, flat.split(sizes)):
+                assert isinstance(gate, CompactnessGates)
+                gate.update(mean)
+            for block in self.blocks:
+                block.measured = {}
+        return outs
+
+
+def _reached(margins: List[float]) -> int:
+    """Index of the option that gates of these margins choose."""
+    for i, margin in enumerate(margins):
+        if not margin > 0:
+            return i
+    return len(margins)

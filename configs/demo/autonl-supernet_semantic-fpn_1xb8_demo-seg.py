@@ -1,0 +1,24 @@
+# Search for the backbone of a Semantic FPN on scenes of handwritten digits.
+_base_ = [
+    '../_base_/models/semantic_fpn_small.py',
+    '../_base_/models/autonl-supernet_small.py',
+    '../_base_/datasets/demo_seg_bs8.py',
+    '../_base_/schedules/search_adamw_4e.py',
+    '../_base_/search.py',
+    '../_base_/mmseg_runtime.py',
+]
+
+task_model = _base_.model
+task_model.backbone = dict(
+    _base_.supernet, input_shape=(160, 160), out_indices=(2, 3, 4))
+model = dict(
+    _delete_=True,
+    type='autonl_mm.CostAwareModel',
+    model=task_model,
+    cost_weight=0.05,
+    target=30e6)
+visualizer = dict(vis_backends=[
+    dict(type='LocalVisBackend'),
+    dict(type='TensorboardVisBackend'),
+])
+randomness = dict(seed=0)

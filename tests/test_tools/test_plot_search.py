@@ -1,0 +1,113 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import json
+
+import cv2
+import pytest
+from conftest import run_tool
+
+TOOL = 'tools/analysis_tools/plot_search.py'
+OPTIONS = dict(
+    expand_ratio=[0, 3, 6],
+    kernel_size=[3, 5],
+    se_ratio=[0, 0.25, 0.5],
+    nl=[False, True],
+    nl_ratio=[0.125, 0.25],
+    nl_stride=[2, 1])
+
+
+def write_epoch(work_dir, epoch, decisions=tuple(OPTIONS), unit='MACs',
+                target=8e6):
+    """A record of three blocks, of which the gates go off one by one."""
+    gates = {}
+    for i, block in enumerate(('2.0', '2.1', '3.0')):
+        for name in decisions:
+            options = OPTIONS[name]
+            on = max(0, len(options) - 1 - max(0, epoch - i))
+            margin = [0.5 if k < on else -0.5
+                      for k in range(len(options) - 1)]
+            gates[f'layers.{block}.{name}'] = dict(
+                options=options,
+                choice=options[on],
+                value=margin,
+                threshold=[0] * len(margin),
+                margin=margin)
+    folder = work_dir / 'gates'
+    folder.mkdir(exist_ok=True)
+    record = dict(
+        epoch=epoch,
+        cost=9e6 / epoch,
+        target=target,
+        unit=unit,
+        arch=[],
+        gates=gates)
+    (folder / f'epoch_{epoch}.json').write_text(json.dumps(record))
+
+
+def write_scalars(work_dir):
+    folder = work_dir / '20260101_000000/vis_data'
+    folder.mkdir(parents=True)
+    records = [
+        dict(loss=1, cost=9e6, iter=i, step=i, epoch=1 + i // 60)
+        for i in range(10, 120, 10)
+    ]
+    (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, records)))
+
+
+def check_picture(path):
+    """The file is a picture for a README and not blank."""
+    picture = cv2.imread(str(path))
+    assert 700 < picture.shape[0] < 1000
+    assert 1200 < picture.shape[1] < 1500
+    assert picture.std() > 10
+
+
+@pytest.mark.parametrize('epochs, scalars', [(1, False), (12, True)])
+def test_draws(epochs, scalars, tmp_path):
+    for epoch in range(1, epochs + 1):
+        write_epoch(tmp_path, epoch)
+    if scalars:
+        write_scalars(tmp_path)
+    out = run_tool(TOOL, tmp_path).stdout
+    assert out.strip() == str(tmp_path / 'search.png')
+    check_picture(tmp_path / 'search.png')
+
+
+def test_few_decisions_and_no_target(tmp_path):
+    """A space of kernel sizes, latency as its cost."""
+    write_epoch(tmp_path, 1, ('kernel_size', ), 'ms', None)
+    out = tmp_path / 'plots/plot.png'
+    run_tool(TOOL, tmp_path, '--out', out)
+    check_picture(out)
+
+
+def no_gates(work_dir):
+    pass
+
+
+def no_json(work_dir):
+    write_epoch(work_dir, 1)
+    (work_dir / 'gates/epoch_2.json').write_text('{')
+
+
+def no_record(work_dir):
+    write_epoch(work_dir, 1)
+    (work_dir / 'gates/epoch_2.json').write_text('{"epoch": 2}')
+
+
+def two_searches(work_dir):
+    write_epoch(work_dir, 1)
+    write_epoch(work_dir, 2, ('nl', ))
+
+
+@pytest.mark.parametrize('write, words', [
+    (no_gates, 'has no gates/epoch_N.json: expected the work dir of a search'),
+    (no_json, 'epoch_2.json is not JSON'),
+    (no_record, "epoch_2.json is not a search's record"),
+    (two_searches, 'epochs 1 and 2 of different search spaces'),
+])
+def test_errors(write, words, tmp_path):
+    write(tmp_path)
+    result = run_tool(TOOL, tmp_path, check=False)
+    assert result.returncode == 1
+    assert result.stdout.startswith('plot_search.py: ')
+    assert words in result.stdout

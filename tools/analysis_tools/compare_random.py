@@ -1,0 +1,269 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Is what the search found better than chance?
+
+Runs the search (unless --arch gives its outcome), draws random networks of
+the same space and the same cost, and trains all from scratch in the same way:
+the searched network, it without its LightNL blocks and with the largest
+LightNL everywhere, and the random ones. Prints one table. What was done
+before is not done again, so an interrupted comparison goes on.
+"""
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from tqdm import tqdm
+
+import autonl_mm
+from autonl_mm.arch import ArchSpec
+from autonl_mm.models import AutoNLSuperNet, SearchSpace
+
+TOOLS = Path(__file__).resolve().parents[1]
+SEARCHED = 'searched'
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of the search')
+    parser.add_argument('--work-dir', type=Path, required=True)
+    parser.add_argument(
+        '--arch', help='notation file of a finished search; default: search')
+    parser.add_argument('--num-random', type=int, default=8)
+    parser.add_argument(
+        '--seeds', type=int, default=3, help='training runs of each network')
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=0.03,
+        help='how far the cost of a random network may be off, relative')
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=2,
+        help='training runs at a time, each on its share of the cores')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='settings of the training runs')
+    return parser.parse_args()
+
+
+def random_arch(space, cost_of, target, tolerance, rng, tries=100000):
+    """Draw choices uniformly until the cost fits.
+
+    Args:
+        space (SearchSpace): The space.
+        cost_of (Callable): From choices to their cost.
+        target (float): Cost to be near to.
+        tolerance (float): Relative.
+        rng (random.Random): Source of chance.
+        tries (int): Draws before giving up.
+
+    Raises:
+        ValueError: If none fits.
+    """
+    for _ in range(tries):
+        choices = [tuple(rng.randrange(n) for n in block.shape)
+                   for block in space.blocks]
+        if abs(cost_of(choices) / target - 1) <= tolerance:
+            return space.arch(choices)
+    raise ValueError(f'none of {tries} random networks costs '
+                     f'{target:,.6g} within {tolerance:.0%}: '
+                     'raise --tolerance')
+
+
+def without_light_nl(arch):
+    """The network with its LightNL blocks removed."""
+    return replace(
+        arch, blocks=tuple(replace(b, nl_ratio=0.0) for b in arch.blocks))
+
+
+def with_light_nl_everywhere(arch, space):
+    """The network with the space's largest LightNL wherever it may be."""
+    blocks = []
+    for stage, choices in zip(arch.stages, space.stages):
+        if choices[0].nl[-1]:
+            largest = choices[0].largest
+            stage = [replace(b, nl_ratio=largest.nl_ratio,
+                             nl_stride=largest.nl_stride) for b in stage]
+        blocks += stage
+    return replace(arch, blocks=tuple(blocks))
+
+
+def run(command, log, threads=None):
+    """Run a tool, its output into a file; return the seconds it took.
+
+    Raises:
+        RuntimeError: If it fails; names the log.
+    """
+    env = dict(os.environ)
+    if threads:
+        env['OMP_NUM_THREADS'] = str(threads)
+    start = time.time()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open('w') as f:
+        code = subprocess.run([sys.executable, *map(str, command)],
+                              stdout=f, stderr=subprocess.STDOUT,
+                              env=env).returncode
+    if code:
+        raise RuntimeError(f'{command[0]} failed, see {log}')
+    return time.time() - start
+
+
+def search(config, work_dir):
+    """Search; return notation file and seconds."""
+    out = work_dir / 'search'
+    arch, record = out / 'arch.txt', out / 'search_seconds.json'
+    if not record.exists():
+        seconds = run([TOOLS / 'train.py', config, '--work-dir', out],
+                      work_dir / 'search.log')
+        record.write_text(json.dumps(seconds))
+    return arch, json.loads(record.read_text())
+
+
+def train(name, arch, seed, args, retrain_base):
+    """Train one network; return its last evaluation."""
+    out = args.work_dir / f'{name}-seed{seed}'
+    record = out / 'result.json'
+    if record.exists():
+        result = json.loads(record.read_text())
+        if result['arch'] == arch.to_text():
+            return result
+        raise ValueError(f'{out} holds a run of another network: give '
+                         'another --work-dir or remove it')
+    out.mkdir(parents=True, exist_ok=True)
+    arch_file = out / 'arch.txt'
+    arch_file.write_text(arch.to_text())
+    options = dict(args.cfg_options)
+    options.update({
+        'model.backbone.arch': arch_file,
+        'randomness.seed': seed,
+        'default_hooks.checkpoint.max_keep_ckpts': 1
+    })
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    seconds = run([
+        TOOLS / 'train.py', retrain_base, '--work-dir', out, '--cfg-options',
+        *(f'{k}={v}' for k, v in options.items())
+    ], out / 'train.log', threads)
+    scalars = max(out.glob('*/vis_data/scalars.json'))
+    records = [json.loads(line) for line in
+               scalars.read_text().splitlines()]
+    last = [r for r in records if 'loss' not in r][-1]
+    metric = next(k for k in last if k not in ('step', 'time', 'data_time'))
+    result = dict(arch=arch.to_text(), seed=seed, metric=metric,
+                  value=last[metric], seconds=seconds)
+    record.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def table(archs, results, cost_of_arch):
+    """The comparison as Markdown.
+
+    Args:
+        archs (dict[str, ArchSpec]): The networks.
+        results (dict[str, list[dict]]): Of each network, by seed.
+        cost_of_arch (Callable): From an ArchSpec to its MACs.
+    """
+    seeds = len(next(iter(results.values())))
+    head = ['network', 'MACs', 'LightNL blocks',
+            *(f'seed {i}' for i in range(seeds)), 'mean']
+    lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
+    for name, arch in archs.items():
+        values = [r['value'] for r in results[name]]
+        count = sum(b.nl_ratio > 0 for b in arch.blocks)
+        cells = [name, f'{cost_of_arch(arch) / 1e6:.2f} M',
+                 f'{count} of {len(arch.blocks)}',
+                 *(f'{v:.2f}' for v in values),
+                 f'{statistics.mean(values):.2f}']
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def verdict(results):
+    """How far the searched network is from the random ones' mean."""
+    means = {k: statistics.mean(r['value'] for r in v)
+             for k, v in results.items()}
+    chance = [m for k, m in means.items() if k.startswith('random')]
+    mean, deviation = statistics.mean(chance), statistics.stdev(chance)
+    gain = means[SEARCHED] - mean
+    in_deviations = gain / deviation if deviation else math.copysign(
+        math.inf, gain)
+    return (f'searched {means[SEARCHED]:.2f}; {len(chance)} random networks '
+            f'{mean:.2f} with a standard deviation of {deviation:.2f}, the '
+            f'best {max(chance):.2f}: {gain:+.2f}, '
+            f'{in_deviations:+.1f} standard deviations')
+
+
+def main():
+    args = parse_args()
+    if args.num_random < 2 or args.seeds < 1 or args.jobs < 1:
+        sys.exit('compare_random.py: expected at least 2 random networks, '
+                 '1 seed and 1 job')
+    cfg = Config.fromfile(args.config)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    backbone = dict(cfg.model.get('model', {}).get('backbone', {}))
+    if not backbone.pop('type', '').endswith('AutoNLSuperNet') \
+            or not cfg.get('retrain_base'):
+        sys.exit(f'compare_random.py: {args.config} is no config of a search '
+                 'with retrain_base')
+    supernet = AutoNLSuperNet(**backbone)
+    space: SearchSpace = supernet.space
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        seconds = None
+        arch_file = args.arch
+        if arch_file is None:
+            arch_file, seconds = search(args.config, args.work_dir)
+        searched = ArchSpec.from_file(arch_file)
+
+        def cost(arch):
+            return autonl_mm.count_macs(arch, supernet.input_shape,
+                                        supernet.num_classes,
+                                        supernet.with_head).total
+
+        archs = {
+            SEARCHED: searched,
+            'without LightNL': without_light_nl(searched),
+            'LightNL everywhere': with_light_nl_everywhere(searched, space),
+        }
+        rng = random.Random(0)
+        for i in range(args.num_random):
+            archs[f'random {i}'] = random_arch(
+                space, lambda c: cost(space.arch(c)), cost(searched),
+                args.tolerance, rng)
+        jobs = [(name, seed) for seed in range(args.seeds) for name in archs]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            done = list(tqdm(
+                pool.map(
+                    lambda job: train(job[0].replace(' ', '-'),
+                                      archs[job[0]], job[1], args,
+                                      cfg.retrain_base), jobs),
+                total=len(jobs), desc='training runs'))
+    except (FileNotFoundError, ValueError, RuntimeError) as e:
+        sys.exit(f'compare_random.py: {e}')
+    results = {name: [r for (n, _), r in zip(jobs, done) if n == name]
+               for name in archs}
+    text = table(archs, results, cost) + '\n\n' + verdict(results)
+    total = sum(r['seconds'] for r in done)
+    text += (f'\n\nmetric {done[0]["metric"]}; {len(jobs)} training runs, '
+             f'{total / 60 / args.jobs:.0f} min with {args.jobs} at a time')
+    if seconds is not None:
+        text += f'; search {seconds / 60:.1f} min'
+    (args.work_dir / 'comparison.md').write_text(text + '\n')
+    print('\n' + text)
+
+
+if __name__ == '__main__':
+    main()

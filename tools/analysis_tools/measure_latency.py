@@ -1,0 +1,154 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Measure every candidate block of a search space on this machine.
+
+Writes the latency table that ``CostAwareModel(cost='latency.json')`` reads.
+Blocks are measured in eval mode, each in turn in every round, so that what
+slows the machine for a while slows no block more than others; a block's
+latency is the median over the rounds.
+"""
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from tqdm import tqdm
+
+from autonl_mm.cost import LatencyTable, strided, walk
+from autonl_mm.engine import keep_freed_memory
+from autonl_mm.models import AutoNL, AutoNLSuperNet, MBConv
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of the search')
+    parser.add_argument('--out', default='latency.json')
+    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--rounds', type=int, default=15, help='measurements of each block')
+    parser.add_argument(
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    return parser.parse_args()
+
+
+def candidates(supernet):
+    """What a table for this supernet holds.
+
+    Args:
+        supernet (AutoNLSuperNet): The supernet.
+
+    Returns:
+        dict[str, tuple[nn.Module, tuple[int, int, int]]]: From a key of
+        LatencyTable to the layer and the ``(C, H, W)`` of its input.
+    """
+    arch, shape = supernet.space.largest, supernet.input_shape
+    norm_cfg = supernet.kwargs.get('norm_cfg', dict(type='BN'))
+    stem, *_, head = AutoNL(arch, out_indices=(-1, ), **{
+        k: v for k, v in supernet.kwargs.items() if k != 'out_indices'
+    }).layers
+    layers = {
+        LatencyTable.stem_key(arch, shape):
+        (stem, (supernet.in_channels, *shape))
+    }
+    size = strided(shape, 2)
+    for block, (_, spec, in_size) in zip(supernet.space.blocks,
+                                         walk(arch, shape)):
+        for choice in block.choices():
+            candidate = block.spec(choice)
+            if candidate is None:
+                continue
+            key = LatencyTable.block_key(candidate, in_size)
+            if key not in layers:
+                layers[key] = (MBConv(candidate, norm_cfg=norm_cfg),
+                               (candidate.in_channels, *in_size))
+        size = strided(in_size, spec.stride)
+    layers[LatencyTable.head_key(arch, size)] = (
+        head, (arch.blocks[-1].out_channels, *size))
+    return layers
+
+
+def measure(layers, batch_size, rounds, device):
+    """Milliseconds of every layer, measured in turns.
+
+    Args:
+        layers (dict): As :func:`candidates` returns them.
+        batch_size (int): Pictures at a time.
+        rounds (int): Measurements of each.
+        device (str): Where to run.
+
+    Returns:
+        dict[str, float]: Medians by key.
+    """
+    inputs = {shape: torch.randn(batch_size, *shape, device=device)
+              for _, shape in layers.values()}
+    times = {key: [] for key in layers}
+
+    def wait():
+        if device != 'cpu':
+            torch.cuda.synchronize()
+
+    for layer, _ in layers.values():
+        layer.to(device).eval()
+    with torch.no_grad():
+        for _ in tqdm(range(rounds), desc='rounds', leave=False):
+            for key, (layer, shape) in layers.items():
+                layer(inputs[shape])  # caches and memory, not the network's
+                wait()
+                start = time.perf_counter()
+                layer(inputs[shape])
+                wait()
+                times[key].append(1e3 * (time.perf_counter() - start))
+    return {key: statistics.median(t) for key, t in times.items()}
+
+
+def main():
+    args = parse_args()
+    if args.rounds < 1 or args.batch_size < 1:
+        sys.exit('measure_latency.py: --rounds and --batch-size must be at '
+                 'least 1')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    backbone = dict(cfg.model.get('model', {}).get('backbone', {}))
+    if not backbone.pop('type', '').endswith('AutoNLSuperNet'):
+        sys.exit(f'measure_latency.py: {args.config} is no config of a '
+                 'search, its model has no AutoNLSuperNet')
+    if args.device == 'cpu':
+        print(keep_freed_memory())
+    supernet = AutoNLSuperNet(**backbone)
+    layers = candidates(supernet)
+    start = time.time()
+    latency = measure(layers, args.batch_size, args.rounds, args.device)
+    device = (platform.processor() or platform.machine()
+              if args.device == 'cpu' else torch.cuda.get_device_name())
+    record = dict(
+        device=device,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        batch_size=args.batch_size,
+        rounds=args.rounds,
+        input_shape=supernet.input_shape,
+        latency_ms=latency)
+    with open(args.out, 'w') as f:
+        json.dump(record, f, indent=1)
+    supernet.set_cost_model(LatencyTable(latency, args.out))
+    low, high = supernet.cost_range()
+
+    whole = AutoNL(supernet.space.largest, **supernet.kwargs)
+    picture = (supernet.in_channels, *supernet.input_shape)
+    real = measure({'whole': (whole, picture)}, args.batch_size, args.rounds,
+                   args.device)['whole']
+    print(f'{args.out}: {len(latency)} entries in '
+          f'{time.time() - start:.0f} s; networks of the space take '
+          f'{low:.4g} to {high:.4g} ms as the sum of their parts; the largest '
+          f'as a whole takes {real:.4g} ms')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,187 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Export what a search found: notation, weights, a config to retrain it."""
+import argparse
+import os
+import os.path as osp
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import save_checkpoint
+
+import autonl_mm  # noqa: F401
+from autonl_mm.checkpoint import load_checkpoint
+from autonl_mm.engine import launch
+from autonl_mm.models import CostAwareModel, export_subnet
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of the search')
+    parser.add_argument('checkpoint', help='checkpoint of the search')
+    parser.add_argument('--out', required=True, help='notation file to write')
+    parser.add_argument(
+        '--weights', help='file for the inherited weights, .pth')
+    parser.add_argument(
+        '--config',
+        dest='retrain_config',
+        help="config to write that retrains the network by the search "
+        "config's retrain_base")
+    parser.add_argument(
+        '--eval',
+        action='store_true',
+        help='evaluate the supernet, the exported network, and the exported '
+        'network with recalibrated BN')
+    launch.add_common_args(parser)
+    return parser.parse_args()
+
+
+def load_supernet(model, path):
+    """Load a search's checkpoint.
+
+    Args:
+        model (CostAwareModel): Of the search's config.
+        path (str): The checkpoint.
+
+    Raises:
+        ValueError: If it belongs to another space.
+    """
+    state = load_checkpoint(path)
+    state = state.get('state_dict', state)
+    own = model.state_dict()
+    wrong = sorted(k for k in own.keys() | state.keys()
+                   if k not in own or k not in state
+                   or own[k].shape != state[k].shape)
+    if wrong:
+        raise ValueError(
+            f'{path} is of another space or model than the config: '
+            f'{len(wrong)} of {len(own)} tensors are missing, new or of '
+            f'another shape, such as {wrong[0]}. Give the config that it was '
+            'searched with (the work dir has a copy)')
+    model.load_state_dict(state)
+
+
+def task_config(cfg, model, arch):
+    """Config of the task model with the chosen network as its backbone.
+
+    Args:
+        cfg (Config): The search's config.
+        model (CostAwareModel): Its model.
+        arch (ArchSpec): The chosen network.
+    """
+    task = cfg.model.model.to_dict()
+    task['backbone'] = dict(
+        type='autonl_mm.AutoNL',
+        arch=arch.to_text().splitlines(),
+        **model.supernet.kwargs)
+    if cfg.get('data_preprocessor'):
+        task.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
+    return task
+
+
+def write_retrain_config(path, base, arch):
+    """Write a config that overrides only the arch of a base config."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    base = os.path.relpath(base, path.parent)
+    lines = ''.join(f'    {line!r},\n' for line in
+                    arch.to_text().splitlines())
+    path.write_text(f'_base_ = {base!r}\n\n'
+                    'model = dict(backbone=dict(arch=[\n'
+                    f'{lines}]))\n')
+    Config.fromfile(path)
+
+
+def evaluate(cfg, checkpoint, subnet):
+    """Metrics of supernet, subnet, and subnet with recalibrated BN.
+
+    Args:
+        cfg (Config): The search's config.
+        checkpoint (str): Of the search.
+        subnet (nn.Module): The exported task model, loaded; its BN
+            statistics are recalibrated.
+
+    Returns:
+        dict[str, dict]: By the network's name.
+    """
+    # Only this needs mmpretrain; it works for models of all codebases.
+    from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
+    cfg = cfg.copy()
+    cfg.default_hooks = dict(checkpoint=None, logger=None)
+    cfg.custom_hooks = []
+    cfg.log_level = 'WARNING'
+    runner = launch.build_runner(cfg)
+    load_supernet(runner.model, checkpoint)
+    subnet.to(next(runner.model.parameters()).device)
+    results = {'supernet': runner.val()}
+    runner.model.model = subnet
+    results['exported'] = runner.val()
+    subnet.train()
+    loader = runner.build_dataloader(cfg.train_dataloader, seed=runner.seed)
+    update_bn_stats(subnet, loader, logger='silent')
+    results['exported, BN recalibrated'] = runner.val()
+    return results
+
+
+def main():
+    args = parse_args()
+    try:
+        cfg = launch.load_config(args)
+        if not osp.isfile(args.checkpoint):
+            raise FileNotFoundError(
+                f'checkpoint {args.checkpoint!r} does not exist')
+        if args.retrain_config and not cfg.get('retrain_base'):
+            raise ValueError(
+                '--config needs retrain_base in the config of the search, the '
+                'config to retrain by')
+        if args.eval:
+            launch.check_data(cfg, ['train_dataloader', 'val_dataloader'])
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        model = cfg.model.copy()
+        model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+        model = MODELS.build(model)
+        if not isinstance(model, CostAwareModel):
+            raise ValueError(f'{args.config} trains a {type(model).__name__}, '
+                             'expected the config of a search, of a '
+                             'CostAwareModel')
+        load_supernet(model, args.checkpoint)
+    except (FileNotFoundError, ValueError) as e:
+        sys.exit(f'export_arch.py: {e}')
+
+    supernet = model.supernet
+    arch, backbone_state = export_subnet(supernet)
+    Path(args.out).write_text(arch.to_text())
+    subnet = MODELS.build(task_config(cfg, model, arch))
+    state = {
+        k: v
+        for k, v in model.model.state_dict().items()
+        if not k.startswith('backbone.')
+    }
+    state.update({f'backbone.{k}': v for k, v in backbone_state.items()})
+    subnet.load_state_dict(state)
+
+    params = sum(p.numel() for p in subnet.parameters())
+    print(arch.to_text(), end='')
+    print(f'{args.out}: {len(arch.blocks)} blocks, '
+          f'{supernet.cost().item():,.6g} {supernet.cost_model.unit} at '
+          f'{supernet.input_shape[0]}x{supernet.input_shape[1]}, '
+          f'{params:,} parameters of the whole model')
+    if args.weights:
+        save_checkpoint(dict(meta=dict(), state_dict=state), args.weights)
+        print(f'{args.weights}: weights inherited from the supernet')
+    if args.retrain_config:
+        write_retrain_config(args.retrain_config, cfg.retrain_base, arch)
+        print(f'{args.retrain_config}: retrain with tools/train.py '
+              f'{args.retrain_config}')
+    if args.eval:
+        results = evaluate(cfg, args.checkpoint, subnet)
+        print('\n\n| network | metrics |\n|---|---|')
+        for name, metrics in results.items():
+            values = ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()
+                               if isinstance(v, (int, float)))
+            print(f'| {name} | {values} |')
+
+
+if __name__ == '__main__':
+    main()

@@ -99,7 +99,8 @@ def searched(tiny_search, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('searched')
     result = run_tool('tools/train.py', tiny_search, '--work-dir', work_dir,
                       '--cfg-options',
-                      'default_hooks.checkpoint.max_keep_ckpts=6')
+                      'default_hooks.checkpoint.max_keep_ckpts=6',
+                      env=dict(OMP_NUM_THREADS='1'))
     return work_dir, result.stdout
 
 

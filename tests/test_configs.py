@@ -16,6 +16,9 @@ from mmengine.registry import (
     VISUALIZERS,
     init_default_scope,
 )
+from mmengine.structures import InstanceData, PixelData
+
+from autonl_mm.models import CostAwareModel
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p for p in ROOT.glob('configs/*/*.py')
@@ -33,27 +36,83 @@ def test_there_are_configs():
     assert len(CONFIGS) >= 6
 
 
+def sample(scope, label):
+    """The annotation of one 64x64 picture."""
+    if scope == 'mmpretrain':
+        from mmpretrain.structures import DataSample
+        return DataSample().set_gt_label(label)
+    if scope == 'mmdet':
+        from mmdet.structures import DetDataSample
+        return DetDataSample(
+            metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64)),
+            gt_instances=InstanceData(
+                bboxes=torch.tensor([[8., 8., 40., 48.]]),
+                labels=torch.tensor([label])))
+    from mmseg.structures import SegDataSample
+    return SegDataSample(
+        metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64)),
+        gt_sem_seg=PixelData(data=torch.full((1, 64, 64), label)))
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=IDS)
 def test_model_builds_and_trains_a_step(path, scope):
     cfg = load(path)
-    cfg.model.data_preprocessor = cfg.data_preprocessor
-    if cfg.model.get('train_cfg'):
+    if 'data_preprocessor' in cfg:
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    if cfg.model.get('train_cfg') and cfg.default_scope == 'mmpretrain':
         cfg.model.data_preprocessor.to_onehot = True
     model = MODELS.build(cfg.model)
     model.train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     size = 224 if 'in1k' in path.name else 64
-    from mmpretrain.structures import DataSample
     batch = dict(
         inputs=[
             torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
             for _ in range(2)
         ],
-        data_samples=[DataSample().set_gt_label(i) for i in range(2)])
-    before = model.backbone.layers[0].conv.weight.clone()
+        data_samples=[sample(cfg.default_scope, i) for i in range(2)])
+    task = model.model if isinstance(model, CostAwareModel) else model
+    before = task.backbone.layers[0].conv.weight.clone()
     losses = model.train_step(batch, optim_wrapper)
     assert math.isfinite(losses['loss'].item())
-    assert not torch.equal(before, model.backbone.layers[0].conv.weight)
+    assert ('loss_cost' in losses) == (task is not model)
+    assert not torch.equal(before, task.backbone.layers[0].conv.weight)
+
+
+SEARCHES = [p for p in CONFIGS if 'supernet' in p.name]
+
+
+@pytest.mark.parametrize('path', SEARCHES, ids=lambda p: p.name)
+def test_thresholds_have_a_rate_of_their_own(path, scope):
+    cfg = load(path)
+    if 'data_preprocessor' in cfg:
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+    rate = {id(g['params'][0]): (g['lr'], g['weight_decay']) for g in groups}
+    base = cfg.optim_wrapper.optimizer.lr
+    count = 0
+    for name, param in model.named_parameters():
+        lr, decay = rate[id(param)]
+        if name.endswith('threshold'):
+            assert lr != base and decay == 0
+            count += 1
+        else:
+            assert lr == base
+    assert count == len(model.supernet.gates())
+
+
+def test_papers_search():
+    """8 epochs of batch 1024, lr 0.016 per 256, 6,255 of 10,008 steps."""
+    cfg = Config.fromfile(
+        ROOT / 'configs/mmpretrain/autonl-supernet_8xb128_in1k.py')
+    assert cfg.train_cfg.max_epochs == 8
+    assert cfg.train_dataloader.batch_size * 8 == 1024
+    assert cfg.optim_wrapper.optimizer.lr == 0.016 * 1024 / 256
+    hook = cfg.custom_hooks[0]
+    assert hook.warmup == pytest.approx(6255 / 10008, abs=1e-4)
+    backbone = dict(cfg.model.model.backbone)
+    assert backbone == dict(type='autonl_mm.AutoNLSuperNet')
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=IDS)

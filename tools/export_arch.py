@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Export what a search found: notation, weights, a config to retrain it."""
 import argparse
+import copy
 import os
 import os.path as osp
 import sys
@@ -70,13 +71,13 @@ def task_config(cfg, model, arch):
         model (CostAwareModel): Its model.
         arch (ArchSpec): The chosen network.
     """
-    task = cfg.model.model.to_dict()
-    task['backbone'] = dict(
+    task = copy.deepcopy(cfg.model.model)
+    task.backbone = dict(
         type='autonl_mm.AutoNL',
         arch=arch.to_text().splitlines(),
         **model.supernet.kwargs)
     if cfg.get('data_preprocessor'):
-        task.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
+        task.setdefault('data_preprocessor', cfg.data_preprocessor)
     return task
 
 

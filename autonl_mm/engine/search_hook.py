@@ -26,7 +26,7 @@ class SearchHook(Hook):
     From then on to ``settle`` the rate is ``explore_rate`` and a target's
     budget narrows; a rate of 0 is the paper's rule, and
     :meth:`NestedGates.explore` says what it lacks. After ``settle`` the
-    network trains as it was chosen.
+    thresholds are held again, and the network trains as it was chosen.
 
     **Records.** After every epoch one log line with cost, target and the
     decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the
@@ -109,8 +109,10 @@ class SearchHook(Hook):
             self.rate(progress),
             seed=runner.seed * 1_000_003 + runner.iter)
         self._narrow(progress)
-        self.held = (self.supernet.thresholds()
-                     if progress < self.warmup else None)
+        self.held = None
+        if not self.warmup <= progress < self.settle:
+            self.model.settle()
+            self.held = self.supernet.thresholds()
 
     def _narrow(self, progress: float) -> None:
         span = max(self.settle - self.warmup, 1e-9)
@@ -123,7 +125,9 @@ class SearchHook(Hook):
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         """Evaluation and recalibration of BN see the decided network."""
-        self.supernet.average_gains()
+        # Without exploring, the gradients say nothing of whole parts.
+        if self.rate(runner.iter / runner.max_iters):
+            self.supernet.average_gains()
         self.supernet.stop_exploring()
         if self.held is not None:
             self.supernet.set_thresholds(self.held)

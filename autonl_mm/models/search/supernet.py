@@ -306,11 +306,10 @@ class AutoNLSuperNet(AutoNL):
                         new = cost + float(tables[b][tuple(choice)] -
                                            tables[b][choices[b]])
                         if (new < cost) if too_dear else cost < new <= high:
-                            gain = gains[b][name][i] / (cost - new)
                             candidates.append(
                                 (new < low and too_dear,
-                                 gain,
-                                 abs(margin) / abs(new - cost), b, name, i,
+                                 gains[b][name][i] / (cost - new),
+                                 abs(margin) / abs(cost - new), b, name, i,
                                  tuple(choice), new))
             if not candidates:
                 break

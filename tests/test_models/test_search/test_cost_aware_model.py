@@ -85,7 +85,7 @@ def test_target_is_held_one_gate_a_step():
     target = (low * high)**0.5
     model = build(target=target)
     costs = [losses_of(model)['cost'].item() for _ in range(40)]
-    assert costs[0] > costs[3] > costs[-1]
+    assert high > costs[0] > costs[1] >= costs[-1]
     assert abs(costs[-1] / target - 1) <= 0.05
     assert costs[-2] == costs[-1]
 

@@ -6,7 +6,9 @@ _base_ = [
     '../_base_/mmpretrain_runtime.py',
 ]
 
-max_epochs = 10
+max_epochs = 12
+# On a CPU depthwise convolutions are about twice as fast in this layout.
+custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 # One group of parameters, which the fused step needs to be fast.
 optim_wrapper = dict(optimizer=dict(lr=4e-3, fused=True))
 param_scheduler = dict(eta_max=4e-3, total_steps=max_epochs)

@@ -47,10 +47,11 @@ def candidates(supernet):
         LatencyTable to the layer and the ``(C, H, W)`` of its input.
     """
     arch, shape = supernet.space.largest, supernet.input_shape
-    norm_cfg = supernet.kwargs.get('norm_cfg', dict(type='BN'))
-    stem, *_, head = AutoNL(arch, out_indices=(-1, ), **{
-        k: v for k, v in supernet.kwargs.items() if k != 'out_indices'
-    }).layers
+    kwargs = {k: v for k, v in supernet.kwargs.items()
+              if k in ('conv_cfg', 'norm_cfg', 'act_cfg')}
+    stem, *_, head = AutoNL(
+        arch, out_indices=(-1, ), in_channels=supernet.in_channels,
+        **kwargs).layers
     layers = {
         LatencyTable.stem_key(arch, shape):
         (stem, (supernet.in_channels, *shape))
@@ -64,7 +65,7 @@ def candidates(supernet):
                 continue
             key = LatencyTable.block_key(candidate, in_size)
             if key not in layers:
-                layers[key] = (MBConv(candidate, norm_cfg=norm_cfg),
+                layers[key] = (MBConv(candidate, **kwargs),
                                (candidate.in_channels, *in_size))
         size = strided(in_size, spec.stride)
     layers[LatencyTable.head_key(arch, size)] = (

@@ -81,7 +81,7 @@ $(VENV)/.project: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt)
 	@touch $@
 
 test: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -13,6 +13,13 @@ custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 model = dict(
     backbone=dict(out_indices=(-1, ), arch=[
         'r1_k3_s11_e1_i16_o16',
+        'r1_k5_s11_e3_i16_o24',
+        'r1_k3_s11_e3_i24_o24',
+        'r1_k5_s22_e3_i24_o40_se0.5',
+        'r1_k5_s11_e3_i40_o40',
+        'r1_k5_s22_e3_i40_o80_nonlocal0.125-1',
+        'r1_k5_s11_e3_i80_o80_nonlocal0.25-1',
+        'r1_k5_s11_e3_i80_o80_nonlocal0.125-2',
         'head320',
     ]),
     head=dict(in_channels=320))

@@ -22,8 +22,8 @@ class CostAwareModel(BaseModel):
     outcome hangs on :math:`\lambda` and on the length of the run. With
     ``target`` the penalty is :math:`\lambda |\log(cost / target)|`, and what
     the penalty leaves over is done by switching gates by hand, at most one an
-    iteration: those that are closest to switching for the cost that they
-    move. ``budget`` says which costs are allowed so far; the search hook
+    iteration: those of least gain for their cost, see
+    :meth:`AutoNLSuperNet.move_into`. ``budget`` says which costs are allowed so far; the search hook
     narrows it from the whole space to 2% around the target.
 
     Args:

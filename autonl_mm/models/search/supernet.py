@@ -1,6 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """AutoNLSuperNet, all networks of a search space at once."""
-from typing import Dict, List, Mapping, Optional, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.dist import all_reduce
@@ -11,7 +11,7 @@ from autonl_mm.cost import LatencyTable, MacsModel, check_input_shape, walk
 from autonl_mm.registry import MODELS
 
 from ..backbones import AutoNL
-from .gates import STATISTICS, CompactnessGates, NestedGates
+from .gates import STATISTICS, NestedGates
 from .space import DECISIONS, SearchSpace
 from .superkernel import SearchableMBConv
 
@@ -59,16 +59,15 @@ class AutoNLSuperNet(AutoNL):
                  space: Union[str, Mapping] = 'mnasnet',
                  input_shape: Union[int, Tuple[int, int]] = (224, 224),
                  num_classes: Optional[int] = 1000,
-                 out_indices=None,
+                 out_indices: Optional[Sequence[int]] = None,
                  statistic: str = 'relative',
                  momentum: float = 0.1,
                  **kwargs):
-        for name in ('arch', 'with_cp'):
+        for name, reason in (('arch', 'its gates choose the network'),
+                             ('with_cp', 'affinities would be measured '
+                              'twice')):
             if name in kwargs:
-                raise ValueError(f'AutoNLSuperNet takes no {name}: its gates '
-                                 'choose the network' if name == 'arch' else
-                                 'AutoNLSuperNet takes no with_cp: affinities '
-                                 'would be measured twice')
+                raise ValueError(f'AutoNLSuperNet takes no {name}: {reason}')
         if statistic not in STATISTICS:
             raise ValueError(f'statistic is {statistic!r}, expected one of '
                              f'{STATISTICS}')
@@ -115,7 +114,8 @@ class AutoNLSuperNet(AutoNL):
             ValueError: If a latency table lacks a block.
         """
         self.cost_model = model
-        rest = self._network_cost(self.space.largest)
+        rest = model.network(self.space.largest, self.input_shape,
+                             self.num_classes, self.with_head)
         sizes = [size for _, _, size in walk(self.space.largest,
                                              self.input_shape)]
         known: Dict = {}  # blocks of a stage have the same table
@@ -129,10 +129,6 @@ class AutoNLSuperNet(AutoNL):
         # No buffers: half() and float() would round them.
         self._tables = [known[key] for key in zip(self.space.blocks, sizes)]
         self._rest_cost = rest
-
-    def _network_cost(self, arch: ArchSpec) -> float:
-        return self.cost_model.network(arch, self.input_shape,
-                                       self.num_classes, self.with_head)
 
     def cost_range(self) -> Tuple[float, float]:
         """Cost of the cheapest and of the dearest network of the space."""
@@ -334,7 +330,6 @@ class AutoNLSuperNet(AutoNL):
             all_reduce(flat, 'mean')
             sizes = [len(distance) for _, distance in measured]
             for (gate, _), mean in zip(measured, flat.split(sizes)):
-                assert isinstance(gate, CompactnessGates)
                 gate.update(mean)
             for block in self.blocks:
                 block.measured = {}

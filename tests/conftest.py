@@ -73,7 +73,7 @@ def tiny_search(picture_folder, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp('tiny_search')
     configs = ROOT / 'configs/mmpretrain'
-    search = Config.fromfile(configs / 'autonl-supernet_1xb128_cifar10.py')
+    search = Config.fromfile(configs / 'autonl-supernet_1xb64_cifar10.py')
     search.model.target = 500e3
     search.param_scheduler[1].end = 6
     search.train_cfg.max_epochs = 6

@@ -39,9 +39,9 @@ class SearchHook(Hook):
 
     Args:
         warmup (float): Share of the iterations without moving gates.
-            Defaults to 0.3.
+            Defaults to 0.6.
         settle (float): Share of the iterations after which nothing is
-            explored and the budget is narrowest. Defaults to 0.8.
+            explored and the budget is narrowest. Defaults to 0.9.
         drop_rate (float): Rate at the start. Defaults to 0.5.
         explore_rate (float): Rate after the warm-up. Defaults to 0.25.
 
@@ -54,8 +54,8 @@ class SearchHook(Hook):
     priority = 'ABOVE_NORMAL'
 
     def __init__(self,
-                 warmup: float = 0.3,
-                 settle: float = 0.8,
+                 warmup: float = 0.6,
+                 settle: float = 0.9,
                  drop_rate: float = 0.5,
                  explore_rate: float = 0.25):
         if not 0 <= warmup <= settle <= 1:

@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/semantic_fpn_small.py',
     '../_base_/models/autonl-supernet_small.py',
     '../_base_/datasets/demo_seg_bs8.py',
-    '../_base_/schedules/search_adamw_4e.py',
+    '../_base_/schedules/search_adamw_5e.py',
     '../_base_/search.py',
     '../_base_/mmseg_runtime.py',
 ]

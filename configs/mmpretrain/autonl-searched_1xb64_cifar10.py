@@ -1,5 +1,5 @@
 # Retrains for two epochs, from scratch at 32x32, a network that
-# autonl-supernet_1xb128_cifar10.py found; tools/export_arch.py --config writes
+# autonl-supernet_1xb64_cifar10.py found; tools/export_arch.py --config writes
 # a config that puts another one here.
 _base_ = [
     '../_base_/models/autonl_cls_10cls.py',

@@ -61,9 +61,9 @@ def test_thresholds_are_held_in_the_warm_up(searched):
             work_dir / f'epoch_{epoch}.pth', weights_only=False)['state_dict']
         return {k: v for k, v in state.items() if k.endswith('threshold')}
 
-    assert all((t == 0).all() for t in thresholds(1).values())
-    # warm-up ends in the second of six epochs
-    assert any((t != 0).any() for t in thresholds(3).values())
+    # warm-up ends in the fourth of six epochs
+    assert all((t == 0).all() for t in thresholds(3).values())
+    assert any((t != 0).any() for t in thresholds(5).values())
 
 
 def load(path):

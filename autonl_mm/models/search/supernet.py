@@ -19,7 +19,7 @@ from .superkernel import SearchableMBConv
 SWITCHED_MARGIN = 0.05
 # Share of an iteration in the moving averages of the gates' gains, which are
 # noisy.
-GAIN_MOMENTUM = 0.01
+GAIN_MOMENTUM = 0.005
 
 
 @MODELS.register_module()

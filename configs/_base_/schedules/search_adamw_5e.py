@@ -6,7 +6,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(
         norm_decay_mult=0.,
         bias_decay_mult=0.,
-        custom_keys=dict(threshold=dict(lr_mult=5., decay_mult=0.))))
+        custom_keys=dict(threshold=dict(lr_mult=15., decay_mult=0.))))
 param_scheduler = [
     dict(
         type='LinearLR',
@@ -19,9 +19,9 @@ param_scheduler = [
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=1,
-        end=4,
+        end=5,
         convert_to_iter_based=True),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=5, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()

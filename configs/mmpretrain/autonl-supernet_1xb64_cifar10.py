@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/autonl_cls_10cls.py',
     '../_base_/models/autonl-supernet_small.py',
     '../_base_/datasets/cifar10_bs128_32px.py',
-    '../_base_/schedules/search_adamw_4e.py',
+    '../_base_/schedules/search_adamw_5e.py',
     '../_base_/search.py',
     '../_base_/mmpretrain_runtime.py',
 ]
@@ -20,6 +20,7 @@ model = dict(
     model=task_model,
     cost_weight=0.05,
     target=6e6)
+train_dataloader = dict(batch_size=64)
 custom_hooks = [
     *_base_.custom_hooks,
     # On a CPU depthwise convolutions are about twice as fast in this layout.

@@ -1,6 +1,6 @@
 # What a search adds to training: schedule and records of the gates, and BN
 # recalibrated before each evaluation, since its statistics lag behind them.
 custom_hooks = [
-    dict(type='autonl_mm.SearchHook'),
+    dict(type='autonl_mm.SearchHook', explore_rate=0.5),
     dict(type='mmpretrain.PreciseBNHook', num_samples=8192),
 ]

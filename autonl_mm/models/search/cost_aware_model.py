@@ -23,8 +23,9 @@ class CostAwareModel(BaseModel):
     ``target`` the penalty is :math:`\lambda |\log(cost / target)|`, and what
     the penalty leaves over is done by switching gates by hand, at most one an
     iteration: those of least gain for their cost, see
-    :meth:`AutoNLSuperNet.move_into`. ``budget`` says which costs are allowed so far; the search hook
-    narrows it from the whole space to 2% around the target.
+    :meth:`AutoNLSuperNet.move_into`. ``budget`` says which costs are allowed
+    so far; the search hook narrows it from the whole space to 2% around the
+    target.
 
     Args:
         model (dict): Config of the task model of mmpretrain, mmdet or mmseg,

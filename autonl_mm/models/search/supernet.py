@@ -173,8 +173,7 @@ class AutoNLSuperNet(AutoNL):
 
     def choices(self) -> List[Tuple[int, ...]]:
         """Index of the chosen option of every decision, by block."""
-        return [tuple(_reached(m.get(name, [])) for name in DECISIONS)
-                for m in self._margins()]
+        return [_choice(margins) for margins in self._margins()]
 
     def arch(self) -> ArchSpec:
         """The network that the gates choose."""
@@ -258,14 +257,14 @@ class AutoNLSuperNet(AutoNL):
                   max_moves: Optional[int] = None) -> float:
         """Switch gates until the cost lies in an interval.
 
-        Of all gates that bring it nearer, the one is switched whose part has
-        the least (going down) or the most (going up) average gain for the
-        cost that it moves; while no gains were measured, the one closest to
-        switching for that cost. Margins alone would not do: an optimiser
-        that normalises gradients moves the gates of a whole block no further
-        than those of a few units, so that dividing by the cost would leave
-        out block after block. It is switched by moving its threshold, so that
-        the decision stays ``1(v > t)``.
+        Above it, the gates are switched off whose parts have the least
+        average gain for their cost; what that saves too much is spent again
+        on those of the most gain for their cost. While no gains were
+        measured, it goes by the margins. Margins alone would not do: an
+        optimiser that normalises gradients moves the gates of a whole block
+        no further than those of a few units, so that dividing by the cost
+        would leave out block after block. A gate is switched by moving its
+        threshold, so that the decision stays ``1(v > t)``.
 
         Args:
             low (float): Least cost.
@@ -274,49 +273,25 @@ class AutoNLSuperNet(AutoNL):
                 None, no limit.
 
         Returns:
-            float: The cost afterwards; outside of the interval if no single
-            gate leads in, or ``max_moves`` were not enough.
+            float: The cost afterwards; outside of the interval if no gates
+            lead in, or ``max_moves`` were not enough.
         """
-        margins = self._margins()
-        gains = [{name: gate.gain.tolist()
-                  for name, gate in block.gates.items()}
-                 for block in self.blocks]
-        tables = [table.numpy() for table in self._tables]
-        choices = [tuple(_reached(m.get(name, [])) for name in DECISIONS)
-                   for m in margins]
-        cost = self._rest_cost + sum(
-            float(t[c]) for t, c in zip(tables, choices))
-        moves = 0
-        while not low <= cost <= high and moves != max_moves:
-            too_dear = cost > high
-            candidates = []
-            for b, own in enumerate(margins):
-                for d, name in enumerate(DECISIONS):
-                    for i, margin in enumerate(own.get(name, [])):
-                        if (margin > 0) != too_dear:
-                            continue
-                        after = list(own[name])
-                        after[i] = -margin
-                        choice = list(choices[b])
-                        choice[d] = _reached(after)
-                        new = cost + float(tables[b][tuple(choice)] -
-                                           tables[b][choices[b]])
-                        if (new < cost) if too_dear else cost < new <= high:
-                            candidates.append(
-                                (new < low and too_dear,
-                                 gains[b][name][i] / (cost - new),
-                                 abs(margin) / abs(cost - new), b, name, i,
-                                 tuple(choice), new))
-            if not candidates:
+        state = _Decisions(self)
+        while state.moves != max_moves:
+            if state.cost > high:
+                moved = state.switch(on=False)
+            elif state.cost < low:
+                moved = state.switch(on=True, limit=high)
+            else:
                 break
-            *_, b, name, i, choice, new = min(candidates)
-            margin = -SWITCHED_MARGIN if too_dear else SWITCHED_MARGIN
-            gate = self.blocks[b].gates[name]
-            gate.threshold[i] += margins[b][name][i] - margin
-            margins[b][name][i] = margin
-            choices[b], cost = choice, new
-            moves += 1
-        return cost
+            if not moved:
+                break
+        if max_moves is None and state.cost < low:
+            # Only large parts are left to add. Make room for the smallest.
+            state.switch(on=True, smallest=True)
+            while state.cost > high and state.switch(on=False, limit=low):
+                pass
+        return state.cost
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """As AutoNL; in training the affinities' distances are measured."""
@@ -334,6 +309,80 @@ class AutoNLSuperNet(AutoNL):
             for block in self.blocks:
                 block.measured = {}
         return outs
+
+
+class _Decisions:
+    """All decisions of a supernet in plain numbers, to switch gates by.
+
+    Args:
+        supernet (AutoNLSuperNet): Its thresholds are moved.
+
+    Attributes:
+        cost (float): Of the network that is chosen now.
+        moves (int): Gates that were switched.
+    """
+
+    def __init__(self, supernet: AutoNLSuperNet):
+        self.blocks = supernet.blocks
+        self.margins = supernet._margins()
+        self.gains = [{name: gate.gain.tolist()
+                       for name, gate in block.gates.items()}
+                      for block in self.blocks]
+        self.tables = [table.numpy() for table in supernet._tables]
+        self.choices = [_choice(m) for m in self.margins]
+        self.cost = supernet._rest_cost + sum(
+            float(t[c]) for t, c in zip(self.tables, self.choices))
+        self.moves = 0
+
+    def switch(self,
+               on: bool,
+               limit: Optional[float] = None,
+               smallest: bool = False) -> bool:
+        """Switch the gate of the most (on) or least (off) gain for its cost.
+
+        Args:
+            on (bool): Whether to switch on.
+            limit (float, optional): Cost not to go beyond. Defaults to None.
+            smallest (bool): Whether to take the gate that moves the cost
+                least instead. Defaults to False.
+
+        Returns:
+            bool: Whether there was one.
+        """
+        candidates = []
+        for b, own in enumerate(self.margins):
+            for name, margins in own.items():
+                for i, margin in enumerate(margins):
+                    if (margin > 0) == on:
+                        continue
+                    after = dict(own)
+                    after[name] = [*margins[:i], -margin, *margins[i + 1:]]
+                    choice = _choice(after)
+                    change = float(self.tables[b][choice] -
+                                   self.tables[b][self.choices[b]])
+                    cost = self.cost + change
+                    if not change or (change > 0) != on:
+                        continue
+                    if limit is not None and (cost > limit) == on:
+                        continue
+                    rank = (abs(change), ) if smallest else (
+                        -self.gains[b][name][i] / change,
+                        abs(margin / change))
+                    candidates.append((rank, b, name, i, choice, cost))
+        if not candidates:
+            return False
+        _, b, name, i, self.choices[b], self.cost = min(candidates)
+        margin = SWITCHED_MARGIN if on else -SWITCHED_MARGIN
+        threshold = self.blocks[b].gates[name].threshold
+        threshold[i] += self.margins[b][name][i] - margin
+        self.margins[b][name][i] = margin
+        self.moves += 1
+        return True
+
+
+def _choice(margins: Dict[str, List[float]]) -> Tuple[int, ...]:
+    """Index of the option of every decision, of gates of these margins."""
+    return tuple(_reached(margins.get(name, [])) for name in DECISIONS)
 
 
 def _reached(margins: List[float]) -> int:

@@ -51,7 +51,6 @@ def make_step(kind, batch_size, size, device):
     net = AutoNLSuperNet(input_shape=size)
     if kind == KINDS[0]:
         net = AutoNL(net.space.largest)
-    net.init_weights()
     net.to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
     x = torch.randn(batch_size, 3, size, size, device=device)

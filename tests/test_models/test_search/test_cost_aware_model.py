@@ -132,9 +132,9 @@ def test_predicts_as_the_task_model():
     with torch.no_grad():
         a = model(**data, mode='predict')
         b = model.model(**data, mode='predict')
-        feats = model(data['inputs'])
+        scores = model(data['inputs'])
     assert torch.equal(a[0].pred_score, b[0].pred_score)
-    assert feats[0].shape[0] == 4
+    assert scores.shape == (4, 10)
     assert model.val_step(batch())[0].pred_score.shape == (10, )
 
 

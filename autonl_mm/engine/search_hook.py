@@ -18,15 +18,16 @@ from autonl_mm.registry import HOOKS
 class SearchHook(Hook):
     """Schedule and records of a search with a :class:`CostAwareModel`.
 
-    **Schedule.** In the warm-up the thresholds are held, and each gate shows
-    its opposite at random, at a rate that falls from ``drop_rate`` to
-    ``explore_rate``: since all are on at first, indicators are dropped, as in
-    Single-Path NAS. Their gradients reach the optimiser all the same, whose
-    averages would otherwise start from zero and let the first steps leap.
-    From then on to ``settle`` the rate is ``explore_rate`` and a target's
-    budget narrows; a rate of 0 is the paper's rule, and
-    :meth:`NestedGates.explore` says what it lacks. After ``settle`` the
-    thresholds are held again, and the network trains as it was chosen.
+    **Schedule.** At a rate that falls in the warm-up from ``drop_rate`` to
+    ``explore_rate`` each gate shows something drawn, see
+    :meth:`NestedGates.explore`: since all are on at first, indicators are
+    dropped, as in Single-Path NAS. In the warm-up the thresholds are held.
+    Their gradients reach the optimiser all the same, whose averages would
+    otherwise start from zero and let the first steps leap. From then on to
+    ``settle`` thresholds move and a target's budget narrows; an
+    ``explore_rate`` of 0 is the paper's rule. At ``settle`` the network for
+    the target is chosen by all gains that were measured; then thresholds are
+    held again, and the network trains as it was chosen.
 
     **Records.** After every epoch one log line with cost, target and the
     decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the
@@ -91,6 +92,7 @@ class SearchHook(Hook):
                 "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
                 'cost_weight=...)')
         self.model: CostAwareModel = model
+        self.settled = False
         self.supernet: AutoNLSuperNet = model.supernet
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -111,13 +113,18 @@ class SearchHook(Hook):
         self._narrow(progress)
         self.held = None
         if not self.warmup <= progress < self.settle:
-            self.model.settle()
+            self._settle(progress)
             self.held = self.supernet.thresholds()
 
     def _narrow(self, progress: float) -> None:
         span = max(self.settle - self.warmup, 1e-9)
         self.model.narrow_budget(
             min(max((progress - self.warmup) / span, 0.0), 1.0))
+
+    def _settle(self, progress: float) -> None:
+        anew = progress >= self.settle and not self.settled
+        self.model.settle(anew)
+        self.settled = self.settled or anew
 
     def after_train_iter(self,
                          runner: Runner,
@@ -135,8 +142,9 @@ class SearchHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Settle into the budget and write the records."""
         # The loop counts the epoch's last iteration before this is called.
-        self._narrow(runner.iter / runner.max_iters)
-        self.model.settle()
+        progress = runner.iter / runner.max_iters
+        self._narrow(progress)
+        self._settle(progress)
         epoch = runner.epoch + 1
         arch, gates = self.supernet.arch(), self.supernet.gates()
         cost = self.supernet.cost().item()

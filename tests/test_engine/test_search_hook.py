@@ -129,9 +129,9 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
         for key, value in a[kind].items():
             assert torch.equal(value, b[kind][key]), key
     moved = [k for k, v in a['gates'].items()
-             if k.endswith(('threshold', 'distance', 'gain')) and v.any()]
+             if k.endswith(('threshold', 'distance', 'gain_sum')) and v.any()]
     assert any(k.endswith('distance') for k in moved)
-    assert any(k.endswith('gain') for k in moved)
+    assert any(k.endswith('gain_sum') for k in moved)
     assert any(k.endswith('threshold') for k in moved)
     # each saw half of the pictures
     assert 'Epoch(train) [6][3/3]' in result.stdout

@@ -8,16 +8,12 @@ counts it, on a CPU the peak resident size of a process of its own.
 """
 import argparse
 import json
-import multiprocessing
-import resource
-import statistics
 import sys
-import time
 
 import torch
-from tqdm import tqdm
 
 from autonl_mm.engine import keep_freed_memory
+from autonl_mm.engine.measure import Spread, in_turns, peak_memory
 from autonl_mm.models import AutoNL, AutoNLSuperNet
 
 KINDS = ('largest network', 'supernet')
@@ -65,44 +61,8 @@ def make_step(kind, batch_size, size, device):
             loss = loss + 0.1 * net.cost().log()
         loss.backward()
         optimizer.step()
-        if device != 'cpu':
-            torch.cuda.synchronize()
 
     return step
-
-
-def peak_of_process(kind, batch_size, size, queue):
-    """Peak resident MiB of two steps beyond the process at its start."""
-    keep_freed_memory()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = make_step(kind, batch_size, size, 'cpu')
-    step()
-    step()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    queue.put((after - before) / 1024)
-
-
-def peak_memory(kind, args):
-    """Peak MiB of a training step."""
-    if args.device != 'cpu':
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step = make_step(kind, args.batch_size, args.input_size, args.device)
-        step()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    context = multiprocessing.get_context('spawn')
-    queue = context.Queue()
-    process = context.Process(
-        target=peak_of_process,
-        args=(kind, args.batch_size, args.input_size, queue))
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(f'benchmark_search.py: a step of the {kind} failed, see '
-                 'above; too little memory? Lower --batch-size')
-    return queue.get()
 
 
 def main():
@@ -110,20 +70,17 @@ def main():
     if min(args.batch_size, args.rounds) < 1 or args.input_size < 32:
         sys.exit('benchmark_search.py: expected a batch size and rounds of at '
                  'least 1 and an input size of at least 32')
-    memory = {kind: peak_memory(kind, args) for kind in KINDS}
+    step_args = (args.batch_size, args.input_size, args.device)
+    try:
+        memory = {kind: peak_memory(make_step, (kind, *step_args), args.device)
+                  for kind in KINDS}
+    except MemoryError as e:
+        sys.exit(f'benchmark_search.py: {e}: lower --batch-size')
     if args.device == 'cpu':
         print(keep_freed_memory())
-    steps = {kind: make_step(kind, args.batch_size, args.input_size,
-                             args.device) for kind in KINDS}
-    times = {kind: [] for kind in KINDS}
-    for step in steps.values():
-        step()
-    for _ in tqdm(range(args.rounds), desc='rounds', leave=False):
-        for kind, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[kind].append(time.perf_counter() - start)
-    seconds = {kind: statistics.median(t) for kind, t in times.items()}
+    times = in_turns({kind: make_step(kind, *step_args) for kind in KINDS},
+                     args.rounds, args.device)
+    seconds = {kind: Spread.of(t) for kind, t in times.items()}
 
     print(f'batch {args.batch_size}, {args.input_size}x{args.input_size}, '
           f'{args.device}, {torch.get_num_threads()} threads, median of '
@@ -131,15 +88,18 @@ def main():
     print('| | step, s | fastest to slowest | peak memory, MiB |')
     print('|---|---|---|---|')
     for kind in KINDS:
-        print(f'| {kind} | {seconds[kind]:.3f} | {min(times[kind]):.3f} to '
-              f'{max(times[kind]):.3f} | {memory[kind]:.0f} |')
+        spread = seconds[kind]
+        print(f'| {kind} | {spread.median:.3f} | {spread.low:.3f} to '
+              f'{spread.high:.3f} | {memory[kind]:.0f} |')
     base, search = KINDS
-    ratios = (seconds[search] / seconds[base], memory[search] / memory[base])
+    ratios = (seconds[search].median / seconds[base].median,
+              memory[search] / memory[base])
     print(f'| ratio | {ratios[0]:.2f} | | {ratios[1]:.2f} |')
     if args.out:
         with open(args.out, 'w') as f:
             json.dump(
-                dict(vars(args), times=times, seconds=seconds,
+                dict(vars(args), times=times,
+                     seconds={k: s.median for k, s in seconds.items()},
                      memory_mib=memory, ratio_of_time=ratios[0],
                      ratio_of_memory=ratios[1]), f, indent=1)
 

@@ -10,22 +10,18 @@ before is not done again, so an interrupted comparison goes on.
 import argparse
 import json
 import math
-import os
 import random
 import statistics
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
-from tqdm import tqdm
 
 import autonl_mm
 from autonl_mm.arch import ArchSpec
+from autonl_mm.engine import trials
 from autonl_mm.models import AutoNLSuperNet, SearchSpace
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -102,33 +98,13 @@ def with_light_nl_everywhere(arch, space):
     return replace(arch, blocks=tuple(blocks))
 
 
-def run(command, log, threads=None):
-    """Run a tool, its output into a file; return the seconds it took.
-
-    Raises:
-        RuntimeError: If it fails; names the log.
-    """
-    env = dict(os.environ)
-    if threads:
-        env['OMP_NUM_THREADS'] = str(threads)
-    start = time.time()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open('w') as f:
-        code = subprocess.run([sys.executable, *map(str, command)],
-                              stdout=f, stderr=subprocess.STDOUT,
-                              env=env).returncode
-    if code:
-        raise RuntimeError(f'{command[0]} failed, see {log}')
-    return time.time() - start
-
-
 def search(config, work_dir):
     """Search; return notation file and seconds."""
     out = work_dir / 'search'
     arch, record = out / 'arch.txt', out / 'search_seconds.json'
     if not record.exists():
-        seconds = run([TOOLS / 'train.py', config, '--work-dir', out],
-                      work_dir / 'search.log')
+        seconds = trials.run([TOOLS / 'train.py', config, '--work-dir', out],
+                             work_dir / 'search.log')
         record.write_text(json.dumps(seconds))
     return arch, json.loads(record.read_text())
 
@@ -136,36 +112,13 @@ def search(config, work_dir):
 def train(name, arch, seed, args, retrain_base):
     """Train one network; return its last evaluation."""
     out = args.work_dir / f'{name}-seed{seed}'
-    record = out / 'result.json'
-    if record.exists():
-        result = json.loads(record.read_text())
-        if result['arch'] == arch.to_text():
-            return result
-        raise ValueError(f'{out} holds a run of another network: give '
-                         'another --work-dir or remove it')
-    out.mkdir(parents=True, exist_ok=True)
     arch_file = out / 'arch.txt'
-    arch_file.write_text(arch.to_text())
-    options = dict(args.cfg_options)
-    options.update({
-        'model.backbone.arch': arch_file,
-        'randomness.seed': seed,
-        'default_hooks.checkpoint.max_keep_ckpts': 1
-    })
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    seconds = run([
-        TOOLS / 'train.py', retrain_base, '--work-dir', out, '--cfg-options',
-        *(f'{k}={v}' for k, v in options.items())
-    ], out / 'train.log', threads)
-    scalars = max(out.glob('*/vis_data/scalars.json'))
-    records = [json.loads(line) for line in
-               scalars.read_text().splitlines()]
-    last = [r for r in records if 'loss' not in r][-1]
-    metric = next(k for k in last if k not in ('step', 'time', 'data_time'))
-    result = dict(arch=arch.to_text(), seed=seed, metric=metric,
-                  value=last[metric], seconds=seconds)
-    record.write_text(json.dumps(result, indent=1))
-    return result
+    return trials.train(
+        TOOLS / 'train.py', retrain_base, out, {
+            **args.cfg_options, 'model.backbone.arch': arch_file,
+            'randomness.seed': seed
+        }, args.jobs, lambda: arch_file.write_text(arch.to_text()),
+        arch=arch.to_text(), seed=seed)
 
 
 def table(archs, results, cost_of_arch):
@@ -244,13 +197,10 @@ def main():
                 space, lambda c: cost(space.arch(c)), cost(searched),
                 args.tolerance, rng)
         jobs = [(name, seed) for seed in range(args.seeds) for name in archs]
-        with ThreadPoolExecutor(args.jobs) as pool:
-            done = list(tqdm(
-                pool.map(
-                    lambda job: train(job[0].replace(' ', '-'),
-                                      archs[job[0]], job[1], args,
-                                      cfg.retrain_base), jobs),
-                total=len(jobs), desc='training runs'))
+        done = trials.at_a_time(
+            args.jobs,
+            lambda job: train(job[0].replace(' ', '-'), archs[job[0]],
+                              job[1], args, cfg.retrain_base), jobs)
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'compare_random.py: {e}')
     results = {name: [r for (n, _), r in zip(jobs, done) if n == name]

@@ -7,19 +7,18 @@ slows the machine for a while slows no block more than others; a block's
 latency is the median over the rounds.
 """
 import argparse
+import functools
 import json
-import platform
-import statistics
 import sys
 import time
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
-from tqdm import tqdm
 
 from autonl_mm.cost import LatencyTable, strided, walk
 from autonl_mm.engine import keep_freed_memory
+from autonl_mm.engine.measure import Spread, device_name, in_turns
 from autonl_mm.models import AutoNL, AutoNLSuperNet, MBConv
 
 
@@ -87,24 +86,14 @@ def measure(layers, batch_size, rounds, device):
     """
     inputs = {shape: torch.randn(batch_size, *shape, device=device)
               for _, shape in layers.values()}
-    times = {key: [] for key in layers}
-
-    def wait():
-        if device != 'cpu':
-            torch.cuda.synchronize()
-
     for layer, _ in layers.values():
         layer.to(device).eval()
     with torch.no_grad():
-        for _ in tqdm(range(rounds), desc='rounds', leave=False):
-            for key, (layer, shape) in layers.items():
-                layer(inputs[shape])  # caches and memory, not the network's
-                wait()
-                start = time.perf_counter()
-                layer(inputs[shape])
-                wait()
-                times[key].append(1e3 * (time.perf_counter() - start))
-    return {key: statistics.median(t) for key, t in times.items()}
+        times = in_turns(
+            {key: functools.partial(layer, inputs[shape])
+             for key, (layer, shape) in layers.items()},
+            rounds, device, settle=True)
+    return {key: 1e3 * Spread.of(t).median for key, t in times.items()}
 
 
 def main():
@@ -126,10 +115,8 @@ def main():
     layers = candidates(supernet)
     start = time.time()
     latency = measure(layers, args.batch_size, args.rounds, args.device)
-    device = (platform.processor() or platform.machine()
-              if args.device == 'cpu' else torch.cuda.get_device_name())
     record = dict(
-        device=device,
+        device=device_name(args.device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         batch_size=args.batch_size,

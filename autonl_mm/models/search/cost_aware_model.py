@@ -20,12 +20,11 @@ class CostAwareModel(BaseModel):
 
     The paper's objective is :math:`CE(w, t) + \lambda \log(cost(t))`, whose
     outcome hangs on :math:`\lambda` and on the length of the run. With
-    ``target`` the penalty is :math:`\lambda |\log(cost / target)|`, and what
-    the penalty leaves over is done by switching gates by hand, at most one an
-    iteration: those of least gain for their cost, see
-    :meth:`AutoNLSuperNet.move_into`. ``budget`` says which costs are allowed
-    so far; the search hook narrows it from the whole space to 2% around the
-    target.
+    ``target`` the penalty is :math:`\lambda |\log(cost / target)|`, and
+    wherever the cost leaves the ``budget``, the costs that are allowed so far,
+    the network of the most gain inside of it is chosen, see
+    :meth:`AutoNLSuperNet.move_into`. The search hook narrows the budget from
+    the whole space to 2% around the target.
 
     Args:
         model (dict): Config of the task model of mmpretrain, mmdet or mmseg,
@@ -103,15 +102,18 @@ class CostAwareModel(BaseModel):
         self.budget = (low * (cheapest / low)**(1 - progress),
                        high * (dearest / high)**(1 - progress))
 
-    def settle(self, max_moves: Optional[int] = None) -> None:
+    def settle(self, anew: bool = False) -> None:
         """Bring the cost into the budget.
 
         Args:
-            max_moves (int, optional): Gates to switch at most. Defaults to
-                None, no limit.
+            anew (bool): Whether to choose the best network inside of the
+                budget even if the present one lies in it. Defaults to False.
         """
-        if self.target is not None:
-            self.supernet.move_into(*self.budget, max_moves=max_moves)
+        if self.target is None:
+            return
+        low, high = self.budget
+        if anew or not low <= self.supernet.cost().item() <= high:
+            self.supernet.move_into(low, high)
 
     def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
         """As the task model; its losses have ``loss_cost`` and ``cost``.
@@ -123,7 +125,7 @@ class CostAwareModel(BaseModel):
         """
         if mode != 'loss':
             return self.model(inputs, data_samples, mode=mode)
-        self.settle(max_moves=1)
+        self.settle()
         losses = self.model(inputs, data_samples, mode='loss')
         cost = self.supernet.cost()
         if self.target is None:

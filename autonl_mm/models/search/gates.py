@@ -13,7 +13,7 @@ for whole kernels, where the sigmoid has no gradient, and no gate ever moves.
 Hence ``statistic='relative'``: divided by what they were at initialisation,
 they start at 1.
 """
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -25,12 +25,12 @@ STATISTICS = ('relative', 'norm')
 class _Indicator(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, value, threshold, flip, weight):
+    def forward(ctx, value, threshold, shown, weight):
         margin = value - threshold
         ctx.save_for_backward(margin)
         ctx.weight = weight
-        on = margin > 0
-        return (on if flip is None else on ^ flip).to(margin.dtype)
+        on = (margin > 0).to(margin.dtype)
+        return on if shown is None else on.where(shown.isnan(), shown.to(on))
 
     @staticmethod
     def backward(ctx, grad):
@@ -43,21 +43,21 @@ class _Indicator(torch.autograd.Function):
 
 def indicator(value: Tensor,
               threshold: Tensor,
-              flip: Optional[Tensor] = None,
+              shown: Optional[Tensor] = None,
               weight: Optional[Tensor] = None) -> Tensor:
     """``1(value > threshold)`` with the gradient of a sigmoid.
 
     Args:
         value (Tensor): v.
         threshold (Tensor): t, of the same shape.
-        flip (Tensor, optional): Where True the opposite is returned, for
-            exploring. Defaults to None.
+        shown (Tensor, optional): What is returned instead where it is not
+            NaN, for exploring. Defaults to None.
         weight (Tensor, optional): Factor of the gradient. Defaults to None.
 
     Returns:
         Tensor: 0 or 1; its gradient is that of ``sigmoid(v - t)``.
     """
-    return _Indicator.apply(value, threshold, flip, weight)
+    return _Indicator.apply(value, threshold, shown, weight)
 
 
 class NestedGates(nn.Module):
@@ -71,8 +71,7 @@ class NestedGates(nn.Module):
     Attributes:
         threshold (Parameter): ``(n - 1, )``, from 0: everything is on at
             first.
-        gain (Tensor): ``(n - 1, )``, moving average of how much each part
-            lowers the task's loss, as :meth:`explore` estimates it.
+        shown (Tensor): ``(n - 1, )``, what the last iteration was shown.
     """
 
     def __init__(self, options: Sequence, statistic: str = 'relative'):
@@ -82,38 +81,57 @@ class NestedGates(nn.Module):
         self.threshold = nn.Parameter(torch.zeros(len(options) - 1))
         # What the values are divided by; 0 stands for not known yet.
         self.register_buffer('initial', torch.zeros(len(options) - 1))
-        self.register_buffer('gain', torch.zeros(len(options) - 1))
-        self._flip: Optional[Tensor] = None
+        # moving averages, whose quotient is the gain
+        self.register_buffer('gain_sum', torch.zeros(len(options) - 1))
+        self.register_buffer('gain_weight', torch.zeros(len(options) - 1))
+        self.shown: Optional[Tensor] = None
+        self._draw: Optional[Tensor] = None
         self._weight: Optional[Tensor] = None
         self._task_grad: Optional[Tensor] = None
 
     def explore(self, rate: float, generator: torch.Generator) -> None:
-        r"""Draw which gates show their opposite in the next iteration.
+        r"""Draw what the gates show in the next iteration.
 
         The gradient of a gate that is on says what the loss gains by more of
         its part, which is nothing once the weights behind it are trained, and
         less than nothing under the noise of training: by it alone everything
         would be switched off. What the loss gains by the part as a whole is
-        :math:`L(1) - L(0) pprox (L'(0) + L'(1)) / 2`. A gate that shows its
-        opposite yields the other half, and weights inverse to how often each
-        is seen make their average the sum.
+        :math:`L(1) - L(0) = \int_0^1 L'(g) dg`, the mean gradient of a gate
+        that is somewhere between off and on. So each gate shows what is
+        decided, or at the rate of exploring 0, 1 or a number between them,
+        and it is the last that its gradient is taken from.
 
         Args:
-            rate (float): Probability of showing the opposite; 0 for the
+            rate (float): Probability of showing something drawn: a number
+                from 0 to 1 half of the time, else 0 or 1. Rate 0 is the
                 paper's rule, the gradient of what is decided.
             generator (Generator): Source of chance.
         """
-        self._flip = self._weight = None
+        self._draw = self._weight = None
         # Drawn in any case, so that gates do not depend on others' rates.
-        draw = torch.rand(self.threshold.shape, generator=generator)
+        kind, number = torch.rand((2, *self.threshold.shape),
+                                  generator=generator)
         if rate:
-            flip = (draw < rate).to(self.threshold.device)
-            self._flip = flip
-            self._weight = torch.where(flip, 0.5 / rate, 0.5 / (1 - rate))
+            between = kind < rate / 2
+            draw = number.where(between, number.round())
+            draw = draw.where(kind < rate, torch.full_like(draw, torch.nan))
+            device = self.threshold.device
+            self._draw = draw.to(device)
+            self._weight = (between / (rate / 2)).to(device)
 
     def stop_exploring(self) -> None:
         """Show what is decided."""
-        self._flip = self._weight = None
+        self._draw = self._weight = None
+
+    @property
+    def gain(self) -> Tensor:
+        """``(n - 1, )``, how much each part lowers the task's loss, averaged
+        over iterations; 0 before it was measured."""
+        measured = self.gain_weight > 0
+        return torch.where(
+            measured, self.gain_sum /
+            self.gain_weight.where(measured, torch.ones_like(self.gain_sum)),
+            torch.zeros_like(self.gain_sum))
 
     def _value(self, value: Tensor) -> Tensor:
         known = self.initial > 0
@@ -126,19 +144,43 @@ class NestedGates(nn.Module):
         training."""
         if not self.training:
             return indicator(value, self.threshold)
-        on = indicator(value, self.threshold, self._flip, self._weight)
+        on = indicator(value, self.threshold, self._draw, self._weight)
+        self.shown = on.detach()
         if on.requires_grad:
             on.register_hook(self._keep_grad)
         return on
 
     def _keep_grad(self, grad: Tensor) -> None:
-        self._task_grad = grad if self._weight is None else (
-            grad * self._weight)
+        self._task_grad = grad
 
-    def take_gain(self) -> Tensor:
-        """``(n - 1, )``, the last iteration's estimate of the gains."""
+    def take_gain(self) -> Tuple[Tensor, Tensor]:
+        """What the last iteration says of the gains.
+
+        Returns:
+            tuple[Tensor, Tensor]: Both ``(n - 1, )``: the gains as they were
+            seen, and how much of them could be seen. Where a gate before is
+            off, or the gate was not drawn from between, that is nothing.
+        """
         grad, self._task_grad = self._task_grad, None
-        return -grad if grad is not None else torch.zeros_like(self.gain)
+        if grad is None or self._weight is None:
+            return torch.zeros_like(self.gain_sum), torch.zeros_like(
+                self.gain_sum)
+        drawn = (self._weight > 0).to(grad.dtype)
+        before = torch.cat([self.shown.new_ones(1), self.shown[:-1]])
+        return -grad * drawn, before.cumprod(0) * drawn
+
+    @torch.no_grad()
+    def average_gain(self, gain: Tensor, weight: Tensor,
+                     momentum: float) -> None:
+        """Take what :meth:`take_gain` returned into the moving averages.
+
+        Args:
+            gain (Tensor): ``(n - 1, )``.
+            weight (Tensor): ``(n - 1, )``.
+            momentum (float): Share of an iteration.
+        """
+        self.gain_sum.lerp_(gain.to(self.gain_sum.dtype), momentum)
+        self.gain_weight.lerp_(weight.to(self.gain_sum.dtype), momentum)
 
     def decided(self, value: Tensor, relaxed: bool = False) -> Tensor:
         """``(n - 1, )`` gates without exploring.

@@ -16,7 +16,7 @@ that, the gates act elsewhere:
 - Squeeze-excite without hidden units would multiply by sigmoid(0). Off, its
   factor is 1.
 """
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -244,6 +244,32 @@ class SearchableMBConv(MBConv):
             name: gate(energies[name]) if name in energies else gate()
             for name, gate in self.gates.items()
         }
+
+    def take_gains(self) -> Dict[str, Tuple[Tensor, Tensor]]:
+        """What the last iteration says of all gains, by decision.
+
+        Returns:
+            dict[str, tuple[Tensor, Tensor]]: As
+            :meth:`NestedGates.take_gain`; nothing inside of a block that is
+            off can be seen, nor what LightNL that is off is like.
+        """
+        result = {}
+        for name, gate in self.gates.items():
+            gain, weight = gate.take_gain()
+            if weight.any():
+                for parent, inside in self._parents():
+                    if name in inside:
+                        weight = weight * parent
+            result[name] = gain, weight
+        return result
+
+    def _parents(self) -> Iterator[Tuple[Tensor, Sequence[str]]]:
+        """Gates as last shown, each with the decisions that hang on it."""
+        if self.space.skippable:
+            yield (self.gates['expand_ratio'].shown[0],
+                   [d for d in DECISIONS if d != 'expand_ratio'])
+        if 'nl' in self.gates:
+            yield self.gates['nl'].shown[0], ('nl_ratio', 'nl_stride')
 
     def probabilities(self, relaxed: bool = False) -> Tuple[Tensor, ...]:
         """Share of every option of every decision, in float64.

@@ -2,6 +2,7 @@
 """AutoNLSuperNet, all networks of a search space at once."""
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
@@ -12,14 +13,15 @@ from autonl_mm.registry import MODELS
 
 from ..backbones import AutoNL
 from .gates import STATISTICS, NestedGates
-from .space import DECISIONS, SearchSpace
+from .knapsack import most_valuable
+from .space import DECISIONS, BlockSpace, SearchSpace
 from .superkernel import SearchableMBConv
 
 # How far beyond its threshold a gate is put that is switched by hand.
 SWITCHED_MARGIN = 0.05
 # Share of an iteration in the moving averages of the gates' gains, which are
 # noisy.
-GAIN_MOMENTUM = 0.005
+GAIN_MOMENTUM = 0.001
 
 
 @MODELS.register_module()
@@ -226,9 +228,9 @@ class AutoNLSuperNet(AutoNL):
         """Set what the gates show in the next training iteration.
 
         Args:
-            rate (float): Probability that a gate shows the opposite. The
-                draw depends on the seed alone, so that all ranks and a
-                resumed run have the same.
+            rate (float): As for :meth:`NestedGates.explore`. The draw depends
+                on the seed alone, so that all ranks and a resumed run have
+                the same.
             seed (int): Of the draw.
         """
         generator = torch.Generator().manual_seed(seed)
@@ -238,12 +240,14 @@ class AutoNLSuperNet(AutoNL):
     @torch.no_grad()
     def average_gains(self) -> None:
         """Take the last iteration's gains into their averages, over ranks."""
-        gates = self._all_gates()
-        flat = torch.cat([gate.take_gain() for gate in gates])
+        taken = [pair for block in self.blocks
+                 for pair in block.take_gains().values()]
+        flat = torch.cat([gain for gain, _ in taken])
         all_reduce(flat, 'mean')
-        sizes = [len(gate.threshold) for gate in gates]
-        for gate, gain in zip(gates, flat.split(sizes)):
-            gate.gain.lerp_(gain.to(gate.gain.dtype), GAIN_MOMENTUM)
+        sizes = [len(gain) for gain, _ in taken]
+        for gate, gain, (_, weight) in zip(self._all_gates(),
+                                           flat.split(sizes), taken):
+            gate.average_gain(gain, weight, GAIN_MOMENTUM)
 
     def stop_exploring(self) -> None:
         """Let the gates show what they decided."""
@@ -251,47 +255,43 @@ class AutoNLSuperNet(AutoNL):
             gate.stop_exploring()
 
     @torch.no_grad()
-    def move_into(self,
-                  low: float,
-                  high: float,
-                  max_moves: Optional[int] = None) -> float:
-        """Switch gates until the cost lies in an interval.
+    def move_into(self, low: float, high: float) -> float:
+        """Choose the network of the most gain whose cost lies in an interval.
 
-        Above it, the gates are switched off whose parts have the least
-        average gain for their cost; what that saves too much is spent again
-        on those of the most gain for their cost. While no gains were
-        measured, it goes by the margins. Margins alone would not do: an
-        optimiser that normalises gradients moves the gates of a whole block
-        no further than those of a few units, so that dividing by the cost
-        would leave out block after block. A gate is switched by moving its
-        threshold, so that the decision stays ``1(v > t)``.
+        The gain of a network is the sum of its parts' average gains: the
+        task's loss, linear in the gates. That makes it a knapsack, see
+        :func:`most_valuable`. While no gains were measured the margins take
+        their place, and a network inside of the interval stays as it is.
+
+        A gate is switched by moving its threshold, so that the decision stays
+        ``1(v > t)``.
 
         Args:
             low (float): Least cost.
             high (float): Largest cost.
-            max_moves (int, optional): Switch at most as many. Defaults to
-                None, no limit.
 
         Returns:
-            float: The cost afterwards; outside of the interval if no gates
-            lead in, or ``max_moves`` were not enough.
+            float: The cost afterwards; the one nearest to the interval if the
+            space has none inside.
         """
-        state = _Decisions(self)
-        while state.moves != max_moves:
-            if state.cost > high:
-                moved = state.switch(on=False)
-            elif state.cost < low:
-                moved = state.switch(on=True, limit=high)
-            else:
-                break
-            if not moved:
-                break
-        if max_moves is None and state.cost < low:
-            # Only large parts are left to add. Make room for the smallest.
-            state.switch(on=True, smallest=True)
-            while state.cost > high and state.switch(on=False, limit=low):
-                pass
-        return state.cost
+        margins = self._margins()
+        worth = [{name: gate.gain.tolist()
+                  for name, gate in block.gates.items()}
+                 for block in self.blocks]
+        if not any(any(w) for own in worth for w in own.values()):
+            cost = self.cost().item()
+            if low <= cost <= high:
+                return cost
+            worth = margins
+        values = [_total_worth(block.space, own)
+                  for block, own in zip(self.blocks, worth)]
+        flat = most_valuable([v.ravel() for v in values],
+                             [t.numpy().ravel() for t in self._tables],
+                             low - self._rest_cost, high - self._rest_cost)
+        for block, own, table, i in zip(self.blocks, margins, self._tables,
+                                        flat):
+            _switch(block, own, np.unravel_index(i, table.shape))
+        return self.cost().item()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """As AutoNL; in training the affinities' distances are measured."""
@@ -311,73 +311,42 @@ class AutoNLSuperNet(AutoNL):
         return outs
 
 
-class _Decisions:
-    """All decisions of a supernet in plain numbers, to switch gates by.
+def _total_worth(space: BlockSpace, worth: Dict[str, List[float]]
+                 ) -> np.ndarray:
+    """Sum over the parts that every choice has, of ``space.shape``.
 
     Args:
-        supernet (AutoNLSuperNet): Its thresholds are moved.
-
-    Attributes:
-        cost (float): Of the network that is chosen now.
-        moves (int): Gates that were switched.
+        space (BlockSpace): The choices.
+        worth (dict[str, list[float]]): Of the part of every gate.
     """
+    def of(name):
+        parts = np.cumsum([0.0, *worth.get(name, [])])
+        axes = [1] * len(DECISIONS)
+        axes[DECISIONS.index(name)] = -1
+        return parts.reshape(axes)
 
-    def __init__(self, supernet: AutoNLSuperNet):
-        self.blocks = supernet.blocks
-        self.margins = supernet._margins()
-        self.gains = [{name: gate.gain.tolist()
-                       for name, gate in block.gates.items()}
-                      for block in self.blocks]
-        self.tables = [table.numpy() for table in supernet._tables]
-        self.choices = [_choice(m) for m in self.margins]
-        self.cost = supernet._rest_cost + sum(
-            float(t[c]) for t, c in zip(self.tables, self.choices))
-        self.moves = 0
+    nl_on = np.array(space.nl, float).reshape(1, 1, 1, -1, 1, 1)
+    inside = of('kernel_size') + of('se_ratio') + of('nl') + nl_on * (
+        of('nl_ratio') + of('nl_stride'))
+    block_on = np.array([e > 0 for e in space.expand_ratio], float)
+    return of('expand_ratio') + block_on.reshape(-1, 1, 1, 1, 1, 1) * inside
 
-    def switch(self,
-               on: bool,
-               limit: Optional[float] = None,
-               smallest: bool = False) -> bool:
-        """Switch the gate of the most (on) or least (off) gain for its cost.
 
-        Args:
-            on (bool): Whether to switch on.
-            limit (float, optional): Cost not to go beyond. Defaults to None.
-            smallest (bool): Whether to take the gate that moves the cost
-                least instead. Defaults to False.
+def _switch(block: SearchableMBConv, margins: Dict[str, List[float]],
+            choice: Sequence[int]) -> None:
+    """Move the thresholds of the gates that have to be other than they are.
 
-        Returns:
-            bool: Whether there was one.
-        """
-        candidates = []
-        for b, own in enumerate(self.margins):
-            for name, margins in own.items():
-                for i, margin in enumerate(margins):
-                    if (margin > 0) == on:
-                        continue
-                    after = dict(own)
-                    after[name] = [*margins[:i], -margin, *margins[i + 1:]]
-                    choice = _choice(after)
-                    change = float(self.tables[b][choice] -
-                                   self.tables[b][self.choices[b]])
-                    cost = self.cost + change
-                    if not change or (change > 0) != on:
-                        continue
-                    if limit is not None and (cost > limit) == on:
-                        continue
-                    rank = (abs(change), ) if smallest else (
-                        -self.gains[b][name][i] / change,
-                        abs(margin / change))
-                    candidates.append((rank, b, name, i, choice, cost))
-        if not candidates:
-            return False
-        _, b, name, i, self.choices[b], self.cost = min(candidates)
-        margin = SWITCHED_MARGIN if on else -SWITCHED_MARGIN
-        threshold = self.blocks[b].gates[name].threshold
-        threshold[i] += self.margins[b][name][i] - margin
-        self.margins[b][name][i] = margin
-        self.moves += 1
-        return True
+    Args:
+        block (SearchableMBConv): The block.
+        margins (dict[str, list[float]]): Of its gates.
+        choice (Sequence[int]): Index of the option of every decision.
+    """
+    for name, option in zip(DECISIONS, choice):
+        for i, margin in enumerate(margins.get(name, [])[:option + 1]):
+            on = i < option
+            if (margin > 0) != on:
+                wanted = SWITCHED_MARGIN if on else -SWITCHED_MARGIN
+                block.gates[name].threshold[i] += margin - wanted
 
 
 def _choice(margins: Dict[str, List[float]]) -> Tuple[int, ...]:

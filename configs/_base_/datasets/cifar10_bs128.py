@@ -20,6 +20,17 @@ test_pipeline = [
     dict(type='Resize', scale=64, interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
+# test.py --tta: the picture and its mirror image
+tta_pipeline = [
+    dict(type='autonl_mm.LoadImageOrSkip', skip=False),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=64, interpolation='bicubic')],
+            [dict(type='RandomFlip', prob=p) for p in (0., 1.)],
+            [dict(type='PackInputs')],
+        ]),
+]
 
 train_dataloader = dict(
     batch_size=128,

@@ -12,6 +12,15 @@ test_pipeline = [
     dict(type='autonl_mm.LoadImageOrSkip', skip=False),
     dict(type='PackInputs'),
 ]
+tta_pipeline = [
+    dict(type='autonl_mm.LoadImageOrSkip', skip=False),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='RandomFlip', prob=p) for p in (0., 1.)],
+            [dict(type='PackInputs')],
+        ]),
+]
 train_dataloader = dict(
     num_workers=0,
     persistent_workers=False,

@@ -22,49 +22,90 @@ def test_indicator_is_hard_forward_and_sigmoid_backward():
     torch.testing.assert_close(threshold.grad, -expected)
 
 
-def test_flip_shows_the_opposite_with_the_same_gradient():
-    value = torch.tensor([0.0, 2.0], requires_grad=True)
-    flip = torch.tensor([True, True])
-    out = indicator(value, torch.ones(2), flip)
-    assert out.tolist() == [1, 0]
+def test_what_is_drawn_is_shown_with_the_same_gradient():
+    value = torch.tensor([0.0, 2.0, 2.0], requires_grad=True)
+    drawn = torch.tensor([0.25, 0.0, torch.nan])
+    out = indicator(value, torch.ones(3), drawn)
+    assert out.tolist() == [0.25, 0, 1]
     out.sum().backward()
-    s = torch.tensor([-1.0, 1.0]).sigmoid()
+    s = torch.tensor([-1.0, 1.0, 1.0]).sigmoid()
     torch.testing.assert_close(value.grad, s * (1 - s))
 
 
 def test_only_training_explores():
     gates = NestedGates((3, 5, 7))
     value = torch.tensor([1.0, -1.0])
-    gates.explore(1 - 1e-9, torch.Generator())
-    assert gates.indicators(value).tolist() == [0, 1]
-    assert gates.decided(value).tolist() == [1, 0]
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(50):
+        gates.explore(1 - 1e-9, generator)
+        seen.update(gates.indicators(value).tolist())
+        assert gates.decided(value).tolist() == [1, 0]
+    assert {0, 1} < seen and all(0 <= g <= 1 for g in seen)
     gates.eval()
     assert gates.indicators(value).tolist() == [1, 0]
     torch.testing.assert_close(
         gates.decided(value, relaxed=True), value.sigmoid())
+    gates.train().stop_exploring()
+    assert gates.indicators(value).tolist() == [1, 0]
 
 
-def test_exploring_estimates_the_gain_of_the_whole_part():
-    """Averaged over draws, L(1) - L(0) of a quadratic loss, exactly."""
+@pytest.mark.parametrize('rate', [0.25, 0.9])
+def test_rate_of_exploring(rate):
+    gates = NestedGates(range(2001))
+    gates.explore(rate, torch.Generator().manual_seed(0))
+    shown = gates.indicators(torch.ones(2000)).detach()
+    between = (shown > 0) & (shown < 1)
+    assert between.float().mean() == pytest.approx(rate / 2, abs=0.04)
+    assert (shown == 0).float().mean() == pytest.approx(rate / 4, abs=0.04)
+    assert shown[between].mean() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize('rate', [0.3, 0.8])
+def test_exploring_estimates_the_gain_of_the_whole_part(rate):
+    """Averaged over draws, L(1) - L(0), though L is bent."""
     gates = NestedGates((0, 1))
     value = torch.ones(1)
 
     def loss(g):
-        return (3 * g - 1)**2 + g
+        return (3 * g - 1)**4 + g
 
     generator = torch.Generator().manual_seed(0)
-    rate, total, count = 0.25, 0, 4000
+    total, count = 0, 6000
     for _ in range(count):
         gates.explore(rate, generator)
         loss(gates.indicators(value)).sum().backward()
         total -= gates.threshold.grad.item()
         gates.threshold.grad = None
+        gates.average_gain(*gates.take_gain(), momentum=1e-3)
     s = value.sigmoid().item()
-    assert total / count == pytest.approx(
-        (loss(1) - loss(0)) * s * (1 - s), rel=0.1)
-    gates.explore(0.0, generator)
-    assert gates.indicators(value).item() == 1
-    gates.stop_exploring()
+    difference = loss(1) - loss(0)
+    assert total / count == pytest.approx(difference * s * (1 - s), rel=0.15)
+    assert -gates.gain.item() == pytest.approx(difference, rel=0.15)
+
+
+def test_without_exploring_the_gradient_is_that_of_what_is_decided():
+    gates = NestedGates((0, 1))
+    gates.explore(0.0, torch.Generator())
+    on = gates.indicators(torch.ones(1))
+    assert on.item() == 1
+    (3 * on).sum().backward()
+    s = torch.ones(1).sigmoid()
+    torch.testing.assert_close(gates.threshold.grad, -3 * s * (1 - s))
+    gates.average_gain(*gates.take_gain(), momentum=0.5)
+    assert gates.gain.item() == 0
+
+
+def test_a_part_behind_one_that_is_off_says_nothing():
+    gates = NestedGates((3, 5, 7))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2000):
+        gates.explore(0.8, generator)
+        shown = gates.indicators(torch.ones(2)).cumprod(0)
+        (shown * torch.tensor([-2.0, -3.0])).sum().backward()
+        gates.average_gain(*gates.take_gain(), momentum=5e-3)
+    # The second is worth 3, however often the first is off.
+    assert gates.gain[1].item() == pytest.approx(3, rel=1e-4)
 
 
 def test_threshold_is_a_parameter_by_that_name():

@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import copy
+import itertools
 import random
 
 import pytest
@@ -7,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import MODELS
-from search_spaces import TINY_SPACE, latencies, random_spaces, randomize
+from search_spaces import TINY_SPACE, latencies, random_spaces, randomize, set_gain
 
 from autonl_mm import count_macs
 from autonl_mm.cost import LatencyTable
 from autonl_mm.models import AutoNL, AutoNLSuperNet, SearchSpace, export_subnet
 from autonl_mm.models.search import NestedGates
+from autonl_mm.models.search.space import DECISIONS
 
 
 def build(space=TINY_SPACE, **kwargs):
@@ -210,16 +212,16 @@ def test_distances_move_only_in_training():
 def test_exploring_is_drawn_from_the_seed_alone():
     a, b = build(), build()
 
-    def flips(net):
-        return [g._flip.tolist() for g in net.modules()
+    def draws(net):
+        return [str(g._draw.tolist()) for g in net.modules()
                 if isinstance(g, NestedGates)]
 
     for net in (a, b):
         net.explore(0.5, seed=3)
     torch.rand(5)
-    assert flips(a) == flips(b)
+    assert draws(a) == draws(b)
     b.explore(0.5, seed=4)
-    assert flips(a) != flips(b)
+    assert draws(a) != draws(b)
     # what is shown is not what is decided
     assert a.cost().item() == a.cost_range()[1]
     a.stop_exploring()
@@ -273,13 +275,13 @@ CIFAR_SPACE = dict(
     ])
 
 
-def test_moves_are_few_and_the_nearest_first():
+def test_without_gains_the_margins_decide():
     supernet = build()
     gate = supernet.layers[3][1].gates['kernel_size']
     with torch.no_grad():
         gate.threshold.fill_(0.99)
     before = supernet.cost().item()
-    supernet.move_into(0, before * 0.9, max_moves=1)
+    supernet.move_into(0, before * 0.999)
     assert gate.threshold.item() == pytest.approx(1.05)
     assert supernet.layers[3][1].spec.kernel_size == 5
     assert supernet.cost().item() < before
@@ -287,6 +289,78 @@ def test_moves_are_few_and_the_nearest_first():
     thresholds = [t.tolist() for t in supernet.thresholds()]
     supernet.move_into(0, before)
     assert thresholds == [t.tolist() for t in supernet.thresholds()]
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_the_network_of_the_most_gain_is_chosen(seed):
+    supernet = build(
+        dict(
+            stem_channels=8,
+            head_channels=16,
+            stages=[
+                dict(channels=8, depth=2, stride=2, se_ratio=0),
+                dict(channels=16, depth=1, stride=2, kernel_size=3),
+            ]),
+        num_classes=10)
+    generator = torch.Generator().manual_seed(seed)
+    for gate in supernet._all_gates():
+        set_gain(
+            gate,
+            torch.randn(gate.gain_sum.shape, generator=generator) + 0.5)
+    low, high = supernet.cost_range()
+    middle = (low + high) / 2
+
+    def gain(choices):
+        total = 0.0
+        for block, choice in zip(supernet.blocks, choices):
+            spec = block.space.spec(choice)
+            for name, i in zip(DECISIONS, choice):
+                hangs_on_nl = name in ('nl_ratio', 'nl_stride')
+                if spec is None or name not in block.gates or (
+                        hangs_on_nl and not spec.nl_ratio):
+                    continue
+                total += block.gates[name].gain[:i].sum().item()
+        return total
+
+    best = -float('inf')
+    space = supernet.space
+    for choices in itertools.product(*(b.choices() for b in space.blocks)):
+        cost = supernet._rest_cost + sum(
+            t[c].item() for t, c in zip(supernet._tables, choices))
+        if 0.9 * middle <= cost <= 1.1 * middle:
+            best = max(best, gain(choices))
+    cost = supernet.move_into(0.9 * middle, 1.1 * middle)
+    assert 0.9 * middle <= cost <= 1.1 * middle
+    assert gain(supernet.choices()) == pytest.approx(best, abs=1e-5)
+    # a second time nothing moves
+    thresholds = [t.tolist() for t in supernet.thresholds()]
+    supernet.move_into(0.9 * middle, 1.1 * middle)
+    assert thresholds == [t.tolist() for t in supernet.thresholds()]
+
+
+def test_gains_are_of_parts_that_could_be_seen():
+    supernet = build(num_classes=10).train()
+    ever = 0
+    for seed in range(20):
+        supernet.explore(0.9, seed=seed)
+        out = supernet(torch.randn(2, 3, 32, 32))[0]
+        out.square().mean().backward()
+        for block in supernet.blocks:
+            shown = {name: gate.shown for name, gate in block.gates.items()}
+            for name, (gain, weight) in block.take_gains().items():
+                visible = torch.cat(
+                    [torch.ones(1), shown[name][:-1]]).cumprod(0)
+                if block.space.skippable and name != 'expand_ratio':
+                    visible = visible * shown['expand_ratio'][0]
+                if name in ('nl_ratio', 'nl_stride'):
+                    visible = visible * shown['nl'][0]
+                taken = weight > 0
+                torch.testing.assert_close(weight[taken], visible[taken])
+                between = (shown[name] > 0) & (shown[name] < 1)
+                assert torch.equal(taken, between & (visible > 0))
+                assert not gain[~taken].any()
+                ever += int(gain.count_nonzero())
+    assert ever > 50
 
 
 def test_latency_as_cost():

@@ -1,0 +1,60 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Which options are worth most for what they cost."""
+from typing import List, Sequence
+
+import numpy as np
+
+# Into so many parts the range of total costs is divided.
+BINS = 4000
+
+
+def most_valuable(values: Sequence[np.ndarray], costs: Sequence[np.ndarray],
+                  low: float, high: float) -> List[int]:
+    """Choose one option of every group for the greatest total value.
+
+    A knapsack with one item of every group, solved by dynamic programming
+    over total costs in bins; of all sums in a bin the most valuable is kept,
+    with its exact cost.
+
+    Args:
+        values (Sequence[ndarray]): Of the options of every group, ``(n, )``.
+        costs (Sequence[ndarray]): Likewise.
+        low (float): Least total cost.
+        high (float): Largest total cost.
+
+    Returns:
+        list[int]: Index of the option of every group. Where no total lies in
+        the interval, the total is the one nearest to it.
+    """
+    span = sum(c.max() - c.min() for c in costs)
+    unit = span / BINS if span else 1.0
+    # rounding adds at most half a bin a group
+    size = BINS + len(costs) + 1
+    value = np.full(size, -np.inf)
+    value[0] = 0
+    exact = np.zeros(size)
+    steps = []
+    for group_values, group_costs in zip(values, costs):
+        bins = np.rint((group_costs - group_costs.min()) / unit).astype(int)
+        best = {}
+        for option in np.argsort(group_values, kind='stable'):
+            best[bins[option]] = option  # the last is the most valuable
+        options = np.array(list(best.values()))
+        sums = np.full((len(options), size), -np.inf)
+        for row, option in zip(sums, options):
+            shift = bins[option]
+            row[shift:] = value[:size - shift] + group_values[option]
+        chosen = options[sums.argmax(0)]
+        value = sums.max(0)
+        source = np.arange(size) - bins[chosen]
+        exact = exact[source] + group_costs[chosen]
+        steps.append((chosen, source))
+    distance = np.maximum(np.maximum(low - exact, exact - high), 0)
+    distance[np.isinf(value)] = np.inf
+    nearest = distance == distance.min()
+    end = np.where(nearest, value, -np.inf).argmax()
+    result = []
+    for chosen, source in reversed(steps):
+        result.append(int(chosen[end]))
+        end = source[end]
+    return result[::-1]

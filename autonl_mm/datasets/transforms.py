@@ -28,7 +28,13 @@ class LoadImageOrSkip(LoadImageFromFile):
         self.skip = skip
 
     def transform(self, results: dict) -> Optional[dict]:
-        """Load ``results['img_path']`` into ``results['img']``, (H, W, C)."""
+        """Load ``results['img_path']`` into ``results['img']``, (H, W, C).
+
+        A picture without a path stays as it is: ImageClassificationInferencer
+        loads pictures itself, and leaves out mmcv's transform alone.
+        """
+        if 'img' in results and 'img_path' not in results:
+            return results
         path = results['img_path']
         try:
             loaded = super().transform(results)

@@ -22,6 +22,22 @@ test_pipeline = [
         interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
+# test.py --tta: the picture and its mirror image
+tta_pipeline = [
+    dict(type='autonl_mm.LoadImageOrSkip', skip=False),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(
+                    type='EfficientNetCenterCrop',
+                    crop_size=224,
+                    interpolation='bicubic')
+            ],
+            [dict(type='RandomFlip', prob=p) for p in (0., 1.)],
+            [dict(type='PackInputs')],
+        ]),
+]
 
 train_dataloader = dict(
     batch_size=128,

@@ -70,6 +70,32 @@ def light_nl(x: Tensor,
     return y.reshape(n, c, h, w)
 
 
+def affinity_rows(x: Tensor,
+                  nl_channels: int,
+                  stride: int,
+                  positions: Tensor) -> Tensor:
+    """Rows of the affinity of :func:`light_nl`, and nothing else of it.
+
+    Args:
+        x (Tensor): Features, ``(N, C, H, W)``.
+        nl_channels (int): k, how many of the first channels make the
+            affinity.
+        stride (int): s.
+        positions (Tensor): ``(P, 2)`` of integers, row and column of the map
+            of each of P positions.
+
+    Returns:
+        Tensor: ``(N, P, h, w)``: how much each sampled position weighs in the
+        output at each of the positions, the divisor HW included.
+    """
+    h, w = x.shape[2:]
+    compact = x[:, :nl_channels]
+    sampled = compact[:, :, ::stride, ::stride]
+    queries = compact[:, :, positions[:, 0], positions[:, 1]]  # (N, k, P)
+    rows = torch.matmul(queries.transpose(1, 2), sampled.flatten(2)) / (h * w)
+    return rows.unflatten(2, sampled.shape[2:])
+
+
 @MODELS.register_module()
 class LightNL(BaseModule):
     """Plug-in layer ``z = x + BN(DWConv3x3(light_nl(x)))``.
@@ -198,6 +224,47 @@ class LightNL(BaseModule):
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, nl_channels={self.nl_channels}, '
                 f'stride={self.stride}, order={self.order!r}')
+
+
+@MODELS.register_module()
+class SharedNL(LightNL):
+    """The step from a conventional non-local block to LightNL.
+
+    Features are shared, ``y = x x^T x / (HW)`` without theta, phi and g, but
+    ``W_z`` is still a 1x1 convolution. ``LightNL(channel_ratio=1)`` is the
+    next step.
+
+    Args:
+        in_channels (int): C, channels in and out.
+        order (str): Order of the products, see :func:`light_nl`. Defaults to
+            ``'auto'``.
+        norm_cfg (dict, optional): Normalisation; None for none. Defaults to
+            ``dict(type='BN')``.
+        zero_init (bool): Whether the block starts as the identity. Defaults
+            to True.
+        init_cfg (dict, optional): Initialisation. Defaults to None.
+
+    Shape:
+        ``(N, C, H, W)`` in, the same out.
+    """
+
+    _abbr_ = 'shared_nl'
+
+    def __init__(self,
+                 in_channels: int,
+                 order: str = 'auto',
+                 norm_cfg: Optional[dict] = dict(type='BN'),
+                 zero_init: bool = True,
+                 init_cfg: Optional[dict] = None):
+        super().__init__(
+            in_channels,
+            channel_ratio=1,
+            order=order,
+            norm_cfg=norm_cfg,
+            zero_init=zero_init,
+            init_cfg=init_cfg)
+        self.conv = nn.Conv2d(in_channels, in_channels, 1, bias=False)
+        self._reset_parameters()
 
 
 def init_depthwise(conv: nn.Conv2d) -> None:

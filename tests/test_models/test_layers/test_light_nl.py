@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmengine.registry import MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autonl_mm.models.layers import LightNL, light_nl
+from autonl_mm.models.layers import LightNL, SharedNL, affinity_rows, light_nl
 from autonl_mm.models.layers.light_nl import init_depthwise
 
 ORDERS = ('channel', 'spatial', 'auto')
@@ -150,7 +150,49 @@ def test_gradcheck(order, stride):
         lambda x: light_nl(x, 2, stride, order), (x, ))
 
 
+@pytest.mark.parametrize('stride', [1, 2, 3])
+@pytest.mark.parametrize('k', [1, 3, 8])
+def test_affinity_rows(k, stride):
+    x = torch.randn(2, 8, 7, 5, dtype=torch.float64)
+    positions = torch.tensor([[0, 0], [6, 4], [3, 1]])
+    rows = affinity_rows(x, k, stride, positions)
+    sampled = x[:, :, ::stride, ::stride]
+    assert rows.shape == (2, 3, *sampled.shape[2:])
+    full = torch.einsum('niab,nicd->nabcd', x[:, :k], sampled[:, :k]) / 35
+    for i, (a, b) in enumerate(positions.tolist()):
+        torch.testing.assert_close(rows[:, i], full[:, a, b])
+    # they are what the block weighs the features with
+    want = light_nl(x, k, stride)
+    for i, (a, b) in enumerate(positions.tolist()):
+        got = torch.einsum('nab,ncab->nc', rows[:, i], sampled)
+        torch.testing.assert_close(got, want[:, :, a, b])
+
+
+def test_affinity_rows_form_no_affinity():
+    x = torch.randn(1, 8, 512, 512)
+    with LargestTensor() as largest:
+        affinity_rows(x, 4, 1, torch.tensor([[5, 500], [300, 20]]))
+    assert largest.numel <= x.numel()
+
+
 # ------------------------------------------------------------------ the layer
+def test_shared_features_with_a_1x1_output():
+    layer = trained(SharedNL(6)).double().eval()
+    x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
+    flat = x.flatten(2)
+    y = flat @ flat.transpose(1, 2) @ flat / 20
+    y = torch.einsum('oi,nip->nop', layer.conv.weight[:, :, 0, 0], y)
+    want = x + layer.norm(y.unflatten(2, (4, 5)))
+    torch.testing.assert_close(layer(x), want)
+    for module in (SharedNL(6), SharedNL(6, norm_cfg=None)):
+        for train in (True, False):
+            fresh = torch.randn(2, 6, 4, 5)
+            assert torch.equal(module.train(train)(fresh), fresh)
+        module.init_weights()
+        assert torch.equal(module(fresh), fresh)
+    assert SharedNL(6)._abbr_ == 'shared_nl'
+
+
 def test_forward_is_the_formula():
     layer = trained(LightNL(8, 0.5, stride=2)).double().eval()
     x = torch.randn(2, 8, 5, 7, dtype=torch.float64)

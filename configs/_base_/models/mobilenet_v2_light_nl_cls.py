@@ -1,0 +1,26 @@
+# MobileNetV2 with LightNL after the second 1x1 convolution of every block,
+# its stride 2 where the map is larger than 14x14 (AutoNL, section 3.1).
+_base_ = 'mobilenet_v2_cls.py'
+
+norm_cfg = _base_.norm_cfg
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='autonl_mm.PluginBackbone',
+        backbone=_base_.model.backbone,
+        plugins=[
+            dict(
+                cfg=dict(
+                    type='autonl_mm.LightNL',
+                    channel_ratio=0.25,
+                    stride=2,
+                    norm_cfg=norm_cfg),
+                target=r'layer[123]\.\d+\.conv'),
+            dict(
+                cfg=dict(
+                    type='autonl_mm.LightNL',
+                    channel_ratio=0.25,
+                    stride=1,
+                    norm_cfg=norm_cfg),
+                target=r'layer[4567]\.\d+\.conv'),
+        ]))

@@ -1,0 +1,5 @@
+_base_ = 'mobilenet-v2-light-nl_32xb128_in1k.py'
+
+model = dict(
+    backbone=dict(backbone=dict(widen_factor=1.4)),
+    head=dict(in_channels=1792))

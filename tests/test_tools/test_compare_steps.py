@@ -1,0 +1,111 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import json
+import re
+
+import pytest
+from conftest import run_tool
+from mmengine.config import Config
+
+SCRIPT = 'tools/analysis_tools/compare_steps.py'
+CONFIG = 'configs/mmpretrain/light-nl-steps_1xb32_cifar10.py'
+STEPS = ('none', 'conventional', 'shared_features', 'depthwise_output',
+         'channel_compaction', 'spatial_compaction')
+
+
+def added_macs():
+    """By the formulas of the paper: affinity formed, cheaper order."""
+    # channels, side of the map, stride of LightNL where it is strided
+    places = [(16, 16, 2), (24, 16, 2), (24, 16, 2), (40, 8, 2), (40, 8, 2),
+              (80, 4, 1), (80, 4, 1), (80, 4, 1)]
+    totals = {step: [0, 0] for step in STEPS}
+    for c, side, stride in places:
+        n, k = side * side, c // 4
+        ns = (side // stride)**2
+
+        def products(k, ns, c=c, n=n):
+            spatial = n * ns * (k + c)
+            return spatial, min(spatial, (n + ns) * k * c)
+
+        conventional = 4 * n * c * c + 2 * n * n * c
+        added = dict(
+            none=(0, 0),
+            conventional=(conventional, conventional),
+            shared_features=[p + n * c * c for p in products(c, n)],
+            depthwise_output=[p + 9 * n * c for p in products(c, n)],
+            channel_compaction=[p + 9 * n * c for p in products(k, n)],
+            spatial_compaction=[p + 9 * n * c for p in products(k, ns)])
+        for step, macs in added.items():
+            totals[step] = [a + b for a, b in zip(totals[step], macs)]
+    return totals
+
+
+def rows_of(text):
+    rows = [[c.strip() for c in line.strip('|').split('|')]
+            for line in text.splitlines() if line.startswith('| ')]
+    return rows[0], {row[0].replace(' ', '_'): row[1:] for row in rows[1:]}
+
+
+def test_costs(tmp_path):
+    out = run_tool(SCRIPT, CONFIG, '--work-dir', tmp_path, '--no-train').stdout
+    head, rows = rows_of(out)
+    assert tuple(rows) == STEPS
+    for step, macs in added_macs().items():
+        assert rows[step][:2] == [f'{m / 1e6:.3f} M' for m in macs]
+    costs = [float(rows[step][0].split()[0]) for step in STEPS[1:]]
+    assert costs == sorted(costs, reverse=True)
+    assert rows['channel_compaction'][2] == rows['spatial_compaction'][2]
+    assert not any('seed' in name for name in head)
+    assert not list(tmp_path.glob('*-seed0'))
+
+
+@pytest.fixture(scope='module')
+def small_config(picture_folder, tmp_path_factory):
+    cfg = Config.fromfile(CONFIG)
+    cfg.steps = {k: cfg.steps[k] for k in ('none', 'spatial_compaction')}
+    cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = 2
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.batch_size = 8
+        loader.dataset.update(data_root=str(picture_folder), holdout=8)
+    cfg.train_dataloader.dataset.indices = 16
+    path = tmp_path_factory.mktemp('steps') / 'steps.py'
+    cfg.dump(path)
+    return path
+
+
+def test_trains_each_once(small_config, tmp_path):
+    arguments = [
+        SCRIPT, small_config, '--work-dir', tmp_path, '--seeds', '2',
+        '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
+        'param_scheduler.total_steps=1'
+    ]
+    out = run_tool(*arguments).stdout
+    head, rows = rows_of(out)
+    assert head[-4:] == ['seed 0', 'seed 1', 'mean', 'deviation']
+    assert tuple(rows) == ('none', 'spatial_compaction')
+    assert '4 training runs' in out and 'accuracy/top1' in out
+    for step, row in rows.items():
+        values = []
+        for seed in (0, 1):
+            folder = tmp_path / f'{step}-seed{seed}'
+            result = json.loads((folder / 'result.json').read_text())
+            values.append(result['value'])
+            config, = folder.glob('*.py')
+            assert Config.fromfile(config).randomness.seed == seed
+            log = (folder / 'train.log').read_text()
+            assert ('LightNL' in log) == (step != 'none')
+        assert row[3:5] == [f'{v:.2f}' for v in values]
+        assert float(row[5]) == pytest.approx(sum(values) / 2, abs=0.01)
+    # nothing is done twice
+    logs = {p: p.stat().st_mtime for p in tmp_path.glob('*/train.log')}
+    assert re.search('4 training runs', run_tool(*arguments).stdout)
+    assert len(logs) == 4
+    assert logs == {p: p.stat().st_mtime for p in logs}
+
+
+def test_bad_input(tmp_path):
+    result = run_tool(SCRIPT, 'configs/mmpretrain/autonl-s_2xb128_cifar10.py',
+                      '--work-dir', tmp_path, check=False)
+    assert result.returncode and 'has no steps' in result.stdout
+    result = run_tool(SCRIPT, CONFIG, '--work-dir', tmp_path, '--seeds', '0',
+                      check=False)
+    assert result.returncode and 'at least 1 seed' in result.stdout

@@ -1,0 +1,222 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Where LightNL looks: rows of its affinity laid over a picture.
+
+For each chosen position and layer, how much every other position weighs in
+what LightNL adds there: red adds the features found there, blue subtracts
+them. Only the rows asked for are computed, never the whole affinity.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+from mmengine.structures import BaseDataElement
+
+from autonl_mm.models.layers import LightNL, affinity_rows
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('image', help='picture')
+    parser.add_argument('config', help='config, of any codebase')
+    parser.add_argument('checkpoint', help='its checkpoint')
+    parser.add_argument(
+        '--layer',
+        nargs='+',
+        required=True,
+        metavar='NAME',
+        help='LightNL layers by their names in the model, one row of pictures '
+        'each; a wrong name lists them')
+    parser.add_argument(
+        '--points',
+        nargs='+',
+        required=True,
+        metavar='X,Y',
+        help='positions in pixels of the picture, one column each')
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='what the picture is resized to; default: as it is')
+    parser.add_argument('--out', type=Path, default=Path('attention.png'))
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    return parser.parse_args()
+
+
+def parse_point(text, height, width):
+    """A position in pixels.
+
+    Args:
+        text (str): ``x,y``.
+        height (int): Of the picture.
+        width (int): Of the picture.
+
+    Returns:
+        tuple[float, float]: x and y.
+
+    Raises:
+        ValueError: If it is of another form or outside of the picture.
+    """
+    try:
+        x, y = (float(part) for part in text.split(','))
+    except ValueError:
+        raise ValueError(f'--points has {text!r}, expected x,y in pixels, '
+                         'such as 120,80') from None
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f'--points has {text!r}, which is outside of the '
+                         f'picture of width {width} and height {height}')
+    return x, y
+
+
+def find_layers(model, names):
+    """LightNL layers by name.
+
+    Raises:
+        ValueError: If there is no such layer; lists those there are.
+    """
+    layers = {name: module for name, module in model.named_modules()
+              if isinstance(module, LightNL)}
+    for name in names:
+        if name not in layers:
+            there = '\n  '.join(layers) or 'none at all'
+            raise ValueError(f'--layer has {name!r}, which is no LightNL of '
+                             f'the model. There are:\n  {there}')
+    return {name: layers[name] for name in names}
+
+
+@torch.no_grad()
+def attention(model, layers, image, points):
+    """Rows of the affinity.
+
+    Args:
+        model (nn.Module): Model of any codebase, in eval mode.
+        layers (dict[str, LightNL]): Layers of it.
+        image (np.ndarray): ``(H, W, 3)``, blue first.
+        points (list[tuple[float, float]]): x and y in pixels of ``image``.
+
+    Returns:
+        tuple: From the layer's name to ``(P, h, w)``, and ``(H', W')``, the
+        size of the picture with the padding that the model gave it.
+    """
+    picture = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    data = model.data_preprocessor(
+        dict(inputs=[picture], data_samples=[BaseDataElement()]), False)
+    inputs = data['inputs']
+    height, width = inputs.shape[2:]
+    rows = {}
+
+    def keep(name):
+
+        def hook(layer, args):
+            x, = args
+            h, w = x.shape[2:]
+            positions = torch.tensor(
+                [[int(y * h / height), int(x_ * w / width)]
+                 for x_, y in points])
+            rows[name] = affinity_rows(x.float(), layer.nl_channels,
+                                       layer.stride, positions)[0]
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(keep(name))
+               for name, layer in layers.items()]
+    try:
+        model.backbone(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = set(layers) - set(rows)
+    if missing:
+        raise ValueError(f'{", ".join(missing)} took no part in the backbone')
+    return rows, (height, width)
+
+
+def draw(image, rows, points, size, out):
+    """One picture a layer and a position.
+
+    Args:
+        image (np.ndarray): ``(H, W, 3)``, blue first.
+        rows (dict[str, Tensor]): From layer to ``(P, h, w)``.
+        points (list[tuple[float, float]]): x and y in pixels of ``image``.
+        size (tuple[int, int]): ``(H', W')`` that the rows cover.
+        out (Path): File.
+    """
+    height, width = image.shape[:2]
+    fig, axes = plt.subplots(
+        len(rows),
+        len(points) + 1,
+        figsize=(3 * (len(points) + 1), 3 * height / width * len(rows) + 0.6),
+        squeeze=False)
+    for line, (name, maps) in zip(axes, rows.items()):
+        for ax in line:
+            ax.imshow(image[:, :, ::-1])
+            ax.axis('off')
+        line[0].set_title(f'{name}, {maps.shape[1]}x{maps.shape[2]}',
+                          fontsize=8)
+        for i, (x, y) in enumerate(points):
+            line[0].plot(x, y, 'o', markeredgecolor='black', color='yellow')
+            line[0].annotate(str(i + 1), (x, y), xytext=(5, 5),
+                             textcoords='offset points', color='yellow')
+            most = maps[i].abs().max().item() or 1.
+            line[i + 1].imshow(
+                maps[i].numpy(),
+                cmap='RdBu_r',
+                vmin=-most,
+                vmax=most,
+                alpha=0.65,
+                extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5),
+                interpolation='nearest')
+            line[i + 1].plot(x, y, 'o', markeredgecolor='black',
+                             color='yellow')
+            line[i + 1].set_title(f'{i + 1}: up to {most:.2g}', fontsize=8)
+            # padding, which the rows cover too
+            line[i + 1].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5,
+                                                            -0.5))
+    fig.tight_layout()
+    fig.savefig(out, dpi=110)
+    plt.close(fig)
+
+
+def main():
+    args = parse_args()
+    try:
+        for path in (args.image, args.config, args.checkpoint):
+            if not Path(path).is_file():
+                raise FileNotFoundError(f'{path!r} does not exist')
+        image = mmcv.imread(args.image)
+        if image is None:
+            raise ValueError(f'{args.image} is no picture')
+        points = [parse_point(p, *image.shape[:2]) for p in args.points]
+        if args.size:
+            scale = np.array(args.size) / image.shape[:2]
+            points = [(x * scale[1], y * scale[0]) for x, y in points]
+            image = mmcv.imresize(image, tuple(args.size[::-1]))
+        cfg = Config.fromfile(args.config)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        if 'data_preprocessor' in cfg:
+            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        model = MODELS.build(cfg.model)
+        layers = find_layers(model, args.layer)
+        load_checkpoint(model, args.checkpoint, 'cpu', strict=True)
+        rows, size = attention(model.eval(), layers, image, points)
+    except (FileNotFoundError, ValueError, RuntimeError) as e:
+        sys.exit(f'show_attention.py: {e}')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draw(image, rows, points, size, args.out)
+    print(args.out)
+
+
+if __name__ == '__main__':
+    main()

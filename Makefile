@@ -1,5 +1,6 @@
 # make setup   environment in .venv: torch, mmcv with compiled ops, the OpenMMLab libraries, this project
-# make demo    sets up, then runs the main job on data that needs no download
+# make demo    sets up, then trains classifier, detector and segmentor on data that needs no download
+# make demo-full   search, export, retrain, detect, segment on the same data
 # make test    sets up, then runs the tests
 # make lint    ruff
 #
@@ -39,7 +40,7 @@ INSTALL := $(PIP) install -q -c $(CONSTRAINTS)
 FAIL = { echo "setup: $(1)" >&2; exit 1; }
 NET := check the network and the disk (pip's own message is above), then run make again
 
-.PHONY: setup demo test lint
+.PHONY: setup demo demo-full test lint
 setup: $(VENV)/.project
 
 $(VENV)/.python:
@@ -86,8 +87,49 @@ test: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 
-DEMO := work_dirs/autonl-s_1xb32_demo-cls
+RUN := $(VENV)/bin/python
+TOOLS := tools/analysis_tools
+CLS := autonl-s_1xb32_demo-cls
+DET := retinanet_autonl-s_1xb8_demo-det
+SEG := semantic-fpn_autonl-s_1xb8_demo-seg
+# Evaluate once more, from the checkpoint, and draw: $(1) config, $(2) its work
+# dir, $(3) metric.
+SHOW = $(RUN) tools/test.py $(1) $$(cat $(2)/last_checkpoint) --work-dir $(2)/test --show-dir $(2)/drawn \
+  && $(RUN) $(TOOLS)/summarize_run.py $(2) --metric $(3) \
+  && $(RUN) $(TOOLS)/contact_sheet.py $(2)/drawn --out $(2)/predictions.png
+
+# Start from the backbone of a checkpoint, $(1).
+FROM = model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=$(1) \
+  model.backbone.init_cfg.prefix=backbone.
+
 demo: setup
-	$(VENV)/bin/python tools/dataset_converters/make_demo_data.py
-	$(VENV)/bin/python tools/train.py configs/demo/autonl-s_1xb32_demo-cls.py --work-dir $(DEMO)
-	@$(VENV)/bin/python tools/analysis_tools/summarize_run.py $(DEMO)
+	$(RUN) tools/dataset_converters/make_demo_data.py
+	$(RUN) tools/train.py configs/demo/$(CLS).py --work-dir work_dirs/$(CLS)
+	@# The classifier's backbone is where detector and segmentor start from.
+	$(RUN) tools/train.py configs/demo/$(DET).py --work-dir work_dirs/$(DET) \
+	  --cfg-options $(call FROM,$$(cat work_dirs/$(CLS)/last_checkpoint))
+	$(RUN) tools/train.py configs/demo/$(SEG).py --work-dir work_dirs/$(SEG) \
+	  --cfg-options $(call FROM,$$(cat work_dirs/$(CLS)/last_checkpoint))
+	@$(call SHOW,configs/demo/$(DET).py,work_dirs/$(DET),coco/bbox_mAP_50)
+	@$(call SHOW,configs/demo/$(SEG).py,work_dirs/$(SEG),mIoU)
+	@$(RUN) $(TOOLS)/summarize_run.py work_dirs/$(CLS)
+
+SEARCH := autonl-supernet_retinanet_1xb8_demo-det
+FULL := work_dirs/demo-full
+# The searched network gives maps of 24, 40 and 80 channels at strides 4, 8, 16.
+SEARCHED := model.backbone.arch=$(FULL)/arch.txt
+demo-full: setup
+	$(RUN) tools/dataset_converters/make_demo_data.py --sets det seg
+	$(RUN) tools/train.py configs/demo/$(SEARCH).py --work-dir $(FULL)/search
+	$(RUN) tools/export_arch.py configs/demo/$(SEARCH).py $$(cat $(FULL)/search/last_checkpoint) \
+	  --out $(FULL)/arch.txt --weights $(FULL)/subnet.pth
+	$(RUN) $(TOOLS)/plot_arch.py $(FULL)/arch.txt --out $(FULL)/arch.png --input-shape 160 160
+	$(RUN) tools/train.py configs/demo/$(DET).py --work-dir $(FULL)/det --cfg-options \
+	  $(SEARCHED) 'model.backbone.out_indices=(3,4)' 'model.neck.in_channels=[40,80]' \
+	  $(call FROM,$(FULL)/subnet.pth)
+	@# What the detector has learnt is where the segmentor's backbone starts from.
+	$(RUN) tools/train.py configs/demo/$(SEG).py --work-dir $(FULL)/seg --cfg-options \
+	  $(SEARCHED) 'model.backbone.out_indices=(2,3,4)' 'model.neck.in_channels=[24,40,80]' \
+	  $(call FROM,$$(cat $(FULL)/det/last_checkpoint))
+	@$(call SHOW,$(FULL)/det/$(DET).py,$(FULL)/det,coco/bbox_mAP_50)
+	@$(call SHOW,$(FULL)/seg/$(SEG).py,$(FULL)/seg,mIoU)

@@ -4,8 +4,10 @@
 Importing this module makes mmengine read every checkpoint with
 :func:`load_checkpoint` (``Runner.resume``, ``load_from``, ``init_cfg``,
 inferencers; local files, URLs and model zoo names alike) and write every file
-with :class:`AtomicLocalBackend`. :func:`find_resumable` finds the checkpoint
-from which a killed run goes on.
+with :class:`AtomicLocalBackend`. Wherever mmengine puts a checkpoint into a model
+(``load_from``, ``init_cfg``, resuming, inferencers) it says how many of the model's
+tensors were loaded, and fails where none was. :func:`find_resumable` finds the
+checkpoint from which a killed run goes on.
 """
 import _codecs
 import os
@@ -25,7 +27,8 @@ import torch
 from mmengine.dist import get_rank, is_main_process
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
@@ -202,15 +205,28 @@ def _explain(path: str, error: BaseException) -> BaseException:
         f'({reason}). Get it anew, or resume from an earlier one')
 
 
+def _load_safetensors(path: str, map_location: Any) -> dict:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ImportError(
+            f'{path} needs safetensors: pip install safetensors') from None
+    if not isinstance(map_location, (str, torch.device)):
+        map_location = 'cpu'  # the functions and dicts that torch.load takes
+    return load_file(path, device=str(map_location))
+
+
 def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     """Load a local checkpoint without running any code of it.
 
     Args:
-        path (str or Path): The file.
+        path (str or Path): The file; ``.safetensors`` too, for which there
+            must be safetensors.
         map_location (Any): As in :func:`torch.load`. Defaults to 'cpu'.
 
     Returns:
-        Any: The content of the file, mostly a dict.
+        Any: The content of the file, mostly a dict; of a ``.safetensors`` file
+        ``dict(state_dict=...)``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -222,9 +238,11 @@ def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     if not osp.isfile(path):
         raise FileNotFoundError(f'There is no checkpoint file {path}')
     try:
+        if str(path).endswith('.safetensors'):
+            return dict(state_dict=_load_safetensors(path, map_location))
         _check_container(path)
         return _load(path, map_location)
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, ImportError):
         raise
     except Exception as error:
         raise _explain(path, error) from None
@@ -279,6 +297,83 @@ def load_url(url: str,
 # Assigned, since http(s)://, torchvision:// and mmcls:// end in one function that
 # looks this name up; torch.hub's function loads without protection.
 mmengine_checkpoint.load_url = load_url
+
+
+_load_with_prefix = mmengine_checkpoint._load_checkpoint_with_prefix
+_load_into_module = mmengine_checkpoint.load_state_dict
+
+
+def load_checkpoint_with_prefix(prefix: str,
+                                filename: str,
+                                map_location: Any = None) -> dict:
+    """The tensors of a checkpoint below a prefix, their names without it.
+
+    Args:
+        prefix (str): Such as ``'backbone.'`` for a classifier's backbone.
+        filename (str): File, URL or model zoo name.
+        map_location (Any): As in :func:`torch.load`. Defaults to None.
+
+    Raises:
+        ValueError: If no name starts with the prefix; says which do exist.
+    """
+    try:
+        return _load_with_prefix(prefix, filename, map_location)
+    except AssertionError:
+        state = CheckpointLoader.load_checkpoint(filename, map_location)
+        names = sorted({k.split('.')[0] + '.' for k in state.get('state_dict', state)})
+        raise ValueError(
+            f'{filename} has no tensor whose name starts with {prefix!r}, there are '
+            f'{", ".join(names[:8])}: give one of them as init_cfg.prefix, or None to '
+            'load the whole file') from None
+
+
+def load_state_dict(module: torch.nn.Module,
+                    state_dict: dict,
+                    strict: bool = False,
+                    logger: Any = None) -> None:
+    """mmengine's ``load_state_dict``, which says how much was loaded.
+
+    It logs ``loaded N of M tensors of CLASS``. BN's counters of batches are left
+    out of the count: checkpoints of old lack them, and nothing needs them.
+
+    Args:
+        module (nn.Module): What to load into.
+        state_dict (dict): The checkpoint's tensors by name.
+        strict (bool): Whether names must agree. Defaults to False.
+        logger (Any): As in mmengine. Defaults to None.
+
+    Raises:
+        ValueError: If the module has tensors and the checkpoint none of them.
+    """
+    target = module
+    if is_model_wrapper(module) or isinstance(module, BaseTTAModel):
+        target = module.module  # as mmengine does
+    own = {
+        k: v
+        for k, v in target.state_dict(keep_vars=True).items()
+        if isinstance(v, torch.Tensor) and not k.endswith('num_batches_tracked')
+    }
+    # Asked of the tensors, not of names and shapes: modules may rename what they
+    # load, and being loaded is being written to.
+    before = {k: v._version for k, v in own.items()}
+    _load_into_module(module, state_dict, strict, logger)
+    loaded = [k for k, v in own.items() if v._version > before[k]]
+    name = type(target).__name__
+    if own and not loaded:
+        def some(names):
+            return ', '.join(list(names)[:3]) + ', ...'
+
+        raise ValueError(
+            f'none of the {len(own)} tensors of {name} ({some(own)}) is in the '
+            f'checkpoint with its shape, whose tensors are {some(state_dict)}. Is it '
+            'of another network? For a part of it name the prefix, such as '
+            "init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')")
+    print_log(f'loaded {len(loaded)} of {len(own)} tensors of {name}', logger)
+
+
+# Looked up by these names wherever mmengine loads.
+mmengine_checkpoint._load_checkpoint_with_prefix = load_checkpoint_with_prefix
+mmengine_checkpoint.load_state_dict = load_state_dict
 
 
 @FileClient.register_backend('disk', force=True)

@@ -51,7 +51,10 @@ TRANSFORMS = PublicRegistry(
     'transform',
     parent=ROOT_TRANSFORMS,
     scope='autonl_mm',
-    locations=['autonl_mm.datasets.transforms'])
+    locations=[
+        'autonl_mm.datasets.transforms',
+        'autonl_mm.datasets.release_center_crop'
+    ])
 # Not imported by the package itself: its datasets are mmpretrain's.
 DATASETS = PublicRegistry(
     'dataset',

@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,7 @@ def tiny_search(picture_folder, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp('tiny_search')
     configs = ROOT / 'configs/mmpretrain'
-    search = Config.fromfile(configs / 'autonl-supernet_1xb64_cifar10.py')
+    search = Config.fromfile(configs / 'autonl-supernet_1xb32_cifar10.py')
     search.model.target = 500e3
     search.param_scheduler[1].end = 6
     search.train_cfg.max_epochs = 6
@@ -102,6 +103,13 @@ def searched(tiny_search, tmp_path_factory):
                       'default_hooks.checkpoint.max_keep_ckpts=6',
                       env=dict(OMP_NUM_THREADS='1'))
     return work_dir, result.stdout
+
+
+def free_port():
+    """A port for two processes to meet at."""
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return str(s.getsockname()[1])
 
 
 def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300):

@@ -717,3 +717,100 @@ def test_one_cycle_scheduler(tmp_path):
             checkpoint._method(owner, name)
     with pytest.raises(pickle.UnpicklingError):
         checkpoint._ONE_CYCLE(optimizer)
+
+
+class Classifier(BaseModel):
+    """A backbone and a head, as classifiers have them."""
+
+    def __init__(self, width=8, classes=10):
+        super().__init__()
+        self.backbone = BaseModule()
+        self.backbone.conv = torch.nn.Conv2d(3, width, 3)
+        self.backbone.norm = torch.nn.BatchNorm2d(width)
+        self.head = torch.nn.Linear(width, classes)
+
+    def forward(self):
+        pass
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """Path and tensors of a classifier's checkpoint."""
+    model = Classifier()
+    with torch.no_grad():
+        model.backbone.norm.weight.uniform_()
+    path = tmp_path / 'classifier.pth'
+    save_checkpoint(dict(state_dict=model.state_dict()), str(path))
+    return path, model.state_dict()
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What loading logs; mmengine's loggers write past pytest's captures."""
+    lines = []
+    monkeypatch.setattr(checkpoint, 'print_log',
+                        lambda line, *args: lines.append(line))
+    return lines
+
+
+def pretrained(path, prefix, width=8):
+    module = Classifier(width).backbone
+    module.init_cfg = dict(
+        type='Pretrained', checkpoint=str(path), prefix=prefix)
+    module._is_init = False
+    module.init_weights()
+    return module
+
+
+def test_pretrained_with_prefix_says_how_much(classifier, said):
+    path, state = classifier
+    module = pretrained(path, 'backbone.')
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, state[f'backbone.{name}'])
+    # 2 of the convolution, 4 of the norm beside its counter
+    assert 'loaded 6 of 6 tensors of BaseModule' in said
+
+
+def test_load_from_counts_what_fits(classifier, said):
+    """A classifier of other classes: all but its head."""
+    path, state = classifier
+    model = Classifier(classes=3)
+    load_into_model(model, str(path))
+    assert 'loaded 6 of 8 tensors of Classifier' in said
+    assert torch.equal(model.backbone.conv.weight, state['backbone.conv.weight'])
+
+
+def test_nothing_loaded_is_an_error(classifier):
+    path, _ = classifier
+    with pytest.raises(ValueError) as error:
+        pretrained(path, None)  # the classifier's prefix forgotten
+    for word in ('none of the 6 tensors', 'conv.weight', 'backbone.conv.weight',
+                 "prefix='backbone.'"):
+        assert word in str(error.value)
+    with pytest.raises(ValueError, match='none of the 6 tensors'):
+        pretrained(path, 'backbone.', width=4)  # of another shape
+
+
+def test_wrong_prefix_names_those_there_are(classifier):
+    path, _ = classifier
+    with pytest.raises(ValueError) as error:
+        pretrained(path, 'encoder.')
+    for word in (str(path), "'encoder.'", 'backbone., head.'):
+        assert word in str(error.value)
+
+
+def test_renamed_while_loading_counts(tmp_path, said):
+    """Some modules rename old names in a hook of their own."""
+
+    class Renaming(torch.nn.Linear):
+
+        def _load_from_state_dict(self, state, prefix, *args):
+            state[f'{prefix}weight'] = state.pop(f'{prefix}w')
+            state[f'{prefix}bias'] = state.pop(f'{prefix}b')
+            super()._load_from_state_dict(state, prefix, *args)
+
+    module = Renaming(2, 2)
+    mmengine_checkpoint.load_state_dict(
+        module, dict(w=torch.ones(2, 2), b=torch.ones(2)))
+    assert module.weight.eq(1).all()
+    assert 'loaded 2 of 2 tensors of Renaming' in said

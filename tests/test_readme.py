@@ -57,13 +57,24 @@ def test_there_is_a_swap_for_each_codebase():
 @pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
 def test_plugin_snippet_builds(library, scope):
     init_default_scope(library)
-    snippet, = (s for s in SNIPPETS if 'plugins=' in s)
+    snippet, = (s for s in SNIPPETS if 'plugins=' in s and 'position=' in s)
     scope = {}
     exec(snippet, scope)
     backbone = MODELS.build(
         dict(type='ResNet', depth=50, **scope['model']['backbone']))
     names = [n for n, _ in backbone.named_modules() if n.endswith('light_nl')]
     assert len(names) == 4 + 6
+
+
+def test_plugin_backbone_snippet_builds(scope):
+    init_default_scope('mmpretrain')
+    snippet, = (s for s in SNIPPETS if 'PluginBackbone' in s)
+    scope = {}
+    exec(snippet, scope)
+    backbone = MODELS.build(scope['backbone'])
+    strides = [m.stride for n, m in backbone.named_modules()
+               if n.endswith('light_nl')]
+    assert sorted(strides) == [1] * 11 + [2] * 6
 
 
 def test_table_of_outputs():

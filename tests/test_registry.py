@@ -16,7 +16,7 @@ from autonl_mm.models import AutoNL, LightNL, PoolDropout
 BLOCK = 'r1_k3_s11_e1_i8_o8_nonlocal0.5'
 CODEBASES = ('mmpretrain', 'mmdet', 'mmseg')
 PUBLIC = dict(
-    MODELS=('AutoNL', 'LightNL', 'PoolDropout'),
+    MODELS=('AutoNL', 'LightNL', 'PluginBackbone', 'PoolDropout', 'SharedNL'),
     OPTIMIZERS=('RMSpropTF', ),
     OPTIM_WRAPPERS=('CpuAmpOptimWrapper', ),
     HOOKS=('BatchScaledEMAHook', ),

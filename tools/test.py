@@ -10,6 +10,7 @@ from mmengine.evaluator import DumpResults
 
 import autonl_mm  # noqa: F401
 from autonl_mm.engine import launch
+from autonl_mm.engine.model_checks import check_datasets
 
 
 def parse_args():
@@ -79,6 +80,7 @@ def main():
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'test.py: {e}')
     runner = launch.build_runner(cfg)
+    check_datasets(runner, train=False)
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))

@@ -5,6 +5,7 @@ import sys
 
 import autonl_mm  # noqa: F401
 from autonl_mm.engine import launch
+from autonl_mm.engine.model_checks import check_datasets
 
 
 def parse_args():
@@ -46,7 +47,9 @@ def main():
         launch.check_data(cfg, ['train_dataloader', 'val_dataloader'])
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'train.py: {e}')
-    launch.build_runner(cfg).train()
+    runner = launch.build_runner(cfg)
+    check_datasets(runner, train=True)
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -3,10 +3,11 @@ from .allocator import keep_freed_memory
 from .batch_scaled_ema_hook import BatchScaledEMAHook
 from .channels_last_hook import ChannelsLastHook
 from .cpu_amp import CpuAmpOptimWrapper
+from .model_checks import LabelCheckHook
 from .rmsprop_tf import RMSpropTF
 from .search_hook import SearchHook
 
 __all__ = [
     'keep_freed_memory', 'BatchScaledEMAHook', 'ChannelsLastHook',
-    'CpuAmpOptimWrapper', 'RMSpropTF', 'SearchHook'
+    'CpuAmpOptimWrapper', 'LabelCheckHook', 'RMSpropTF', 'SearchHook'
 ]

@@ -3,7 +3,7 @@
 import argparse
 import os
 import os.path as osp
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from autonl_mm.checkpoint import find_resumable
 
 from .allocator import keep_freed_memory
+from .model_checks import LabelCheckHook, check_channels
 
 
 def add_common_args(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def prepare_cpu(cfg: Config) -> None:
-    """Fit a config to the CPU: allocator, gloo, a plain wrapper.
+    """Fit a config to the CPU: allocator, gloo, a plain wrapper, plain BN.
 
     Args:
         cfg (Config): Changed in place.
@@ -84,6 +85,10 @@ def prepare_cpu(cfg: Config) -> None:
     print_log(keep_freed_memory())
     if cfg.launcher == 'none':
         return
+    count = replace_sync_bn(cfg.get('model'))
+    if count:
+        print_log(f'SyncBN needs a GPU: {count} settings of the model become '
+                  'BN, whose statistics are those of each process')
     cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo'))))
     if cfg.launcher == 'pytorch' and not dist.is_initialized():
         # mmengine's init_dist would set a CUDA device first.
@@ -96,6 +101,26 @@ def prepare_cpu(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False))
     wrapper.update(cfg.get('model_wrapper_cfg') or {})
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def replace_sync_bn(node: Any) -> int:
+    """Turn all ``SyncBN`` in a config into ``BN``.
+
+    Args:
+        node (Any): A part of a config, changed in place.
+
+    Returns:
+        int: How many there were.
+    """
+    if isinstance(node, (list, tuple)):
+        return sum(replace_sync_bn(item) for item in node)
+    if not isinstance(node, dict):
+        return 0
+    count = sum(replace_sync_bn(item) for item in node.values())
+    if node.get('type') == 'SyncBN':
+        node['type'] = 'BN'
+        count += 1
+    return count
 
 
 def use_amp(cfg: Config) -> None:
@@ -214,14 +239,22 @@ def _leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that the config asks for.
+    """Build the runner that the config asks for, and check its model.
 
     Args:
         cfg (Config): The config.
 
     Returns:
         Runner: mmengine's, or the one that ``runner_type`` names.
+
+    Raises:
+        ValueError: If neck or heads do not fit the backbone.
     """
     if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg)
+    else:
+        runner = Runner.from_cfg(cfg)
+    if 'model' in cfg:
+        check_channels(cfg.model.get('module', cfg.model), runner.model)
+    runner.register_hook(LabelCheckHook())
+    return runner

@@ -4,3 +4,4 @@ default_scope = 'mmpretrain'
 default_hooks = dict(
     visualization=dict(type='VisualizationHook', enable=False))
 visualizer = dict(type='UniversalVisualizer', vis_backends=_base_.vis_backends)
+tta_model = dict(type='AverageClsScoreTTA')

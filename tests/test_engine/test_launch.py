@@ -321,9 +321,19 @@ def test_only_the_asked_loaders_are_checked(data):
 
 # --------------------------------------------------------------- build_runner
 def test_build_runner(monkeypatch):
-    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: ('mmengine', cfg))
-    monkeypatch.setattr(RUNNERS, 'build', lambda cfg: ('other', cfg))
+    class Built:
+
+        def __init__(self, kind, cfg):
+            self.made, self.hooks = (kind, cfg), []
+
+        def register_hook(self, hook):
+            self.hooks.append(type(hook).__name__)
+
+    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: Built('mmengine', cfg))
+    monkeypatch.setattr(RUNNERS, 'build', lambda cfg: Built('other', cfg))
     cfg = Config(dict(work_dir='w'))
-    assert launch.build_runner(cfg) == ('mmengine', cfg)
+    runner = launch.build_runner(cfg)
+    assert runner.made == ('mmengine', cfg)
+    assert runner.hooks == ['LabelCheckHook']
     cfg = Config(dict(work_dir='w', runner_type='FlexibleRunner'))
-    assert launch.build_runner(cfg) == ('other', cfg)
+    assert launch.build_runner(cfg).made == ('other', cfg)

@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shutil
-import socket
 import textwrap
 
 import pytest
 import torch
-from conftest import ROOT, run_tool
+from conftest import ROOT, free_port, run_tool
 
 CONFIG = ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py'
 
@@ -33,12 +32,6 @@ def options(picture_folder, tiny_arch):
         'train_cfg.max_epochs=2', 'param_scheduler.total_steps=2',
         'default_hooks.logger.interval=1'
     ]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return str(s.getsockname()[1])
 
 
 def scalars(work_dir):

@@ -1,82 +1,17 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """tools/train.py and tools/test.py with a detector and a segmentor."""
 import json
-import textwrap
 
 import pytest
-from conftest import run_tool
+import torch
+from conftest import free_port, run_tool
 
-COMMON = """\
-custom_imports = dict(imports=['autonl_mm'])
-backbone = dict(
-    _delete_=True, type='AutoNL', arch='s', out_indices=(2, 3, 5, 7))
-loader = dict(batch_size=2, num_workers=0, persistent_workers=False)
-"""
-DETECTOR = COMMON + """\
-_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
-root = '{root}/det/'
-classes = tuple(f'digit_{{i}}' for i in range(10))
-model = dict(
-    backbone=backbone,
-    neck=dict(in_channels=[24, 40, 96, 320]),
-    bbox_head=dict(num_classes=10),
-    test_cfg=dict(score_thr=0.))
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=(
-        'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-train_dataloader = dict(
-    dataset=dict(
-        data_root=root, ann_file='annotations/instances_train.json',
-        data_prefix=dict(img='train/'), metainfo=dict(classes=classes),
-        pipeline=train_pipeline), **loader)
-test_pipeline.insert(1, dict(type='Resize', scale=(160, 160)))
-val_dataloader = dict(
-    dataset=dict(
-        data_root=root, ann_file='annotations/instances_val.json',
-        data_prefix=dict(img='val/'), metainfo=dict(classes=classes),
-        pipeline=test_pipeline), **loader)
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=root + 'annotations/instances_val.json')
-test_evaluator = val_evaluator
-train_cfg = dict(max_epochs=1)
-"""
-SEGMENTOR = COMMON + """\
-_base_ = 'mmseg::sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py'
-root = '{root}/seg/'
-model = dict(
-    pretrained=None,
-    data_preprocessor=dict(size=(160, 160)),
-    backbone=backbone,
-    neck=dict(in_channels=[24, 40, 96, 320]))
-pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
-train_dataloader = dict(
-    dataset=dict(
-        data_root=root, pipeline=pipeline,
-        data_prefix=dict(
-            img_path='leftImg8bit/train', seg_map_path='gtFine/train')),
-    **loader)
-val_dataloader = dict(
-    dataset=dict(
-        data_root=root, pipeline=pipeline,
-        data_prefix=dict(
-            img_path='leftImg8bit/val', seg_map_path='gtFine/val')),
-    num_workers=0, persistent_workers=False)
-test_dataloader = val_dataloader
-train_cfg = dict(max_iters=2, val_interval=2)
-default_hooks = dict(checkpoint=dict(interval=2))
-"""
+DETECTOR = 'configs/demo/retinanet_autonl-s_1xb8_demo-det.py'
+SEGMENTOR = 'configs/demo/semantic-fpn_autonl-s_1xb8_demo-seg.py'
+CODEBASES = pytest.mark.parametrize('config, task, metric', [
+    (DETECTOR, 'det', 'coco/bbox_mAP_50'),
+    (SEGMENTOR, 'seg', 'mIoU'),
+], ids=['detector', 'segmentor'])
 
 
 @pytest.fixture(scope='module')
@@ -88,17 +23,64 @@ def demo_data(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize('text, metric, checkpoint', [
-    (DETECTOR, 'coco/bbox_mAP_50', 'epoch_1.pth'),
-    (SEGMENTOR, 'mIoU', 'iter_2.pth'),
-], ids=['detector', 'segmentor'])
-def test_train_and_test(text, metric, checkpoint, demo_data, tmp_path):
-    config = tmp_path / 'config.py'
-    config.write_text(textwrap.dedent(text.format(root=demo_data)))
-    run_tool('tools/train.py', config, '--work-dir', tmp_path / 'run')
+def options(task, root, epochs=1):
+    """An epoch on four small pictures."""
+    options = ['--cfg-options', f'train_cfg.max_epochs={epochs}',
+               'train_cfg.val_interval=1', 'train_dataloader.batch_size=2',
+               f'param_scheduler.total_steps={epochs}',
+               'default_hooks.logger.interval=1']
+    for part in ('train', 'val', 'test'):
+        options.append(f'{part}_dataloader.dataset.data_root={root / task}/')
+    if task == 'det':
+        path = root / 'det/annotations/instances_val.json'
+        options += [f'{p}_evaluator.ann_file={path}' for p in ('val', 'test')]
+        # so that there are predictions to draw and to compare
+        options.append('model.test_cfg.score_thr=0.')
+    return options
+
+
+@CODEBASES
+def test_train_test_resume(config, task, metric, demo_data, tmp_path):
+    run = tmp_path / 'run'
+    run_tool('tools/train.py', config, '--work-dir', run,
+             *options(task, demo_data))
+    scalars = next(run.glob('*/vis_data/scalars.json')).read_text()
+    trained = [json.loads(line) for line in scalars.splitlines()
+               if f'"{metric}"' in line]
+
     metrics = tmp_path / 'metrics.json'
-    run_tool('tools/test.py', config, tmp_path / 'run' / checkpoint,
-             '--work-dir', tmp_path / 'test', '--out', metrics,
-             '--out-item', 'metrics', '--show-dir', tmp_path / 'drawn')
-    assert metric in json.loads(metrics.read_text())
+    run_tool('tools/test.py', config, run / 'epoch_1.pth', '--work-dir',
+             tmp_path / 'test', '--out', metrics, '--out-item', 'metrics',
+             '--show-dir', tmp_path / 'drawn', *options(task, demo_data))
+    assert json.loads(metrics.read_text())[metric] == trained[-1][metric]
     assert len(list((tmp_path / 'drawn').rglob('*.*g'))) == 2
+
+    log = run_tool('tools/train.py', config, '--work-dir', run, '--resume',
+                   *options(task, demo_data, epochs=2)).stdout
+    assert 'resumed epoch: 1' in log
+    assert (run / 'epoch_2.pth').exists()
+
+
+@CODEBASES
+def test_two_processes(config, task, metric, demo_data, tmp_path):
+    """Over gloo, SyncBN as in the COCO and Cityscapes configs."""
+    sync_bn = 'model.backbone.norm_cfg.type=SyncBN'
+    log = run_tool('tools/dist_train.sh', config, '2', '--work-dir',
+                   tmp_path, *options(task, demo_data), sync_bn,
+                   env=dict(PORT=free_port())).stdout
+    assert 'SyncBN needs a GPU: 1 settings' in log
+    # two steps of one process are one of two
+    checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    assert checkpoint['meta']['iter'] == 1
+    assert all(v.isfinite().all() for v in checkpoint['state_dict'].values())
+
+
+def test_what_does_not_fit_stops_before_training(demo_data, tmp_path):
+    failed = run_tool('tools/train.py', DETECTOR, '--work-dir', tmp_path,
+                      *options('det', demo_data),
+                      'model.neck.in_channels=[24,96]', check=False)
+    assert failed.returncode != 0
+    message = failed.stdout.strip().splitlines()[-1]
+    assert 'model.neck.in_channels is [24, 96]' in message
+    assert 'set model.neck.in_channels=[40, 96]' in message
+    assert 'Epoch(train)' not in failed.stdout

@@ -1,0 +1,20 @@
+# AutoNL-S in a Semantic FPN on scenes of handwritten digits, for two CPU
+# cores. `make demo` starts it from the classifier of autonl-s_1xb32_demo-cls.py.
+_base_ = [
+    '../_base_/models/semantic_fpn_small.py',
+    '../_base_/datasets/demo_seg_bs8.py',
+    '../_base_/schedules/adamw_onecycle_5e.py',
+    '../_base_/mmseg_runtime.py',
+]
+
+# On a CPU depthwise convolutions are about twice as fast in this layout.
+custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
+model = dict(
+    backbone=dict(
+        type='autonl_mm.AutoNL',
+        arch='s',
+        out_indices=(2, 3, 5),
+        norm_cfg=dict(type='BN', momentum=0.1, eps=1e-3)),
+    neck=dict(in_channels=[24, 40, 96]))
+optim_wrapper = dict(optimizer=dict(fused=True))
+randomness = dict(seed=0)

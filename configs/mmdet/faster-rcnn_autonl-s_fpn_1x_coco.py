@@ -1,0 +1,12 @@
+_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+custom_imports = dict(imports=['autonl_mm'])
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='autonl_mm.AutoNL',
+        arch='s',
+        out_indices=(2, 3, 5, 7),
+        # two pictures a GPU are too few for statistics of their own
+        norm_cfg=dict(type='SyncBN', momentum=0.01, eps=1e-3)),
+    neck=dict(in_channels=[24, 40, 96, 320]))

@@ -1,0 +1,3 @@
+_base_ = 'retinanet_autonl-s_fpn_1x_coco.py'
+
+model = dict(backbone=dict(arch='l'))

@@ -1,0 +1,16 @@
+_base_ = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
+custom_imports = dict(
+    imports=['autonl_mm', 'autonl_mm.models.dense_heads.ssdlite_head'])
+
+# Its maps at strides 16 and 32 have MobileNetV2's 96 and 1280 channels. The
+# batch of 24 a GPU has statistics of its own; their momentum is the stock
+# config's, for training from scratch.
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='autonl_mm.AutoNL',
+        arch='s',
+        out_indices=(5, 8),
+        norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3)),
+    # mmdet's own, which cannot predict in mmdet 3.3.0
+    bbox_head=dict(type='autonl_mm.SSDLiteHead'))

@@ -1,0 +1,86 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Draw what a config trains on, augmented and annotated: all codebases.
+
+The libraries' own tools of this name do it for their codebase each;
+mmpretrain 1.2.0's fails with matplotlib 3.11, mmsegmentation 1.2.2's with
+OpenCV 5.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config, DictAction
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from tqdm import tqdm
+
+import autonl_mm  # noqa: F401
+from autonl_mm.engine import launch
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--out', type=Path, required=True, help='folder')
+    parser.add_argument(
+        '--part', choices=['train', 'val', 'test'], default='train')
+    parser.add_argument('--count', type=int, default=20, help='pictures')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='overrides')
+    return parser.parse_args()
+
+
+def draw(visualizer, scope: str, item: dict, out_file: str) -> None:
+    """Draw one item of a dataset, with its annotation, into a file.
+
+    Args:
+        visualizer (Visualizer): The config's.
+        scope (str): The codebase.
+        item (dict): ``inputs``, ``(3, H, W)`` in BGR, and ``data_samples``.
+        out_file (str): Path of the picture.
+    """
+    # OpenCV draws into whole arrays only.
+    image = np.ascontiguousarray(item['inputs'].numpy()[::-1].transpose(1, 2, 0))
+    sample = item['data_samples']
+    if scope == 'mmpretrain':
+        visualizer.visualize_cls(
+            image, sample, draw_pred=False, rescale_factor=4,
+            out_file=out_file)
+        return
+    if scope == 'mmdet':
+        instances = sample.gt_instances.numpy()
+        boxes = instances.bboxes
+        instances.bboxes = getattr(boxes, 'tensor', boxes)
+        if 'masks' in instances:
+            instances.masks = instances.masks.to_ndarray().astype(bool)
+        sample.gt_instances = instances
+    visualizer.add_datasample(
+        'browse', image, sample, draw_pred=False, out_file=out_file)
+
+
+def main():
+    args = parse_args()
+    try:
+        cfg = Config.fromfile(args.config)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+        loader = f'{args.part}_dataloader'
+        launch.check_data(cfg, [loader])
+    except (FileNotFoundError, ValueError) as e:
+        sys.exit(f'browse_dataset.py: {e}')
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(cfg[loader].dataset)
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='browse'))
+    visualizer.dataset_meta = dataset.metainfo
+    count = min(args.count, len(dataset))
+    args.out.mkdir(parents=True, exist_ok=True)
+    for i in tqdm(range(count), leave=False):
+        draw(visualizer, cfg.default_scope, dataset[i],
+             str(args.out / f'{i:05d}.png'))
+    print(f'{args.out}: {count} of {len(dataset)} pictures of {loader}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,93 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Put the first pictures of a folder side by side, such as the predictions
+that ``tools/test.py --show-dir`` drew: annotation left, prediction right.
+"""
+import argparse
+import sys
+from pathlib import Path
+from typing import List
+
+import cv2
+import numpy as np
+
+SUFFIXES = ('.jpg', '.jpeg', '.png')
+GAP = 6  # pixels of white between pictures
+
+
+def find_pictures(folder: Path, count: int) -> List[Path]:
+    """The first pictures below a folder by name.
+
+    Args:
+        folder (Path): Where to look, subfolders too.
+        count (int): How many.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    paths = sorted(
+        p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f'{folder} has no picture ({", ".join(SUFFIXES)})')
+    return paths[:count]
+
+
+def make_sheet(pictures: List[np.ndarray], columns: int,
+               width: int) -> np.ndarray:
+    """Pictures in rows, each of one width, a row as high as its highest.
+
+    Args:
+        pictures (list[np.ndarray]): ``(H, W, 3)`` each.
+        columns (int): Pictures in a row.
+        width (int): Pixels that each is made wide.
+
+    Returns:
+        np.ndarray: ``(H, W, 3)``.
+    """
+    cells = [
+        cv2.resize(
+            p, (width, max(1, round(p.shape[0] * width / p.shape[1]))),
+            interpolation=cv2.INTER_AREA
+            if width < p.shape[1] else cv2.INTER_CUBIC) for p in pictures
+    ]
+    rows = []
+    for i in range(0, len(cells), columns):
+        row = cells[i:i + columns]
+        height = max(c.shape[0] for c in row)
+        sheet = np.full((height, columns * (width + GAP) - GAP, 3), 255,
+                        np.uint8)
+        for j, cell in enumerate(row):
+            left = j * (width + GAP)
+            sheet[:cell.shape[0], left:left + width] = cell
+        rows += [sheet, np.full((GAP, sheet.shape[1], 3), 255, np.uint8)]
+    return np.concatenate(rows[:-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--count', type=int, default=6)
+    parser.add_argument('--columns', type=int, default=2)
+    parser.add_argument(
+        '--width', type=int, default=480, help='of one picture, in pixels')
+    args = parser.parse_args()
+    try:
+        if min(args.count, args.columns, args.width) < 1:
+            raise ValueError('--count, --columns and --width must be at least 1')
+        paths = find_pictures(args.folder, args.count)
+    except (FileNotFoundError, ValueError) as e:
+        sys.exit(f'contact_sheet.py: {e}')
+    pictures = [cv2.imread(str(p)) for p in paths]
+    broken = [str(p) for p, x in zip(paths, pictures) if x is None]
+    if broken:
+        sys.exit(f'contact_sheet.py: {broken[0]} is not a readable picture')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(args.out),
+                       make_sheet(pictures, args.columns, args.width)):
+        sys.exit(f'contact_sheet.py: {args.out} could not be written: give a '
+                 'name that ends in .png or .jpg')
+    print(f'{args.out}: {len(pictures)} pictures of {args.folder}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,164 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Print parameters and MACs of a config's model, in all and part by part.
+
+Counted by mmengine's analyser on the forward pass for one picture:
+multiply-accumulates of convolutions, linear layers, matrix products and
+pooling, as in ``autonl_mm/cost.py``; not normalisation, activation,
+interpolation and the operators of mmcv (NMS, RoIAlign). Heads that are used in
+training only have parameters but no MACs. Those of a second stage are for the
+proposals that the untrained first stage makes of noise.
+"""
+import argparse
+import sys
+from functools import partial
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config, DictAction
+from mmengine.model import ModuleList, revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+import autonl_mm  # noqa: F401
+from autonl_mm.models import CostAwareModel
+
+Size = Tuple[int, int]
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        help="height and width of the picture, or both in one; without it "
+        "that of the config's test pipeline")
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='overrides')
+    return parser.parse_args()
+
+
+def picture_size(cfg: Config) -> Size:
+    """``(H, W)`` that a config's test pipeline resizes or crops to.
+
+    Raises:
+        ValueError: If it leaves pictures as they are.
+    """
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    for transform in reversed(dataset.get('pipeline', [])):
+        size = transform.get('crop_size') or transform.get('scale')
+        if isinstance(size, int):
+            return size, size
+        if size:
+            return tuple(size)[::-1]  # pipelines say width first
+    raise ValueError("the config's test pipeline has no size: give --shape")
+
+
+def build(cfg: Config) -> nn.Module:
+    """The config's model, for inference on a CPU."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = cfg.model.copy()
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(model)
+    if isinstance(model, CostAwareModel):
+        raise ValueError(
+            'the config is a search, whose cost its log says: export a '
+            'network with tools/export_arch.py and give the config of that')
+    return revert_sync_batchnorm(model).eval()
+
+
+def make_inputs(model: nn.Module, shape: Size, scope: Optional[str]
+                ) -> Tuple[torch.Tensor, list]:
+    """Noise of a shape as the model's preprocessor gives it.
+
+    Returns:
+        tuple: ``(1, 3, H, W)``, padded where the preprocessor pads, and the
+        sample that detectors ask for its size.
+    """
+    torch.manual_seed(0)
+    data = dict(inputs=[torch.randint(0, 256, (3, *shape), dtype=torch.uint8)])
+    if scope == 'mmdet':
+        from mmdet.structures import DetDataSample
+        data['data_samples'] = [DetDataSample(metainfo=dict(
+            img_shape=shape, ori_shape=shape, scale_factor=(1., 1.)))]
+    data = model.data_preprocessor(data)
+    return data['inputs'], data.get('data_samples')
+
+
+def count_parts(model: nn.Module, inputs: torch.Tensor, samples: list
+                ) -> Dict[str, int]:
+    """MACs of every module, by its name; ``''`` is the whole model."""
+    model.forward = partial(model.forward, data_samples=samples)
+    analyzer = FlopAnalyzer(model, inputs)
+    # None would not do: mmengine 0.10.7 prefers the handle it has.
+    for name in ('batch_norm', 'group_norm', 'layer_norm',
+                 'upsample_nearest2d', 'upsample_bilinear2d'):
+        analyzer.set_op_handle(f'aten::{name}', lambda inputs, outputs: 0)
+    analyzer.unsupported_ops_warnings(False)
+    analyzer.uncalled_modules_warnings(False)
+    with torch.no_grad():
+        return analyzer.by_module()
+
+
+def parts(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
+    """Backbone stage by stage, neck and heads, each with its name."""
+    for name, child in model.named_children():
+        if name == 'data_preprocessor':
+            continue
+        if name not in ('backbone', 'roi_head'):
+            yield name, child
+            continue
+        for inner, stage in child.named_children():
+            if isinstance(stage, (ModuleList, nn.ModuleList)):
+                for i, layer in stage.named_children():
+                    yield f'{name}.{inner}.{i}', layer
+            else:
+                yield f'{name}.{inner}', stage
+
+
+def table(model: nn.Module, macs: Dict[str, int]) -> List[str]:
+    """Rows of a table in Markdown, the whole model last."""
+
+    def row(name, params, macs):
+        return f'| {name} | {params:,} | {macs / 1e6:,.2f} |'
+
+    lines = ['| part | parameters | MACs, M |', '|---|---|---|']
+    for name, module in parts(model):
+        params = sum(p.numel() for p in module.parameters())
+        if params or macs.get(name):
+            lines.append(row(name, params, macs.get(name, 0)))
+    params = sum(p.numel() for p in model.parameters())
+    lines.append(row('all', params, macs['']))
+    return lines
+
+
+def main():
+    args = parse_args()
+    try:
+        cfg = Config.fromfile(args.config)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+        shape = tuple(args.shape) if args.shape else picture_size(cfg)
+        shape = shape * 2 if len(shape) == 1 else shape
+        if len(shape) != 2 or min(shape) < 1:
+            raise ValueError(f'--shape is {args.shape}, expected a positive '
+                             'height and width')
+        model = build(cfg)
+    except (FileNotFoundError, ValueError) as e:
+        sys.exit(f'get_flops.py: {e}')
+    inputs, samples = make_inputs(model, shape, cfg.get('default_scope'))
+    macs = count_parts(model, inputs, samples)
+    height, width = inputs.shape[2:]
+    print(f'{args.config}, one picture of {height}x{width}\n')
+    print('\n'.join(table(model, macs)))
+
+
+if __name__ == '__main__':
+    main()

@@ -95,6 +95,17 @@ class SearchHook(Hook):
         self.settled = False
         self.supernet: AutoNLSuperNet = model.supernet
 
+    def before_train(self, runner: Runner) -> None:
+        """Remove the records of epochs that are still to come."""
+        if not is_main_process():
+            return
+        for path in Path(runner.work_dir).glob('gates/epoch_*.json'):
+            number = path.stem.split('_')[1]
+            if number.isdigit() and int(number) > runner.epoch:
+                runner.logger.info(f'search: {path} is of an earlier run and '
+                                   'is removed')
+                path.unlink()
+
     def before_train_epoch(self, runner: Runner) -> None:
         """Make the epoch's random draws depend on seed and epoch alone."""
         set_random_seed(
@@ -111,6 +122,9 @@ class SearchHook(Hook):
             self.rate(progress),
             seed=runner.seed * 1_000_003 + runner.iter)
         self._narrow(progress)
+        # The scaler may change it at the end of the iteration.
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        self.loss_scale = scaler.get_scale() if scaler else 1.0
         self.held = None
         if not self.warmup <= progress < self.settle:
             self._settle(progress)
@@ -134,7 +148,7 @@ class SearchHook(Hook):
         """Evaluation and recalibration of BN see the decided network."""
         # Without exploring, the gradients say nothing of whole parts.
         if self.rate(runner.iter / runner.max_iters):
-            self.supernet.average_gains()
+            self.supernet.average_gains(self.loss_scale)
         self.supernet.stop_exploring()
         if self.held is not None:
             self.supernet.set_thresholds(self.held)

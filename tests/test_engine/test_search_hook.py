@@ -76,6 +76,10 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
                                       tmp_path):
     work_dir, _ = searched
     shutil.copy(work_dir / f'epoch_{epoch}.pth', tmp_path)
+    (tmp_path / 'gates').mkdir()
+    for number in (epoch, 7):  # a longer run was here before
+        shutil.copy(work_dir / 'gates/epoch_6.json',
+                    tmp_path / f'gates/epoch_{number}.json')
     (tmp_path / 'last_checkpoint').write_text(
         str(tmp_path / f'epoch_{epoch}.pth'))
     run_tool('tools/train.py', tiny_search, '--work-dir', tmp_path,
@@ -91,6 +95,8 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
                 assert torch.equal(value, b[key]), key
     for name in ('arch.txt', 'gates/epoch_6.json'):
         assert (work_dir / name).read_text() == (tmp_path / name).read_text()
+    assert (tmp_path / f'gates/epoch_{epoch}.json').exists()
+    assert not (tmp_path / 'gates/epoch_7.json').exists()
 
 
 RANKS = """\

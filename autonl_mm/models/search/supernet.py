@@ -238,12 +238,21 @@ class AutoNLSuperNet(AutoNL):
             gate.explore(rate, generator)
 
     @torch.no_grad()
-    def average_gains(self) -> None:
-        """Take the last iteration's gains into their averages, over ranks."""
+    def average_gains(self, loss_scale: float = 1.0) -> None:
+        """Take the last iteration's gains into their averages, over ranks.
+
+        Args:
+            loss_scale (float): What mixed precision multiplied the loss by.
+                Gradients that overflowed under it are left out, as the
+                optimiser does. Defaults to 1.
+        """
         taken = [pair for block in self.blocks
                  for pair in block.take_gains().values()]
         flat = torch.cat([gain for gain, _ in taken])
         all_reduce(flat, 'mean')
+        flat = flat / loss_scale
+        if not flat.isfinite().all():
+            return
         sizes = [len(gain) for gain, _ in taken]
         for gate, gain, (_, weight) in zip(self._all_gates(),
                                            flat.split(sizes), taken):

@@ -408,3 +408,27 @@ def test_deepcopy():
     other = copy.deepcopy(supernet)
     assert other.arch() == supernet.arch()
     assert other.cost().item() == supernet.cost().item()
+
+
+def test_gains_under_mixed_precision():
+    supernet = AutoNLSuperNet(TINY_SPACE).train()
+    gate = supernet.layers[2][0].gates['kernel_size']
+
+    def measure(factor, loss_scale):
+        supernet.explore(0.9, seed=1)
+        loss = factor * supernet(torch.ones(2, 3, 32, 32))[0].square().sum()
+        loss.backward()
+        before = gate.gain_sum.clone(), gate.gain_weight.clone()
+        supernet.average_gains(loss_scale)
+        return (gate.gain_sum - before[0], gate.gain_weight - before[1])
+
+    torch.manual_seed(0)
+    plain, weight = measure(1, 1)
+    assert weight.any() and plain.any()
+    for factor, wanted in ((1024., True), (float('inf'), False)):
+        for value in supernet.state_dict():
+            if 'gain' in value:
+                supernet.state_dict()[value].zero_()
+        gain, weight = measure(factor, 1024.)
+        assert weight.any() == wanted
+        assert torch.allclose(gain, plain * wanted, rtol=1e-3)

@@ -118,10 +118,10 @@ def read_tf_checkpoint(prefix):
     """
     try:
         import tensorflow as tf
-    except ImportError:
+    except ImportError as e:  # not there, or itself broken
         raise ValueError(
             f'{prefix} is a TensorFlow checkpoint, which only tensorflow can '
-            "read: pip install 'autonl_mm[tensorflow]', or dump it to a .npz "
+            f"read ({e}): pip install 'autonl_mm[tensorflow]', or dump it to a .npz "
             'file where there is one, see '
             'tools/model_converters/README.md') from None
     try:

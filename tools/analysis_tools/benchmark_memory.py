@@ -1,14 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Peak memory of a segmentor's prediction for one picture, by its size.
 
-On a CPU the peak resident size of a process of its own beyond what it had
-with the model built, on a GPU what the allocator counts. Memory that grows
-linearly has one figure a pixel; a non-local block that formed its affinity
-would need as many bytes a pixel as there are pixels.
+Of a process of its own on a CPU, of the allocator on a GPU, the model's
+weights included. Memory that grows linearly takes the same for each further
+pixel; a non-local block that formed its affinity would need as many bytes a
+pixel as there are pixels.
 """
 import argparse
-import multiprocessing
-import resource
 import sys
 
 import torch
@@ -17,6 +15,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
 import autonl_mm  # noqa: F401
+from autonl_mm.engine.measure import peak_memory
 
 CONFIG = ('configs/mmseg/autonl-l-d16_deeplabv3plus_4xb2-80k_'
           'cityscapes-512x1024.py')
@@ -35,32 +34,28 @@ def parse_args():
     return parser.parse_args()
 
 
-def peak(config, height, width, device, queue):
-    """Put the peak MiB of a prediction beyond those of the model.
+def make_step(config, height, width, device):
+    """A prediction.
 
     Args:
         config (str): Config of a segmentor.
         height (int): Of the picture.
         width (int): Of the picture.
         device (str): Where to run.
-        queue (Queue): For the result.
+
+    Returns:
+        Callable: Forward pass up to the labels.
     """
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval().to(device)
     picture = torch.rand(1, 3, height, width, device=device)
-    if device == 'cpu':
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    else:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def step():
         model(picture, mode='predict')
-    if device == 'cpu':
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    else:
-        after = torch.cuda.max_memory_allocated()
-    queue.put((after - before) / 2**20)
+
+    return step
 
 
 def main():
@@ -72,22 +67,24 @@ def main():
     except ValueError:
         sys.exit(f'benchmark_memory.py: --sizes is {args.sizes}, expected '
                  'heights and widths such as 512x1024')
-    context = multiprocessing.get_context('spawn')
     print(f'{args.config}, one picture, {args.device}\n')
-    print('| picture | peak memory, MiB | bytes a pixel |')
+    print('| picture | peak memory, MiB | bytes a further pixel |')
     print('|---|---|---|')
+    last = None
     for height, width in sizes:
-        queue = context.Queue()
-        process = context.Process(
-            target=peak, args=(args.config, height, width, args.device, queue))
-        process.start()
-        process.join()
-        if process.exitcode:
+        try:
+            mib = peak_memory(make_step,
+                              (args.config, height, width, args.device),
+                              args.device)
+        except (MemoryError, RuntimeError) as e:
             sys.exit(f'benchmark_memory.py: the prediction at '
-                     f'{height}x{width} failed, see above')
-        mib = queue.get()
-        print(f'| {height}x{width} | {mib:,.0f} | '
-              f'{mib * 2**20 / (height * width):,.0f} |', flush=True)
+                     f'{height}x{width} failed: {e}')
+        further = '-'
+        pixels = height * width
+        if last and pixels > last[0]:
+            further = f'{(mib - last[1]) * 2**20 / (pixels - last[0]):,.0f}'
+        last = pixels, mib
+        print(f'| {height}x{width} | {mib:,.0f} | {further} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -27,6 +27,19 @@ def test_later_starts_replace_earlier_ones(tmp_path):
     assert 'accuracy/top1 53 after' in out
 
 
+def test_runs_side_by_side(tmp_path):
+    for name, epochs in (('a', (1, 2)), ('b', (2, 3))):
+        write_run(tmp_path / name, '20260101_000000', epochs, 50)
+    out = run_tool('tools/analysis_tools/summarize_run.py', tmp_path / 'a',
+                   tmp_path / 'b', '--out', tmp_path / 'out/both.png').stdout
+    assert out.splitlines()[:5] == [
+        '| step | accuracy/top1, a | accuracy/top1, b |', '|---|---|---|',
+        '| 1 | 51 | - |', '| 2 | 52 | 52 |', '| 3 | - | 53 |'
+    ]
+    assert 'a: accuracy/top1 52' in out and 'b: accuracy/top1 53' in out
+    assert (tmp_path / 'out/both.png').stat().st_size > 1000
+
+
 @pytest.mark.parametrize('args, words', [
     ((), 'has no */vis_data/scalars.json'),
     (('--metric', 'mIoU'), "metric 'mIoU' was not logged"),

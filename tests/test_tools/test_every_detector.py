@@ -2,7 +2,8 @@
 """Every COCO config trains an epoch, evaluates and resumes, at a small size.
 
 On the demo's scenes under names of COCO's classes, or on the pictures in COCO's
-layout that the environment variable AUTONL_COCO names. Takes minutes a config::
+layout that the environment variable AUTONL_COCO names. Takes a minute or
+two a config::
 
     AUTONL_COCO=data/coco128 pytest -m slow tests/test_tools/test_every_detector.py
 """
@@ -16,6 +17,7 @@ from mmengine.config import Config
 
 CONFIGS = sorted(p for p in ROOT.glob('configs/mmdet/*_coco.py'))
 SIZES = ('scale', 'crop_size', 'size', 'img_scale')
+SIZE = 128
 
 
 @pytest.fixture(scope='session')
@@ -60,20 +62,22 @@ def small(path, coco, folder, epochs):
         loader = cfg[f'{name}_dataloader']
         loader.update(num_workers=0, persistent_workers=False)
         loader.batch_size = min(loader.batch_size, 4)
-        shrink(loader, 224)
+        shrink(loader, SIZE)
         dataset = loader.dataset
         while 'dataset' in dataset:
             dataset.times = 1
             dataset = dataset.dataset
         dataset.data_root = f'{coco}/'
     for hook in cfg.get('custom_hooks', []):
-        shrink(hook, 224)
+        shrink(hook, SIZE)
     for name in ('val', 'test'):
         cfg[f'{name}_evaluator'].ann_file = str(
             coco / 'annotations/instances_val2017.json')
     # BN as in README: SyncBN works in one process as BN does
     if (cfg.model.backbone.get('init_cfg') or {}).get('type') == 'Pretrained':
         cfg.model.backbone.init_cfg = None  # nothing is fetched
+    if 'roi_head' in cfg.model:
+        cfg.model.train_cfg.rcnn.sampler.num = 64
     cfg.train_cfg.update(max_epochs=epochs, val_interval=1)
     cfg.train_cfg.pop('dynamic_intervals', None)
     cfg.default_hooks.checkpoint.update(interval=1)

@@ -1,6 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Put the first pictures of a folder side by side, such as the predictions
-that ``tools/test.py --show-dir`` drew: annotation left, prediction right.
+"""Put pictures of a folder side by side, such as the predictions that
+``tools/test.py --show-dir`` drew: annotation left, prediction right.
+
+They are spread evenly over the folder. Of several folders, whose names must be
+the same in each, every picture stands beside that of the next folder.
 """
 import argparse
 import sys
@@ -15,11 +18,11 @@ GAP = 6  # pixels of white between pictures
 
 
 def find_pictures(folder: Path, count: int) -> List[Path]:
-    """The first pictures below a folder by name.
+    """Pictures below a folder, evenly spread over it by name.
 
     Args:
         folder (Path): Where to look, subfolders too.
-        count (int): How many.
+        count (int): How many at the most.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -28,7 +31,8 @@ def find_pictures(folder: Path, count: int) -> List[Path]:
         p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise FileNotFoundError(f'{folder} has no picture ({", ".join(SUFFIXES)})')
-    return paths[:count]
+    places = np.linspace(0, len(paths) - 1, min(count, len(paths)))
+    return [paths[round(i)] for i in places]
 
 
 def make_sheet(pictures: List[np.ndarray], columns: int,
@@ -64,9 +68,10 @@ def make_sheet(pictures: List[np.ndarray], columns: int,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('folder', type=Path)
+    parser.add_argument('folders', type=Path, nargs='+', metavar='folder')
     parser.add_argument('--out', type=Path, required=True)
-    parser.add_argument('--count', type=int, default=6)
+    parser.add_argument(
+        '--count', type=int, default=6, help='pictures of each folder')
     parser.add_argument('--columns', type=int, default=2)
     parser.add_argument(
         '--width', type=int, default=480, help='of one picture, in pixels')
@@ -74,9 +79,14 @@ def main() -> None:
     try:
         if min(args.count, args.columns, args.width) < 1:
             raise ValueError('--count, --columns and --width must be at least 1')
-        paths = find_pictures(args.folder, args.count)
+        found = [find_pictures(f, args.count) for f in args.folders]
+        names = [[p.name for p in paths] for paths in found]
+        if any(n != names[0] for n in names):
+            raise ValueError('the folders have pictures of different names: '
+                             f'{names[0][0]}, {names[-1][0]}, ...')
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'contact_sheet.py: {e}')
+    paths = [p for row in zip(*found) for p in row]
     pictures = [cv2.imread(str(p)) for p in paths]
     broken = [str(p) for p, x in zip(paths, pictures) if x is None]
     if broken:
@@ -86,7 +96,8 @@ def main() -> None:
                        make_sheet(pictures, args.columns, args.width)):
         sys.exit(f'contact_sheet.py: {args.out} could not be written: give a '
                  'name that ends in .png or .jpg')
-    print(f'{args.out}: {len(pictures)} pictures of {args.folder}')
+    print(f'{args.out}: {len(pictures)} pictures of '
+          f'{", ".join(map(str, args.folders))}')
 
 
 if __name__ == '__main__':

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import cv2
-import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
@@ -23,9 +22,9 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
-import autonl_mm  # noqa: F401
+from autonl_mm.datasets.transforms import start_decoder
 from autonl_mm.engine import launch
-from autonl_mm.engine.measure import Spread, device_name, in_turns
+from autonl_mm.engine.measure import Spread, in_turns
 
 DECODERS = ('cv2', 'pillow', 'turbojpeg')
 
@@ -62,21 +61,10 @@ def parse_args():
     return parser.parse_args()
 
 
-def available(decoder):
-    """Whether mmcv can use a decoder here; prints why not."""
-    before = mmcv.image.io.imread_backend
-    try:
-        mmcv.use_backend(decoder)
-    except (ImportError, RuntimeError, OSError) as e:
-        print(f'{decoder} is left out: {e}')
-        return False
-    finally:
-        mmcv.image.io.imread_backend = before
-    return True
-
-
 def set_decoder(node, decoder):
     """Let every transform of a config that loads pictures use a decoder.
+
+    It becomes ours, as mmcv's own does not start turbojpeg.
 
     Args:
         node (Any): A part of a config, changed in place.
@@ -92,7 +80,8 @@ def set_decoder(node, decoder):
     count = sum(set_decoder(item, decoder) for item in node.values())
     kind = TRANSFORMS.get(node['type']) if 'type' in node else None
     if isinstance(kind, type) and issubclass(kind, LoadImageFromFile):
-        node['imdecode_backend'] = decoder
+        node.update(
+            type='autonl_mm.LoadImageOrSkip', imdecode_backend=decoder)
         count += 1
     return count
 
@@ -147,8 +136,13 @@ def main():
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     calls = {}
-    for decoder in filter(available, args.decoders):
+    for decoder in args.decoders:
         set_decoder(loader.dataset, decoder)
+        try:
+            start_decoder(decoder)
+        except ValueError as e:
+            print(f'{decoder} is left out: {e}')
+            continue
         dataset = DATASETS.build(loader.dataset)
         indices = np.random.default_rng(0).permutation(
             len(dataset))[:args.pictures].tolist()
@@ -161,9 +155,8 @@ def main():
     rates = {key: [len(indices) / t for t in values]
              for key, values in times.items()}
     print(f'{args.config}, {name}, {len(indices)} pictures, batch '
-          f'{loader.batch_size}, {os.cpu_count()} cores of '
-          f'{device_name("cpu")}; pictures per second, median (lowest to '
-          f'highest) of {args.rounds} passes in turns\n')
+          f'{loader.batch_size}, {os.cpu_count()} cores; pictures per second, '
+          f'median (lowest to highest) of {args.rounds} passes in turns\n')
     head = ['decoder'] + [f'{w} workers' if w else 'one core'
                           for w in args.workers]
     print('| ' + ' | '.join(head) + ' |')

@@ -92,7 +92,7 @@ def loss_curve(task, root, amp, seed, steps, window, options):
     cfg = Config.fromfile(ROOT / f'configs/demo/{DEMO[task]}.py')
     cfg.merge_from_dict({
         'train_dataloader.dataset.data_root': f'{root / task}/',
-        'train_dataloader.batch_size': 8,
+        'train_dataloader.batch_size': 4,
         'optim_wrapper.optimizer.lr': 1e-3, **SMALL[task], **options})
     if amp:
         use_amp(cfg)
@@ -116,19 +116,21 @@ def loss_curve(task, root, amp, seed, steps, window, options):
 def check_curves(task, root, steps, window, seeds, options={}):
     """Mixed precision moves the curve no further than another seed does.
 
-    Distances are means over the windows: of the mixed run from the float32
-    run of the same weights and pictures, and of float32 runs of different
-    seeds from each other.
+    Of runs of the same seeds in float32 and in mixed precision: the distance
+    of the two mean curves against that of two float32 runs, each the mean over
+    the windows. (A mixed run leaves the float32 run of its seed after some
+    tens of steps, as everything that rounds otherwise does.)
     """
-    full = [loss_curve(task, root, False, seed, steps, window, options)
-            for seed in range(seeds)]
-    mixed = loss_curve(task, root, True, 0, steps, window, options)
+    full, mixed = (
+        [loss_curve(task, root, amp, seed, steps, window, options)
+         for seed in range(seeds)] for amp in (False, True))
     noise = np.mean([abs(a - b) for a, b in combinations(full, 2)])
-    distance = np.mean(abs(full[0] - mixed))
-    print(f'{task}, {DEVICE}: float32 {full[0].round(3)}, mixed '
+    full, mixed = np.mean(full, 0), np.mean(mixed, 0)
+    distance = np.mean(abs(full - mixed))
+    print(f'{task}, {DEVICE}: float32 {full.round(3)}, mixed '
           f'{mixed.round(3)}; distance {distance:.4f}, of seeds {noise:.4f}')
     assert 0 < distance <= noise
-    assert max(full[0][-1] / full[0][0], mixed[-1] / mixed[0]) < 1  # it learns
+    assert max(full[-1] / full[0], mixed[-1] / mixed[0]) < 1  # it learns
 
 
 @pytest.fixture(scope='module')

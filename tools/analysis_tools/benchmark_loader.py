@@ -23,7 +23,7 @@ from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
 from autonl_mm.datasets.transforms import start_decoder
-from autonl_mm.engine import launch
+from autonl_mm.engine import keep_freed_memory, launch
 from autonl_mm.engine.measure import Spread, in_turns
 
 DECODERS = ('cv2', 'pillow', 'turbojpeg')
@@ -132,6 +132,8 @@ def main():
             raise ValueError(f'{name} has no transform that decodes pictures')
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'benchmark_loader.py: {e}')
+    if not torch.cuda.is_available():
+        print(keep_freed_memory())  # as a run on a CPU, whose workers inherit it
     # one thread a process, as a run has it
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

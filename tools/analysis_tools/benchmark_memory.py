@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
-import autonl_mm  # noqa: F401
+from autonl_mm.engine import keep_freed_memory
 
 CONFIG = ('configs/mmseg/autonl-l-d16_deeplabv3plus_4xb2-80k_'
           'cityscapes-512x1024.py')
@@ -45,6 +45,8 @@ def peak(config, height, width, device, queue):
         device (str): Where to run.
         queue (Queue): For the result.
     """
+    if device == 'cpu':
+        keep_freed_memory()
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval().to(device)
@@ -72,6 +74,8 @@ def main():
     except ValueError:
         sys.exit(f'benchmark_memory.py: --sizes is {args.sizes}, expected '
                  'heights and widths such as 512x1024')
+    if args.device == 'cpu':
+        print(keep_freed_memory())  # each process below does it for itself
     context = multiprocessing.get_context('spawn')
     print(f'{args.config}, one picture, {args.device}\n')
     print('| picture | peak memory, MiB | bytes a pixel |')

@@ -90,7 +90,7 @@ def test_refusal_is_told(monkeypatch):
 
 def test_every_tool_that_runs_a_network_sets_it():
     """And says so: what the call returns is printed or logged."""
-    network = re.compile(r'\.backward\(|\w_step\(|no_grad\(|runner\.\w+\(')
+    network = re.compile(r'\.backward\(|(train|test)_step\(|no_grad\(|runner\.\w+\(')
     said = re.compile(r'print\(keep_freed_memory|launch\.load_config|'
                       r'told = keep_freed_memory')
     tools = [p for p in ROOT.glob('tools/**/*.py')

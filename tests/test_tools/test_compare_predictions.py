@@ -1,8 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Predictions in half precision, by tools/test.py and compared."""
 import re
+import runpy
 
 import mmengine
+import pytest
 import torch
 from conftest import ROOT, run_tool
 from mmengine.config import Config
@@ -40,23 +42,24 @@ def test_half_precision(picture_folder, tiny_arch, tmp_path, scope):
     assert 0 < difference < 0.02
     said = run_tool(TOOL, *out).stdout
     assert re.search(r'\d+ of 16 labels agree, [\d.]+ %', said)
+    failed = run_tool(TOOL, out[0], tmp_path / 'c.pkl', check=False)
+    assert failed.returncode == 1
+    assert 'c.pkl' in failed.stdout.strip().splitlines()[-1]
 
 
-def test_agreement(tmp_path):
-    paths = [tmp_path / f'{name}.pkl' for name in 'abcd']
+def test_agreement():
+    agreement = runpy.run_path(str(ROOT / TOOL))['agreement']
     segmented = [dict(pred_sem_seg=dict(data=torch.zeros(1, 2, 2)))]
-    for path, predictions in zip(paths, (
-            classified(1, 2, 3, 4), classified(1, 2, 3, 5), segmented,
-            [dict(pred_instances={})])):
-        mmengine.dump(predictions, path)
-    a, b, c, d = paths
-    assert '3 of 4 labels agree, 75.00 %' in run_tool(TOOL, a, b).stdout
-    assert '4 of 4 labels agree, 100.00 %' in run_tool(TOOL, c, c).stdout
-    for pair, word in (((a, c), 'same pictures'), ((d, d), 'classifier'),
-                       ((a, tmp_path / 'e.pkl'), 'e.pkl')):
-        failed = run_tool(TOOL, *pair, check=False)
-        assert failed.returncode == 1
-        assert word in failed.stdout.strip().splitlines()[-1]
+    one = classified(1, 2, 3, 4)
+    assert agreement(one, classified(1, 2, 3, 5)) == (3, 4)
+    assert agreement(segmented, segmented) == (4, 4)
+    for other, words in ((one[:3], '4 predictions against 3'),
+                         (one[::-1], '0.jpg against 3.jpg')):
+        with pytest.raises(ValueError, match=words):
+            agreement(one, other)
+    found = [dict(pred_instances={})]
+    with pytest.raises(ValueError, match='a classifier or a segmentor'):
+        agreement(found, found)
 
 
 def test_one_precision_at_a_time(tmp_path):

@@ -29,6 +29,7 @@ def use_half(model: nn.Module, dtype: torch.dtype) -> None:
         dtype (torch.dtype): ``torch.float16`` or ``torch.bfloat16``.
     """
     model = task_model(model)
+    model = getattr(model, 'module', model)  # of test-time augmentation
     for name, child in model.named_children():
         if name != 'data_preprocessor':
             child.to(dtype)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.models import AverageClsScoreTTA
 from sklearn.datasets import load_digits
 
 from autonl_mm.engine.half import use_half
@@ -95,7 +96,8 @@ def test_whole_models(name, dtype, tiny_arch, scope):
     model.init_weights()
     batch = make_batch(cfg, 2, (64, 64), 'test')
     want = model.test_step(copy.deepcopy(batch))
-    use_half(model, dtype)
+    use_half(AverageClsScoreTTA(model) if name == 'classifier' else model,
+             dtype)
     assert model.data_preprocessor.mean.dtype == torch.float32
     assert model.backbone.layers[0].conv.weight.dtype == dtype
     got = model.test_step(batch)

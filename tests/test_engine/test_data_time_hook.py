@@ -82,7 +82,7 @@ class Slow(Dataset):
 
     def __getitem__(self, i):
         time.sleep(0.02)
-        return torch.ones(1)
+        return dict(x=torch.ones(1))
 
 
 class Quick(BaseModel):

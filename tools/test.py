@@ -5,11 +5,13 @@ import os.path as osp
 import sys
 
 import mmengine
+import torch
 from mmengine.config import ConfigDict
 from mmengine.evaluator import DumpResults
 
 import autonl_mm  # noqa: F401
 from autonl_mm.engine import launch
+from autonl_mm.engine.half import use_half
 from autonl_mm.engine.model_checks import check_datasets
 
 
@@ -18,6 +20,12 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     launch.add_common_args(parser)
+    parser.add_argument(
+        '--dtype',
+        choices=['float32', 'float16', 'bfloat16'],
+        default='float32',
+        help='precision of the network itself, where --amp leaves the choice '
+        'to autocast')
     parser.add_argument('--out', help='file for the results, .pkl')
     parser.add_argument(
         '--out-item',
@@ -71,6 +79,9 @@ def main():
             raise ValueError(f'--out is {args.out!r}, expected a .pkl file')
         cfg.load_from = args.checkpoint
         if args.amp:
+            if args.dtype != 'float32':
+                raise ValueError(f'--amp and --dtype {args.dtype} exclude '
+                                 'each other: give one of them')
             cfg.test_cfg.fp16 = True
         if args.show_dir:
             draw_predictions(cfg, args.show_dir)
@@ -81,6 +92,8 @@ def main():
         sys.exit(f'test.py: {e}')
     runner = launch.build_runner(cfg)
     check_datasets(runner, train=False)
+    if args.dtype != 'float32':
+        use_half(runner.model, getattr(torch, args.dtype))
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))

@@ -2,6 +2,7 @@
 """Loading that survives a broken picture."""
 from typing import Optional
 
+import mmcv
 from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
 
@@ -17,15 +18,19 @@ class LoadImageOrSkip(LoadImageFromFile):
             which mmengine's training datasets draw another one. Otherwise it
             is an error. Only for training: in evaluation every picture
             counts. Defaults to True.
-        **kwargs: As for :class:`mmcv.transforms.LoadImageFromFile`.
+        **kwargs: As for :class:`mmcv.transforms.LoadImageFromFile`. With
+            ``imdecode_backend='turbojpeg'`` the orientation in a picture's
+            EXIF data is ignored, and PNG and CMYK pictures can't be read.
 
     Raises:
-        ValueError: If the picture can't be read and ``skip`` is False.
+        ValueError: If the picture can't be read and ``skip`` is False, or
+            if the decoder is not installed.
     """
 
     def __init__(self, skip: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.skip = skip
+        start_decoder(self.imdecode_backend)
 
     def transform(self, results: dict) -> Optional[dict]:
         """Load ``results['img_path']`` into ``results['img']``, (H, W, C).
@@ -36,6 +41,7 @@ class LoadImageOrSkip(LoadImageFromFile):
         if 'img' in results and 'img_path' not in results:
             return results
         path = results['img_path']
+        start_decoder(self.imdecode_backend)  # in a worker that was spawned
         try:
             loaded = super().transform(results)
             # mmcv's readers give nothing or no pixels for some broken files
@@ -53,3 +59,26 @@ class LoadImageOrSkip(LoadImageFromFile):
             raise ValueError(message)
         print_log(f'skipped: {message}', logger='current', level=30)
         return None
+
+
+def start_decoder(name: str) -> None:
+    """Make a decoder ready, which mmcv does for its default one alone.
+
+    Args:
+        name (str): An ``imdecode_backend`` of mmcv.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    if name != 'turbojpeg' or mmcv.image.io.jpeg is not None:
+        return
+    default = mmcv.image.io.imread_backend
+    try:
+        mmcv.use_backend(name)
+    except (ImportError, RuntimeError) as e:
+        raise ValueError(
+            f'imdecode_backend is {name!r}, which does not start: {e}. It '
+            "needs the package PyTurboJPEG and the system's libturbojpeg: "
+            "apt-get install libturbojpeg0; pip install 'PyTurboJPEG<2'"
+        ) from e
+    mmcv.use_backend(default)

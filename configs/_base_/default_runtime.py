@@ -7,6 +7,8 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    # warns when the data loader is what limits the run
+    data_time=dict(type='autonl_mm.DataTimeHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -2,6 +2,7 @@
 import logging
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 from mmengine.dataset import BaseDataset
@@ -162,3 +163,32 @@ def test_evaluation_does_not_lose_pictures(pictures):
     # even with skip, mmengine takes no None from a test pipeline
     with pytest.raises(Exception, match='should not get `None`'):
         dataset([broken[1]], test_mode=True)[0]
+
+
+# ------------------------------------------------------------------- decoders
+class TurboJPEG:
+    """What mmcv uses of PyTurboJPEG."""
+
+    def decode(self, content, pixel_format):
+        return cv2.imdecode(np.frombuffer(content, np.uint8), 1)
+
+
+@pytest.mark.parametrize('spawned', [False, True])
+def test_turbojpeg_is_started(spawned, pictures, monkeypatch):
+    """By mmcv 2.1 alone, its decoder is None and every picture fails."""
+    monkeypatch.setattr(mmcv.image.io, 'TurboJPEG', TurboJPEG)
+    monkeypatch.setattr(mmcv.image.io, 'jpeg', None)
+    load = LoadImageOrSkip(skip=False, imdecode_backend='turbojpeg')
+    if spawned:  # a worker that was not forked has the transform, no decoder
+        mmcv.image.io.jpeg = None
+    picture = load(dict(img_path=str(pictures[0][0])))['img']
+    plain = LoadImageOrSkip()(dict(img_path=str(pictures[0][0])))['img']
+    assert np.array_equal(picture, plain)
+    assert mmcv.image.io.imread_backend == 'cv2'  # what all else uses
+
+
+def test_turbojpeg_is_not_installed(monkeypatch):
+    monkeypatch.setattr(mmcv.image.io, 'TurboJPEG', None)
+    monkeypatch.setattr(mmcv.image.io, 'jpeg', None)
+    with pytest.raises(ValueError, match=r"'turbojpeg'.*pip install"):
+        LoadImageOrSkip(imdecode_backend='turbojpeg')

@@ -1,10 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import os
 import platform
+import re
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 from autonl_mm.engine import allocator
 
@@ -84,3 +86,15 @@ def test_refusal_is_told(monkeypatch):
     monkeypatch.setattr(platform, 'libc_ver', lambda: ('glibc', '2.36'))
     monkeypatch.setattr(allocator.ctypes, 'CDLL', lambda name: Libc)
     assert 'mallopt refused' in allocator.keep_freed_memory()
+
+
+def test_every_tool_that_runs_a_network_sets_it():
+    """And says so: what the call returns is printed or logged."""
+    network = re.compile(r'\.backward\(|(train|test)_step\(|no_grad\(|runner\.\w+\(')
+    said = re.compile(r'print\(keep_freed_memory|launch\.load_config|'
+                      r'told = keep_freed_memory')
+    tools = [p for p in ROOT.glob('tools/**/*.py')
+             if network.search(p.read_text())]
+    assert len(tools) >= 8
+    silent = {p.name for p in tools if not said.search(p.read_text())}
+    assert silent == {'get_flops.py'}  # counts in a single pass

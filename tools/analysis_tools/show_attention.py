@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.structures import BaseDataElement
 
+from autonl_mm.engine import keep_freed_memory
 from autonl_mm.models.layers import LightNL, affinity_rows
 
 matplotlib.use('Agg')
@@ -189,6 +190,7 @@ def draw(image, rows, points, size, out):
 
 def main():
     args = parse_args()
+    print(keep_freed_memory())
     try:
         for path in (args.image, args.config, args.checkpoint):
             if not Path(path).is_file():

@@ -1,0 +1,39 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import json
+import platform
+import re
+import runpy
+
+import pytest
+from conftest import ROOT, run_tool
+from mmengine.config import Config
+
+TOOL = 'tools/analysis_tools/benchmark_allocator.py'
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != 'glibc', reason='about glibc on Linux')
+def test_both_settings(tiny_arch, tmp_path):
+    cfg = Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py')
+    cfg.model.backbone.update(arch=str(tiny_arch), out_indices=(-1, ))
+    cfg.model.head.in_channels = 64
+    path, out = tmp_path / 'tiny.py', tmp_path / 'allocator.json'
+    cfg.dump(path)
+    printed = run_tool(TOOL, path, '--batch-size', '2', '--size', '32', '32',
+                       '--rounds', '1', '--steps', '2', '--out', out).stdout
+    times = re.findall(r'\| tiny \| ([\w ]+) \| [^|]+ \| [^|]+ \| ([\d.]+) \|',
+                       printed)
+    assert [kind for kind, _ in times] == ['training step', 'prediction']
+    seconds = json.loads(out.read_text())['seconds'][str(path)]
+    for kind, ratio in times:
+        before, after = seconds[kind]['0'][0], seconds[kind]['1'][0]
+        assert float(ratio) == pytest.approx(before / after, abs=0.006)
+
+
+@pytest.mark.parametrize('args, words', [
+    (['nowhere.py'], "config 'nowhere.py' does not exist"),
+    (['--size', '8', '8'], 'a size of at least 32')])
+def test_bad_settings(args, words, monkeypatch):
+    monkeypatch.setattr('sys.argv', [TOOL, *args])
+    with pytest.raises(SystemExit, match=words):
+        runpy.run_path(str(ROOT / TOOL), run_name='__main__')

@@ -1,0 +1,71 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Predictions in half precision, by tools/test.py and compared."""
+import re
+import runpy
+
+import mmengine
+import pytest
+import torch
+from conftest import ROOT, run_tool
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import save_checkpoint
+
+TOOL = 'tools/analysis_tools/compare_predictions.py'
+
+
+def classified(*predicted):
+    return [dict(pred_label=torch.tensor([label]), img_path=f'{i}.jpg')
+            for i, label in enumerate(predicted)]
+
+
+def test_half_precision(picture_folder, tiny_arch, tmp_path, scope):
+    cfg = Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py')
+    cfg.model.backbone.update(arch=str(tiny_arch), out_indices=(-1, ))
+    cfg.model.head.update(in_channels=64, num_classes=2)
+    cfg.test_dataloader.dataset.data_root = str(picture_folder)
+    path = tmp_path / 'config.py'
+    cfg.dump(path)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    save_checkpoint(dict(state_dict=MODELS.build(cfg.model).state_dict()),
+                    str(tmp_path / 'a.pth'))
+    out = []
+    for dtype in 'float32', 'bfloat16':
+        out.append(tmp_path / f'{dtype}.pkl')
+        run_tool('tools/test.py', path, tmp_path / 'a.pth', '--work-dir',
+                 tmp_path, '--dtype', dtype, '--out', out[-1])
+    full, half = (mmengine.load(o) for o in out)
+    assert len(full) == len(half) == 16
+    difference = max((a['pred_score'] - b['pred_score']).abs().max()
+                     for a, b in zip(full, half))
+    assert 0 < difference < 0.02
+    said = run_tool(TOOL, *out).stdout
+    assert re.search(r'\d+ of 16 labels agree, [\d.]+ %', said)
+    failed = run_tool(TOOL, out[0], tmp_path / 'c.pkl', check=False)
+    assert failed.returncode == 1
+    assert 'c.pkl' in failed.stdout.strip().splitlines()[-1]
+
+
+def test_agreement():
+    agreement = runpy.run_path(str(ROOT / TOOL))['agreement']
+    segmented = [dict(pred_sem_seg=dict(data=torch.zeros(1, 2, 2)))]
+    one = classified(1, 2, 3, 4)
+    assert agreement(one, classified(1, 2, 3, 5)) == (3, 4)
+    assert agreement(segmented, segmented) == (4, 4)
+    for other, words in ((one[:3], '4 predictions against 3'),
+                         (one[::-1], '0.jpg against 3.jpg')):
+        with pytest.raises(ValueError, match=words):
+            agreement(one, other)
+    found = [dict(pred_instances={})]
+    with pytest.raises(ValueError, match='a classifier or a segmentor'):
+        agreement(found, found)
+
+
+def test_one_precision_at_a_time(tmp_path):
+    (tmp_path / 'a.pth').touch()
+    failed = run_tool('tools/test.py', 'configs/demo/autonl-s_1xb32_demo-cls.py',
+                      tmp_path / 'a.pth', '--work-dir', tmp_path, '--amp',
+                      '--dtype', 'float16', check=False)
+    assert failed.returncode == 1
+    assert '--amp and --dtype float16' in failed.stdout.splitlines()[-1]

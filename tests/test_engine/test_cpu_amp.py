@@ -130,7 +130,7 @@ def check_curves(task, root, steps, window, seeds, options={}):
     print(f'{task}, {DEVICE}: float32 {full.round(3)}, mixed '
           f'{mixed.round(3)}; distance {distance:.4f}, of seeds {noise:.4f}')
     assert 0 < distance <= noise
-    assert max(full[-1] / full[0], mixed[-1] / mixed[0]) < 1  # it learns
+    return full, mixed
 
 
 @pytest.fixture(scope='module')
@@ -154,4 +154,5 @@ def test_mixed_precision_trains_like_float32(task, demo_data, tiny_arch, scope):
 @pytest.mark.parametrize('task', DEMO)
 def test_autonl_s_over_200_steps(task, demo_data, scope):
     """On a GPU, where there is one, in float16 with loss scaling."""
-    check_curves(task, demo_data, 200, 20, 3)
+    for curve in check_curves(task, demo_data, 200, 20, 3):
+        assert curve[-1] < curve[0]

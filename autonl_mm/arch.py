@@ -196,6 +196,12 @@ class ArchSpec:
             stages[-1].append(block)
         return tuple(tuple(stage) for stage in stages)
 
+    def without_light_nl(self) -> 'ArchSpec':
+        """The same network with no LightNL in any block."""
+        return replace(
+            self,
+            blocks=tuple(replace(b, nl_ratio=0.0) for b in self.blocks))
+
     @classmethod
     def from_text(cls, text: str) -> 'ArchSpec':
         """Parse the authors' notation.

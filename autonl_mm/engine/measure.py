@@ -17,9 +17,15 @@ import torch
 import torch.nn as nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from .allocator import keep_freed_memory
+
+try:
+    from tqdm import tqdm
+except ImportError:  # a bar is not worth a requirement
+
+    def tqdm(items, **kwargs):
+        return items
 
 
 class Spread(NamedTuple):
@@ -52,7 +58,9 @@ def device_name(device: str) -> str:
 def in_turns(calls: Dict[str, Callable],
              rounds: int,
              device: str = 'cpu',
-             settle: bool = False) -> Dict[str, List[float]]:
+             settle: bool = False,
+             clock: Callable[[], float] = time.perf_counter
+             ) -> Dict[str, List[float]]:
     """Seconds that each of some functions takes, round after round.
 
     Args:
@@ -63,6 +71,9 @@ def in_turns(calls: Dict[str, Callable],
             measurement: for short functions, that would else be measured with
             caches full of the last one's data. Otherwise each is called once
             before the first round. Defaults to False.
+        clock (Callable): What gives the seconds. Defaults to
+            ``time.perf_counter``; ``time.process_time`` counts the CPU time
+            of all threads, for a machine that has other work to do.
 
     Returns:
         dict[str, list[float]]: ``rounds`` measurements of each, in order.
@@ -76,10 +87,10 @@ def in_turns(calls: Dict[str, Callable],
             if settle:
                 call()
             synchronize(device)
-            start = time.perf_counter()
+            start = clock()
             call()
             synchronize(device)
-            times[key].append(time.perf_counter() - start)
+            times[key].append(clock() - start)
     return times
 
 

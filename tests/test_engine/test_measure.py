@@ -84,3 +84,10 @@ def test_counts_parameters():
 def test_names_the_cpu():
     torch.set_num_threads(1)
     assert measure.device_name('cpu').endswith('1 thread')
+
+
+def test_in_turns_by_another_clock():
+    ticks = iter(range(100))
+    times = measure.in_turns(dict(a=lambda: next(ticks), b=lambda: None), 2,
+                             clock=lambda: next(ticks))
+    assert times == dict(a=[2, 2], b=[1, 1])

@@ -70,7 +70,7 @@ def test_random_archs_have_the_cost():
 
 
 def test_light_nl_nowhere_and_everywhere():
-    bare = compare_random.without_light_nl(AUTONL_S)
+    bare = AUTONL_S.without_light_nl()
     assert not any(b.nl_ratio for b in bare.blocks)
     full = compare_random.with_light_nl_everywhere(
         bare, SearchSpace.from_config('mnasnet'))

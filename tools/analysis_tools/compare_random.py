@@ -80,12 +80,6 @@ def random_arch(space, cost_of, target, tolerance, rng, tries=100000):
                      'raise --tolerance')
 
 
-def without_light_nl(arch):
-    """The network with its LightNL blocks removed."""
-    return replace(
-        arch, blocks=tuple(replace(b, nl_ratio=0.0) for b in arch.blocks))
-
-
 def with_light_nl_everywhere(arch, space):
     """The network with the space's largest LightNL wherever it may be."""
     blocks = []
@@ -188,7 +182,7 @@ def main():
 
         archs = {
             SEARCHED: searched,
-            'without LightNL': without_light_nl(searched),
+            'without LightNL': searched.without_light_nl(),
             'LightNL everywhere': with_light_nl_everywhere(searched, space),
         }
         rng = random.Random(0)

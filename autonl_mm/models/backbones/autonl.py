@@ -9,6 +9,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 
 from autonl_mm.arch import ArchSpec, BlockSpec, resolve_arch
+from autonl_mm.deploy import DeployMixin
 from autonl_mm.registry import MODELS
 
 from ..layers import MBConv
@@ -16,7 +17,7 @@ from ..layers.mbconv import fused_act_cfg
 
 
 @MODELS.register_module()
-class AutoNL(BaseModule):
+class AutoNL(DeployMixin, BaseModule):
     """AutoNL backbone.
 
     `Neural Architecture Search for Lightweight Non-Local Networks

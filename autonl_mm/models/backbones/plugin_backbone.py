@@ -11,6 +11,7 @@ from mmengine.model import BaseModule, ModuleDict, Sequential
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 
+from autonl_mm.deploy import DeployMixin
 from autonl_mm.registry import MODELS
 
 # Two pictures, neither of them square: channels are what stays the same from
@@ -22,7 +23,7 @@ PLUGINS = 'plugins.'
 
 
 @MODELS.register_module()
-class PluginBackbone(BaseModule):
+class PluginBackbone(DeployMixin, BaseModule):
     r"""Any backbone, with plug-in layers after named submodules of it.
 
     The base network is built as it is and keeps its names: its checkpoints

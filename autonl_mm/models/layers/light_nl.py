@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from autonl_mm.cost import light_nl_order
+from autonl_mm.deploy import DeployMixin
 from autonl_mm.registry import MODELS
 
 ORDERS = ('auto', 'channel', 'spatial')
@@ -51,23 +52,27 @@ def light_nl(x: Tensor,
         Tensor: ``(N, C, H, W)``, in the precision of ``x``.
     """
     n, c, h, w = x.shape
-    sampled = x if stride == 1 else x[:, :, ::stride, ::stride]
-    if order == 'auto':
-        order = light_nl_order(c, nl_channels, h * w,
-                               sampled.shape[2] * sampled.shape[3])
-    x_s = sampled.flatten(2)  # (N, C, hw)
-    x_sc = x_s[:, :nl_channels]  # (N, k, hw)
+    # A row a position, the order of channels_last: there these are views, and
+    # y is in that layout too, in which the depthwise convolution is fastest.
+    rows = x.permute(0, 2, 3, 1)
+    x_s = rows.flatten(1, 2)  # (N, HW, C)
+    x_c = x_sc = x_s[..., :nl_channels]  # (N, HW, k)
+    if stride > 1:
+        x_s = rows[:, ::stride, ::stride].flatten(1, 2)  # (N, hw, C)
+        x_sc = x_s[..., :nl_channels]  # (N, hw, k)
     if weight is not None:
-        x_sc = x_sc * weight
-    x_c = x[:, :nl_channels].flatten(2)  # (N, k, HW)
+        x_sc = x_sc * weight.t()
+    x_sc = x_sc.transpose(1, 2)  # (N, k, hw)
+    if order == 'auto':
+        order = light_nl_order(c, nl_channels, h * w, x_s.shape[1])
     # Dividing the small matrix spares a pass over the map.
     if order == 'channel':
-        context = torch.matmul(x_s, x_sc.transpose(1, 2)) / (h * w)
-        y = torch.matmul(context, x_c)  # (N, C, k) (N, k, HW)
+        context = torch.bmm(x_sc, x_s) / (h * w)  # (N, k, C)
+        y = torch.bmm(x_c, context)
     else:
-        affinity = torch.matmul(x_sc.transpose(1, 2), x_c) / (h * w)
-        y = torch.matmul(x_s, affinity)  # (N, C, hw) (N, hw, HW)
-    return y.reshape(n, c, h, w)
+        affinity = torch.bmm(x_c, x_sc) / (h * w)  # (N, HW, hw)
+        y = torch.bmm(affinity, x_s)
+    return y.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def affinity_rows(x: Tensor,
@@ -97,7 +102,7 @@ def affinity_rows(x: Tensor,
 
 
 @MODELS.register_module()
-class LightNL(BaseModule):
+class LightNL(DeployMixin, BaseModule):
     """Plug-in layer ``z = x + BN(DWConv3x3(light_nl(x)))``.
 
     BN's weight starts at zero, so a new block is the identity.
@@ -215,11 +220,12 @@ class LightNL(BaseModule):
             x (Tensor): Features, ``(N, C, H, W)``.
             weight (Tensor, optional): As for :func:`light_nl`.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            y = x.float() if x.dtype in LOW_PRECISION else x
-            y = light_nl(y, self.nl_channels, self.stride, self.order, weight)
-            y = self.norm(self.conv(y))
-        return y.to(x.dtype)
+        if _autocasts(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self.branch(x, weight)
+        y = x.float() if x.dtype in LOW_PRECISION else x
+        y = light_nl(y, self.nl_channels, self.stride, self.order, weight)
+        return self.norm(self.conv(y)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, nl_channels={self.nl_channels}, '
@@ -265,6 +271,14 @@ class SharedNL(LightNL):
             init_cfg=init_cfg)
         self.conv = nn.Conv2d(in_channels, in_channels, 1, bias=False)
         self._reset_parameters()
+
+
+def _autocasts(device_type: str) -> bool:
+    """Whether autocast is on: switching it off takes as long as a product."""
+    try:
+        return torch.is_autocast_enabled(device_type)
+    except TypeError:  # before torch 2.4 it knew one device
+        return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
 
 
 def init_depthwise(conv: nn.Conv2d) -> None:

@@ -9,6 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from autonl_mm.arch import BlockSpec
+from autonl_mm.deploy import DeployMixin
 
 from .light_nl import LightNL, init_depthwise
 
@@ -50,7 +51,7 @@ class SqueezeExcite(BaseModule):
         return x * scale.sigmoid()
 
 
-class MBConv(BaseModule):
+class MBConv(DeployMixin, BaseModule):
     """Inverted residual block of a :class:`BlockSpec`.
 
     1x1 expand, depthwise, squeeze-excite, 1x1 project, LightNL, identity add;

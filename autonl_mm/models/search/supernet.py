@@ -302,6 +302,17 @@ class AutoNLSuperNet(AutoNL):
             _switch(block, own, np.unravel_index(i, table.shape))
         return self.cost().item()
 
+    def switch_to_deploy(self) -> None:
+        """A supernet has no deploy form.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            'an AutoNLSuperNet has no deploy form, its gates still choose: '
+            'export the network that it found (tools/export_arch.py, or '
+            'export_subnet()) and switch that')
+
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """As AutoNL; in training the affinities' distances are measured."""
         outs = super().forward(x)

@@ -1,0 +1,205 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, run_tool
+
+from autonl_mm.models import LightNL
+
+SCRIPT = 'tools/analysis_tools/benchmark.py'
+spec = importlib.util.spec_from_file_location('benchmark', ROOT / SCRIPT)
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+
+@pytest.fixture
+def run(tiny_arch, tmp_path, monkeypatch, capsys):
+    """Runs the tool here; returns what it printed and what it wrote."""
+
+    def run(*arguments):
+        out = tmp_path / 'figures.json'
+        monkeypatch.setattr(
+            sys, 'argv',
+            [SCRIPT, '--archs', str(tiny_arch), '--rounds', '2',
+             '--batch-size', '2', '--input-size', '32', '--device', 'cpu',
+             '--out', str(out), *arguments])
+        monkeypatch.setenv('AUTONL_KEEP_MEMORY', '0')
+        tool.main()
+        return capsys.readouterr().out, json.loads(out.read_text())
+
+    return run
+
+
+def test_networks_with_and_without(run, tiny_arch):
+    text, record = run('--parts', 'networks')
+    rows = {(r['network'], r['kind']): r for r in record['networks']}
+    name = str(tiny_arch)
+    assert list(rows) == [(n, kind) for kind in ('forward', 'training')
+                          for n in (name, name + ' without LightNL')]
+    for (network, _), row in rows.items():
+        assert len(row['seconds']) == 2 and min(row['seconds']) > 0
+        assert ('ratio' in row) == (network == name)
+    with_, without = (rows[n, 'forward']['seconds']
+                      for n in (name, name + ' without LightNL'))
+    assert rows[name, 'forward']['ratio'] == pytest.approx(
+        sum(a / b for a, b in zip(with_, without)) / 2)
+    assert 'measured on the CPU' in text and '1 thread,' in text
+    assert f'| {name} | eager | forward | ' in text
+    assert 'allocator: left as it is' in text
+    assert record['forms'] == ['eager']
+
+
+def test_the_networks_are_what_they_are_called(tiny_arch):
+    def count(name):
+        net = tool.build_network(name)
+        return sum(isinstance(m, LightNL) for m in net.modules())
+
+    assert count(str(tiny_arch)) == 2
+    assert count(str(tiny_arch) + tool.WITHOUT) == 0
+    assert count('AutoNL-S') == 7
+    net = tool.build_network(str(tiny_arch))
+    x = tool.picture(2, 32, 32, 'cpu')
+    assert net(x).shape == (2, 1000)
+    # LightNL does something
+    layer = next(m for m in net.modules() if isinstance(m, LightNL))
+    y = torch.randn(2, layer.in_channels, 6, 6)
+    assert not torch.equal(layer(y), y)
+
+
+@pytest.mark.parametrize('shape,stride', [((2, 8, 12, 9), 2),
+                                          ((1, 64, 3, 3), 1)])
+def test_einsum_is_the_same_formula(shape, stride):
+    ours = LightNL(shape[1], stride=stride, zero_init=False).eval()
+    theirs = tool.EinsumLightNL(shape[1], stride).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(shape)
+    torch.testing.assert_close(theirs(x), ours(x))
+
+
+def test_layer(run):
+    text, record = run('--parts', 'layer', '--shapes', '2x8x12x12:2',
+                       '1x16x6x6:1')
+    rows = record['layer']
+    assert [(r['shape'], r['stride'], r['kind']) for r in rows] == [
+        (shape, stride, kind)
+        for shape, stride in (([2, 8, 12, 12], 2), ([1, 16, 6, 6], 1))
+        for kind in ('forward', 'training')]
+    for row in rows:
+        assert set(row['seconds']) == {
+            'einsum', 'LightNL', 'LightNL, NCHW', 'NonLocal2d'}
+        assert set(row['speedup']) == {'einsum', 'NonLocal2d'}
+    mean = (rows[0]['speedup']['einsum'] * rows[2]['speedup']['einsum'])**0.5
+    assert f'| geometric mean |  | forward |  | {mean:.2f} | ' in text
+
+
+def test_what_does_not_fit_is_left_out(run, monkeypatch):
+    monkeypatch.setattr(tool, 'free_memory', lambda device: 2**20)
+    text, record = run('--parts', 'layer', '--shapes', '1x8x32x32:1')
+    assert all('NonLocal2d' not in r['speedup'] for r in record['layer'])
+    assert text.count('does not fit') == 2
+
+
+def test_memory_and_growth(run, tiny_arch, monkeypatch):
+    # processes of their own are measured in tests of peak_memory
+    asked = []
+
+    def peak(make_step, args, device):
+        make_step(*args)()
+        asked.append(args)
+        return 3.0 * args[3] * args[4] * (
+            1.1 if not args[1].endswith(tool.WITHOUT) else 1)
+
+    monkeypatch.setattr(tool, 'peak_memory', peak)
+    text, record = run('--parts', 'memory', 'scaling', '--sizes', '32x32',
+                       '32x64', '64x64')
+    assert record['memory'][0]['ratio'] == pytest.approx(1.1)
+    assert '| 1.100 |' in text
+    assert [(r['kind'], len(r['seconds'])) for r in record['scaling']] == [
+        ('forward', 3), ('training', 3)]
+    for row in record['scaling']:
+        assert row['slope_of_memory'] == pytest.approx(1)
+        assert -1 < row['slope_of_time'] < 3
+    assert ('training', str(tiny_arch), 1, 32, 64, 'cpu') in asked
+
+
+def test_slope():
+    assert tool.slope([10, 100, 1000], [3, 300, 30000]) == pytest.approx(2)
+
+
+def test_mnasnet(run, monkeypatch):
+    pytest.importorskip('timm')
+    pytest.importorskip('onnxruntime')
+    # compiling and exporting take minutes; they have tests of their own
+    real = tool.inference
+    monkeypatch.setattr(tool, 'inference',
+                        lambda name, x, form='eager': real(name, x))
+    monkeypatch.setattr(tool, 'onnx_session', real)
+    text, record = run('--parts', 'mnasnet')
+    rows = record['mnasnet']
+    assert [(r['batch_size'], r['engine']) for r in rows] == [
+        (n, engine) for n in (1, 2) for engine in ('PyTorch', 'onnxruntime')]
+    for row in rows:
+        best = {name: sorted(seconds)
+                for name, seconds in row['best'].items()}
+        for key, seconds in row['seconds'].items():
+            name = key.split()[0]
+            assert sum(seconds) >= sum(best[name])
+    monkeypatch.setattr(tool, 'timm', None)
+    text, record = run('--parts', 'mnasnet')
+    assert 'timm is not installed' in text and record['mnasnet'] == []
+
+
+def test_onnx_session(tiny_arch):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    torch.manual_seed(0)
+    x = tool.picture(2, 32, 32, 'cpu')
+    torch.manual_seed(1)
+    want = tool.inference(str(tiny_arch), x)()
+    torch.manual_seed(1)
+    got, = tool.onnx_session(str(tiny_arch), x)()
+    assert (torch.from_numpy(got) - want).abs().max() <= \
+        1e-4 * want.abs().max()
+
+
+def test_profile_and_cpu_time(run, tiny_arch):
+    text, record = run('--parts', 'profile', '--cpu-time')
+    with_, without = (row['ms'] for row in record['profile'])
+    assert 'aten.bmm.default' in with_ and 'aten.bmm.default' not in without
+    assert '| aten.convolution.default | ' in text and 'CPU time' in text
+
+
+@pytest.mark.parametrize('arguments,words', [
+    (['--rounds', '0'], 'at least 1'),
+    (['--input-size', '16'], 'at least 32'),
+    (['--shapes', '8x24x56'], "'8x24x56', expected NxCxHxW:STRIDE"),
+    (['--sizes', '224', '448'], "'224', expected HxW"),
+    (['--sizes', '64x64', '64x64'], 'at least two'),
+    (['--forms', 'graphs'], 'need a GPU'),
+    (['--archs', 'nowhere.txt'], 'nowhere.txt'),
+])
+def test_bad_input(arguments, words, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', [SCRIPT, '--device', 'cpu', *arguments])
+    with pytest.raises(SystemExit) as info:
+        tool.main()
+    assert str(info.value.code).startswith('benchmark.py: ')
+    assert words in str(info.value.code)
+
+
+def test_with_torch_mmengine_and_mmcv_lite_alone(tiny_arch, tmp_path):
+    bare = tmp_path / 'bare.py'
+    bare.write_text(
+        'import runpy, sys\n'
+        'for name in ("mmpretrain", "mmdet", "mmseg", "mmcv._ext", "timm",\n'
+        '             "tqdm", "onnx", "onnxruntime", "onnxscript"):\n'
+        '    sys.modules[name] = None\n'
+        'del sys.argv[0]\n'
+        'runpy.run_path(sys.argv[0], run_name="__main__")\n')
+    out = run_tool(bare, ROOT / SCRIPT, '--parts', 'networks', 'mnasnet',
+                   '--archs', tiny_arch, '--rounds', '1', '--batch-size', '1',
+                   '--input-size', '32', '--device', 'cpu').stdout
+    assert '| eager | training | ' in out
+    assert 'timm is not installed' in out

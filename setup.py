@@ -67,6 +67,8 @@ if __name__ == '__main__':
             'upstream': ['mmcv'] + requirements('mminstall'),
             'onedl': ['onedl-mmcv'] + requirements('mminstall-onedl'),
             'optional': requirements('optional'),
+            # to export, run and quantise ONNX files
+            'onnx': ['onnx', 'onnxruntime'],
             # to read the authors' TensorFlow checkpoints, once
             'tensorflow': ['tensorflow'],
             'tests': requirements('tests'),

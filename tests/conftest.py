@@ -141,3 +141,18 @@ def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300):
     if check:
         assert result.returncode == 0, result.stdout[-4000:]
     return result
+
+
+def call_main(monkeypatch, tool, *args):
+    """Run a loaded tool's main function in this process."""
+    monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, args)])
+    tool.main()
+
+
+def main_error(monkeypatch, tool, *args):
+    """The line that a loaded tool ends with, which bears its name."""
+    with pytest.raises(SystemExit) as error:
+        call_main(monkeypatch, tool, *args)
+    # a string is printed, and the status is 1
+    assert error.value.code.startswith(f'{tool.__name__}.py: ')
+    return error.value.code

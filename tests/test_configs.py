@@ -21,7 +21,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 
 from autonl_mm import AUTONL_L, AUTONL_S, count_macs
 from autonl_mm.cost import light_nl_macs
-from autonl_mm.engine.launch import _leaf_datasets
+from autonl_mm.engine.launch import leaf_datasets
 from autonl_mm.engine.measure import built_macs
 from autonl_mm.models import CostAwareModel
 
@@ -131,7 +131,7 @@ def test_papers_search():
 def test_parts_build(path, scope):
     cfg = load(path)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for _, dataset in _leaf_datasets(loader, cfg[loader].dataset):
+        for _, dataset in leaf_datasets(loader, cfg[loader].dataset):
             with DATASETS.switch_scope_and_registry(None) as registry:
                 assert registry.get(dataset.type) is not None
             for transform in dataset.pipeline:

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from autonl_mm import checkpoint
 
 FOLDERS = ['mmdet', 'mmseg']
+DOCS = ['tools/deployment/README.md', 'docs/deployment.md']
 # see test_readme.py
 FORKS = any(d.name == 'onedl-mmengine' for d in distributions())
 
@@ -80,6 +81,19 @@ def test_files_named_exist(folder):
     for path in re.findall(r'(?:tools|configs|tests)/[\w./-]+\.(?:py|sh)', text):
         if '$MIM/' + path not in text:
             assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize('name', DOCS)
+def test_files_and_options_of_docs_exist(name):
+    path = ROOT / name
+    text = path.read_text()
+    for link in re.findall(r'\]\((?!http)([^)#]+)', text):
+        assert (path.parent / link).exists(), link
+    for file in re.findall(r'(?:tools|configs)/[\w./-]+\.(?:py|sh)', text):
+        assert (ROOT / file).exists(), file
+    tools = ''.join(p.read_text() for p in ROOT.glob('tools/deployment/*.py'))
+    for option in re.findall(r'(?<![\w-])--[a-z][a-z-]*', text):
+        assert f"'{option}'" in tools, option
 
 
 @pytest.mark.parametrize('folder', FOLDERS)

@@ -18,7 +18,9 @@ from autonl_mm.engine.model_checks import check_datasets
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint',
+        help='checkpoint file, or an ONNX file of tools/deployment')
     launch.add_common_args(parser)
     parser.add_argument(
         '--dtype',
@@ -77,7 +79,10 @@ def main():
         if args.out and args.out_item == 'pred' \
                 and not args.out.endswith(('.pkl', '.pickle')):
             raise ValueError(f'--out is {args.out!r}, expected a .pkl file')
-        cfg.load_from = args.checkpoint
+        if args.checkpoint.endswith('.onnx'):
+            launch.use_onnx(cfg, args.checkpoint)
+        else:
+            cfg.load_from = args.checkpoint
         if args.amp:
             if args.dtype != 'float32':
                 raise ValueError(f'--amp and --dtype {args.dtype} exclude '
@@ -88,7 +93,7 @@ def main():
         if args.tta:
             use_tta(cfg)
         launch.check_data(cfg, ['test_dataloader'])
-    except (FileNotFoundError, ValueError) as e:
+    except (FileNotFoundError, ImportError, ValueError) as e:
         sys.exit(f'test.py: {e}')
     runner = launch.build_runner(cfg)
     check_datasets(runner, train=False)

@@ -7,12 +7,16 @@ from typing import Any, Iterator, Optional, Sequence, Tuple
 
 import torch
 import torch.distributed as dist
+import torch.nn as nn
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from autonl_mm.checkpoint import find_resumable
+from autonl_mm.export.onnx_file import OnnxSession
+from autonl_mm.models import CostAwareModel
 
 from .allocator import keep_freed_memory
 from .model_checks import LabelCheckHook, check_channels
@@ -172,6 +176,22 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
     cfg.load_from = resume
 
 
+def use_onnx(cfg: Config, file: str) -> None:
+    """Put an ONNX file in the place of the config's model.
+
+    Args:
+        cfg (Config): Changed in place.
+        file (str): What ``tools/deployment/export_onnx.py`` wrote.
+
+    Raises:
+        ImportError: If onnxruntime is missing.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such file.
+    """
+    OnnxSession(file)  # what is wrong with it is said before data are read
+    cfg.model = dict(type='autonl_mm.OnnxModel', file=file, model=cfg.model)
+
+
 def check_search(cfg: Config) -> None:
     """Find a supernet that would be trained without its cost.
 
@@ -203,7 +223,7 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
     """
     for loader in loaders:
         dataset = (cfg.get(loader) or {}).get('dataset')
-        for key, node in _leaf_datasets(f'{loader}.dataset', dataset):
+        for key, node in leaf_datasets(f'{loader}.dataset', dataset):
             root = node.get('data_root') or ''
             if not isinstance(root, str) or '://' in root:
                 continue
@@ -225,15 +245,20 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
                         f'{key}.{name}=PATH')
 
 
-def _leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
-    """Datasets inside of wrappers, each with its place in the config."""
+def leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
+    """Datasets inside of wrappers, each with its place in the config.
+
+    Args:
+        key (str): Place of ``node``.
+        node: A dataset's config, or several.
+    """
     if isinstance(node, (list, tuple)):
         for i, item in enumerate(node):
-            yield from _leaf_datasets(f'{key}.{i}', item)
+            yield from leaf_datasets(f'{key}.{i}', item)
     elif isinstance(node, dict):
         inner = [k for k in ('dataset', 'datasets') if k in node]
         for k in inner:
-            yield from _leaf_datasets(f'{key}.{k}', node[k])
+            yield from leaf_datasets(f'{key}.{k}', node[k])
         if not inner:
             yield key, node
 
@@ -258,3 +283,64 @@ def build_runner(cfg: Config) -> Runner:
         check_channels(cfg.model.get('module', cfg.model), runner.model)
     runner.register_hook(LabelCheckHook())
     return runner
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the config's model outside of a runner, for inference on a CPU.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If it is a search, which has no network yet.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = cfg.model.copy()
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(model)
+    if isinstance(model, CostAwareModel):
+        raise ValueError(
+            'the config is a search, whose cost its log says: export a '
+            'network with tools/export_arch.py and give the config of that')
+    return revert_sync_batchnorm(model).eval()
+
+
+def picture_size(cfg: Config) -> Tuple[int, int]:
+    """``(H, W)`` that a config's test pipeline resizes or crops to.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If it leaves pictures as they are.
+    """
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    for transform in reversed(dataset.get('pipeline', [])):
+        size = transform.get('crop_size') or transform.get('scale')
+        if isinstance(size, int):
+            return size, size
+        if size:
+            return tuple(size)[::-1]  # pipelines say width first
+    raise ValueError("the config's test pipeline has no size: give --shape")
+
+
+def parse_shape(shape: Optional[Sequence[int]], cfg: Config) -> Tuple[int, int]:
+    """``(H, W)`` that ``--shape`` says, or the config where it does not.
+
+    Args:
+        shape (Sequence[int], optional): Height and width, or both in one.
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If it is no size, or neither says any.
+    """
+    if not shape:
+        return picture_size(cfg)
+    size = tuple(shape) * 2 if len(shape) == 1 else tuple(shape)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f'--shape is {shape}, expected a positive height and '
+                         'width')
+    return size

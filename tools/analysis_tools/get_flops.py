@@ -16,12 +16,11 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config, DictAction
-from mmengine.model import ModuleList, revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.model import ModuleList
 from torch import nn
 
 import autonl_mm  # noqa: F401
-from autonl_mm.models import CostAwareModel
+from autonl_mm.engine import launch
 
 Size = Tuple[int, int]
 
@@ -40,38 +39,6 @@ def parse_args():
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='overrides')
     return parser.parse_args()
-
-
-def picture_size(cfg: Config) -> Size:
-    """``(H, W)`` that a config's test pipeline resizes or crops to.
-
-    Raises:
-        ValueError: If it leaves pictures as they are.
-    """
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    for transform in reversed(dataset.get('pipeline', [])):
-        size = transform.get('crop_size') or transform.get('scale')
-        if isinstance(size, int):
-            return size, size
-        if size:
-            return tuple(size)[::-1]  # pipelines say width first
-    raise ValueError("the config's test pipeline has no size: give --shape")
-
-
-def build(cfg: Config) -> nn.Module:
-    """The config's model, for inference on a CPU."""
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = cfg.model.copy()
-    if cfg.get('data_preprocessor'):
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(model)
-    if isinstance(model, CostAwareModel):
-        raise ValueError(
-            'the config is a search, whose cost its log says: export a '
-            'network with tools/export_arch.py and give the config of that')
-    return revert_sync_batchnorm(model).eval()
 
 
 def make_inputs(model: nn.Module, shape: Size, scope: Optional[str]
@@ -145,12 +112,8 @@ def main():
         cfg = Config.fromfile(args.config)
         if args.cfg_options:
             cfg.merge_from_dict(args.cfg_options)
-        shape = tuple(args.shape) if args.shape else picture_size(cfg)
-        shape = shape * 2 if len(shape) == 1 else shape
-        if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(f'--shape is {args.shape}, expected a positive '
-                             'height and width')
-        model = build(cfg)
+        shape = launch.parse_shape(args.shape, cfg)
+        model = launch.build_model(cfg)
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'get_flops.py: {e}')
     inputs, samples = make_inputs(model, shape, cfg.get('default_scope'))

@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 import torch.nn as nn
+from conftest import TINY_ARCH
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -356,6 +357,23 @@ def test_compiles_without_graph_breaks(backend):
     with torch.no_grad():
         for got, want in zip(compiled(x), model(x)):
             torch.testing.assert_close(got, want)
+
+
+def test_torch_export_at_any_size():
+    """One program for all sizes and batches, in the channel order."""
+    model = randomized(AutoNL(TINY_ARCH.splitlines(), out_indices=(2, 4)))
+    for module in model.eval().modules():
+        if isinstance(module, LightNL):
+            module.order = 'channel'
+    dynamic = torch.export.Dim.DYNAMIC  # an error where it would be fixed
+    program = torch.export.export(
+        model, (torch.randn(2, 3, 64, 96), ),
+        dynamic_shapes=(dict.fromkeys((0, 2, 3), dynamic), )).module()
+    for shape in ((3, 3, 33, 50), (5, 3, 97, 64), (2, 3, 64, 96)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            for out, want in zip(program(x), model(x)):
+                torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-5)
 
 
 # --------------------------------------------------------------------- init

@@ -1,0 +1,174 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""A task model to an ONNX file, checked before it is there."""
+import copy
+import io
+from collections import Counter
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from autonl_mm.deploy import switch_to_deploy
+
+from .graph import graph_type
+from .onnx_file import OnnxSession, need, quiet, set_info
+
+DYNAMIC = ('batch', 'size')
+
+
+class Difference(NamedTuple):
+    """How far a file's outputs are from the model's on some pictures."""
+    shape: Tuple[int, ...]
+    absolute: float
+    relative: float
+
+
+class ExportError(RuntimeError):
+    """A graph that must not be used."""
+
+
+def make_graph(model: nn.Module,
+               dynamic: Sequence[str] = (),
+               labels: bool = False) -> nn.Module:
+    """Make the graph of a model, in deploy form.
+
+    Args:
+        model (nn.Module): A task model; left as it is.
+        dynamic (Sequence[str]): What may differ from run to run, of
+            :data:`DYNAMIC`. Defaults to ().
+        labels (bool): Whether a segmentor is to give label maps. Defaults to
+            False.
+
+    Returns:
+        TaskGraph: In eval mode.
+
+    Raises:
+        ValueError: If there is no graph for the model.
+    """
+    kind = graph_type(model, labels)
+    graph = kind(switch_to_deploy(copy.deepcopy(model)))
+    if 'size' in dynamic:
+        graph.use_channel_order()
+    return graph.eval()
+
+
+def to_onnx(graph: nn.Module,
+            shape: Sequence[int],
+            dynamic: Sequence[str] = (),
+            opset: int = 17,
+            info: Dict = {}) -> bytes:
+    """Turn a graph into ONNX.
+
+    Args:
+        graph (TaskGraph): See :func:`make_graph`.
+        shape (Sequence[int]): ``N, 3, H, W`` of the pictures.
+        dynamic (Sequence[str]): What may differ from run to run, of
+            :data:`DYNAMIC`. Defaults to ().
+        opset (int): Defaults to 17.
+        info (dict): For the file to say of itself beside its task. Defaults
+            to {}.
+
+    Returns:
+        bytes: The file's content.
+
+    Raises:
+        ExportError: If torch cannot export it, or an Einsum is in it.
+    """
+    onnx = need('onnx')
+    pictures = torch.rand(*shape) * 255
+    axes = {0: 'N'} if 'batch' in dynamic else {}
+    if 'size' in dynamic:
+        axes.update({2: 'H', 3: 'W'})
+    # Those of outputs follow from these.
+    out_axes = {name: {0: 'N'} for name in graph.outputs if 0 in axes}
+    file = io.BytesIO()
+    try:
+        # A trace warns of every size that Python reads; the check on several
+        # sizes finds those that matter.
+        with quiet('torch.onnx', 'torch.jit'):
+            torch.onnx.export(
+                graph, (pictures, ),
+                file,
+                dynamo=False,
+                opset_version=opset,
+                input_names=['pictures'],
+                output_names=list(graph.outputs),
+                dynamic_axes=dict(pictures=axes, **out_axes))
+    except Exception as e:  # torch has no common class for them
+        raise ExportError(
+            f'torch.onnx cannot export the {graph.task} graph: '
+            f'{first_line(e)}') from e
+    model = onnx.load_from_string(file.getvalue())
+    count = operators(model)
+    if count['Einsum']:
+        raise ExportError(
+            f'the graph has {count["Einsum"]} Einsum nodes, which runtimes '
+            'compute slowly or not at all: write them as MatMul in the model')
+    set_info(model, dict(info, task=graph.task))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def operators(model) -> Counter:
+    """How many nodes of each kind there are, inside of subgraphs too.
+
+    Args:
+        model (onnx.ModelProto): The model.
+    """
+    count: Counter = Counter()
+    graphs = [model.graph]
+    while graphs:
+        for node in graphs.pop().node:
+            count[node.op_type] += 1
+            graphs += [a.g for a in node.attribute if a.HasField('g')]
+    return count
+
+
+def first_line(error: Exception) -> str:
+    """Kind and first line of an error; torch appends its whole graph."""
+    return f'{type(error).__name__}: {error}'.splitlines()[0]
+
+
+def compare(session: OnnxSession,
+            graph: nn.Module,
+            model: nn.Module,
+            batches: Sequence[Tensor],
+            tolerance: float) -> List[Difference]:
+    """Compare a file with the model that it was made of.
+
+    Args:
+        session (OnnxSession): The file.
+        graph (TaskGraph): Its graph.
+        model (nn.Module): The model, not in deploy form.
+        batches (Sequence[Tensor]): Pictures ``(N, 3, H, W)``.
+        tolerance (float): Largest difference, in shares of the largest
+            output.
+
+    Returns:
+        list[Difference]: One a batch.
+
+    Raises:
+        ExportError: If outputs differ by more, or are not numbers.
+        ValueError: If the pictures do not make for a comparison.
+    """
+    results = []
+    for pictures in batches:
+        shape = 'x'.join(map(str, pictures.shape))
+        with torch.no_grad():
+            expected = graph.reference(model, pictures)
+        try:
+            got = session(pictures)
+        except Exception as e:  # onnxruntime's errors have no common class
+            raise ExportError(f'onnxruntime cannot run it on pictures of '
+                              f'{shape}: {first_line(e)}') from e
+        absolute, scale = graph.difference(got, expected)
+        difference = Difference(
+            tuple(pictures.shape), absolute, absolute / max(scale, 1e-12))
+        if not difference.relative <= tolerance:  # NaN too
+            raise ExportError(
+                f'on pictures of {shape} the outputs of onnxruntime and '
+                f'PyTorch differ by {absolute:.3g}, {difference.relative:.3g} '
+                f'of the largest, more than {tolerance:g}')
+        results.append(difference)
+    return results

@@ -1,0 +1,164 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""ONNX files: reading, running, and what they say of themselves."""
+import io
+import json
+import logging
+import warnings
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Dict, Iterator, List, Union
+
+import numpy as np
+import torch
+
+# Key of a file's metadata
+KEY = 'autonl_mm'
+
+
+def need(name: str) -> ModuleType:
+    """Import onnx or onnxruntime, which the package does without.
+
+    Args:
+        name (str): The module.
+
+    Returns:
+        ModuleType: It.
+
+    Raises:
+        ImportError: Says what to install.
+    """
+    try:
+        return import_module(name)
+    except ImportError as e:
+        raise ImportError(
+            f'ONNX files need {name.split(".")[0]}, which does not import '
+            f"({e}): pip install 'autonl_mm[onnx]', or pip install onnx "
+            'onnxruntime') from None
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Keep exporters' advice, and graphs that they print, off the screen.
+
+    Args:
+        *loggers (str): Names of loggers that are to pass on errors only.
+    """
+    found = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in found]
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        try:
+            for logger in found:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(found, levels):
+                logger.setLevel(level)
+
+
+class OnnxSession:
+    """An ONNX file of this project, ready to run on the CPU.
+
+    Args:
+        file (str | Path | bytes): The file, or its content.
+
+    Attributes:
+        info (dict): What the file says of itself: ``task``, the names of its
+            ``classes`` where they are known, and for a quantised file
+            ``quantised``.
+        batch (int | None): Pictures a run, None for any number.
+        size (tuple): Height and width, None for any.
+
+    Raises:
+        ImportError: If onnxruntime is missing.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no ONNX file of this project.
+    """
+
+    def __init__(self, file: Union[str, Path, bytes]):
+        runtime = need('onnxruntime')
+        name = 'the file'
+        if not isinstance(file, bytes):
+            name = str(file)
+            if not Path(file).is_file():
+                raise FileNotFoundError(f'{name!r} does not exist')
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.session = runtime.InferenceSession(
+                file if isinstance(file, bytes) else name,
+                options,
+                providers=['CPUExecutionProvider'])
+        except Exception as e:  # onnxruntime's errors have no common class
+            raise ValueError(f'onnxruntime does not load {name}: {e}') from e
+        meta = self.session.get_modelmeta().custom_metadata_map
+        if KEY not in meta:
+            raise ValueError(f'{name} was not written by '
+                             'tools/deployment/export_onnx.py')
+        self.info: dict = json.loads(meta[KEY])
+        self.input, = self.session.get_inputs()
+        shape = [n if isinstance(n, int) else None for n in self.input.shape]
+        self.batch = shape[0]
+        self.size = tuple(shape[2:])
+        self.outputs = [out.name for out in self.session.get_outputs()]
+
+    def __call__(self, pictures: torch.Tensor) -> List[torch.Tensor]:
+        """Run the network.
+
+        Args:
+            pictures (Tensor): ``(N, 3, H, W)`` as they were loaded, not
+                normalised. A file of a fixed batch takes any N, in parts, the
+                last one filled up.
+
+        Returns:
+            list[Tensor]: The file's outputs.
+
+        Raises:
+            ValueError: If the file takes pictures of another size.
+        """
+        pictures = pictures.float().numpy()
+        for want, have in zip(self.size, pictures.shape[2:]):
+            if want not in (None, have):
+                raise ValueError(
+                    'the file takes pictures of '
+                    f'{self.size[0]}x{self.size[1]}, got one of '
+                    f'{pictures.shape[2]}x{pictures.shape[3]}: export with '
+                    '--dynamic size, or let the pipeline resize to it')
+        step = self.batch or len(pictures)
+        parts = []
+        for start in range(0, len(pictures), step):
+            part = pictures[start:start + step]
+            count = len(part)
+            if count < step:
+                part = np.concatenate([part, part[-1:].repeat(step - count, 0)])
+            outputs = self.session.run(None, {self.input.name: part})
+            parts.append([out[:count] for out in outputs])
+        return [torch.from_numpy(np.concatenate(outs)) for outs in zip(*parts)]
+
+
+def set_info(model, info: Dict) -> None:
+    """Write down what a file is.
+
+    Args:
+        model (onnx.ModelProto): Changed in place.
+        info (dict): See :class:`OnnxSession`.
+    """
+    need('onnx').helper.set_model_props(model, {KEY: json.dumps(info)})
+
+
+def write(path: Union[str, Path], content: bytes) -> None:
+    """Write a file that is whole or not there, whatever ends the process.
+
+    Args:
+        path (str | Path): The file; one that is there is replaced.
+        content (bytes): Its content.
+    """
+    part = Path(f'{path}.part')
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,109 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Static INT8 quantisation of an ONNX file by onnxruntime."""
+import re
+import tempfile
+from pathlib import Path
+from typing import List, Sequence
+
+import torch
+from torch import Tensor
+
+from .onnx_file import OnnxSession, need, quiet, set_info
+
+METHODS = dict(minmax='MinMax', entropy='Entropy', percentile='Percentile')
+# What INT8 makes faster. Elementwise operators, and those that choose boxes,
+# stay in float.
+OPERATORS = ('Conv', 'Gemm', 'MatMul')
+# LightNL is cubic in its input, and so are the relative errors of eight bits.
+EXCLUDE = ('light_nl', )
+
+
+class Calibration:
+    """Pictures in the form in which onnxruntime asks for them.
+
+    Args:
+        session (OnnxSession): The file.
+        pictures (list[Tensor]): ``(3, H, W)`` each.
+    """
+
+    def __init__(self, session: OnnxSession, pictures: List[Tensor]):
+        step = session.batch or 1
+        self.name = session.input.name
+        self.batches = iter([
+            pictures[i:i + step] for i in range(0, len(pictures), step)
+            if i + step <= len(pictures)
+        ])
+
+    def get_next(self):
+        """The next input, or None after the last."""
+        batch = next(self.batches, None)
+        if batch is None:
+            return None
+        return {self.name: torch.stack(batch).numpy()}
+
+
+def quantize(file: str,
+             pictures: List[Tensor],
+             method: str = 'minmax',
+             operators: Sequence[str] = OPERATORS,
+             exclude: Sequence[str] = EXCLUDE,
+             reduce_range: bool = False) -> bytes:
+    """Quantise a file: QDQ, weights by channel, activations unsigned.
+
+    Args:
+        file (str): What ``tools/deployment/export_onnx.py`` wrote.
+        pictures (list[Tensor]): To calibrate on, ``(3, H, W)`` each, at sizes
+            that the file takes.
+        method (str): Of :data:`METHODS`, how ranges are found. Defaults to
+            ``'minmax'``.
+        operators (Sequence[str]): Kinds of nodes to quantise. Defaults to
+            :data:`OPERATORS`.
+        exclude (Sequence[str]): Regular expressions; nodes in whose names one
+            is found are not quantised. Defaults to :data:`EXCLUDE`.
+        reduce_range (bool): Whether weights get seven bits, for processors
+            without VNNI, whose sums of eight-bit products saturate. Defaults
+            to False.
+
+    Returns:
+        bytes: The content of the quantised file.
+
+    Raises:
+        ValueError: If the file is quantised already, or nothing of it would
+            be.
+    """
+    onnx = need('onnx')
+    quantization = need('onnxruntime.quantization')
+    preprocess = need('onnxruntime.quantization.shape_inference')
+    session = OnnxSession(file)
+    if session.info.get('quantised'):
+        raise ValueError(f'{file} is quantised already: give the file that '
+                         'it was made of')
+    # onnxruntime logs to the root
+    with tempfile.TemporaryDirectory() as folder, quiet(''):
+        ready, out = Path(folder) / 'ready.onnx', Path(folder) / 'int8.onnx'
+        preprocess.quant_pre_process(file, ready, skip_symbolic_shape=True)
+        nodes = [node for node in onnx.load(ready).graph.node
+                 if node.op_type in operators]
+        excluded = [node.name for node in nodes
+                    if any(re.search(e, node.name) for e in exclude)]
+        if len(excluded) == len(nodes):
+            raise ValueError(
+                f'nothing is left to quantise: the file has {len(nodes)} nodes '
+                f'of {", ".join(operators)}, all of them excluded by '
+                f'{list(exclude)}')
+        quantization.quantize_static(
+            ready,
+            out,
+            Calibration(session, pictures),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=list(operators),
+            nodes_to_exclude=excluded,
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=getattr(quantization.CalibrationMethod,
+                                     METHODS[method]))
+        model = onnx.load(out)
+    set_info(model, dict(session.info, quantised=len(nodes) - len(excluded)))
+    return model.SerializeToString()

@@ -1,0 +1,3 @@
+_base_ = 'autonl-s_2xb128_cifar10.py'
+
+model = dict(backbone=dict(act_cfg=dict(type='HSwish')))

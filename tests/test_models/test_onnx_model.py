@@ -1,0 +1,118 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""A model's ONNX file predicts what the model does."""
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from tiny_models import CONFIGS, build, noise
+
+from autonl_mm.export import export, onnx_file
+
+
+@pytest.fixture
+def make(tmp_path, scope):
+    """Makes a tiny model and the ONNX model of it, for any size."""
+
+    def make(name, labels=False):
+        model = build(CONFIGS[name])
+        graph = export.make_graph(model, export.DYNAMIC, labels)
+        onnx_file.write(tmp_path / 'x.onnx', export.to_onnx(
+            graph, (1, 3, 64, 64), export.DYNAMIC))
+        return model, MODELS.build(dict(
+            type='autonl_mm.OnnxModel', file=str(tmp_path / 'x.onnx'),
+            model=Config(CONFIGS[name]).model))
+
+    return make
+
+
+def test_classifier(make):
+    from mmpretrain.structures import DataSample
+    model, twin = make('classifier')
+    results = [
+        net.test_step(dict(inputs=inputs, data_samples=[
+            DataSample().set_gt_label(i) for i in (0, 1, 1)]))
+        for net, inputs in ((model, noise(3, 64, 96)),
+                            (twin, noise(3, 64, 96)),
+                            (twin, list(noise(3, 64, 96).byte())))
+    ]
+    for others in results[1:]:
+        for a, b in zip(results[0], others):
+            torch.testing.assert_close(a.pred_score, b.pred_score, rtol=1e-3,
+                                       atol=1e-4)
+            assert a.gt_label == b.gt_label
+    with pytest.raises(ValueError, match="mode is 'loss'"):
+        twin(noise(1, 64, 64), mode='loss')
+
+
+@pytest.mark.parametrize('labels', [False, True])
+def test_segmentor(make, labels):
+    from mmseg.structures import SegDataSample
+    model, twin = make('segmentor', labels)
+    # pictures were enlarged from this size; label maps cannot be reduced alike
+    ori_shape = (64, 96) if labels else (50, 70)
+    a, b = (
+        net.test_step(dict(
+            inputs=list(noise(2, 64, 96)),
+            data_samples=[
+                SegDataSample(metainfo=dict(
+                    img_shape=(64, 96), ori_shape=ori_shape))
+                for _ in range(2)
+            ])) for net in (model, twin))
+    for x, y in zip(a, b):
+        x, y = x.pred_sem_seg.data, y.pred_sem_seg.data
+        assert x.shape == y.shape == (1, *ori_shape)
+        assert (x == y).float().mean() > 0.999
+        assert len(x.unique()) > 1
+
+
+@pytest.mark.parametrize('name', ['retinanet', 'ssdlite'])
+def test_detector(make, name):
+    """Pictures of two sizes, boxes in pixels of the original ones."""
+    from mmdet.structures import DetDataSample
+    model, twin = make(name)
+    pictures = [noise(1, 64, 96)[0], noise(1, 96, 64)[0]]
+    results = []
+    for net in (model, twin):
+        results.append([
+            net.test_step(dict(inputs=[picture], data_samples=[
+                DetDataSample(metainfo=dict(
+                    img_shape=tuple(picture.shape[1:]), ori_shape=(32, 32),
+                    scale_factor=(2., 3.)))]))[0].pred_instances
+            for picture in pictures])
+    for a, b in zip(*results):
+        assert len(a) == len(b) > 2
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-3, atol=0.01)
+        assert torch.equal(a.labels, b.labels)
+    batch = twin.test_step(dict(inputs=pictures, data_samples=[
+        DetDataSample(metainfo=dict(scale_factor=(2., 3.)))
+        for _ in pictures]))
+    for a, b in zip(batch, results[1]):
+        assert torch.equal(a.pred_instances.bboxes, b.bboxes)
+
+
+def test_of_another_task(make, tmp_path):
+    make('segmentor')
+    init_default_scope('mmpretrain')
+    with pytest.raises(ValueError, match='is for segmentation, but'):
+        MODELS.build(dict(
+            type='autonl_mm.OnnxModel', file=str(tmp_path / 'x.onnx'),
+            model=Config(CONFIGS['classifier']).model))
+
+
+def test_files_of_others(tmp_path):
+    (tmp_path / 'x.onnx').write_bytes(b'not ONNX')
+    with pytest.raises(ValueError, match='does not load'):
+        onnx_file.OnnxSession(tmp_path / 'x.onnx')
+    with pytest.raises(FileNotFoundError, match='does not exist'):
+        onnx_file.OnnxSession(tmp_path / 'y.onnx')
+    import onnx
+    from onnx import helper
+    x, y = (helper.make_tensor_value_info(n, 1, [1]) for n in 'xy')
+    onnx.save(helper.make_model(
+        helper.make_graph([helper.make_node('Abs', ['x'], ['y'])], 'g', [x],
+                          [y]),
+        ir_version=8, opset_imports=[helper.make_opsetid('', 17)]),
+        tmp_path / 'z.onnx')
+    with pytest.raises(ValueError, match=r'not written by .*export_onnx\.py'):
+        onnx_file.OnnxSession(tmp_path / 'z.onnx')

@@ -1,0 +1,145 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import importlib.util
+import json
+import re
+import sys
+
+import onnx
+import pytest
+import torch
+from conftest import ROOT, TINY_ARCH, call_main, main_error
+from mmengine.config import Config
+
+from autonl_mm.engine import launch
+from autonl_mm.export import export, onnx_file, quantize
+from autonl_mm.export.onnx_file import OnnxSession
+from autonl_mm.export.pictures import config_pictures
+
+
+def load(path):
+    """A tool as a module."""
+    path = ROOT / path
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = load('tools/deployment/quantize_onnx.py')
+test_tool = load('tools/test.py')
+
+
+@pytest.fixture
+def exported(tmp_path, picture_folder, scope):
+    """Config and ONNX file of a tiny classifier of dark and bright pictures."""
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/autonl-s_2xb128_cifar10.py')
+    cfg.model.backbone.update(arch=TINY_ARCH.splitlines(), out_indices=(4, ))
+    cfg.model.head.update(in_channels=64, num_classes=2)
+    cfg.data_preprocessor.num_classes = 2
+    for loader in (cfg.train_dataloader, cfg.val_dataloader,
+                   cfg.test_dataloader):
+        loader.update(batch_size=4, num_workers=0, persistent_workers=False)
+        loader.dataset.update(data_root=str(picture_folder), holdout=8)
+    torch.manual_seed(0)
+    model = launch.build_model(cfg)
+    pictures = torch.stack(config_pictures(cfg, 'train_dataloader', 24))
+    inputs = model.data_preprocessor(dict(inputs=pictures))['inputs']
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(inputs, mode='tensor')
+        model.eval()
+        # what tells the classes apart, in place of training
+        feats, = model.extract_feat(inputs)
+        bright = pictures.mean((1, 2, 3)) > 120
+        axis = feats[bright].mean(0) - feats[~bright].mean(0)
+        model.head.fc.weight.copy_(torch.stack([-axis, axis]))
+        middle = (feats[bright].mean(0) + feats[~bright].mean(0)) / 2
+        model.head.fc.bias.copy_(-model.head.fc.weight @ middle)
+    cfg.dump(tmp_path / 'config.py')
+    graph = export.make_graph(model, ('batch', ))
+    onnx_file.write(tmp_path / 'net.onnx', export.to_onnx(
+        graph, (1, 3, 64, 64), ('batch', )))
+    return tmp_path / 'net.onnx', tmp_path / 'config.py'
+
+
+def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
+    file, config = exported
+    call_main(monkeypatch, tool, file, config, '--pictures', 16, '--rounds', 1,
+              '--work-dir', tmp_path / 'work')
+    out = capsys.readouterr().out
+    values = re.findall(
+        r'^\| (\S+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| [\d.]+ \| '
+        r'accuracy/top1 ([\d.]+) \|$', out, re.M)
+    assert [name for name, _ in values] == ['net.onnx', 'net-int8.onnx']
+    assert all(float(value) >= 90 for _, value in values)
+    assert 'calibrated (minmax) on 16 training pictures' in out
+
+    session = OnnxSession(tmp_path / 'net-int8.onnx')
+    assert session.batch is None and session.info['task'] == 'classification'
+    model = onnx.load(tmp_path / 'net-int8.onnx')
+    kinds = export.operators(model)
+    assert kinds['DequantizeLinear'] and kinds['QuantizeLinear']
+    # What multiplies in LightNL gets what was never quantised.
+    makers = {o: n.op_type for n in model.graph.node for o in n.output}
+    products = [n for n in model.graph.node if n.op_type == 'MatMul']
+    assert len(products) == 4
+    assert not any(makers.get(i) == 'DequantizeLinear'
+                   for n in products for i in n.input)
+    # weights by channel
+    axes = [len(t.dims) for t in model.graph.initializer
+            if t.name.endswith('_scale')]
+    assert 1 in axes
+
+
+def test_all_of_light_nl(exported, scope):
+    """--exclude without a word leaves nothing out."""
+    file, config = exported
+    cfg = Config.fromfile(config)
+    pictures = config_pictures(cfg, 'train_dataloader', 4)
+    content = quantize.quantize(str(file), pictures, exclude=())
+    count = OnnxSession(content).info['quantised']
+    part = quantize.quantize(str(file), pictures, exclude=('light_nl', '/se/'))
+    assert OnnxSession(part).info['quantised'] < count
+    logits = [OnnxSession(x)(torch.stack(pictures))[0]
+              for x in (str(file), content, part)]
+    for other in logits[1:]:
+        assert not torch.equal(other, logits[0])
+        assert torch.equal(other.argmax(1), logits[0].argmax(1))
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--pictures', 0], 'expected at least 1'),
+    (['--exclude', '.'], 'nothing is left to quantise'),
+    (['--cfg-options', 'train_dataloader.dataset.data_root=no'],
+     "'no' does not exist"),
+])
+def test_bad_input(arguments, words, exported, monkeypatch, tmp_path):
+    message = main_error(monkeypatch, tool, *exported, '--no-eval', *arguments)
+    assert words in message
+    assert not (tmp_path / 'net-int8.onnx').exists()
+
+
+def test_quantised_already(exported, monkeypatch):
+    file, config = exported
+    pictures = config_pictures(Config.fromfile(config), 'train_dataloader', 1)
+    onnx_file.write(file, quantize.quantize(str(file), pictures))
+    assert 'quantised already' in main_error(
+        monkeypatch, tool, file, config, '--no-eval')
+
+
+def test_missing_onnxruntime(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert 'pip install' in main_error(monkeypatch, tool, *exported)
+
+
+def test_evaluated_by_test_py(exported, monkeypatch, tmp_path):
+    file, config = exported
+    metrics = tmp_path / 'metrics.json'
+    call_main(monkeypatch, test_tool, config, file, '--work-dir',
+              tmp_path / 'work', '--out', metrics, '--out-item', 'metrics')
+    assert json.loads(metrics.read_text())['accuracy/top1'] >= 90
+    file.write_bytes(b'not ONNX')
+    assert 'does not load' in main_error(monkeypatch, test_tool, config, file)

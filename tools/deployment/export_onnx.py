@@ -1,0 +1,197 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Export a trained model as an ONNX file, checked against PyTorch.
+
+Classifiers of mmpretrain (logits), encoder-decoders of mmseg (logits or label
+maps) and single-stage detectors of mmdet (boxes, scores and labels after
+non-maximum suppression). The file takes pictures as the config's test pipeline
+makes them, float32 from 0 to 255 in OpenCV's channel order: channel order,
+normalisation and padding are in the graph. A file whose outputs in onnxruntime
+differ from the model's is not written.
+"""
+import argparse
+import os.path as osp
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.runner import load_checkpoint
+
+import autonl_mm  # noqa: F401
+from autonl_mm.engine import keep_freed_memory, launch
+from autonl_mm.engine.measure import Spread, device_name, in_turns
+from autonl_mm.export import export, onnx_file
+from autonl_mm.export.pictures import check_pictures, to_batch
+
+# Beyond the export size, so that every stride's rounding is met.
+LARGER = ((0, 0), (21, 40), (64, 9))
+# For models that take multiples of their stride only
+LARGER_BY_STRIDE = ((0, 0), (32, 64), (64, 0))
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--out', help='file to write; default: the checkpoint as .onnx')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        help="height and width of the pictures, or both in one; without it "
+        "those of the config's test pipeline")
+    parser.add_argument(
+        '--batch-size', type=int, default=1, help='pictures a run')
+    parser.add_argument(
+        '--dynamic',
+        nargs='+',
+        default=[],
+        choices=export.DYNAMIC,
+        help='what may differ from run to run')
+    parser.add_argument(
+        '--labels',
+        action='store_true',
+        help='label maps instead of logits, of segmentors')
+    parser.add_argument('--opset', type=int, default=17)
+    parser.add_argument(
+        '--images',
+        help="folder of pictures to check with; without it the config's test "
+        'data, or noise where that is missing')
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=1e-3,
+        help='largest difference, in shares of the largest output')
+    parser.add_argument(
+        '--rounds', type=int, default=10, help='measurements of the latency')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='overrides')
+    return parser.parse_args()
+
+
+def check_batches(args, graph, model, pictures, shape):
+    """Pictures of several sizes and numbers, where they may differ.
+
+    Args:
+        args (Namespace): The tool's.
+        graph (TaskGraph): The graph.
+        model (nn.Module): The model.
+        pictures (list[Tensor]): To take them from.
+        shape (tuple[int, int]): Height and width of the export.
+
+    Returns:
+        tuple: The batches; and whether sizes must be multiples of 32.
+    """
+
+    def batches(larger):
+        sizes = [(shape[0] + h, shape[1] + w) for h, w in larger]
+        if 'size' not in args.dynamic:
+            sizes = sizes[:1]
+        counts = [args.batch_size]
+        if 'batch' in args.dynamic:
+            counts += [n for n in (1, 2, 3) if n != args.batch_size]
+        return [
+            to_batch(pictures, counts[i % len(counts)], sizes[i % len(sizes)],
+                     3 * i) for i in range(max(len(counts), len(sizes)))
+        ]
+
+    found = batches(LARGER)
+    if 'size' in args.dynamic:
+        try:
+            with torch.no_grad():
+                graph.reference(model, found[1][:1])
+        except RuntimeError:  # of a cat or an add in the model itself
+            return batches(LARGER_BY_STRIDE), True
+    return found, False
+
+
+def report(args, graph, session, opset, content, differences, source, strided):
+    """Print what was written and how it was checked."""
+    n = session.batch or 'N'
+    h, w = (side or name for side, name in zip(session.size, 'HW'))
+    nodes = sum(export.operators(
+        onnx_file.need('onnx').load_from_string(content)).values())
+    print(f'{args.out}: {graph.task}, {len(content) / 2**20:.1f} MiB, opset '
+          f'{opset}, {nodes} nodes, no Einsum')
+    print(f'input: pictures ({n}, 3, {h}, {w}), float32, 0 to 255, channels '
+          "as the config's pipeline loads them; normalisation is in the graph")
+    if strided:
+        print('height and width must be multiples of 32, as for the model')
+    print(f'outputs: {", ".join(graph.outputs)}; differences from PyTorch, '
+          f'on {source}:\n')
+    print('| pictures | largest difference | in shares of the largest |\n'
+          '|---|---|---|')
+    for shape, absolute, relative in differences:
+        print(f'| {"x".join(map(str, shape))} | {absolute:.2g} | '
+              f'{relative:.2g} |')
+
+
+def measure(graph, model, session, pictures, rounds):
+    """Print latencies, taken in turns."""
+    with torch.no_grad():
+        times = in_turns(
+            {
+                'PyTorch': lambda: graph.reference(model, pictures),
+                'PyTorch, deploy form': lambda: graph(pictures),
+                'onnxruntime': lambda: session(pictures),
+            },
+            rounds,
+            settle=True)
+    shape = 'x'.join(map(str, pictures.shape))
+    print(f'\n| {shape} on {device_name("cpu")} | median, ms | fastest | '
+          'slowest |\n|---|---|---|---|')
+    for name, values in times.items():
+        spread = Spread.of([1e3 * t for t in values])
+        print(f'| {name} | {spread.median:.1f} | {spread.low:.1f} | '
+              f'{spread.high:.1f} |')
+
+
+def main():
+    args = parse_args()
+    args.out = args.out or str(Path(args.checkpoint).with_suffix('.onnx'))
+    try:
+        for name in ('onnx', 'onnxruntime'):
+            onnx_file.need(name)
+        if not osp.isfile(args.config):
+            raise FileNotFoundError(f'config {args.config!r} does not exist')
+        if not osp.isfile(args.checkpoint):
+            raise FileNotFoundError(
+                f'checkpoint {args.checkpoint!r} does not exist')
+        if not osp.isdir(osp.dirname(args.out) or '.'):
+            raise FileNotFoundError(
+                f'--out: folder {osp.dirname(args.out)!r} does not exist')
+        for name in ('batch_size', 'rounds'):
+            if getattr(args, name) < 1:
+                raise ValueError(f'--{name.replace("_", "-")} is '
+                                 f'{getattr(args, name)}, expected at least 1')
+        cfg = Config.fromfile(args.config)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+        print(keep_freed_memory())
+        shape = launch.parse_shape(args.shape, cfg)
+        model = launch.build_model(cfg)
+        checkpoint = load_checkpoint(
+            model, args.checkpoint, map_location='cpu', strict=True)
+        graph = export.make_graph(model, args.dynamic, args.labels)
+        pictures, source = check_pictures(cfg, args.images, 9)
+        batches, strided = check_batches(args, graph, model, pictures, shape)
+        meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
+        info = dict(classes=list(meta['classes'])) if 'classes' in meta else {}
+        content = export.to_onnx(graph, batches[0].shape, args.dynamic,
+                                 args.opset, info)
+        session = onnx_file.OnnxSession(content)
+        differences = export.compare(session, graph, model, batches,
+                                     args.tolerance)
+    except (OSError, ImportError, ValueError, RuntimeError) as e:
+        sys.exit(f'export_onnx.py: {" ".join(str(e).split())}')
+    onnx_file.write(args.out, content)
+    report(args, graph, session, args.opset, content, differences, source,
+           strided)
+    measure(graph, model, session, batches[0], args.rounds)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,130 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Quantise an ONNX file to INT8, and measure what it costs.
+
+Static quantisation by onnxruntime, calibrated on the config's training
+pictures, which its test pipeline makes ready. Size, latency and the metrics of
+the config's own evaluator on its test data are printed before and after.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.registry import init_default_scope
+
+import autonl_mm  # noqa: F401
+from autonl_mm.engine import launch
+from autonl_mm.engine.measure import Spread, device_name, in_turns
+from autonl_mm.export import quantize
+from autonl_mm.export.onnx_file import OnnxSession, write
+from autonl_mm.export.pictures import config_pictures, to_batch
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model', help='file of export_onnx.py')
+    parser.add_argument('config', help='config that it was exported by')
+    parser.add_argument(
+        '--out', help='file to write; default: the model as -int8.onnx')
+    parser.add_argument(
+        '--pictures', type=int, default=200, help='to calibrate on')
+    parser.add_argument(
+        '--method',
+        choices=list(quantize.METHODS),
+        default='minmax',
+        help='how the range of an activation is found')
+    parser.add_argument(
+        '--operators',
+        nargs='+',
+        default=quantize.OPERATORS,
+        help=f'kinds of nodes; default: {" ".join(quantize.OPERATORS)}')
+    parser.add_argument(
+        '--exclude',
+        nargs='*',
+        default=quantize.EXCLUDE,
+        metavar='REGEX',
+        help='nodes to leave in float, found in their names; default: '
+        f'{" ".join(quantize.EXCLUDE)}')
+    parser.add_argument(
+        '--reduce-range',
+        action='store_true',
+        help='weights of seven bits, for processors without VNNI')
+    parser.add_argument(
+        '--no-eval', action='store_true', help='do not measure the metrics')
+    parser.add_argument(
+        '--rounds', type=int, default=10, help='measurements of the latency')
+    launch.add_common_args(parser)
+    return parser.parse_args()
+
+
+def evaluate(cfg, file):
+    """Metrics of a file by the config's evaluator.
+
+    Args:
+        cfg (Config): The config.
+        file (str): The ONNX file.
+
+    Returns:
+        str: Names and values.
+    """
+    cfg = cfg.copy()
+    cfg.default_hooks = dict(checkpoint=None, logger=None)
+    cfg.custom_hooks = []
+    cfg.log_level = 'WARNING'
+    cfg.experiment_name = Path(file).name
+    launch.use_onnx(cfg, file)
+    metrics = launch.build_runner(cfg).test()
+    return ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()
+                     if isinstance(v, (int, float)))
+
+
+def main():
+    args = parse_args()
+    model = Path(args.model)
+    args.out = args.out or str(model.with_name(f'{model.stem}-int8.onnx'))
+    try:
+        if args.pictures < 1 or args.rounds < 1:
+            raise ValueError('--pictures and --rounds are '
+                             f'{args.pictures} and {args.rounds}, expected at '
+                             'least 1')
+        before = OnnxSession(args.model)
+        if args.pictures < (before.batch or 1):
+            raise ValueError(f'--pictures is {args.pictures}, but the file '
+                             f'takes {before.batch} at a time')
+        cfg = launch.load_config(args)
+        loaders = ['train_dataloader']
+        launch.check_data(cfg, loaders + ['test_dataloader'] *
+                          (not args.no_eval))
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        pictures = config_pictures(cfg, 'train_dataloader', args.pictures)
+        before(to_batch(pictures, 1, tuple(pictures[0].shape[1:])))
+        content = quantize.quantize(args.model, pictures, args.method,
+                                    args.operators, args.exclude,
+                                    args.reduce_range)
+        after = OnnxSession(content)
+    except (OSError, ImportError, ValueError) as e:
+        sys.exit(f'quantize_onnx.py: {" ".join(str(e).split())}')
+    write(args.out, content)
+
+    batch = to_batch(pictures, before.batch or 1,
+                     tuple(pictures[0].shape[1:]))
+    times = in_turns(
+        dict(before=lambda: before(batch), after=lambda: after(batch)),
+        args.rounds,
+        settle=True)
+    print(f'{args.out}: {after.info["quantised"]} nodes quantised, calibrated '
+          f'({args.method}) on {len(pictures)} training pictures; latency of '
+          f'{"x".join(map(str, batch.shape))} on {device_name("cpu")}')
+    print('\n| file | MiB | ms, median | fastest | slowest | metrics |\n'
+          '|---|---|---|---|---|---|')
+    for file, values in zip((args.model, args.out), times.values()):
+        spread = Spread.of([1e3 * t for t in values])
+        metrics = '-' if args.no_eval else evaluate(cfg, file)
+        print(f'| {Path(file).name} | {Path(file).stat().st_size / 2**20:.1f} '
+              f'| {spread.median:.1f} | {spread.low:.1f} | {spread.high:.1f} | '
+              f'{metrics} |')
+
+
+if __name__ == '__main__':
+    main()

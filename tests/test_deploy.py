@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule, revert_sync_batchnorm
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from search_spaces import TINY_SPACE
@@ -287,8 +287,9 @@ def test_reparameterised_blocks_do_it_themselves():
     check(net, lambda m: m(x))
 
 
-def test_heads_that_share_a_convolution_between_norms():
+def test_heads_that_share_a_convolution_between_norms(scope):
     pytest.importorskip('mmdet')
+    init_default_scope('mmdet')
     head = MODELS.build(dict(
         type='mmdet.RTMDetSepBNHead', num_classes=3, in_channels=8,
         feat_channels=8, stacked_convs=1, share_conv=True,

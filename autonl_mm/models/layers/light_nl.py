@@ -54,11 +54,13 @@ def light_nl(x: Tensor,
     n, c, h, w = x.shape
     # A row a position, the order of channels_last: there these are views, and
     # y is in that layout too, in which the depthwise convolution is fastest.
-    rows = x.permute(0, 2, 3, 1)
-    x_s = rows.flatten(1, 2)  # (N, HW, C)
+    x_s = x.permute(0, 2, 3, 1).flatten(1, 2)  # (N, HW, C)
     x_c = x_sc = x_s[..., :nl_channels]  # (N, HW, k)
     if stride > 1:
-        x_s = rows[:, ::stride, ::stride].flatten(1, 2)  # (N, hw, C)
+        # Copied as a map: a copy of rows would fix even sizes in torch.export.
+        sampled = x[:, :, ::stride, ::stride].contiguous(
+            memory_format=torch.channels_last)
+        x_s = sampled.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
         x_sc = x_s[..., :nl_channels]  # (N, hw, k)
     if weight is not None:
         x_sc = x_sc * weight.t()

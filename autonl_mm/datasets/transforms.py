@@ -81,4 +81,5 @@ def start_decoder(name: str) -> None:
             "needs the package PyTurboJPEG and the system's libturbojpeg: "
             "apt-get install libturbojpeg0; pip install 'PyTurboJPEG<2'"
         ) from e
-    mmcv.use_backend(default)
+    finally:  # mmcv sets it even where it fails
+        mmcv.use_backend(default)

@@ -72,7 +72,9 @@ class DataTimeHook(Hook):
                 f'The data loader limits this run: {share:.0%} of the last '
                 f'{self.count} iterations\' time was waiting for data '
                 f'({self.waited / self.count:.3f} of '
-                f'{self.taken / self.count:.3f} s). What may help, of '
+                # mmengine drops a warning whose words were there before
+                f'{self.taken / self.count:.3f} s, up to iteration '
+                f'{runner.iter}). What may help, of '
                 f'train_dataloader: {settings}, a faster imdecode_backend; '
                 'tools/analysis_tools/benchmark_loader.py measures them.')
         self.before_train_epoch(runner)

@@ -192,3 +192,4 @@ def test_turbojpeg_is_not_installed(monkeypatch):
     monkeypatch.setattr(mmcv.image.io, 'jpeg', None)
     with pytest.raises(ValueError, match=r"'turbojpeg'.*pip install"):
         LoadImageOrSkip(imdecode_backend='turbojpeg')
+    assert mmcv.image.io.imread_backend == 'cv2'

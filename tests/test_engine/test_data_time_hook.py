@@ -18,6 +18,7 @@ class FakeRunner:
 
     def __init__(self, times, num_workers=2, persistent_workers=False):
         self.times = times
+        self.iter = len(times)
         self.message_hub = MessageHub.get_instance(f'hub{id(self)}')
         self.train_dataloader = self.logger = self
         self.num_workers = num_workers
@@ -40,7 +41,7 @@ def test_one_warning_an_epoch():
     times = [(0.9, 1.0), (0., 0.1), (0., 0.1)] * 10
     warning, = FakeRunner(times).run(DataTimeHook())
     assert '75% of the last 30' in warning
-    assert '(0.300 of 0.400 s)' in warning
+    assert '(0.300 of 0.400 s, up to iteration 30)' in warning
     assert f'num_workers (now 2; there are {os.cpu_count()} cores)' in warning
     assert 'persistent_workers=True' in warning
     for kwargs in dict(persistent_workers=True), dict(num_workers=0):

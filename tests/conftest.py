@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import cv2
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from search_spaces import TINY_SPACE
 
 ROOT = Path(__file__).resolve().parents[1]
+# The maintained forks' mmengine looks for mmseg's configs in a distribution
+# that is called otherwise there.
+FORKS = any(d.name == 'onedl-mmengine' for d in distributions())
 
 # Two threads that wait for each other are slower than one on busy cores.
 torch.set_num_threads(1)
@@ -156,3 +160,34 @@ def main_error(monkeypatch, tool, *args):
     # a string is printed, and the status is 1
     assert error.value.code.startswith(f'{tool.__name__}.py: ')
     return error.value.code
+
+
+def write_snippet(path, text):
+    """Write a README's config where it can be read.
+
+    Args:
+        path (Path): The file.
+        text (str): The config.
+    """
+    path.write_text(text)
+    if FORKS and 'mmseg::' in text:
+        with pytest.raises(ModuleNotFoundError, match='mmsegmentation'):
+            Config.fromfile(path)
+        import mmseg
+        base = Path(mmseg.__file__).parent / '.mim/configs'
+        path.write_text(text.replace('mmseg::', f'{base}/'))
+
+
+def check_swap(path):
+    """A config whose backbone was swapped builds and runs.
+
+    Args:
+        path (Path): The config.
+    """
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model).eval()
+    assert type(model.backbone).__name__ == 'AutoNL'
+    with torch.no_grad():
+        feats = model.extract_feat(torch.zeros(1, 3, 64, 64))
+    assert all(torch.isfinite(f).all() for f in feats)

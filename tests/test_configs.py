@@ -21,7 +21,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 
 from autonl_mm import AUTONL_L, AUTONL_S, count_macs
 from autonl_mm.cost import light_nl_macs
-from autonl_mm.engine.launch import leaf_datasets
+from autonl_mm.engine.configs import leaf_datasets
 from autonl_mm.engine.measure import built_macs
 from autonl_mm.models import CostAwareModel
 

@@ -1,12 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The snippets of the configs' READMEs, run as they stand."""
 import re
-from importlib.metadata import distributions
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, check_swap, write_snippet
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
@@ -14,8 +12,6 @@ from autonl_mm import checkpoint
 
 FOLDERS = ['mmdet', 'mmseg']
 DOCS = ['tools/deployment/README.md', 'docs/deployment.md']
-# see test_readme.py
-FORKS = any(d.name == 'onedl-mmengine' for d in distributions())
 
 
 def read(folder):
@@ -28,21 +24,11 @@ def test_swap_of_five_lines(folder, tmp_path, scope):
     lines = diff.splitlines()
     assert [line[0] for line in lines] == [' '] + ['+'] * 5
     stock, text = lines[0][1:], '\n'.join(line[1:] for line in lines)
-    if FORKS and 'mmseg::' in text:
-        import mmseg
-        base = Path(mmseg.__file__).parent / '.mim/configs'
-        stock, text = (x.replace('mmseg::', f'{base}/') for x in (stock, text))
     path = tmp_path / 'config.py'
-    path.write_text(stock)
+    write_snippet(path, stock)
     assert Config.fromfile(path).model.backbone.type.startswith('ResNet')
-    path.write_text(text)
-    cfg = Config.fromfile(path)
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model).eval()
-    assert type(model.backbone).__name__ == 'AutoNL'
-    with torch.no_grad():
-        feats = model.extract_feat(torch.zeros(1, 3, 64, 64))
-    assert all(torch.isfinite(f).all() for f in feats)
+    write_snippet(path, text)
+    check_swap(path)
 
 
 def test_pretrained_snippet(tmp_path, scope, monkeypatch):
@@ -91,7 +77,9 @@ def test_files_and_options_of_docs_exist(name):
         assert (path.parent / link).exists(), link
     for file in re.findall(r'(?:tools|configs)/[\w./-]+\.(?:py|sh)', text):
         assert (ROOT / file).exists(), file
-    tools = ''.join(p.read_text() for p in ROOT.glob('tools/deployment/*.py'))
+    tools = ''.join(
+        p.read_text() for p in [*ROOT.glob('tools/deployment/*.py'),
+                                *ROOT.glob('autonl_mm/engine/*.py')])
     for option in re.findall(r'(?<![\w-])--[a-z][a-z-]*', text):
         assert f"'{option}'" in tools, option
 

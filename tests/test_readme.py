@@ -1,41 +1,22 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The README's snippets, run as they stand."""
 import re
-from importlib.metadata import distributions
-from pathlib import Path
 
-import mmseg
 import pytest
-import torch
-from conftest import ROOT
-from mmengine.config import Config
+from conftest import ROOT, check_swap, write_snippet
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 
 README = (ROOT / 'README.md').read_text()
 SNIPPETS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
 CONFIGS = [s for s in SNIPPETS if '_base_' in s]
-# The maintained forks' mmengine looks for mmseg's configs in a distribution
-# that is called otherwise there.
-FORKS = any(d.name == 'onedl-mmengine' for d in distributions())
 
 
 @pytest.mark.parametrize('snippet', CONFIGS,
                          ids=lambda s: re.search(r"'(\w+)::", s)[1])
 def test_swap_builds_and_runs(snippet, tmp_path, scope):
     path = tmp_path / 'config.py'
-    path.write_text(snippet)
-    if FORKS and 'mmseg::' in snippet:
-        with pytest.raises(ModuleNotFoundError, match='mmsegmentation'):
-            Config.fromfile(path)
-        base = Path(mmseg.__file__).parent / '.mim/configs'
-        path.write_text(snippet.replace('mmseg::', f'{base}/'))
-    cfg = Config.fromfile(path)
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model).eval()
-    assert type(model.backbone).__name__ == 'AutoNL'
-    with torch.no_grad():
-        feats = model.extract_feat(torch.zeros(1, 3, 64, 64))
-    assert all(torch.isfinite(f).all() for f in feats)
+    write_snippet(path, snippet)
+    check_swap(path)
 
 
 def test_search_snippet_builds(scope):

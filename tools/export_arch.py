@@ -19,7 +19,7 @@ from autonl_mm.models import CostAwareModel, export_subnet
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config of the search')
+    launch.add_common_args(parser)
     parser.add_argument('checkpoint', help='checkpoint of the search')
     parser.add_argument('--out', required=True, help='notation file to write')
     parser.add_argument(
@@ -34,7 +34,6 @@ def parse_args():
         action='store_true',
         help='evaluate the supernet, the exported network, and the exported '
         'network with recalibrated BN')
-    launch.add_common_args(parser)
     return parser.parse_args()
 
 

@@ -11,17 +11,17 @@ from mmengine.evaluator import DumpResults
 
 import autonl_mm  # noqa: F401
 from autonl_mm.engine import launch
+from autonl_mm.engine.configs import leaf_datasets
 from autonl_mm.engine.half import use_half
 from autonl_mm.engine.model_checks import check_datasets
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    launch.add_common_args(parser)
     parser.add_argument(
         'checkpoint',
         help='checkpoint file, or an ONNX file of tools/deployment')
-    launch.add_common_args(parser)
     parser.add_argument(
         '--dtype',
         choices=['float32', 'float16', 'bfloat16'],
@@ -46,10 +46,8 @@ def use_tta(cfg):
         raise ValueError('--tta needs tta_model and tta_pipeline, the config '
                          'has not both')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    for _, dataset in leaf_datasets('', cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def draw_predictions(cfg, show_dir):

@@ -10,7 +10,6 @@ from autonl_mm.engine.model_checks import check_datasets
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
     launch.add_common_args(parser)
     parser.add_argument(
         '--resume',

@@ -3,22 +3,20 @@
 import argparse
 import os
 import os.path as osp
-from typing import Any, Iterator, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence
 
 import torch
 import torch.distributed as dist
-import torch.nn as nn
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from autonl_mm.checkpoint import find_resumable
 from autonl_mm.export.onnx_file import OnnxSession
-from autonl_mm.models import CostAwareModel
 
 from .allocator import keep_freed_memory
+from .configs import add_config_args, leaf_datasets, read_config
 from .model_checks import LabelCheckHook, check_channels
 
 
@@ -28,17 +26,12 @@ def add_common_args(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (ArgumentParser): The tool's parser.
     """
+    add_config_args(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
         '--amp',
         action='store_true',
         help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config: key=value, lists as '
-        'key="[a,b]" without white space')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -53,8 +46,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the common options.
 
     Args:
-        args (Namespace): Of a parser with :func:`add_common_args` and
-            ``config``.
+        args (Namespace): Of a parser with :func:`add_common_args`.
 
     Returns:
         Config: With ``launcher`` and ``work_dir`` set, ready for the devices
@@ -64,11 +56,7 @@ def load_config(args: argparse.Namespace) -> Config:
         FileNotFoundError: If there is no such config.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not osp.isfile(args.config):
-        raise FileNotFoundError(f'config {args.config!r} does not exist')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args)
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
@@ -245,24 +233,6 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
                         f'{key}.{name}=PATH')
 
 
-def leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
-    """Datasets inside of wrappers, each with its place in the config.
-
-    Args:
-        key (str): Place of ``node``.
-        node: A dataset's config, or several.
-    """
-    if isinstance(node, (list, tuple)):
-        for i, item in enumerate(node):
-            yield from leaf_datasets(f'{key}.{i}', item)
-    elif isinstance(node, dict):
-        inner = [k for k in ('dataset', 'datasets') if k in node]
-        for k in inner:
-            yield from leaf_datasets(f'{key}.{k}', node[k])
-        if not inner:
-            yield key, node
-
-
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config asks for, and check its model.
 
@@ -283,64 +253,3 @@ def build_runner(cfg: Config) -> Runner:
         check_channels(cfg.model.get('module', cfg.model), runner.model)
     runner.register_hook(LabelCheckHook())
     return runner
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """Build the config's model outside of a runner, for inference on a CPU.
-
-    Args:
-        cfg (Config): The config.
-
-    Raises:
-        ValueError: If it is a search, which has no network yet.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = cfg.model.copy()
-    if cfg.get('data_preprocessor'):
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(model)
-    if isinstance(model, CostAwareModel):
-        raise ValueError(
-            'the config is a search, whose cost its log says: export a '
-            'network with tools/export_arch.py and give the config of that')
-    return revert_sync_batchnorm(model).eval()
-
-
-def picture_size(cfg: Config) -> Tuple[int, int]:
-    """``(H, W)`` that a config's test pipeline resizes or crops to.
-
-    Args:
-        cfg (Config): The config.
-
-    Raises:
-        ValueError: If it leaves pictures as they are.
-    """
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    for transform in reversed(dataset.get('pipeline', [])):
-        size = transform.get('crop_size') or transform.get('scale')
-        if isinstance(size, int):
-            return size, size
-        if size:
-            return tuple(size)[::-1]  # pipelines say width first
-    raise ValueError("the config's test pipeline has no size: give --shape")
-
-
-def parse_shape(shape: Optional[Sequence[int]], cfg: Config) -> Tuple[int, int]:
-    """``(H, W)`` that ``--shape`` says, or the config where it does not.
-
-    Args:
-        shape (Sequence[int], optional): Height and width, or both in one.
-        cfg (Config): The config.
-
-    Raises:
-        ValueError: If it is no size, or neither says any.
-    """
-    if not shape:
-        return picture_size(cfg)
-    size = tuple(shape) * 2 if len(shape) == 1 else tuple(shape)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f'--shape is {shape}, expected a positive height and '
-                         'width')
-    return size

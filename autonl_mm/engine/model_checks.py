@@ -10,6 +10,8 @@ from mmengine.runner import Runner
 from autonl_mm.models import CostAwareModel
 from autonl_mm.registry import HOOKS
 
+from .configs import leaf_datasets
+
 # Necks whose first maps have the strides of the maps that they are given.
 STRIDE_KEEPING_NECKS = ('FPN', 'PAFPN', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'SSDNeck')
 
@@ -168,8 +170,7 @@ def check_datasets(runner: Runner, train: bool) -> None:
 
 def _describe(cfg: dict) -> str:
     """Annotation file and data root, also of a dataset inside of wrappers."""
-    while 'dataset' in cfg or 'datasets' in cfg:
-        cfg = cfg['dataset'] if 'dataset' in cfg else cfg['datasets'][0]
+    _, cfg = next(leaf_datasets('', cfg))
     return (f'ann_file {cfg.get("ann_file", "")!r} of data_root '
             f'{cfg.get("data_root", "")!r}')
 

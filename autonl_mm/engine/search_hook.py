@@ -92,7 +92,6 @@ class SearchHook(Hook):
                 "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
                 'cost_weight=...)')
         self.model: CostAwareModel = model
-        self.settled = False
         self.supernet: AutoNLSuperNet = model.supernet
 
     def before_train(self, runner: Runner) -> None:
@@ -127,7 +126,7 @@ class SearchHook(Hook):
         self.loss_scale = scaler.get_scale() if scaler else 1.0
         self.held = None
         if not self.warmup <= progress < self.settle:
-            self._settle(progress)
+            self._settle(runner)
             self.held = self.supernet.thresholds()
 
     def _narrow(self, progress: float) -> None:
@@ -135,10 +134,11 @@ class SearchHook(Hook):
         self.model.narrow_budget(
             min(max((progress - self.warmup) / span, 0.0), 1.0))
 
-    def _settle(self, progress: float) -> None:
-        anew = progress >= self.settle and not self.settled
-        self.model.settle(anew)
-        self.settled = self.settled or anew
+    def _settle(self, runner: Runner) -> None:
+        # anew in the first iteration from settle on
+        self.model.settle(
+            (runner.iter - 1) / runner.max_iters < self.settle <=
+            runner.iter / runner.max_iters)
 
     def after_train_iter(self,
                          runner: Runner,
@@ -158,7 +158,7 @@ class SearchHook(Hook):
         # The loop counts the epoch's last iteration before this is called.
         progress = runner.iter / runner.max_iters
         self._narrow(progress)
-        self._settle(progress)
+        self._settle(runner)
         epoch = runner.epoch + 1
         arch, gates = self.supernet.arch(), self.supernet.gates()
         cost = self.supernet.cost().item()

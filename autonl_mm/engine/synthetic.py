@@ -7,6 +7,8 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import TRANSFORMS
 
+from .configs import leaf_datasets
+
 NUM_OBJECTS = 4  # in each picture, for detectors
 
 
@@ -33,8 +35,7 @@ def make_batch(cfg: Config,
     """
     rng = np.random.default_rng(seed)
     dataset = cfg[f'{part}_dataloader'].dataset
-    while 'pipeline' not in dataset:
-        dataset = dataset.dataset
+    _, dataset = next(leaf_datasets('', dataset))
     pack = TRANSFORMS.build(dataset.pipeline[-1])
     masks = 'mask_head' in cfg.model.get('roi_head', {})
     return pseudo_collate(

@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Many training runs of one comparison, each done once."""
+import argparse
 import json
 import os
 import subprocess
@@ -9,7 +10,32 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence
 
+from mmengine.config import DictAction
 from tqdm import tqdm
+
+from .records import metric_of, read_scalars
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a comparison.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
+    """
+    parser.add_argument('--work-dir', type=Path, required=True)
+    parser.add_argument(
+        '--seeds', type=int, default=3, help='training runs of each network')
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=2,
+        help='training runs at a time, each on its share of the cores')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='settings of the training runs')
 
 
 def run(command: Sequence, log: Path, threads: Optional[int] = None) -> float:
@@ -82,11 +108,10 @@ def train(tool: Path,
         tool, config, '--work-dir', out, '--cfg-options',
         *(f'{k}={v}' for k, v in options.items())
     ], out / 'train.log', max(1, (os.cpu_count() or 1) // jobs))
-    scalars = max(out.glob('*/vis_data/scalars.json'))
-    records = [json.loads(line) for line in scalars.read_text().splitlines()]
-    last = [r for r in records if 'loss' not in r][-1]
-    metric = next(k for k in last if k not in ('step', 'time', 'data_time'))
-    result = dict(key, metric=metric, value=last[metric], seconds=seconds)
+    _, evaluation, _ = read_scalars(out)
+    metric = metric_of(evaluation)
+    result = dict(
+        key, metric=metric, value=evaluation[-1][metric], seconds=seconds)
     record.write_text(json.dumps(result, indent=1))
     return result
 
@@ -96,3 +121,15 @@ def at_a_time(jobs: int, function: Callable, items: Sequence) -> List:
     with ThreadPoolExecutor(jobs) as pool:
         return list(tqdm(pool.map(function, items), total=len(items),
                          desc='training runs'))
+
+
+def summary(results: Sequence[dict], jobs: int) -> str:
+    """What was run, in one line.
+
+    Args:
+        results (Sequence[dict]): As :func:`train` returns them.
+        jobs (int): Runs at a time.
+    """
+    minutes = sum(r['seconds'] for r in results) / 60 / jobs
+    return (f'metric {results[0]["metric"]}; {len(results)} training runs, '
+            f'{minutes:.0f} min with {jobs} at a time')

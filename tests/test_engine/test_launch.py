@@ -25,7 +25,6 @@ def no_side_effects(monkeypatch):
 
 def parse(*args):
     parser = argparse.ArgumentParser()
-    parser.add_argument('config')
     launch.add_common_args(parser)
     return parser.parse_args(args)
 

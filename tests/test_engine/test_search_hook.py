@@ -106,7 +106,7 @@ from autonl_mm.engine import launch
 from autonl_mm.models import export_subnet
 
 args = argparse.Namespace(
-    config=sys.argv[1], work_dir=sys.argv[2], cfg_options=None,
+    config=sys.argv[1], work_dir=sys.argv[2], cfg_options={},
     launcher='pytorch', local_rank=0)
 runner = launch.build_runner(launch.load_config(args))
 runner.train()

@@ -6,7 +6,7 @@ from conftest import ROOT
 from mmengine.config import Config
 
 from autonl_mm import AUTONL_L, AUTONL_S, count_macs
-from autonl_mm.engine import launch
+from autonl_mm.engine import configs
 
 SPEC = importlib.util.spec_from_file_location(
     'get_flops', ROOT / 'tools/analysis_tools/get_flops.py')
@@ -16,8 +16,8 @@ SPEC.loader.exec_module(get_flops)
 
 def count(path, shape=None):
     cfg = Config.fromfile(ROOT / 'configs' / path)
-    shape = shape or launch.picture_size(cfg)
-    model = launch.build_model(cfg)
+    shape = shape or configs.picture_size(cfg)
+    model = configs.build_model(cfg)
     inputs, samples = get_flops.make_inputs(model, shape, cfg.default_scope)
     return model, inputs, get_flops.count_parts(model, inputs, samples)
 

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, TINY_ARCH, call_main, main_error
 from mmengine.config import Config
 
-from autonl_mm.engine import launch
+from autonl_mm.engine import configs
 from autonl_mm.export import export, onnx_file, quantize
 from autonl_mm.export.onnx_file import OnnxSession
 from autonl_mm.export.pictures import config_pictures
@@ -41,7 +41,7 @@ def exported(tmp_path, picture_folder, scope):
         loader.update(batch_size=4, num_workers=0, persistent_workers=False)
         loader.dataset.update(data_root=str(picture_folder), holdout=8)
     torch.manual_seed(0)
-    model = launch.build_model(cfg)
+    model = configs.build_model(cfg)
     pictures = torch.stack(config_pictures(cfg, 'train_dataloader', 24))
     inputs = model.data_preprocessor(dict(inputs=pictures))['inputs']
     for module in model.modules():

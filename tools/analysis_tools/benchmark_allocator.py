@@ -18,12 +18,10 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
-from autonl_mm.engine import keep_freed_memory
+from autonl_mm.engine import configs, keep_freed_memory
 from autonl_mm.engine.allocator import SWITCH
-from autonl_mm.engine.launch import replace_sync_bn
 from autonl_mm.engine.measure import Spread, device_name, in_turns
 from autonl_mm.engine.synthetic import make_batch
 
@@ -72,11 +70,7 @@ def measure(config, batch_size, size, steps):
     told = keep_freed_memory()
     torch.manual_seed(0)
     cfg = Config.fromfile(config)
-    init_default_scope(cfg.default_scope)
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    replace_sync_bn(cfg.model)
-    model = MODELS.build(cfg.model)
+    model = configs.build_model(cfg)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     train_batch, test_batch = (
         make_batch(cfg, batch_size, size, part) for part in ('train', 'test'))

@@ -18,12 +18,11 @@ import cv2
 import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
-from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
 from autonl_mm.datasets.transforms import start_decoder
-from autonl_mm.engine import keep_freed_memory, launch
+from autonl_mm.engine import configs, keep_freed_memory, launch
 from autonl_mm.engine.measure import Spread, in_turns
 
 DECODERS = ('cv2', 'pillow', 'turbojpeg')
@@ -33,7 +32,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
+    configs.add_config_args(parser)
     parser.add_argument(
         '--part', choices=['train', 'val', 'test'], default='train')
     parser.add_argument(
@@ -56,8 +55,6 @@ def parse_args():
     parser.add_argument(
         '--rounds', type=int, default=5, help='passes of each, in turns')
     parser.add_argument('--out', type=Path, help='file for the figures, .json')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='overrides')
     return parser.parse_args()
 
 
@@ -122,9 +119,7 @@ def main():
         if min(args.pictures, args.rounds) < 1 or min(args.workers) < 0:
             raise ValueError('expected pictures and rounds of at least 1 and '
                              'workers of at least 0')
-        cfg = Config.fromfile(args.config)
-        if args.cfg_options:
-            cfg.merge_from_dict(args.cfg_options)
+        cfg = configs.read_config(args)
         launch.check_data(cfg, [name])
         init_default_scope(cfg.default_scope)
         loader = cfg[name]

@@ -11,10 +11,8 @@ import sys
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 
-from autonl_mm.engine import keep_freed_memory
+from autonl_mm.engine import configs, keep_freed_memory
 from autonl_mm.engine.measure import peak_memory
 
 CONFIG = ('configs/mmseg/autonl-l-d16_deeplabv3plus_4xb2-80k_'
@@ -46,9 +44,7 @@ def make_step(config, height, width, device):
     Returns:
         Callable: Forward pass up to the labels.
     """
-    cfg = Config.fromfile(config)
-    init_default_scope(cfg.default_scope)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval().to(device)
+    model = configs.build_model(Config.fromfile(config)).to(device)
     picture = torch.rand(1, 3, height, width, device=device)
 
     @torch.no_grad()

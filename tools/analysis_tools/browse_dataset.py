@@ -10,25 +10,22 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from tqdm import tqdm
 
 import autonl_mm  # noqa: F401
-from autonl_mm.engine import launch
+from autonl_mm.engine import configs, launch
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
+    configs.add_config_args(parser)
     parser.add_argument('--out', type=Path, required=True, help='folder')
     parser.add_argument(
         '--part', choices=['train', 'val', 'test'], default='train')
     parser.add_argument('--count', type=int, default=20, help='pictures')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='overrides')
     return parser.parse_args()
 
 
@@ -63,9 +60,7 @@ def draw(visualizer, scope: str, item: dict, out_file: str) -> None:
 def main():
     args = parse_args()
     try:
-        cfg = Config.fromfile(args.config)
-        if args.cfg_options:
-            cfg.merge_from_dict(args.cfg_options)
+        cfg = configs.read_config(args)
         loader = f'{args.part}_dataloader'
         launch.check_data(cfg, [loader])
     except (FileNotFoundError, ValueError) as e:

@@ -14,9 +14,8 @@ from pathlib import Path
 import matplotlib
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
-from autonl_mm.engine import keep_freed_memory
+from autonl_mm.engine import configs, keep_freed_memory
 from autonl_mm.engine.measure import (
     Spread,
     built_macs,
@@ -97,9 +96,8 @@ def build(network):
     if not path.is_file():
         raise FileNotFoundError(
             f'{network} is neither a config nor one of {", ".join(NETWORKS)}')
-    cfg = Config.fromfile(path)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    return MODELS.build(cfg.model), published or (path.stem, None, None)
+    model = configs.build_model(Config.fromfile(path))
+    return model, published or (path.stem, None, None)
 
 
 def make_calls(model, args):

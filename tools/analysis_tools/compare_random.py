@@ -16,7 +16,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import autonl_mm
@@ -31,28 +31,15 @@ SEARCHED = 'searched'
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of the search')
-    parser.add_argument('--work-dir', type=Path, required=True)
+    trials.add_args(parser)
     parser.add_argument(
         '--arch', help='notation file of a finished search; default: search')
     parser.add_argument('--num-random', type=int, default=8)
-    parser.add_argument(
-        '--seeds', type=int, default=3, help='training runs of each network')
     parser.add_argument(
         '--tolerance',
         type=float,
         default=0.03,
         help='how far the cost of a random network may be off, relative')
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        default=2,
-        help='training runs at a time, each on its share of the cores')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help='settings of the training runs')
     return parser.parse_args()
 
 
@@ -200,9 +187,7 @@ def main():
     results = {name: [r for (n, _), r in zip(jobs, done) if n == name]
                for name in archs}
     text = table(archs, results, cost) + '\n\n' + verdict(results)
-    total = sum(r['seconds'] for r in done)
-    text += (f'\n\nmetric {done[0]["metric"]}; {len(jobs)} training runs, '
-             f'{total / 60 / args.jobs:.0f} min with {args.jobs} at a time')
+    text += '\n\n' + trials.summary(done, args.jobs)
     if seconds is not None:
         text += f'; search {seconds / 60:.1f} min'
     (args.work_dir / 'comparison.md').write_text(text + '\n')

@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from autonl_mm.engine import trials
@@ -24,14 +24,7 @@ TOOLS = Path(__file__).resolve().parents[1]
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config with steps')
-    parser.add_argument('--work-dir', type=Path, required=True)
-    parser.add_argument(
-        '--seeds', type=int, default=3, help='training runs of each step')
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        default=2,
-        help='training runs at a time, each on its share of the cores')
+    trials.add_args(parser)
     parser.add_argument(
         '--input-shape',
         type=int,
@@ -41,12 +34,6 @@ def parse_args():
         help='for the MACs')
     parser.add_argument(
         '--no-train', action='store_true', help='the costs only')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help='settings of the training runs')
     return parser.parse_args()
 
 
@@ -144,9 +131,7 @@ def main():
             done = trials.at_a_time(args.jobs, train, jobs)
             values = {name: [r['value'] for r in done if r['step'] == name]
                       for name in variants}
-            minutes = sum(r['seconds'] for r in done) / 60 / args.jobs
-            last = (f'; {done[0]["metric"]}, {len(jobs)} training runs, '
-                    f'{minutes:.0f} min with {args.jobs} at a time')
+            last = '; ' + trials.summary(done, args.jobs)
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'compare_steps.py: {e}')
     text = table(rows, values) + last

@@ -15,12 +15,11 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
-from mmengine.config import Config, DictAction
 from mmengine.model import ModuleList
 from torch import nn
 
 import autonl_mm  # noqa: F401
-from autonl_mm.engine import launch
+from autonl_mm.engine import configs
 
 Size = Tuple[int, int]
 
@@ -29,15 +28,13 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
+    configs.add_config_args(parser)
     parser.add_argument(
         '--shape',
         type=int,
         nargs='+',
         help="height and width of the picture, or both in one; without it "
         "that of the config's test pipeline")
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='overrides')
     return parser.parse_args()
 
 
@@ -109,11 +106,9 @@ def table(model: nn.Module, macs: Dict[str, int]) -> List[str]:
 def main():
     args = parse_args()
     try:
-        cfg = Config.fromfile(args.config)
-        if args.cfg_options:
-            cfg.merge_from_dict(args.cfg_options)
-        shape = launch.parse_shape(args.shape, cfg)
-        model = launch.build_model(cfg)
+        cfg = configs.read_config(args)
+        shape = configs.parse_shape(args.shape, cfg)
+        model = configs.build_model(cfg)
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'get_flops.py: {e}')
     inputs, samples = make_inputs(model, shape, cfg.get('default_scope'))

@@ -13,25 +13,23 @@ import sys
 import time
 
 import torch
-from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from autonl_mm.cost import LatencyTable, strided, walk
-from autonl_mm.engine import keep_freed_memory
+from autonl_mm.engine import configs, keep_freed_memory
 from autonl_mm.engine.measure import Spread, device_name, in_turns
 from autonl_mm.models import AutoNL, AutoNLSuperNet, MBConv
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config of the search')
+    configs.add_config_args(parser)
     parser.add_argument('--out', default='latency.json')
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument(
         '--rounds', type=int, default=15, help='measurements of each block')
     parser.add_argument(
         '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     return parser.parse_args()
 
 
@@ -101,9 +99,10 @@ def main():
     if args.rounds < 1 or args.batch_size < 1:
         sys.exit('measure_latency.py: --rounds and --batch-size must be at '
                  'least 1')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    try:
+        cfg = configs.read_config(args)
+    except FileNotFoundError as e:
+        sys.exit(f'measure_latency.py: {e}')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     backbone = dict(cfg.model.get('model', {}).get('backbone', {}))
     if not backbone.pop('type', '').endswith('AutoNLSuperNet'):

@@ -13,12 +13,10 @@ import matplotlib
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.structures import BaseDataElement
 
-from autonl_mm.engine import keep_freed_memory
+from autonl_mm.engine import configs, keep_freed_memory
 from autonl_mm.models.layers import LightNL, affinity_rows
 
 matplotlib.use('Agg')
@@ -28,7 +26,7 @@ import matplotlib.pyplot as plt
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('image', help='picture')
-    parser.add_argument('config', help='config, of any codebase')
+    configs.add_config_args(parser)
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument(
         '--layer',
@@ -50,7 +48,6 @@ def parse_args():
         metavar=('H', 'W'),
         help='what the picture is resized to; default: as it is')
     parser.add_argument('--out', type=Path, default=Path('attention.png'))
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     return parser.parse_args()
 
 
@@ -203,16 +200,10 @@ def main():
             scale = np.array(args.size) / image.shape[:2]
             points = [(x * scale[1], y * scale[0]) for x, y in points]
             image = mmcv.imresize(image, tuple(args.size[::-1]))
-        cfg = Config.fromfile(args.config)
-        if args.cfg_options:
-            cfg.merge_from_dict(args.cfg_options)
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
-        if 'data_preprocessor' in cfg:
-            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-        model = MODELS.build(cfg.model)
+        model = configs.build_model(configs.read_config(args))
         layers = find_layers(model, args.layer)
         load_checkpoint(model, args.checkpoint, 'cpu', strict=True)
-        rows, size = attention(model.eval(), layers, image, points)
+        rows, size = attention(model, layers, image, points)
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'show_attention.py: {e}')
     args.out.parent.mkdir(parents=True, exist_ok=True)

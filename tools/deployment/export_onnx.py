@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
 from mmengine.runner import load_checkpoint
 
 import autonl_mm  # noqa: F401
-from autonl_mm.engine import keep_freed_memory, launch
+from autonl_mm.engine import configs, keep_freed_memory
 from autonl_mm.engine.measure import Spread, device_name, in_turns
 from autonl_mm.export import export, onnx_file
 from autonl_mm.export.pictures import check_pictures, to_batch
@@ -33,7 +32,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
+    configs.add_config_args(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out', help='file to write; default: the checkpoint as .onnx')
@@ -67,8 +66,6 @@ def parse_args():
         help='largest difference, in shares of the largest output')
     parser.add_argument(
         '--rounds', type=int, default=10, help='measurements of the latency')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='overrides')
     return parser.parse_args()
 
 
@@ -167,12 +164,10 @@ def main():
             if getattr(args, name) < 1:
                 raise ValueError(f'--{name.replace("_", "-")} is '
                                  f'{getattr(args, name)}, expected at least 1')
-        cfg = Config.fromfile(args.config)
-        if args.cfg_options:
-            cfg.merge_from_dict(args.cfg_options)
+        cfg = configs.read_config(args)
         print(keep_freed_memory())
-        shape = launch.parse_shape(args.shape, cfg)
-        model = launch.build_model(cfg)
+        shape = configs.parse_shape(args.shape, cfg)
+        model = configs.build_model(cfg)
         checkpoint = load_checkpoint(
             model, args.checkpoint, map_location='cpu', strict=True)
         graph = export.make_graph(model, args.dynamic, args.labels)

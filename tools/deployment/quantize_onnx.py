@@ -24,7 +24,7 @@ def parse_args():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model', help='file of export_onnx.py')
-    parser.add_argument('config', help='config that it was exported by')
+    launch.add_common_args(parser)
     parser.add_argument(
         '--out', help='file to write; default: the model as -int8.onnx')
     parser.add_argument(
@@ -54,7 +54,6 @@ def parse_args():
         '--no-eval', action='store_true', help='do not measure the metrics')
     parser.add_argument(
         '--rounds', type=int, default=10, help='measurements of the latency')
-    launch.add_common_args(parser)
     return parser.parse_args()
 
 

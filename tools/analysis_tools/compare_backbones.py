@@ -7,6 +7,7 @@ medians with the fastest and the slowest run. Prints one table, writes JSON,
 and draws accuracy as published against measured latency and against MACs.
 """
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from autonl_mm.engine.measure import (
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
+from matplotlib.transforms import Bbox
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/mmpretrain/{}_32xb128_in1k.py'
@@ -179,6 +181,47 @@ def table(rows, batch_size):
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
+def colour_of(row):
+    """Red for networks with LightNL."""
+    own = any(word in row['config'] for word in OWN)
+    return '#b33a3a' if own else '#4c78a8'
+
+
+def write(ax, text, point, colour, taken):
+    """Write a label beside a point, where no other is if that can be.
+
+    Args:
+        ax (Axes): Laid out, with its limits.
+        text (str): The label.
+        point (tuple[float, float]): Beside what.
+        colour (str): Of the label.
+        taken (list[Bbox]): What is there, in pixels.
+
+    Returns:
+        Bbox: Of the label.
+    """
+    for (dx, ha), (dy, va) in itertools.product(
+        [(4, 'left'), (-4, 'right'), (0, 'center')],
+        [(4, 'bottom'), (-4, 'top')]):
+        label = ax.annotate(
+            text,
+            point,
+            xytext=(dx, dy),
+            textcoords='offset points',
+            ha=ha,
+            va=va,
+            fontsize=8,
+            color=colour)
+        box = label.get_window_extent()
+        inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
+        if inside and not box.count_overlaps(taken):
+            break
+        label.remove()
+    else:
+        ax.add_artist(label)
+    return box
+
+
 def draw(rows, out, title):
     """Accuracy as published against latency and against MACs.
 
@@ -188,29 +231,28 @@ def draw(rows, out, title):
         title (str): What was measured where.
     """
     rows = [row for row in rows if row['top1']]
-    fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
-    for ax, label, x_of in zip(
-            axes,
-        ('latency of one picture, ms, measured', 'MACs, millions'),
-        (lambda r: 1e3 * Spread.of(r['seconds']['latency']).median,
-         lambda r: r['macs'] / 1e6)):
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, dpi=110)
+    labels = ('latency of one picture, ms, measured', 'MACs, millions')
+    xs = (lambda r: 1e3 * Spread.of(r['seconds']['latency']).median,
+          lambda r: r['macs'] / 1e6)
+    for ax, label, x_of in zip(axes, labels, xs):
         for row in rows:
-            own = any(word in row['config'] for word in OWN)
-            colour = '#b33a3a' if own else '#4c78a8'
-            ax.plot(x_of(row), row['top1'], 'o', color=colour)
-            ax.annotate(
-                row['name'], (x_of(row), row['top1']),
-                xytext=(4, 4),
-                textcoords='offset points',
-                fontsize=8,
-                color=colour)
+            ax.plot(x_of(row), row['top1'], 'o', color=colour_of(row))
         ax.set_xlabel(label)
         ax.margins(x=0.2, y=0.1)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel('ImageNet top-1, %, as published')
     fig.suptitle(title, fontsize=10)
     fig.tight_layout()
-    fig.savefig(out, dpi=110)
+    for ax, x_of in zip(axes, xs):
+        # the points themselves are not to be written over either
+        taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8)
+                 for x, y in ax.transData.transform(
+                     [(x_of(row), row['top1']) for row in rows])]
+        for row in rows:
+            taken.append(write(ax, row['name'], (x_of(row), row['top1']),
+                               colour_of(row), taken))
+    fig.savefig(out)
     plt.close(fig)
 
 

@@ -18,8 +18,6 @@ import torch.nn as nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .allocator import keep_freed_memory
-
 try:
     from tqdm import tqdm
 except ImportError:  # a bar is not worth a requirement
@@ -102,6 +100,8 @@ def peak_memory(make_step: Callable,
 
     On a GPU as the allocator counts it. On a CPU the peak resident size of a
     process of its own, which imports what it needs before it starts to count.
+    Freed memory is not kept there: how it falls to pieces differs from run to
+    run, and with it the peak by a third.
 
     Args:
         make_step (Callable): What returns the step, itself a function without
@@ -146,7 +146,6 @@ def peak_memory(make_step: Callable,
 
 def _send_peak(sender, make_step: Callable, args: tuple,
                limit: Optional[float]) -> None:
-    keep_freed_memory()
     if limit is not None:
         most = int(_status('VmSize') + limit * 2**20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -154,7 +153,7 @@ def _send_peak(sender, make_step: Callable, args: tuple,
     try:
         step = make_step(*args)
         # What importing and building needed for a moment is none of the
-        # step's: the peak is counted from here on.
+        # step's: the peak is counted from here.
         Path('/proc/self/clear_refs').write_text('5')
         step()
         step()

@@ -12,7 +12,7 @@ import sys
 import torch
 from mmengine.config import Config
 
-from autonl_mm.engine import configs, keep_freed_memory
+from autonl_mm.engine import configs
 from autonl_mm.engine.measure import peak_memory
 
 CONFIG = ('configs/mmseg/autonl-l-d16_deeplabv3plus_4xb2-80k_'
@@ -63,8 +63,6 @@ def main():
     except ValueError:
         sys.exit(f'benchmark_memory.py: --sizes is {args.sizes}, expected '
                  'heights and widths such as 512x1024')
-    if args.device == 'cpu':
-        print(keep_freed_memory())  # each process below does it for itself
     print(f'{args.config}, one picture, {args.device}\n')
     print('| picture | peak memory, MiB | bytes a further pixel |')
     print('|---|---|---|')

@@ -112,7 +112,7 @@ def peak_memory(make_step: Callable,
             to None.
 
     Returns:
-        float: MiB, of what the step keeps and of two runs of it.
+        float: MiB, of making the step and two runs of it.
 
     Raises:
         MemoryError: If the step needs more memory than there is.
@@ -152,9 +152,6 @@ def _send_peak(sender, make_step: Callable, args: tuple,
     before = _status('VmRSS')
     try:
         step = make_step(*args)
-        # What importing and building needed for a moment is none of the
-        # step's: the peak is counted from here.
-        Path('/proc/self/clear_refs').write_text('5')
         step()
         step()
     except Exception as e:

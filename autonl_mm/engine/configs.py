@@ -63,10 +63,13 @@ def leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the config's model outside of a runner, for inference on a CPU.
+    """Build the config's model outside of a runner.
 
     Args:
         cfg (Config): The config.
+
+    Returns:
+        nn.Module: On the CPU, in eval mode, BN in the place of SyncBN.
 
     Raises:
         ValueError: If it is a search, which has no network yet.

@@ -49,6 +49,8 @@ def test_every_network_has_a_config_and_a_source():
 
 @pytest.mark.parametrize('arguments,words', [
     (['--networks', 'mobilenet-v9'], 'mobilenet-v9 is neither'),
+    (['--networks', 'configs/mmpretrain/autonl-supernet_1xb32_cifar10.py'],
+     'compare_backbones.py: the config is a search'),
     (['--input-size', '16'], 'at least 32'),
 ])
 def test_bad_input(arguments, words):

@@ -92,6 +92,7 @@ def build(network):
 
     Raises:
         FileNotFoundError: If there is no such config.
+        ValueError: If it is a search.
     """
     published = NETWORKS.get(network)
     path = ROOT / CONFIG.format(network) if published else Path(network)
@@ -277,7 +278,7 @@ def main():
                     parameters=count_parameters(model),
                     top1=top1,
                     source=source))
-    except (FileNotFoundError, ImportError) as e:
+    except (FileNotFoundError, ImportError, ValueError) as e:
         sys.exit(f'compare_backbones.py: {e}')
     times = measure(models, args)
     for row in rows:

@@ -80,6 +80,7 @@ class CostAwareModel(BaseModel):
                 f'space cost {cheapest:,.6g} to {dearest:,.6g} {unit} at '
                 f'{supernet.input_shape[0]}x{supernet.input_shape[1]}')
         self.narrow_budget(1.0)
+        supernet.draw_around(target)
 
     @property
     def supernet(self) -> AutoNLSuperNet:

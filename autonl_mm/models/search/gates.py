@@ -89,7 +89,8 @@ class NestedGates(nn.Module):
         self._weight: Optional[Tensor] = None
         self._task_grad: Optional[Tensor] = None
 
-    def explore(self, rate: float, generator: torch.Generator) -> None:
+    def explore(self, rate: float, generator: torch.Generator,
+                on: Tensor) -> None:
         r"""Draw what the gates show in the next iteration.
 
         The gradient of a gate that is on says what the loss gains by more of
@@ -98,14 +99,16 @@ class NestedGates(nn.Module):
         would be switched off. What the loss gains by the part as a whole is
         :math:`L(1) - L(0) = \int_0^1 L'(g) dg`, the mean gradient of a gate
         that is somewhere between off and on. So each gate shows what is
-        decided, or at the rate of exploring 0, 1 or a number between them,
-        and it is the last that its gradient is taken from.
+        decided, or at the rate of exploring what it is in a network that was
+        drawn or a number from 0 to 1, and it is the last that its gradient is
+        taken from.
 
         Args:
-            rate (float): Probability of showing something drawn: a number
-                from 0 to 1 half of the time, else 0 or 1. Rate 0 is the
-                paper's rule, the gradient of what is decided.
+            rate (float): Probability of showing something drawn: half of the
+                time the number, else ``on``. Rate 0 is the paper's rule, the
+                gradient of what is decided.
             generator (Generator): Source of chance.
+            on (Tensor): ``(n - 1, )``, 0 or 1, of the network that was drawn.
         """
         self._draw = self._weight = None
         # Drawn in any case, so that gates do not depend on others' rates.
@@ -113,7 +116,7 @@ class NestedGates(nn.Module):
                                   generator=generator)
         if rate:
             between = kind < rate / 2
-            draw = number.where(between, number.round())
+            draw = number.where(between, on.to(number.dtype))
             draw = draw.where(kind < rate, torch.full_like(draw, torch.nan))
             device = self.threshold.device
             self._draw = draw.to(device)

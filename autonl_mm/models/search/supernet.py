@@ -131,6 +131,32 @@ class AutoNLSuperNet(AutoNL):
         # No buffers: half() and float() would round them.
         self._tables = [known[key] for key in zip(self.space.blocks, sizes)]
         self._rest_cost = rest
+        self.draw_around(None)
+
+    def draw_around(self, cost: Optional[float]) -> None:
+        r"""Set which networks are drawn for exploring.
+
+        What a part is worth depends on the rest of the network: a second
+        block much where it is one of four, little where it is one of nine.
+        So they are drawn with probabilities in proportion to
+        :math:`e^{-\beta cost}`, from all of the space but around the cost
+        that is searched for; among networks of equal costs they are uniform.
+
+        Args:
+            cost (float, optional): The mean of the draws. Defaults to None,
+                uniform draws.
+        """
+        tables = [t.flatten() for t in self._tables]
+        low, high = -1.0, 1.0  # beta, in shares of what a unit is worth
+        unit = max(t.max().item() for t in tables) / 100
+        for _ in range(50 if cost else 0):
+            beta = (low + high) / 2
+            mean = self._rest_cost + sum(
+                ((-beta / unit * t).softmax(0) * t).sum().item()
+                for t in tables)
+            low, high = (beta, high) if mean > cost else (low, beta)
+        beta = (low + high) / 2
+        self._chances = [(-beta / unit * t).softmax(0) for t in tables]
 
     def cost_range(self) -> Tuple[float, float]:
         """Cost of the cheapest and of the dearest network of the space."""
@@ -224,8 +250,23 @@ class AutoNLSuperNet(AutoNL):
         for gate, threshold in zip(self._all_gates(), thresholds):
             gate.threshold.copy_(threshold)
 
+    def draw(self, generator: torch.Generator) -> List[Tuple[int, ...]]:
+        """A random network, as :meth:`draw_around` says.
+
+        Args:
+            generator (Generator): Source of chance.
+
+        Returns:
+            list[tuple[int, ...]]: As :meth:`choices`.
+        """
+        flat = [torch.multinomial(c, 1, generator=generator).item()
+                for c in self._chances]
+        return [tuple(map(int, np.unravel_index(i, table.shape)))
+                for i, table in zip(flat, self._tables)]
+
     def explore(self, rate: float, seed: int) -> None:
-        """Set what the gates show in the next training iteration.
+        """Set what the gates show in the next training iteration, see
+        :meth:`NestedGates.explore`.
 
         Args:
             rate (float): As for :meth:`NestedGates.explore`. The draw depends
@@ -234,8 +275,11 @@ class AutoNLSuperNet(AutoNL):
             seed (int): Of the draw.
         """
         generator = torch.Generator().manual_seed(seed)
-        for gate in self._all_gates():
-            gate.explore(rate, generator)
+        for block, choice in zip(self.blocks, self.draw(generator)):
+            drawn = dict(zip(DECISIONS, choice))
+            for name, gate in block.gates.items():
+                on = torch.arange(len(gate.options) - 1) < drawn[name]
+                gate.explore(rate, generator, on)
 
     @torch.no_grad()
     def average_gains(self, loss_scale: float = 1.0) -> None:

@@ -38,7 +38,8 @@ def test_only_training_explores():
     generator = torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(50):
-        gates.explore(1 - 1e-9, generator)
+        gates.explore(1 - 1e-9, generator,
+                      torch.randint(2, (2, ), generator=generator))
         seen.update(gates.indicators(value).tolist())
         assert gates.decided(value).tolist() == [1, 0]
     assert {0, 1} < seen and all(0 <= g <= 1 for g in seen)
@@ -53,7 +54,8 @@ def test_only_training_explores():
 @pytest.mark.parametrize('rate', [0.25, 0.9])
 def test_rate_of_exploring(rate):
     gates = NestedGates(range(2001))
-    gates.explore(rate, torch.Generator().manual_seed(0))
+    drawn = torch.arange(2000) % 2
+    gates.explore(rate, torch.Generator().manual_seed(0), drawn)
     shown = gates.indicators(torch.ones(2000)).detach()
     between = (shown > 0) & (shown < 1)
     assert between.float().mean() == pytest.approx(rate / 2, abs=0.04)
@@ -73,7 +75,7 @@ def test_exploring_estimates_the_gain_of_the_whole_part(rate):
     generator = torch.Generator().manual_seed(0)
     total, count = 0, 6000
     for _ in range(count):
-        gates.explore(rate, generator)
+        gates.explore(rate, generator, torch.zeros(1))
         loss(gates.indicators(value)).sum().backward()
         total -= gates.threshold.grad.item()
         gates.threshold.grad = None
@@ -86,7 +88,7 @@ def test_exploring_estimates_the_gain_of_the_whole_part(rate):
 
 def test_without_exploring_the_gradient_is_that_of_what_is_decided():
     gates = NestedGates((0, 1))
-    gates.explore(0.0, torch.Generator())
+    gates.explore(0.0, torch.Generator(), torch.zeros(1))
     on = gates.indicators(torch.ones(1))
     assert on.item() == 1
     (3 * on).sum().backward()
@@ -100,7 +102,8 @@ def test_a_part_behind_one_that_is_off_says_nothing():
     gates = NestedGates((3, 5, 7))
     generator = torch.Generator().manual_seed(0)
     for _ in range(2000):
-        gates.explore(0.8, generator)
+        gates.explore(0.8, generator,
+                      torch.randint(2, (2, ), generator=generator))
         shown = gates.indicators(torch.ones(2)).cumprod(0)
         (shown * torch.tensor([-2.0, -3.0])).sum().backward()
         gates.average_gain(*gates.take_gain(), momentum=5e-3)

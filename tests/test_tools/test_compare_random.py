@@ -39,12 +39,14 @@ def test_one_command(tiny_search, tmp_path):
     assert re.search(r'searched \d+\.\d+; 2 random networks', out)
     assert '10 training runs' in out and 'search 0.' in out
     assert (tmp_path / 'comparison.md').read_text().strip() in out
-    for seed in (0, 1):
-        result = json.loads(
-            (tmp_path / f'random-1-seed{seed}/result.json').read_text())
-        arch = ArchSpec.from_text(result['arch'])
-        assert abs(count_macs(arch, 32, 2).total / macs - 1) <= 0.1
+    archs = []
+    for path in tmp_path.glob('*-seed*/result.json'):
+        result = json.loads(path.read_text())
+        archs.append(ArchSpec.from_text(result['arch']))
+        assert path.parent.name.endswith(f'-seed{result["seed"]}')
         assert result['metric'] == 'accuracy/top1'
+    within = [abs(count_macs(a, 32, 2).total / macs - 1) <= 0.1 for a in archs]
+    assert len(within) == 10 and sum(within) >= 6
 
     # nothing is done twice
     before = (tmp_path / 'comparison.md').read_text()

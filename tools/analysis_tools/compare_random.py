@@ -8,6 +8,7 @@ LightNL everywhere, and the random ones. Prints one table. What was done
 before is not done again, so an interrupted comparison goes on.
 """
 import argparse
+import hashlib
 import json
 import math
 import random
@@ -90,9 +91,12 @@ def search(config, work_dir):
     return arch, json.loads(record.read_text())
 
 
-def train(name, arch, seed, args, retrain_base):
+def train(arch, seed, args, retrain_base):
     """Train one network; return its last evaluation."""
-    out = args.work_dir / f'{name}-seed{seed}'
+    # Named by what is trained: the outcome of another search in this folder
+    # leaves the random networks what they are.
+    digest = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
+    out = args.work_dir / f'{digest}-seed{seed}'
     arch_file = out / 'arch.txt'
     return trials.train(
         TOOLS / 'train.py', retrain_base, out, {
@@ -177,15 +181,16 @@ def main():
             archs[f'random {i}'] = random_arch(
                 space, lambda c: cost(space.arch(c)), cost(searched),
                 args.tolerance, rng)
-        jobs = [(name, seed) for seed in range(args.seeds) for name in archs]
+        jobs = list(dict.fromkeys(
+            (arch, seed) for seed in range(args.seeds)
+            for arch in archs.values()))
         done = trials.at_a_time(
-            args.jobs,
-            lambda job: train(job[0].replace(' ', '-'), archs[job[0]],
-                              job[1], args, cfg.retrain_base), jobs)
+            args.jobs, lambda job: train(*job, args, cfg.retrain_base), jobs)
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'compare_random.py: {e}')
-    results = {name: [r for (n, _), r in zip(jobs, done) if n == name]
-               for name in archs}
+    by_job = dict(zip(jobs, done))
+    results = {name: [by_job[arch, seed] for seed in range(args.seeds)]
+               for name, arch in archs.items()}
     text = table(archs, results, cost) + '\n\n' + verdict(results)
     text += '\n\n' + trials.summary(done, args.jobs)
     if seconds is not None:

@@ -82,6 +82,7 @@ def tiny_search(picture_folder, tmp_path_factory):
     search.model.target = 500e3
     search.param_scheduler[1].end = 6
     search.train_cfg.max_epochs = 6
+    search.custom_hooks[0].update(candidates=24, pictures=16)
     search.model.model.backbone.update(space=TINY_SPACE, num_classes=2)
     retrain = Config.fromfile(search.retrain_base)
     search.retrain_base = str(folder / 'retrain.py')

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Optional
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -11,7 +12,10 @@ from mmengine.runner import Runner
 from mmengine.runner.utils import set_random_seed
 
 from autonl_mm.models.search import AutoNLSuperNet, CostAwareModel
+from autonl_mm.models.search.evolution import fittest
 from autonl_mm.registry import HOOKS
+
+from .probe import Probe
 
 
 @HOOKS.register_module()
@@ -26,8 +30,15 @@ class SearchHook(Hook):
     otherwise start from zero and let the first steps leap. From then on to
     ``settle`` thresholds move and a target's budget narrows; an
     ``explore_rate`` of 0 is the paper's rule. At ``settle`` the network for
-    the target is chosen by all gains that were measured; then thresholds are
-    held again, and the network trains as it was chosen.
+    the target is chosen; then thresholds are held again, and the network
+    trains as it was chosen.
+
+    **The choice.** Gains say what each part is worth by itself, and parts are
+    worth less together than one by one. So the network of the most gain is
+    the first of many candidates within 2% of the target, all of them cut from
+    the supernet and tried on the same training pictures, and the one of the
+    least loss is chosen, see :func:`~autonl_mm.models.search.evolution
+    .fittest`. ``candidates=0`` takes the network of the most gain.
 
     **Records.** After every epoch one log line with cost, target and the
     decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the
@@ -45,6 +56,10 @@ class SearchHook(Hook):
             explored and the budget is narrowest. Defaults to 0.9.
         drop_rate (float): Rate at the start. Defaults to 0.5.
         explore_rate (float): Rate after the warm-up. Defaults to 0.25.
+        candidates (int): Networks to try besides that of the most gain.
+            Defaults to 256.
+        pictures (int): Training pictures to try them on, of all ranks
+            together. Defaults to 512.
 
     Raises:
         ValueError: If an argument is out of range, or the model to train is
@@ -58,7 +73,9 @@ class SearchHook(Hook):
                  warmup: float = 0.6,
                  settle: float = 0.9,
                  drop_rate: float = 0.5,
-                 explore_rate: float = 0.25):
+                 explore_rate: float = 0.25,
+                 candidates: int = 256,
+                 pictures: int = 512):
         if not 0 <= warmup <= settle <= 1:
             raise ValueError(f'warmup is {warmup} and settle is {settle}, '
                              'expected 0 <= warmup <= settle <= 1')
@@ -67,10 +84,17 @@ class SearchHook(Hook):
             if not 0 <= rate < 1:
                 raise ValueError(f'{name} is {rate}, expected a probability '
                                  'below 1')
+        if candidates < 0 or pictures < 1:
+            raise ValueError(f'candidates is {candidates} and pictures is '
+                             f'{pictures}, expected numbers from 0 and from '
+                             '1 on')
         self.warmup = warmup
         self.settle = settle
         self.drop_rate = drop_rate
         self.explore_rate = explore_rate
+        self.candidates = candidates
+        self.pictures = pictures
+        self.settled_at = None
 
     def rate(self, progress: float) -> float:
         """Rate of exploring when a share of the iterations is done."""
@@ -135,10 +159,44 @@ class SearchHook(Hook):
             min(max((progress - self.warmup) / span, 0.0), 1.0))
 
     def _settle(self, runner: Runner) -> None:
-        # anew in the first iteration from settle on
-        self.model.settle(
+        # In the first iteration from settle on, of which the end of an epoch
+        # knows already.
+        first = self.settled_at != runner.iter and (
             (runner.iter - 1) / runner.max_iters < self.settle <=
             runner.iter / runner.max_iters)
+        self.model.settle(anew=first)
+        if not first:
+            return
+        self.settled_at = runner.iter
+        if self.candidates and self.model.target is not None:
+            self._try_candidates(runner)
+
+    def _try_candidates(self, runner: Runner) -> None:
+        supernet, blocks = self.supernet, self.supernet.space.blocks
+        low, high = self.model.budget
+        probe = Probe(runner, self.model.model, self.pictures)
+        runner.logger.info(f'search: trying {self.candidates} networks of '
+                           f'{low:,.6g} to {high:,.6g} '
+                           f'{supernet.cost_model.unit}')
+
+        def losses(choices, start, stop):
+            supernet.choose(choices)
+            return probe.losses(start, stop)
+
+        generator = torch.Generator().manual_seed(runner.seed)
+        best, loss_before, loss = fittest(
+            supernet.choices(),
+            draw=lambda: supernet.draw(generator),
+            allowed=lambda choices: low <= supernet.cost_of(choices) <= high,
+            network=lambda choices: tuple(
+                block.spec(c) for block, c in zip(blocks, choices)),
+            losses=losses,
+            batches=len(probe.batches),
+            candidates=self.candidates,
+            generator=generator)
+        supernet.choose(best)
+        runner.logger.info(f'search: the network of the most gain has a loss '
+                           f'of {loss_before:.4f}, the best one {loss:.4f}')
 
     def after_train_iter(self,
                          runner: Runner,

@@ -2,6 +2,9 @@
 # recalibrated before each evaluation, since its statistics lag behind them.
 custom_hooks = [
     dict(
-        type='autonl_mm.SearchHook', drop_rate=0.75, explore_rate=0.75),
+        type='autonl_mm.SearchHook',
+        settle=0.7,
+        drop_rate=0.75,
+        explore_rate=0.75),
     dict(type='mmpretrain.PreciseBNHook', num_samples=8192),
 ]

@@ -17,6 +17,9 @@ model = dict(
     model=task_model,
     cost_weight=0.05,
     target=30e6)
+# A demo is short: it tries few candidates on few pictures.
+search_hook, bn_hook = _base_.custom_hooks
+custom_hooks = [dict(search_hook, candidates=64, pictures=64), bn_hook]
 visualizer = dict(vis_backends=[
     dict(type='LocalVisBackend'),
     dict(type='TensorboardVisBackend'),

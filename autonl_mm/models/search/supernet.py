@@ -316,9 +316,6 @@ class AutoNLSuperNet(AutoNL):
         :func:`most_valuable`. While no gains were measured the margins take
         their place, and a network inside of the interval stays as it is.
 
-        A gate is switched by moving its threshold, so that the decision stays
-        ``1(v > t)``.
-
         Args:
             low (float): Least cost.
             high (float): Largest cost.
@@ -341,10 +338,32 @@ class AutoNLSuperNet(AutoNL):
         flat = most_valuable([v.ravel() for v in values],
                              [t.numpy().ravel() for t in self._tables],
                              low - self._rest_cost, high - self._rest_cost)
-        for block, own, table, i in zip(self.blocks, margins, self._tables,
-                                        flat):
-            _switch(block, own, np.unravel_index(i, table.shape))
+        self.choose([np.unravel_index(i, table.shape)
+                     for i, table in zip(flat, self._tables)])
         return self.cost().item()
+
+    @torch.no_grad()
+    def choose(self, choices: Sequence[Sequence[int]]) -> None:
+        """Switch the gates to a network.
+
+        A gate is switched by moving its threshold, so that the decision stays
+        ``1(v > t)``.
+
+        Args:
+            choices (Sequence[Sequence[int]]): As :meth:`choices`.
+        """
+        for block, own, choice in zip(self.blocks, self._margins(), choices):
+            _switch(block, own, choice)
+
+    def cost_of(self, choices: Sequence[Sequence[int]]) -> float:
+        """Cost of a network.
+
+        Args:
+            choices (Sequence[Sequence[int]]): As :meth:`choices`.
+        """
+        return self._rest_cost + sum(
+            table[tuple(choice)].item()
+            for table, choice in zip(self._tables, choices))
 
     def switch_to_deploy(self) -> None:
         """A supernet has no deploy form.

@@ -9,7 +9,7 @@ from mmengine.config import Config, DictAction
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
-from autonl_mm.models import CostAwareModel
+from autonl_mm.models import AutoNLSuperNet, CostAwareModel
 
 
 def add_config_args(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +84,23 @@ def build_model(cfg: Config) -> nn.Module:
             'the config is a search, which has no network yet: export one '
             'with tools/export_arch.py and give the config of that')
     return revert_sync_batchnorm(model).eval()
+
+
+def build_supernet(cfg: Config) -> AutoNLSuperNet:
+    """Build the supernet alone of a search's config.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If it is no config of a search.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    backbone = dict(cfg.model.get('model', {}).get('backbone', {}))
+    if not backbone.pop('type', '').endswith('AutoNLSuperNet'):
+        raise ValueError(f'{cfg.filename} is no config of a search, its model '
+                         'has no AutoNLSuperNet')
+    return AutoNLSuperNet(**backbone)
 
 
 def picture_size(cfg: Config) -> Tuple[int, int]:

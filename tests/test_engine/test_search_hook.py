@@ -2,6 +2,7 @@
 """The search as training: schedule, records, resume, ranks."""
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,29 @@ def test_thresholds_are_held_in_the_warm_up(searched):
     assert any((t != 0).any() for t in thresholds(5).values())
 
 
+def test_tries_candidates_once(searched):
+    work_dir, output = searched
+    line, = [x for x in output.splitlines() if 'of the most gain' in x]
+    before, best = map(float, re.findall(r'\d\.\d{4}', line))
+    assert best <= before
+    assert 'trying 24 networks of 490,000 to 510,000 MACs' in output
+    # in the fifth epoch of six
+    assert output.index('search: epoch 4') < output.index(line)
+    archs = [json.loads((work_dir / f'gates/epoch_{i}.json').read_text())[
+        'arch'] for i in (5, 6)]
+    assert archs[0] == archs[1]
+
+
+@pytest.mark.parametrize('options', [
+    {'custom_hooks.0.candidates': 0}, {'model.target': None}])
+def test_no_candidates(options, tiny_search, tmp_path):
+    output = run_tool(
+        'tools/train.py', tiny_search, '--work-dir', tmp_path,
+        '--cfg-options', 'train_cfg.max_epochs=2',
+        *(f'{k}={v}' for k, v in options.items())).stdout
+    assert 'search: epoch 2' in output and 'trying' not in output
+
+
 def load(path):
     checkpoint = torch.load(path, weights_only=False)
     return checkpoint['state_dict'], checkpoint['optimizer']['state']
@@ -128,6 +152,7 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=ROOT, timeout=300)
     assert result.returncode == 0, result.stdout[-4000:]
+    assert 'trying 24 networks' in result.stdout
     a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
     assert a['arch'] == b['arch']
     for kind in ('gates', 'state'):
@@ -155,6 +180,8 @@ def test_rate():
     (dict(warmup=-0.1), ['warmup is -0.1']),
     (dict(drop_rate=1.0), ['drop_rate is 1.0']),
     (dict(explore_rate=-1), ['explore_rate is -1']),
+    (dict(candidates=-1), ['candidates is -1']),
+    (dict(pictures=0), ['pictures is 0']),
 ])
 def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError) as error:

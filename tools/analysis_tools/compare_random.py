@@ -18,12 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 import autonl_mm
 from autonl_mm.arch import ArchSpec
 from autonl_mm.engine import trials
-from autonl_mm.models import AutoNLSuperNet, SearchSpace
+from autonl_mm.engine.configs import build_supernet
 
 TOOLS = Path(__file__).resolve().parents[1]
 SEARCHED = 'searched'
@@ -149,17 +148,13 @@ def main():
     if args.num_random < 2 or args.seeds < 1 or args.jobs < 1:
         sys.exit('compare_random.py: expected at least 2 random networks, '
                  '1 seed and 1 job')
-    cfg = Config.fromfile(args.config)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    backbone = dict(cfg.model.get('model', {}).get('backbone', {}))
-    if not backbone.pop('type', '').endswith('AutoNLSuperNet') \
-            or not cfg.get('retrain_base'):
-        sys.exit(f'compare_random.py: {args.config} is no config of a search '
-                 'with retrain_base')
-    supernet = AutoNLSuperNet(**backbone)
-    space: SearchSpace = supernet.space
-    args.work_dir.mkdir(parents=True, exist_ok=True)
     try:
+        cfg = Config.fromfile(args.config)
+        supernet = build_supernet(cfg)
+        if not cfg.get('retrain_base'):
+            raise ValueError(f'{args.config} has no retrain_base')
+        space = supernet.space
+        args.work_dir.mkdir(parents=True, exist_ok=True)
         seconds = None
         arch_file = args.arch
         if arch_file is None:

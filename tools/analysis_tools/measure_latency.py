@@ -13,12 +13,11 @@ import sys
 import time
 
 import torch
-from mmengine.registry import init_default_scope
 
 from autonl_mm.cost import LatencyTable, strided, walk
 from autonl_mm.engine import configs, keep_freed_memory
 from autonl_mm.engine.measure import Spread, device_name, in_turns
-from autonl_mm.models import AutoNL, AutoNLSuperNet, MBConv
+from autonl_mm.models import AutoNL, MBConv
 
 
 def parse_args():
@@ -100,17 +99,11 @@ def main():
         sys.exit('measure_latency.py: --rounds and --batch-size must be at '
                  'least 1')
     try:
-        cfg = configs.read_config(args)
-    except FileNotFoundError as e:
+        supernet = configs.build_supernet(configs.read_config(args))
+    except (FileNotFoundError, ValueError) as e:
         sys.exit(f'measure_latency.py: {e}')
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    backbone = dict(cfg.model.get('model', {}).get('backbone', {}))
-    if not backbone.pop('type', '').endswith('AutoNLSuperNet'):
-        sys.exit(f'measure_latency.py: {args.config} is no config of a '
-                 'search, its model has no AutoNLSuperNet')
     if args.device == 'cpu':
         print(keep_freed_memory())
-    supernet = AutoNLSuperNet(**backbone)
     layers = candidates(supernet)
     start = time.time()
     latency = measure(layers, args.batch_size, args.rounds, args.device)

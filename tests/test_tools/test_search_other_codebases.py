@@ -22,7 +22,8 @@ def test_search_and_export(name, task, tmp_path, scope):
     config = ROOT / f'configs/demo/{name}.py'
     cfg = Config.fromfile(config)
     options = ['--cfg-options', 'train_cfg.max_epochs=2',
-               'train_dataloader.batch_size=2', 'param_scheduler.1.end=2']
+               'train_dataloader.batch_size=2', 'param_scheduler.1.end=2',
+               'custom_hooks.0.candidates=4']
     options += [f'{loader}_dataloader.dataset.data_root={data / task}/'
                 for loader in ('train', 'val', 'test')]
     if task == 'det':
@@ -30,7 +31,9 @@ def test_search_and_export(name, task, tmp_path, scope):
         options += [f'{part}_evaluator.ann_file={annotations}'
                     for part in ('val', 'test')]
     work_dir = tmp_path / 'run'
-    run_tool('tools/train.py', config, '--work-dir', work_dir, *options)
+    output = run_tool('tools/train.py', config, '--work-dir', work_dir,
+                      *options).stdout
+    assert 'trying 4 networks' in output
     record = json.loads((work_dir / 'gates/epoch_2.json').read_text())
     target = cfg.model.target
     assert abs(record['cost'] / target - 1) <= 0.05

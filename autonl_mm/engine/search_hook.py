@@ -59,7 +59,7 @@ class SearchHook(Hook):
         candidates (int): Networks to try besides that of the most gain.
             Defaults to 256.
         pictures (int): Training pictures to try them on, of all ranks
-            together. Defaults to 512.
+            together. Defaults to 1024.
 
     Raises:
         ValueError: If an argument is out of range, or the model to train is
@@ -75,7 +75,7 @@ class SearchHook(Hook):
                  drop_rate: float = 0.5,
                  explore_rate: float = 0.25,
                  candidates: int = 256,
-                 pictures: int = 512):
+                 pictures: int = 1024):
         if not 0 <= warmup <= settle <= 1:
             raise ValueError(f'warmup is {warmup} and settle is {settle}, '
                              'expected 0 <= warmup <= settle <= 1')

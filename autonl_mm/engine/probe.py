@@ -20,8 +20,9 @@ class Probe:
     """Training losses on a few batches that are drawn once.
 
     They are batches of the training data, augmented as such, by which
-    normalisation normalises. Neither drawing nor measuring leaves a trace:
-    running statistics and random states are afterwards what they were before.
+    normalisation normalises; they stay in main memory, as they were loaded.
+    Neither drawing nor measuring leaves a trace: running statistics and random
+    states are afterwards what they were before.
 
     Args:
         runner (Runner): Of the training; with its seed pictures are drawn,
@@ -44,8 +45,7 @@ class Probe:
             sampler=DefaultSampler(loader.dataset, True, runner.seed),
             collate_fn=loader.collate_fn)
         with _random_states_kept(runner.seed):
-            self.batches = [model.data_preprocessor(data, True)
-                            for data in islice(loader, count)]
+            self.batches = list(islice(loader, count))
 
     @torch.no_grad()
     def losses(self, start: int, stop: int) -> List[float]:
@@ -68,6 +68,7 @@ class Probe:
         return losses.tolist()
 
     def _loss(self, data) -> torch.Tensor:
+        data = self.model.data_preprocessor(data, True)
         parts = (self.model(**data, mode='loss') if isinstance(data, dict) else
                  self.model(*data, mode='loss'))
         return self.model.parse_losses(parts)[0].float()

@@ -62,7 +62,7 @@ def test_thresholds_are_held_in_the_warm_up(searched):
             work_dir / f'epoch_{epoch}.pth', weights_only=False)['state_dict']
         return {k: v for k, v in state.items() if k.endswith('threshold')}
 
-    # warm-up ends in the fourth of six epochs
+    # warm-up ends in the fifth of six epochs
     assert all((t == 0).all() for t in thresholds(3).values())
     assert any((t != 0).any() for t in thresholds(5).values())
 
@@ -85,9 +85,13 @@ def test_tries_candidates_once(searched):
 def test_no_candidates(options, tiny_search, tmp_path):
     output = run_tool(
         'tools/train.py', tiny_search, '--work-dir', tmp_path,
-        '--cfg-options', 'train_cfg.max_epochs=2',
+        '--cfg-options', 'train_cfg.max_epochs=2', 'custom_hooks.0.warmup=0.3',
         *(f'{k}={v}' for k, v in options.items())).stdout
     assert 'search: epoch 2' in output and 'trying' not in output
+    # thresholds are trained after the warm-up
+    record = json.loads((tmp_path / 'gates/epoch_1.json').read_text())
+    moved = [t for gate in record['gates'].values() for t in gate['threshold']]
+    assert sum(t != 0 for t in moved) > len(moved) / 2
 
 
 def load(path):

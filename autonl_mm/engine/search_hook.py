@@ -94,7 +94,6 @@ class SearchHook(Hook):
         self.explore_rate = explore_rate
         self.candidates = candidates
         self.pictures = pictures
-        self.settled_at = None
 
     def rate(self, progress: float) -> float:
         """Rate of exploring when a share of the iterations is done."""
@@ -150,7 +149,7 @@ class SearchHook(Hook):
         self.loss_scale = scaler.get_scale() if scaler else 1.0
         self.held = None
         if not self.warmup <= progress < self.settle:
-            self._settle(runner)
+            self.model.settle()
             self.held = self.supernet.thresholds()
 
     def _narrow(self, progress: float) -> None:
@@ -158,16 +157,9 @@ class SearchHook(Hook):
         self.model.narrow_budget(
             min(max((progress - self.warmup) / span, 0.0), 1.0))
 
-    def _settle(self, runner: Runner) -> None:
-        # In the first iteration from settle on, of which the end of an epoch
-        # knows already.
-        first = self.settled_at != runner.iter and (
-            (runner.iter - 1) / runner.max_iters < self.settle <=
-            runner.iter / runner.max_iters)
-        self.model.settle(anew=first)
-        if not first:
-            return
-        self.settled_at = runner.iter
+    def _choose(self, runner: Runner) -> None:
+        self.model.narrow_budget(1.0)
+        self.model.settle(anew=True)
         if self.candidates and self.model.target is not None:
             self._try_candidates(runner)
 
@@ -203,20 +195,25 @@ class SearchHook(Hook):
                          batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
-        """Evaluation and recalibration of BN see the decided network."""
+        """Evaluation and recalibration of BN see the decided network, which
+        is chosen here when the next iteration is the first that is settled.
+        """
         # Without exploring, the gradients say nothing of whole parts.
         if self.rate(runner.iter / runner.max_iters):
             self.supernet.average_gains(self.loss_scale)
         self.supernet.stop_exploring()
         if self.held is not None:
             self.supernet.set_thresholds(self.held)
+        if (runner.iter / runner.max_iters < self.settle <=
+                (runner.iter + 1) / runner.max_iters):
+            self._choose(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Settle into the budget and write the records."""
         # The loop counts the epoch's last iteration before this is called.
         progress = runner.iter / runner.max_iters
         self._narrow(progress)
-        self._settle(runner)
+        self.model.settle()
         epoch = runner.epoch + 1
         arch, gates = self.supernet.arch(), self.supernet.gates()
         cost = self.supernet.cost().item()

@@ -59,7 +59,7 @@ class SearchHook(Hook):
         candidates (int): Networks to try besides that of the most gain.
             Defaults to 256.
         pictures (int): Training pictures to try them on, of all ranks
-            together. Defaults to 1024.
+            together. Defaults to 8192.
 
     Raises:
         ValueError: If an argument is out of range, or the model to train is
@@ -75,7 +75,7 @@ class SearchHook(Hook):
                  drop_rate: float = 0.5,
                  explore_rate: float = 0.25,
                  candidates: int = 256,
-                 pictures: int = 1024):
+                 pictures: int = 8192):
         if not 0 <= warmup <= settle <= 1:
             raise ValueError(f'warmup is {warmup} and settle is {settle}, '
                              'expected 0 <= warmup <= settle <= 1')
@@ -173,7 +173,8 @@ class SearchHook(Hook):
 
         def losses(choices, start, stop):
             supernet.choose(choices)
-            return probe.losses(start, stop)
+            with self.model.exported():
+                return probe.losses(start, stop)
 
         generator = torch.Generator().manual_seed(runner.seed)
         best, loss_before, loss = fittest(

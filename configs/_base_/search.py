@@ -8,7 +8,7 @@ custom_hooks = [
         type='autonl_mm.SearchHook',
         warmup=0.75,
         settle=0.75,
-        drop_rate=0.75,
-        explore_rate=0.75),
+        drop_rate=0.95,
+        explore_rate=0.95),
     dict(type='mmpretrain.PreciseBNHook', num_samples=8192),
 ]

@@ -1,13 +1,15 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Which network is best, by trying them."""
-from typing import Callable, Hashable, List, Tuple
+from typing import Callable, Hashable, List, Optional, Tuple
 
 import torch
 
 # How many of the best are kept to make new ones from.
-SURVIVORS = 16
+SURVIVORS = 8
 # Blocks that are drawn anew in a network made from another.
 REDRAWN = 2
+# Shares of the batches after which the worse half is given up.
+HALVINGS = (16, 8, 4, 2)
 # Networks in a row that are no new candidates, before it is given up.
 TRIES = 2000
 
@@ -24,9 +26,12 @@ def fittest(start: Choices,
             generator: torch.Generator) -> Tuple[Choices, float, float]:
     """The network of the least loss, found by evolution.
 
-    Half of the candidates are drawn; then each is one of the best so far with
-    some blocks drawn anew. One that is worse than all of the best on a quarter
-    of the batches is not tried on the others.
+    Half of the candidates are drawn. Two generations of a quarter each are
+    made of the best so far, with some blocks drawn anew. Networks that cost
+    the same differ in their losses by less than one batch can tell, and all
+    batches for all candidates would take too long, so a generation is tried
+    by successive halving: all on a sixteenth of the batches, the better half
+    on an eighth, and so on; only the last few on all of them.
 
     Args:
         start (list[tuple[int, ...]]): The first candidate, choices by block.
@@ -44,15 +49,14 @@ def fittest(start: Choices,
         tuple[list[tuple[int, ...]], float, float]: The best choices, and the
         mean losses of the first and of the best.
     """
-    first = -(-batches // 4)
     best = [(losses(start, 0, batches), start)]
-    begin = sum(best[0][0]) / batches
+    before = sum(best[0][0]) / batches
     seen = {network(start)}
 
-    def number(below):
+    def number(below: int) -> int:
         return torch.randint(below, (), generator=generator).item()
 
-    def another(evolved):
+    def another(evolved: bool) -> Optional[Choices]:
         for _ in range(TRIES):
             choices = drawn = draw()
             if evolved:
@@ -61,24 +65,27 @@ def fittest(start: Choices,
                     block = number(len(choices))
                     choices[block] = drawn[block]
             if allowed(choices) and network(choices) not in seen:
+                seen.add(network(choices))
                 return choices
 
-    evolved = False
-    for i in range(candidates):
-        evolved = evolved or i >= candidates // 2
-        choices = another(evolved)
-        if choices is None and evolved:
-            break
-        if choices is None:
-            evolved = True  # small steps may still be allowed
-            continue
-        seen.add(network(choices))
-        found = losses(choices, 0, first)
-        if len(best) == SURVIVORS and sum(found) > max(
-                sum(other[:first]) for other, _ in best):
-            continue
-        found += losses(choices, first, batches)
-        best.append((found, choices))
-        best.sort(key=lambda item: sum(item[0]))
-        del best[SURVIVORS:]
-    return best[0][1], begin, sum(best[0][0]) / batches
+    def race(pool: list) -> list:
+        for share in (*HALVINGS, 1):
+            stop = -(-batches // share)
+            pool = [(known + losses(choices, len(known), stop), choices)
+                    for known, choices in pool]
+            pool.sort(key=lambda item: sum(item[0]))
+            if share > 1:
+                pool = pool[:max(SURVIVORS, -(-len(pool) // 2))]
+        return pool
+
+    for evolved, count in ((False, candidates - 2 * (candidates // 4)),
+                           (True, candidates // 4), (True, candidates // 4)):
+        pool = []
+        while len(pool) < count:
+            choices = another(evolved)
+            if choices is None:
+                break
+            pool.append(([], choices))
+        best = sorted(best + race(pool), key=lambda item: sum(item[0]))
+        best = best[:SURVIVORS]
+    return best[0][1], before, sum(best[0][0]) / batches

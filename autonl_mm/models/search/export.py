@@ -41,6 +41,19 @@ def export_subnet(supernet: AutoNLSuperNet
     return arch, state
 
 
+def build_subnet(supernet: AutoNLSuperNet) -> AutoNL:
+    """The chosen network with its weights, in the supernet's mode.
+
+    Args:
+        supernet (AutoNLSuperNet): The supernet.
+    """
+    arch, state = export_subnet(supernet)
+    with torch.device('meta'):
+        net = AutoNL(arch, **supernet.kwargs)
+    net.load_state_dict(state, assign=True)
+    return net.train(supernet.training)
+
+
 def _split_block(name: str) -> Tuple[str, str]:
     """``layers.2.1`` and the rest of a parameter's name."""
     parts = name.split('.')

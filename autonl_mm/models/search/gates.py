@@ -98,29 +98,23 @@ class NestedGates(nn.Module):
         less than nothing under the noise of training: by it alone everything
         would be switched off. What the loss gains by the part as a whole is
         :math:`L(1) - L(0) = \int_0^1 L'(g) dg`, the mean gradient of a gate
-        that is somewhere between off and on. So each gate shows what is
-        decided, or at the rate of exploring what it is in a network that was
-        drawn or a number from 0 to 1, and it is the last that its gradient is
-        taken from.
+        that is somewhere between off and on. So most gates show what they are
+        in a network that was drawn, and a few a number from 0 to 1, of which
+        the gradient is taken. Without exploring, as in the paper, it is that
+        of what is decided.
 
         Args:
-            rate (float): Probability of showing something drawn: half of the
-                time the number, else ``on``. Rate 0 is the paper's rule, the
-                gradient of what is decided.
+            rate (float): Probability of showing the number rather than
+                ``on``.
             generator (Generator): Source of chance.
             on (Tensor): ``(n - 1, )``, 0 or 1, of the network that was drawn.
         """
-        self._draw = self._weight = None
-        # Drawn in any case, so that gates do not depend on others' rates.
-        kind, number = torch.rand((2, *self.threshold.shape),
-                                  generator=generator)
-        if rate:
-            between = kind < rate / 2
-            draw = number.where(between, on.to(number.dtype))
-            draw = draw.where(kind < rate, torch.full_like(draw, torch.nan))
-            device = self.threshold.device
-            self._draw = draw.to(device)
-            self._weight = (between / (rate / 2)).to(device)
+        between, number = torch.rand((2, *self.threshold.shape),
+                                     generator=generator)
+        between = between < rate
+        device = self.threshold.device
+        self._draw = number.where(between, on.to(number.dtype)).to(device)
+        self._weight = (between / rate).to(device)
 
     def stop_exploring(self) -> None:
         """Show what is decided."""

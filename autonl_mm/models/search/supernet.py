@@ -22,6 +22,8 @@ SWITCHED_MARGIN = 0.05
 # Share of an iteration in the moving averages of the gates' gains, which are
 # noisy.
 GAIN_MOMENTUM = 0.001
+# Share of the gates that show a number between off and on while exploring.
+BETWEEN_RATE = 0.1
 
 
 @MODELS.register_module()
@@ -269,17 +271,20 @@ class AutoNLSuperNet(AutoNL):
         :meth:`NestedGates.explore`.
 
         Args:
-            rate (float): As for :meth:`NestedGates.explore`. The draw depends
-                on the seed alone, so that all ranks and a resumed run have
-                the same.
-            seed (int): Of the draw.
+            rate (float): Probability of showing a network that is drawn as a
+                whole, rather than what is decided. 0 is the paper's rule.
+            seed (int): Of the draw, which depends on nothing else, so that
+                all ranks and a resumed run have the same.
         """
         generator = torch.Generator().manual_seed(seed)
+        if torch.rand((), generator=generator) >= rate:
+            self.stop_exploring()
+            return
         for block, choice in zip(self.blocks, self.draw(generator)):
             drawn = dict(zip(DECISIONS, choice))
             for name, gate in block.gates.items():
                 on = torch.arange(len(gate.options) - 1) < drawn[name]
-                gate.explore(rate, generator, on)
+                gate.explore(BETWEEN_RATE, generator, on)
 
     @torch.no_grad()
     def average_gains(self, loss_scale: float = 1.0) -> None:

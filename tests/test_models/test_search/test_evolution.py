@@ -1,12 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Trying candidates: the best, each once, none that is not allowed."""
 import itertools
+from collections import Counter
 
 import torch
 
-from autonl_mm.models.search.evolution import SURVIVORS, fittest
+from autonl_mm.models.search.evolution import fittest
 
-BLOCKS, OPTIONS, BATCHES = 6, 4, 8
+BLOCKS, OPTIONS, BATCHES = 6, 4, 16
 
 
 class Candidates:
@@ -79,17 +80,21 @@ def test_ends_where_there_are_no_more():
     assert best == [(0, )] * BLOCKS and before == loss
 
 
-def test_worse_on_a_quarter_is_not_tried_on_the_rest():
+def test_halving():
     space = Candidates(3)
-    rest = []
+    tried = []
     losses = space.losses
 
     def watched(choices, start, stop):
-        if start:
-            rest.append((start, stop))
+        tried.append((start, stop))
         return losses(choices, start, stop)
 
     space.losses = watched
-    space.fittest(200)
-    assert SURVIVORS <= len(rest) < 120
-    assert set(rest) == {(2, BATCHES)}
+    space.fittest(128)
+    parts = Counter(tried)
+    # 16 batches: all, halves, and at last as many as survive; the first too
+    whole = parts.pop((0, BATCHES))
+    assert whole == 1
+    assert parts == {
+        (0, 1): 64 + 2 * 32, (1, 2): 32 + 2 * 16, (2, 4): 16 + 2 * 8,
+        (4, 8): 8 + 2 * 8, (8, 16): 8 + 2 * 8}

@@ -23,9 +23,9 @@ class SearchHook(Hook):
     """Schedule and records of a search with a :class:`CostAwareModel`.
 
     **Schedule.** At a rate that falls in the warm-up from ``drop_rate`` to
-    ``explore_rate`` each gate shows something drawn, see
-    :meth:`NestedGates.explore`: since all are on at first, indicators are
-    dropped, as in Single-Path NAS. In the warm-up the thresholds are held.
+    ``explore_rate`` iterations show a network that is drawn, see
+    :meth:`NestedGates.explore`: since all gates are on at first, indicators
+    are dropped, as in Single-Path NAS. In the warm-up the thresholds are held.
     Their gradients reach the optimiser all the same, whose averages would
     otherwise start from zero and let the first steps leap. From then on to
     ``settle`` thresholds move and a target's budget narrows; an
@@ -54,7 +54,8 @@ class SearchHook(Hook):
             Defaults to 0.6.
         settle (float): Share of the iterations after which nothing is
             explored and the budget is narrowest. Defaults to 0.9.
-        drop_rate (float): Rate at the start. Defaults to 0.5.
+        drop_rate (float): Rate of drawing a network at the start. Defaults
+            to 0.5.
         explore_rate (float): Rate after the warm-up. Defaults to 0.25.
         candidates (int): Networks to try besides that of the most gain.
             Defaults to 256.

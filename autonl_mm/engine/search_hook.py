@@ -117,6 +117,7 @@ class SearchHook(Hook):
                 'cost_weight=...)')
         self.model: CostAwareModel = model
         self.supernet: AutoNLSuperNet = model.supernet
+        self.choices = None  # once settled
 
     def before_train(self, runner: Runner) -> None:
         """Remove the records of epochs that are still to come."""
@@ -152,6 +153,8 @@ class SearchHook(Hook):
         if not self.warmup <= progress < self.settle:
             self.model.settle()
             self.held = self.supernet.thresholds()
+        if progress >= self.settle and self.choices is None:
+            self.choices = self.supernet.choices()
 
     def _narrow(self, progress: float) -> None:
         span = max(self.settle - self.warmup, 1e-9)
@@ -163,6 +166,7 @@ class SearchHook(Hook):
         self.model.settle(anew=True)
         if self.candidates and self.model.target is not None:
             self._try_candidates(runner)
+        self.choices = self.supernet.choices()
 
     def _try_candidates(self, runner: Runner) -> None:
         supernet, blocks = self.supernet, self.supernet.space.blocks
@@ -177,6 +181,7 @@ class SearchHook(Hook):
             with self.model.exported():
                 return probe.losses(start, stop)
 
+        thresholds = supernet.thresholds()
         generator = torch.Generator().manual_seed(runner.seed)
         best, loss_before, loss = fittest(
             supernet.choices(),
@@ -188,6 +193,8 @@ class SearchHook(Hook):
             batches=len(probe.batches),
             candidates=self.candidates,
             generator=generator)
+        # from where they were, so that no more gates move than have to
+        supernet.set_thresholds(thresholds)
         supernet.choose(best)
         runner.logger.info(f'search: the network of the most gain has a loss '
                            f'of {loss_before:.4f}, the best one {loss:.4f}')
@@ -206,6 +213,9 @@ class SearchHook(Hook):
         self.supernet.stop_exploring()
         if self.held is not None:
             self.supernet.set_thresholds(self.held)
+        if self.choices is not None:
+            # Weights, and with them what gates compare, go on changing.
+            self.supernet.choose(self.choices)
         if (runner.iter / runner.max_iters < self.settle <=
                 (runner.iter + 1) / runner.max_iters):
             self._choose(runner)

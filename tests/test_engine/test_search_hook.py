@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The search as training: schedule, records, resume, ranks."""
+import argparse
 import json
 import logging
 import re
@@ -11,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, run_tool
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from search_spaces import TINY_SPACE
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
@@ -78,6 +80,26 @@ def test_tries_candidates_once(searched):
     archs = [json.loads((work_dir / f'gates/epoch_{i}.json').read_text())[
         'arch'] for i in (5, 6)]
     assert archs[0] == archs[1]
+
+
+def test_what_was_chosen_stays(tiny_search, scope):
+    cfg = Config.fromfile(tiny_search)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model).train()
+    supernet = model.supernet
+    hook = SearchHook(settle=0.75)
+    runner = argparse.Namespace(
+        model=model, iter=5, max_iters=6, seed=0, optim_wrapper=None)
+    hook.before_run(runner)
+    hook.before_train_iter(runner, 0)
+    chosen = supernet.choices()
+    assert chosen == list(hook.choices)
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.mul_(0.1)  # of a step that shrinks weights
+    assert supernet.choices() != chosen
+    hook.after_train_iter(runner, 0)
+    assert supernet.choices() == chosen
 
 
 @pytest.mark.parametrize('options', [

@@ -30,8 +30,8 @@ def random_states():
 def test_the_same_each_time_and_without_a_trace(runner):
     model = runner.model
     state = {k: v.clone() for k, v in model.state_dict().items()}
+    iterator = iter(runner.train_dataloader)  # of the epoch under way
     before = random_states()
-    iterator = iter(runner.train_dataloader)
     probe = Probe(runner, model.model, 16)
     losses = probe.losses(0, 4)
     assert len(probe.batches) == len(losses) == 4

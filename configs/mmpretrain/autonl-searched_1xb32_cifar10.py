@@ -13,10 +13,12 @@ custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 model = dict(
     backbone=dict(out_indices=(-1, ), arch=[
         'r1_k3_s11_e1_i16_o16',
-        'r1_k3_s11_e6_i16_o24_se0.5_nonlocal0.25-1',
-        'r1_k5_s22_e3_i24_o40_se0.5_nonlocal0.125-2',
-        'r1_k5_s22_e3_i40_o80_se0.25_nonlocal0.25-1',
-        'r1_k5_s11_e3_i80_o80_nonlocal0.25-2',
+        'r1_k3_s11_e6_i16_o24_se0.25_nonlocal0.25-1',
+        'r1_k3_s11_e3_i24_o24_se0.5_nonlocal0.125-2',
+        'r1_k5_s22_e3_i24_o40_se0.5',
+        'r1_k5_s11_e3_i40_o40_se0.25',
+        'r1_k5_s22_e6_i40_o80_se0.25_nonlocal0.125-2',
+        'r1_k5_s11_e3_i80_o80_se0.5_nonlocal0.125-1',
         'head320',
     ]),
     # Three epochs do not overfit.

@@ -46,11 +46,7 @@ test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=1024)
 # 6,255 of 10,008 steps, as in Single-Path NAS
 custom_hooks = [
-    dict(
-        type='autonl_mm.SearchHook',
-        warmup=0.625,
-        settle=0.9,
-        pictures=8192),
+    dict(type='autonl_mm.SearchHook', warmup=0.625, settle=0.9),
     dict(type='mmpretrain.PreciseBNHook', num_samples=8192),
 ]
 # An epoch's workers end with it, or a resumed search would see other crops.

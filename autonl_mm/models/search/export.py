@@ -26,30 +26,26 @@ def export_subnet(supernet: AutoNLSuperNet
         tuple[ArchSpec, dict[str, Tensor]]: The spec, and an AutoNL state
         dict of copies.
     """
-    choices = supernet.choices()
-    arch = supernet.space.arch(choices)
-    with torch.device('meta'):
-        shapes = {k: v.shape
-                  for k, v in AutoNL(arch, **supernet.kwargs).state_dict(
-                  ).items()}
-    source = supernet.state_dict()
-    names = _block_names(supernet, choices)
-    state = {}
-    for name, shape in shapes.items():
-        prefix, rest = _split_block(name)
-        state[name] = _cut(source[names.get(prefix, prefix) + rest], shape)
-    return arch, state
+    net = build_subnet(supernet)
+    return net.arch, dict(net.state_dict())
 
 
 def build_subnet(supernet: AutoNLSuperNet) -> AutoNL:
-    """The chosen network with its weights, in the supernet's mode.
+    """The chosen network with copies of its weights, in the supernet's mode.
 
     Args:
         supernet (AutoNLSuperNet): The supernet.
     """
-    arch, state = export_subnet(supernet)
+    choices = supernet.choices()
     with torch.device('meta'):
-        net = AutoNL(arch, **supernet.kwargs)
+        net = AutoNL(supernet.space.arch(choices), **supernet.kwargs)
+    source = supernet.state_dict()
+    names = _block_names(supernet, choices)
+    state = {}
+    for name, value in net.state_dict().items():
+        prefix, rest = _split_block(name)
+        state[name] = _cut(source[names.get(prefix, prefix) + rest],
+                           value.shape)
     net.load_state_dict(state, assign=True)
     return net.train(supernet.training)
 

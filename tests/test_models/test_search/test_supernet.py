@@ -378,7 +378,7 @@ def test_the_network_of_the_most_gain_is_chosen(seed):
 def test_gains_are_of_parts_that_could_be_seen():
     supernet = build(num_classes=10).train()
     ever = 0
-    for seed in range(20):
+    for seed in range(60):
         supernet.explore(0.9, seed=seed)
         out = supernet(torch.randn(2, 3, 32, 32))[0]
         out.square().mean().backward()
@@ -397,7 +397,7 @@ def test_gains_are_of_parts_that_could_be_seen():
                 assert torch.equal(taken, between & (visible > 0))
                 assert not gain[~taken].any()
                 ever += int(gain.count_nonzero())
-    assert ever > 20
+    assert ever > 50
 
 
 def test_latency_as_cost():

@@ -50,6 +50,23 @@ def test_peak_memory_that_fails():
         measure.peak_memory(allocate, (1, True))
 
 
+def two_at_a_time(mib):
+    held = torch.empty(mib, 2**18)
+
+    def step():
+        for _ in range(3):  # each freed before the next
+            torch.empty(2 * mib, 2**18)
+        return held
+
+    return step
+
+
+def test_peak_of_tensors():
+    assert measure.peak_of_tensors(two_at_a_time, (1, )) == 3
+    assert measure.peak_of_tensors(two_at_a_time, (50, )) == 150
+    assert measure.peak_of_tensors(lambda: list, ()) == 0
+
+
 class Product(nn.Module):
     """An affinity, and a product with it."""
 

@@ -115,8 +115,12 @@ def test_memory_and_growth(run, tiny_arch, monkeypatch):
     monkeypatch.setattr(tool, 'peak_memory', peak)
     text, record = run('--parts', 'memory', 'scaling', '--sizes', '32x32',
                        '32x64', '64x64')
-    assert record['memory'][0]['ratio'] == pytest.approx(1.1)
+    with_it, without = record['memory']
+    assert with_it['ratio']['peak'] == pytest.approx(1.1)
     assert '| 1.100 |' in text
+    tensors = [row['mib']['of tensors'] for row in (with_it, without)]
+    assert tensors[0] > tensors[1] > 0
+    assert with_it['ratio']['of tensors'] == tensors[0] / tensors[1]
     assert [(r['kind'], len(r['seconds'])) for r in record['scaling']] == [
         ('forward', 3), ('training', 3)]
     for row in record['scaling']:

@@ -35,7 +35,8 @@ from autonl_mm.arch import resolve_arch
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.engine import keep_freed_memory
-from autonl_mm.engine.measure import device_name, in_turns, peak_memory
+from autonl_mm.engine.measure import (device_name, in_turns, peak_memory,
+                                      peak_of_tensors)
 from autonl_mm.models import AutoNL, LightNL, PoolDropout
 
 try:
@@ -354,18 +355,27 @@ def memory(args):
     """Part three: peak memory of a training step."""
     size = (args.batch_size, args.input_size, args.input_size, args.device)
     names = network_names(args)
-    mib = {name: peak_memory(memory_step, ('training', name, *size),
-                             args.device) for name in names}
-    rows = [dict(network=name, mib=mib[name]) for name in names]
+    rows = []
+    for name in names:
+        step = memory_step, ('training', name, *size)
+        mib = dict(peak=peak_memory(*step, args.device))
+        if not on_gpu(args.device):  # where tensors are all that is counted
+            mib['of tensors'] = peak_of_tensors(*step)
+        rows.append(dict(network=name, mib=mib))
+    by_name = {row['network']: row['mib'] for row in rows}
     for row in rows:
-        base = row['network'] + WITHOUT
-        if base in mib:
-            row['ratio'] = row['mib'] / mib[base]
+        base = by_name.get(row['network'] + WITHOUT)
+        row['ratio'] = {kind: mib / base[kind]
+                        for kind, mib in row['mib'].items()} if base else {}
     print(f'Peak memory of a training step, batch {args.batch_size}, '
           f'{args.input_size}x{args.input_size}\n')
-    print_table(['network', 'MiB', 'to that without LightNL'],
-                [[r['network'], f'{r["mib"]:,.0f}',
-                  f'{r["ratio"]:.3f}' if 'ratio' in r else ''] for r in rows])
+    kinds = list(rows[0]['mib'])
+    print_table(
+        ['network', *(f'{kind}, MiB' for kind in kinds),
+         *(f'{kind}, to that without LightNL' for kind in kinds)],
+        [[r['network'], *(f'{r["mib"][kind]:,.0f}' for kind in kinds),
+          *(f'{r["ratio"][kind]:.3f}' if r['ratio'] else ''
+            for kind in kinds)] for r in rows])
     return rows
 
 

@@ -35,8 +35,7 @@ from autonl_mm.arch import resolve_arch
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.engine import keep_freed_memory
-from autonl_mm.engine.measure import (device_name, in_turns, peak_memory,
-                                      peak_of_tensors)
+from autonl_mm.engine.measure import device_name, in_turns, peak_memory, peak_of_tensors
 from autonl_mm.models import AutoNL, LightNL, PoolDropout
 
 try:

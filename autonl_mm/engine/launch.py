@@ -167,6 +167,8 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
 def use_onnx(cfg: Config, file: str) -> None:
     """Put an ONNX file in the place of the config's model.
 
+    Its evaluation goes to a folder of the file's name in the work dir.
+
     Args:
         cfg (Config): Changed in place.
         file (str): What ``tools/deployment/export_onnx.py`` wrote.
@@ -178,6 +180,9 @@ def use_onnx(cfg: Config, file: str) -> None:
     """
     OnnxSession(file)  # what is wrong with it is said before data are read
     cfg.model = dict(type='autonl_mm.OnnxModel', file=file, model=cfg.model)
+    # The runner writes its config there; in the training's own work dir it
+    # would replace that of the model.
+    cfg.work_dir = osp.join(cfg.work_dir, osp.splitext(osp.basename(file))[0])
 
 
 def check_search(cfg: Config) -> None:

@@ -76,6 +76,9 @@ def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
     assert [name for name, _ in values] == ['net.onnx', 'net-int8.onnx']
     assert all(float(value) >= 90 for _, value in values)
     assert 'calibrated (minmax) on 16 training pictures' in out
+    # the config of the model's own training is not written over
+    assert not list((tmp_path / 'work').glob('*.py'))
+    assert (tmp_path / 'work' / 'net-int8' / 'config.py').exists()
 
     session = OnnxSession(tmp_path / 'net-int8.onnx')
     assert session.batch is None and session.info['task'] == 'classification'

@@ -14,6 +14,8 @@ METHODS = dict(minmax='MinMax', entropy='Entropy', percentile='Percentile')
 # What INT8 makes faster. Elementwise operators, and those that choose boxes,
 # stay in float.
 OPERATORS = ('Conv', 'Gemm', 'MatMul')
+# A logit beyond the median picture's largest by this factor is an outlier's.
+OUTLIER = 10
 # LightNL is cubic in its input, and so are the relative errors of eight bits.
 EXCLUDE = ('light_nl', )
 
@@ -40,6 +42,29 @@ class Calibration:
         if batch is None:
             return None
         return {self.name: torch.stack(batch).numpy()}
+
+
+def without_outliers(session: OnnxSession,
+                     pictures: List[Tensor]) -> List[Tensor]:
+    """The pictures on which a network's logits are of the usual size.
+
+    LightNL is cubic in its input: on a few pictures in a thousand the maps of a
+    trained network explode, by many orders of magnitude. Ranges that hold them
+    leave no steps for the rest.
+
+    Args:
+        session (OnnxSession): The network.
+        pictures (list[Tensor]): ``(3, H, W)`` each.
+
+    Returns:
+        list[Tensor]: Those whose largest logit is at most :data:`OUTLIER`
+        times the median picture's; all if the file gives no logits.
+    """
+    if session.outputs[0] != 'logits':
+        return pictures
+    largest = torch.stack([session(p[None])[0].abs().max() for p in pictures])
+    usual = largest <= OUTLIER * largest.nanmedian()  # not if it is NaN
+    return [p for p, keep in zip(pictures, usual) if keep]
 
 
 def quantize(file: str,

@@ -75,7 +75,7 @@ def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
         r'accuracy/top1 ([\d.]+) \|$', out, re.M)
     assert [name for name, _ in values] == ['net.onnx', 'net-int8.onnx']
     assert all(float(value) >= 90 for _, value in values)
-    assert 'calibrated (minmax) on 16 training pictures' in out
+    assert 'calibrated (minmax) on 16 training pictures, 0 outliers' in out
     # the config of the model's own training is not written over
     assert not list((tmp_path / 'work').glob('*.py'))
     assert (tmp_path / 'work' / 'net-int8' / 'config.py').exists()
@@ -146,3 +146,18 @@ def test_evaluated_by_test_py(exported, monkeypatch, tmp_path):
     assert json.loads(metrics.read_text())['accuracy/top1'] >= 90
     file.write_bytes(b'not ONNX')
     assert 'does not load' in main_error(monkeypatch, test_tool, config, file)
+
+
+def test_outliers_are_no_measure():
+    class Session:
+        outputs = ('logits', )
+
+        def __call__(self, pictures):
+            return [pictures.mean((2, 3))]
+
+    pictures = [torch.full((3, 4, 4), v)
+                for v in (1., 2., 3., 29., 31., 1e12, float('nan'), 2., 1.)]
+    kept = quantize.without_outliers(Session(), pictures)
+    assert [p[0, 0, 0].item() for p in kept] == [1, 2, 3, 2, 1]
+    Session.outputs = ('labels', )
+    assert quantize.without_outliers(Session(), pictures) is pictures

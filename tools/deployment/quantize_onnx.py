@@ -98,7 +98,8 @@ def main():
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         pictures = config_pictures(cfg, 'train_dataloader', args.pictures)
         before(to_batch(pictures, 1, tuple(pictures[0].shape[1:])))
-        content = quantize.quantize(args.model, pictures, args.method,
+        usual = quantize.without_outliers(before, pictures)
+        content = quantize.quantize(args.model, usual, args.method,
                                     args.operators, args.exclude,
                                     args.reduce_range)
         after = OnnxSession(content)
@@ -113,7 +114,8 @@ def main():
         args.rounds,
         settle=True)
     print(f'{args.out}: {after.info["quantised"]} nodes quantised, calibrated '
-          f'({args.method}) on {len(pictures)} training pictures; latency of '
+          f'({args.method}) on {len(usual)} training pictures, '
+          f'{len(pictures) - len(usual)} outliers left out; latency of '
           f'{"x".join(map(str, batch.shape))} on {device_name("cpu")}')
     print('\n| file | MiB | ms, median | fastest | slowest | metrics |\n'
           '|---|---|---|---|---|---|')

@@ -62,7 +62,11 @@ def without_outliers(session: OnnxSession,
     """
     if session.outputs[0] != 'logits':
         return pictures
-    largest = torch.stack([session(p[None])[0].abs().max() for p in pictures])
+    step = session.batch or 1  # of other pictures the sizes may differ
+    largest = torch.cat([
+        session(torch.stack(pictures[i:i + step]))[0].flatten(1).abs().amax(1)
+        for i in range(0, len(pictures), step)
+    ])
     usual = largest <= OUTLIER * largest.nanmedian()  # not if it is NaN
     return [p for p, keep in zip(pictures, usual) if keep]
 

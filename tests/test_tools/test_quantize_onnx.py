@@ -148,13 +148,16 @@ def test_evaluated_by_test_py(exported, monkeypatch, tmp_path):
     assert 'does not load' in main_error(monkeypatch, test_tool, config, file)
 
 
-def test_outliers_are_no_measure():
+@pytest.mark.parametrize('batch', [None, 2])
+def test_outliers_are_no_measure(batch):
     class Session:
         outputs = ('logits', )
 
         def __call__(self, pictures):
+            assert len(pictures) <= (batch or 1)
             return [pictures.mean((2, 3))]
 
+    Session.batch = batch
     pictures = [torch.full((3, 4, 4), v)
                 for v in (1., 2., 3., 29., 31., 1e12, float('nan'), 2., 1.)]
     kept = quantize.without_outliers(Session(), pictures)

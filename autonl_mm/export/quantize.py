@@ -59,6 +59,9 @@ def without_outliers(session: OnnxSession,
     Returns:
         list[Tensor]: Those whose largest logit is at most :data:`OUTLIER`
         times the median picture's; all if the file gives no logits.
+
+    Raises:
+        ValueError: If not one picture has finite logits.
     """
     if session.outputs[0] != 'logits':
         return pictures
@@ -67,7 +70,11 @@ def without_outliers(session: OnnxSession,
         session(torch.stack(pictures[i:i + step]))[0].flatten(1).abs().amax(1)
         for i in range(0, len(pictures), step)
     ])
-    usual = largest <= OUTLIER * largest.nanmedian()  # not if it is NaN
+    finite = largest[largest.isfinite()]
+    if not len(finite):
+        raise ValueError(f'the logits of all {len(pictures)} pictures are NaN '
+                         'or infinite: the network or the pictures are broken')
+    usual = largest <= OUTLIER * finite.median()  # not if it is NaN
     return [p for p, keep in zip(pictures, usual) if keep]
 
 
@@ -97,8 +104,8 @@ def quantize(file: str,
         bytes: The content of the quantised file.
 
     Raises:
-        ValueError: If the file is quantised already, or nothing of it would
-            be.
+        ValueError: If the file is quantised already, if nothing of it would
+            be, or if there are fewer pictures than it takes at a time.
     """
     onnx = need('onnx')
     quantization = need('onnxruntime.quantization')
@@ -107,6 +114,10 @@ def quantize(file: str,
     if session.info.get('quantised'):
         raise ValueError(f'{file} is quantised already: give the file that '
                          'it was made of')
+    if len(pictures) < (session.batch or 1):
+        raise ValueError(f'{len(pictures)} pictures to calibrate on, expected '
+                         f'at least {session.batch or 1}, which the file '
+                         'takes at a time')
     # onnxruntime logs to the root
     with tempfile.TemporaryDirectory() as folder, quiet(''):
         ready, out = Path(folder) / 'ready.onnx', Path(folder) / 'int8.onnx'

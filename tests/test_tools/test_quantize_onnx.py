@@ -133,6 +133,16 @@ def test_quantised_already(exported, monkeypatch):
         monkeypatch, tool, file, config, '--no-eval')
 
 
+def test_fewer_pictures_than_the_file_takes(exported):
+    file, config = exported
+    cfg = Config.fromfile(config)
+    graph = export.make_graph(configs.build_model(cfg), ())
+    onnx_file.write(file, export.to_onnx(graph, (2, 3, 64, 64), ()))
+    pictures = config_pictures(cfg, 'train_dataloader', 1)
+    with pytest.raises(ValueError, match=r'1 pictures .* at least 2'):
+        quantize.quantize(str(file), pictures)
+
+
 def test_missing_onnxruntime(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert 'pip install' in main_error(monkeypatch, tool, *exported)
@@ -159,8 +169,11 @@ def test_outliers_are_no_measure(batch):
 
     Session.batch = batch
     pictures = [torch.full((3, 4, 4), v)
-                for v in (1., 2., 3., 29., 31., 1e12, float('nan'), 2., 1.)]
+                for v in (1., 2., 3., 29., 31., 1e12, float('nan'),
+                        float('inf'), 2., 1.)]
     kept = quantize.without_outliers(Session(), pictures)
     assert [p[0, 0, 0].item() for p in kept] == [1, 2, 3, 2, 1]
+    with pytest.raises(ValueError, match='all 2 pictures are NaN or infinite'):
+        quantize.without_outliers(Session(), pictures[6:8])
     Session.outputs = ('labels', )
     assert quantize.without_outliers(Session(), pictures) is pictures

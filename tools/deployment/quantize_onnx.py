@@ -88,9 +88,6 @@ def main():
                              f'{args.pictures} and {args.rounds}, expected at '
                              'least 1')
         before = OnnxSession(args.model)
-        if args.pictures < (before.batch or 1):
-            raise ValueError(f'--pictures is {args.pictures}, but the file '
-                             f'takes {before.batch} at a time')
         cfg = launch.load_config(args)
         loaders = ['train_dataloader']
         launch.check_data(cfg, loaders + ['test_dataloader'] *

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn as nn
 from conftest import ROOT, run_tool
 
 from autonl_mm.models import LightNL
@@ -60,6 +61,10 @@ def test_the_networks_are_what_they_are_called(tiny_arch):
     assert count(str(tiny_arch)) == 2
     assert count(str(tiny_arch) + tool.WITHOUT) == 0
     assert count('AutoNL-S') == 7
+    hswish = tool.build_network(str(tiny_arch) + tool.HSWISH)
+    assert count(str(tiny_arch) + tool.HSWISH) == 2
+    acts = {type(m) for m in hswish.modules()}
+    assert nn.Hardswish in acts and nn.SiLU not in acts
     net = tool.build_network(str(tiny_arch))
     x = tool.picture(2, 32, 32, 'cpu')
     assert net(x).shape == (2, 1000)
@@ -67,6 +72,30 @@ def test_the_networks_are_what_they_are_called(tiny_arch):
     layer = next(m for m in net.modules() if isinstance(m, LightNL))
     y = torch.randn(2, layer.in_channels, 6, 6)
     assert not torch.equal(layer(y), y)
+
+
+def test_ablation(run, tiny_arch):
+    text, record = run('--parts', 'ablation')
+    name = str(tiny_arch)
+    variants = [tool.WITHOUT, *tool.REDUCED, '']
+    assert [r['network'] for r in record['ablation']] == [
+        name + variant for variant in variants]
+    base = record['ablation'][0]['seconds']
+    for row in record['ablation']:
+        assert row['ratio'] == pytest.approx(
+            sum(a / b for a, b in zip(row['seconds'], base)) / 2)
+        assert f'| {row["network"]} | ' in text
+
+
+def test_reduced_light_nl(tiny_arch):
+    x = torch.randn(2, 16, 6, 6)
+    for variant, kind in tool.REDUCED.items():
+        net = tool.build_network(str(tiny_arch) + variant)
+        kinds = {type(m) for m in net.modules() if isinstance(m, LightNL)}
+        assert kinds == {kind}
+    assert torch.equal(tool.AddAlone(16)(x), x + x)
+    layer = tool.ConvolutionAlone(16, zero_init=False).eval()
+    torch.testing.assert_close(layer(x), x + layer.norm(layer.conv(x)))
 
 
 @pytest.mark.parametrize('shape,stride', [((2, 8, 12, 9), 2),
@@ -143,14 +172,16 @@ def test_mnasnet(run, monkeypatch):
     monkeypatch.setattr(tool, 'onnx_session', real)
     text, record = run('--parts', 'mnasnet')
     rows = record['mnasnet']
-    assert [(r['batch_size'], r['engine']) for r in rows] == [
-        (n, engine) for n in (1, 2) for engine in ('PyTorch', 'onnxruntime')]
-    for row in rows:
-        best = {name: sorted(seconds)
-                for name, seconds in row['best'].items()}
-        for key, seconds in row['seconds'].items():
-            name = key.split()[0]
-            assert sum(seconds) >= sum(best[name])
+    names = [*tool.AGAINST_MNASNET, tool.MNASNET]
+    assert [(r['batch_size'], r['engine'], r['network']) for r in rows] == [
+        (n, engine, name) for n in (1, 2)
+        for engine in ('PyTorch', 'onnxruntime') for name in names]
+    for i, row in enumerate(rows):
+        mnasnet = rows[i // len(names) * len(names) + len(names) - 1]
+        assert row['ratio'] == pytest.approx(sum(
+            a / b for a, b in zip(row['seconds'], mnasnet['seconds'])) / 2)
+        forms = ('eager', 'compile') if row['engine'] == 'PyTorch' else ('', )
+        assert row['form'] in forms
     monkeypatch.setattr(tool, 'timm', None)
     text, record = run('--parts', 'mnasnet')
     assert 'timm is not installed' in text and record['mnasnet'] == []

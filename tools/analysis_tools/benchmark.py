@@ -1,11 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """What LightNL and AutoNL cost in time and memory, on the machine at hand.
 
-Six parts: AutoNL against the same networks without LightNL; the LightNL
-layer against its formula written down with einsum in NCHW, and against
-mmcv's NonLocal2d; peak memory of a training step; growth with the size of
-the picture; AutoNL-S against timm's MnasNet in the fastest form of each; and
-which operators the time of a forward pass goes to, on a CPU.
+Seven parts: AutoNL against the same networks without LightNL; what steps of
+LightNL cost in them; the LightNL layer against its formula written down with
+einsum in NCHW, and against mmcv's NonLocal2d; peak memory of a training step;
+growth with the size of the picture; AutoNL-S against timm's MnasNet in the
+fastest form of each; and which operators the time of a forward pass goes to,
+on a CPU.
 
 All times are medians of runs in turns in one process, and all ratios are
 medians of the ratios within a turn. On a CPU everything is float32. On a GPU
@@ -48,16 +49,18 @@ try:
 except ImportError:
     onnxruntime = None
 
-PARTS = ('networks', 'layer', 'memory', 'scaling', 'mnasnet', 'profile')
+PARTS = ('networks', 'ablation', 'layer', 'memory', 'scaling', 'mnasnet', 'profile')
 FORMS = ('eager', 'compile', 'graphs')
 # The LightNL layers of AutoNL-S at 224, and two of a dense task's.
 SHAPES = ('8x24x56x56:2', '8x40x28x28:2', '8x80x14x14:1', '8x96x14x14:1',
           '8x192x7x7:1', '8x320x7x7:1', '1x24x256x256:2', '1x96x64x64:1')
 SIZES = ('224x224', '320x320', '512x512', '512x1024', '1024x2048')
-PAIR = ('AutoNL-S', 'mnasnet_100')
-BESIDE = ('mobilenetv3_large_100', 'efficientnet_b0', 'mnasnet_100')
 NAMES = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
 WITHOUT = ' without LightNL'
+HSWISH = ' with h-swish'
+MNASNET = 'mnasnet_100'
+BESIDE = ('mobilenetv3_large_100', 'efficientnet_b0', MNASNET)
+AGAINST_MNASNET = ('AutoNL-S', 'AutoNL-S' + HSWISH, 'AutoNL-S' + WITHOUT)
 
 
 def parse_args():
@@ -101,7 +104,7 @@ def build_network(name, device='cpu'):
 
     Args:
         name (str): Key of :data:`NAMES` or a notation file, either perhaps
-            with the suffix :data:`WITHOUT`; or one of :data:`BESIDE`.
+            with one of :data:`VARIANTS` after it; or one of :data:`BESIDE`.
         device (str): Where to put it. Defaults to ``'cpu'``.
 
     Returns:
@@ -111,17 +114,42 @@ def build_network(name, device='cpu'):
     if name in BESIDE:
         net = timm.create_model(name)
     else:
-        plain = name.removesuffix(WITHOUT)
+        variant = next(filter(name.endswith, VARIANTS), '')
+        plain = name.removesuffix(variant)
         arch = resolve_arch(NAMES.get(plain, plain))
-        if plain != name:
+        if variant == WITHOUT:
             arch = arch.without_light_nl()
+        act = 'HSwish' if variant == HSWISH else 'Swish'
         net = nn.Sequential(
-            AutoNL(arch, out_indices=(-1, )), LastMap(), PoolDropout(),
-            nn.Linear(arch.head_channels, 1000))
-        for module in net.modules():
+            AutoNL(arch, out_indices=(-1, ), act_cfg=dict(type=act)),
+            LastMap(), PoolDropout(), nn.Linear(arch.head_channels, 1000))
+        for path, module in list(net.named_modules()):
             if isinstance(module, LightNL):
                 nn.init.constant_(module.norm.weight, 0.1)
+                if variant in REDUCED:
+                    parent, _, child = path.rpartition('.')
+                    setattr(net.get_submodule(parent), child,
+                            REDUCED[variant](module.in_channels))
     return net.to(device, memory_format=torch.channels_last)
+
+
+class AddAlone(LightNL):
+    """The last of LightNL's steps: a map is added to a map."""
+
+    def branch(self, x, weight=None):
+        return x
+
+
+class ConvolutionAlone(LightNL):
+    """LightNL without its products."""
+
+    def branch(self, x, weight=None):
+        return self.norm(self.conv(x))
+
+
+REDUCED = {' with the add alone': AddAlone,
+           ' with convolution and add alone': ConvolutionAlone}
+VARIANTS = (WITHOUT, HSWISH, *REDUCED)
 
 
 class LastMap(nn.Module):
@@ -249,6 +277,26 @@ def networks(args):
     return rows
 
 
+# ------------------------------------------------------------------- ablation
+def ablation(args):
+    """Part two: a forward pass with more and more of LightNL's steps."""
+    x = picture(args.batch_size, args.input_size, args.input_size, args.device)
+    rows = []
+    for arch in args.archs:
+        names = [arch + variant for variant in (WITHOUT, *REDUCED, '')]
+        times = in_turns({name: inference(name, x) for name in names},
+                         args.rounds, args.device, clock=args.clock)
+        rows += [dict(network=name, seconds=times[name],
+                      ratio=ratio(times[name], times[names[0]]))
+                 for name in names]
+    print('Steps of LightNL in the networks, forward pass in deploy form, '
+          f'{args.input_size}x{args.input_size}, batch {args.batch_size}\n')
+    print_table(
+        ['network', 'ms', 'to that without LightNL'],
+        [[r['network'], ms(r['seconds']), f'{r["ratio"]:.3f}'] for r in rows])
+    return rows
+
+
 # ---------------------------------------------------------------------- layer
 class EinsumLightNL(nn.Module):
     """LightNL's formula written down as it stands, for comparison."""
@@ -303,7 +351,7 @@ def light_nl_call(x, stride, train):
 
 
 def layer(args):
-    """Part two: LightNL against einsum and NonLocal2d."""
+    """Part three: LightNL against einsum and NonLocal2d."""
     rows = []
     limit = free_memory(args.device) / 2
     for n, c, h, w, stride in args.shapes:
@@ -352,7 +400,7 @@ def memory_step(kind, name, batch_size, height, width, device):
 
 
 def memory(args):
-    """Part three: peak memory of a training step."""
+    """Part four: peak memory of a training step."""
     size = (args.batch_size, args.input_size, args.input_size, args.device)
     names = network_names(args)
     rows = []
@@ -381,7 +429,7 @@ def memory(args):
 
 # -------------------------------------------------------------------- scaling
 def scaling(args):
-    """Part four: growth of time and memory with the number of pixels."""
+    """Part five: growth of time and memory with the number of pixels."""
     rows = []
     pixels = [h * w for h, w in args.sizes]
     for name in args.archs:
@@ -420,7 +468,7 @@ def slope(x, y):
 
 # -------------------------------------------------------------------- mnasnet
 def mnasnet(args):
-    """Part five: AutoNL-S against mnasnet_100, each in its fastest form."""
+    """Part six: AutoNL-S against mnasnet_100, each in its fastest form."""
     if timm is None or on_gpu(args.device):
         print('AutoNL-S against mnasnet_100: left out, ' + (
             'timm is not installed' if timm is None else
@@ -429,37 +477,33 @@ def mnasnet(args):
     if onnxruntime is None:
         print('onnxruntime or onnxscript is not installed: measured in '
               'PyTorch alone\n')
+    names = (*AGAINST_MNASNET, MNASNET)
     rows = []
     for batch_size in sorted({1, args.batch_size}):
         x = picture(batch_size, args.input_size, args.input_size, 'cpu')
         engines = {'PyTorch': {
             (name, form): inference(name, x, form)
-            for name in PAIR for form in args.mnasnet_forms}}
+            for name in names for form in args.mnasnet_forms}}
         if onnxruntime is not None:
             engines['onnxruntime'] = {(name, ''): onnx_session(name, x)
-                                      for name in PAIR}
+                                      for name in names}
         for engine, calls in engines.items():
             # Not in one turn: each engine's threads wait for work for a
             # while by spinning, on the cores that the other needs.
             times = in_turns(calls, args.rounds, clock=args.clock)
             best = {name: min((key for key in calls if key[0] == name),
                               key=lambda key: statistics.median(times[key]))
-                    for name in PAIR}
-            rows.append(dict(
-                batch_size=batch_size, engine=engine,
-                seconds={' '.join(key).strip(): t
-                         for key, t in times.items()},
-                fastest={name: key[1] for name, key in best.items()},
-                best={name: times[key] for name, key in best.items()},
-                ratio=ratio(*(times[key] for key in best.values()))))
-    print(f'AutoNL-S and timm\'s mnasnet_100, {args.input_size}x'
+                    for name in names}
+            rows += [dict(batch_size=batch_size, engine=engine, network=name,
+                          form=key[1], seconds=times[key],
+                          ratio=ratio(times[key], times[best[MNASNET]]))
+                     for name, key in best.items()]
+    print(f'AutoNL-S and timm\'s {MNASNET}, {args.input_size}x'
           f'{args.input_size}, each in its fastest form\n')
     print_table(
-        ['batch', 'engine', 'AutoNL-S, ms', 'mnasnet_100, ms', 'ratio'],
-        [[str(r['batch_size']), r['engine'],
-          *[f'{ms(t)} {r["fastest"][name]}'.strip()
-            for name, t in r['best'].items()], f'{r["ratio"]:.3f}']
-         for r in rows])
+        ['batch', 'engine', 'network', 'form', 'ms', f'to {MNASNET}'],
+        [[str(r['batch_size']), r['engine'], r['network'], r['form'],
+          ms(r['seconds']), f'{r["ratio"]:.3f}'] for r in rows])
     return rows
 
 
@@ -496,7 +540,7 @@ class OperatorTimes(TorchDispatchMode):
 
 
 def profile(args):
-    """Part six: milliseconds of the operators of a forward pass."""
+    """Part seven: milliseconds of the operators of a forward pass."""
     if on_gpu(args.device):
         print('profile: left out, it is of the CPU\n')
         return []

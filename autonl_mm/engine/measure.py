@@ -123,9 +123,7 @@ def peak_memory(make_step: Callable,
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        step = make_step(*args)
-        step()
-        step()
+        _make_and_run(make_step, args)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     context = multiprocessing.get_context('spawn')
     receiver, sender = context.Pipe(duplex=False)
@@ -162,13 +160,17 @@ def peak_of_tensors(make_step: Callable, args: tuple) -> float:
     with torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU],
             profile_memory=True) as profile:
-        step = make_step(*args)
-        step()
-        step()
+        _make_and_run(make_step, args)
     taken = itertools.accumulate(
         event.nbytes() for event in profile.profiler.kineto_results.events()
         if event.name() == '[memory]')
     return max(taken, default=0) / 2**20
+
+
+def _make_and_run(make_step: Callable, args: tuple) -> None:
+    step = make_step(*args)
+    step()
+    step()  # beside what the first run made, such as an optimiser's state
 
 
 def _send_peak(sender, make_step: Callable, args: tuple,
@@ -178,9 +180,7 @@ def _send_peak(sender, make_step: Callable, args: tuple,
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     before = _status('VmRSS')
     try:
-        step = make_step(*args)
-        step()
-        step()
+        _make_and_run(make_step, args)
     except Exception as e:
         kind = MemoryError if 'allocate memory' in str(e) else RuntimeError
         sender.send(kind(f'{type(e).__name__}: {e}'))

@@ -76,6 +76,7 @@ def draw(runs: List[Run], metric: str, out: Path) -> None:
                    marker='o')
     left.set(xlabel='iteration', ylabel='training loss')
     right.set(xlabel='epoch or iteration', ylabel=metric)
+    right.xaxis.get_major_locator().set_params(integer=True)
     for ax in (left, right):
         ax.grid(alpha=0.3)
     fig.legend(loc='upper center', fontsize=8, ncol=2)

@@ -1,11 +1,15 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The deploy form: normalisation folded into the convolution before it."""
+"""The deploy form: normalisation folded into the convolution before it, and
+LightNL as one operator.
+"""
 import torch.nn as nn
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmengine.model.utils import _BatchNormXd
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch.nn.utils import fuse_conv_bn_eval
+
+from autonl_mm.ops import load_fused_light_nl
 
 # Exactly these types: subclasses may standardise the weight or do more than
 # normalise.
@@ -16,7 +20,7 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm, _BatchNormXd)
 NORM_ACT = 'BatchNormAct2d'
 
 
-def switch_to_deploy(model: nn.Module) -> nn.Module:
+def switch_to_deploy(model: nn.Module, fused: bool = False) -> nn.Module:
     """Bring a whole model of any of the three libraries into deploy form.
 
     Every batch normalisation that comes directly after a convolution is
@@ -30,18 +34,29 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
         model (nn.Module): A classifier, detector, segmentor or backbone.
             Changed in place, and put into eval mode for good: what was folded
             no longer learns statistics.
+        fused (bool): Whether LightNL becomes one operator in inference on a
+            CPU in float32, see :meth:`autonl_mm.models.LightNL
+            .use_fused_operator`. Needs a C++ compiler the first time. Not for
+            a model that is to be exported. Defaults to False.
 
     Returns:
         nn.Module: The model.
 
     Raises:
         TypeError: If the model has a supernet, which is to be exported first.
+        RuntimeError: If ``fused`` does not compile; the model is unchanged.
     """
+    if fused:
+        load_fused_light_nl()
     model.eval()
     if hasattr(model, 'switch_to_deploy'):
         model.switch_to_deploy()
     else:
         fold_norms(model)
+    if fused:
+        for module in model.modules():
+            if hasattr(module, 'use_fused_operator'):
+                module.use_fused_operator()
     return model
 
 

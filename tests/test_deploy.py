@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import copy
 import random
+import sys
 
 import pytest
 import torch
@@ -75,9 +76,12 @@ def check(model, run, left=0):
         assert switch_to_deploy(deployed) is deployed
         got = run(deployed)
         assert len(got) == len(want) > 0
-        for a, b in zip(got, want):
+        fused = switch_to_deploy(copy.deepcopy(model), fused=True)
+        for a, b, c in zip(got, want, run(fused)):
             assert b.abs().max() > 1e-3
             assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+            assert (c - b).abs().max() <= 1e-5 * b.abs().max()
+        assert list(fused.state_dict()) == list(deployed.state_dict())
         assert len(norms(deployed)) == left < len(norms(model))
         # idempotent
         names = list(deployed.state_dict())
@@ -139,6 +143,97 @@ def test_half_precision_keeps_the_branch_in_float32():
     x = torch.randn(1, 8, 6, 5)
     torch.testing.assert_close(
         layer(x.half()).float(), layer(x), rtol=1e-2, atol=1e-2)
+
+
+# ---------------------------------------------------------- the fused operator
+class Doubled(LightNL):
+    """Computes something else than LightNL does."""
+
+    def branch(self, x, weight=None):
+        return 2 * super().branch(x, weight)
+
+
+@pytest.fixture
+def operator_calls(monkeypatch):
+    """The maps that the fused operator is called for."""
+    calls = []
+    module = sys.modules[LightNL.__module__]
+    real = module.fused_light_nl
+    monkeypatch.setattr(
+        module, 'fused_light_nl',
+        lambda x, *args: calls.append(x.shape) or real(x, *args))
+    return calls
+
+
+def test_fused_in_float32_without_gradients_alone(operator_calls):
+    layer = trained(LightNL(8, stride=2), lambda m: m(torch.randn(2, 8, 6, 5)))
+    x = torch.randn(2, 8, 7, 5)
+    want = layer(x)
+    switch_to_deploy(layer, fused=True)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), want)
+        assert operator_calls == [x.shape]
+        for dtype in torch.float64, torch.float16, torch.bfloat16:
+            other = layer.double() if dtype == torch.float64 else layer.float()
+            assert other(x.to(dtype)).dtype == dtype
+        assert len(operator_calls) == 1
+    layer(x).sum().backward()
+    assert layer.conv.weight.grad.abs().max() > 0
+    assert len(operator_calls) == 1
+    with torch.inference_mode():
+        layer(x)
+    assert len(operator_calls) == 2
+
+
+@pytest.mark.parametrize('layer', [
+    LightNL(8, norm_cfg=dict(type='GN', num_groups=2), zero_init=False),
+    LightNL(8, norm_cfg=None, zero_init=False),
+    SharedNL(8, zero_init=False),
+    Doubled(8, zero_init=False),
+], ids=['other_norm', 'no_norm', 'shared', 'subclass'])
+def test_what_the_operator_cannot_do_is_not_fused(layer, operator_calls):
+    x = torch.randn(2, 8, 6, 5)
+    with torch.no_grad():
+        want = layer.eval()(x)
+        torch.testing.assert_close(switch_to_deploy(layer, fused=True)(x), want)
+    assert not operator_calls
+
+
+def test_not_fused_unless_asked_for(operator_calls):
+    layer = LightNL(8)
+    with torch.no_grad():
+        switch_to_deploy(layer)(torch.randn(1, 8, 6, 5))
+        assert not operator_calls
+        switch_to_deploy(layer, fused=True)(torch.randn(1, 8, 6, 5))
+        assert operator_calls
+        switch_to_deploy(layer)  # doing it again changes nothing
+        layer(torch.randn(1, 8, 6, 5))
+    assert len(operator_calls) == 2
+
+
+def test_a_model_that_cannot_be_fused_is_unchanged(monkeypatch):
+    def fail():
+        raise RuntimeError('no compiler')
+
+    monkeypatch.setattr('autonl_mm.deploy.load_fused_light_nl', fail)
+    layer = LightNL(8).train()
+    before = list(layer.state_dict())
+    with pytest.raises(RuntimeError, match='no compiler'):
+        switch_to_deploy(layer, fused=True)
+    assert list(layer.state_dict()) == before and layer.training
+
+
+def test_fused_and_compiled_without_a_break():
+    net = trained(AutoNL(TINY, out_indices=(-1, )),
+                  lambda m: m(picture(n=4)))
+    switch_to_deploy(net, fused=True)
+    compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
+    for h, w in (64, 64), (64, 96), (96, 64), (80, 112):
+        x = picture(h, w).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            got, want = compiled(x)[0], net(x)[0]
+        torch.testing.assert_close(got, want)
+        assert got.stride() == want.stride()
 
 
 # ------------------------------------------------------------------- backbones

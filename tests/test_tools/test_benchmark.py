@@ -36,21 +36,46 @@ def run(tiny_arch, tmp_path, monkeypatch, capsys):
 
 def test_networks_with_and_without(run, tiny_arch):
     text, record = run('--parts', 'networks')
-    rows = {(r['network'], r['kind']): r for r in record['networks']}
+    rows = {(r['form'], r['kind'], r['network']): r for r in record['networks']}
     name = str(tiny_arch)
-    assert list(rows) == [(n, kind) for kind in ('forward', 'training')
-                          for n in (name, name + ' without LightNL')]
-    for (network, _), row in rows.items():
+    assert list(rows) == [
+        (form, kind, n) for form, kind in (('eager', 'forward'),
+                                           ('eager', 'training'),
+                                           ('fused', 'forward'))
+        for n in (name, name + ' without LightNL')]
+    for (_, _, network), row in rows.items():
         assert len(row['seconds']) == 2 and min(row['seconds']) > 0
         assert ('ratio' in row) == (network == name)
-    with_, without = (rows[n, 'forward']['seconds']
+    with_, without = (rows['fused', 'forward', n]['seconds']
                       for n in (name, name + ' without LightNL'))
-    assert rows[name, 'forward']['ratio'] == pytest.approx(
+    assert rows['fused', 'forward', name]['ratio'] == pytest.approx(
         sum(a / b for a, b in zip(with_, without)) / 2)
     assert 'measured on the CPU' in text and '1 thread,' in text
     assert f'| {name} | eager | forward | ' in text
     assert 'allocator: left as it is' in text
-    assert record['forms'] == ['eager']
+    assert record['forms'] == ['eager', 'fused']
+
+
+def test_without_a_compiler(run, monkeypatch):
+    def fail():
+        raise RuntimeError('no compiler')
+
+    monkeypatch.setattr(tool, 'load_fused_light_nl', fail)
+    text, record = run('--parts', 'ablation')
+    assert 'left out: no compiler' in text and record['forms'] == ['eager']
+    with pytest.raises(SystemExit, match='no compiler'):
+        run('--parts', 'ablation', '--forms', 'fused')
+
+
+def test_fused_form(tiny_arch):
+    x = tool.picture(2, 32, 32, 'cpu')
+    torch.manual_seed(1)
+    want = tool.inference(str(tiny_arch), x)()
+    torch.manual_seed(1)
+    with torch.profiler.profile() as profile:
+        got = tool.inference(str(tiny_arch), x, 'fused')()
+    torch.testing.assert_close(got, want)
+    assert 'autonl_mm::light_nl' in {e.key for e in profile.key_averages()}
 
 
 def test_the_networks_are_what_they_are_called(tiny_arch):
@@ -79,7 +104,8 @@ def test_ablation(run, tiny_arch):
     name = str(tiny_arch)
     variants = [tool.WITHOUT, *tool.REDUCED, '']
     assert [r['network'] for r in record['ablation']] == [
-        name + variant for variant in variants]
+        name + variant for variant in variants] + [name]
+    assert [r['form'] for r in record['ablation']] == ['eager'] * 4 + ['fused']
     base = record['ablation'][0]['seconds']
     for row in record['ablation']:
         assert row['ratio'] == pytest.approx(
@@ -115,12 +141,12 @@ def test_layer(run):
     assert [(r['shape'], r['stride'], r['kind']) for r in rows] == [
         (shape, stride, kind)
         for shape, stride in (([2, 8, 12, 12], 2), ([1, 16, 6, 6], 1))
-        for kind in ('forward', 'training')]
+        for kind in ('forward', 'fused', 'training')]
     for row in rows:
         assert set(row['seconds']) == {
             'einsum', 'LightNL', 'LightNL, NCHW', 'NonLocal2d'}
         assert set(row['speedup']) == {'einsum', 'NonLocal2d'}
-    mean = (rows[0]['speedup']['einsum'] * rows[2]['speedup']['einsum'])**0.5
+    mean = (rows[0]['speedup']['einsum'] * rows[3]['speedup']['einsum'])**0.5
     assert f'| geometric mean |  | forward |  | {mean:.2f} | ' in text
 
 
@@ -128,7 +154,7 @@ def test_what_does_not_fit_is_left_out(run, monkeypatch):
     monkeypatch.setattr(tool, 'free_memory', lambda device: 2**20)
     text, record = run('--parts', 'layer', '--shapes', '1x8x32x32:1')
     assert all('NonLocal2d' not in r['speedup'] for r in record['layer'])
-    assert text.count('does not fit') == 2
+    assert text.count('does not fit') == 3
 
 
 def test_memory_and_growth(run, tiny_arch, monkeypatch):
@@ -180,7 +206,7 @@ def test_mnasnet(run, monkeypatch):
         mnasnet = rows[i // len(names) * len(names) + len(names) - 1]
         assert row['ratio'] == pytest.approx(sum(
             a / b for a, b in zip(row['seconds'], mnasnet['seconds'])) / 2)
-        forms = ('eager', 'compile') if row['engine'] == 'PyTorch' else ('', )
+        forms = ('eager', 'fused', 'compile') if row['engine'] == 'PyTorch' else ('', )
         assert row['form'] in forms
     monkeypatch.setattr(tool, 'timm', None)
     text, record = run('--parts', 'mnasnet')

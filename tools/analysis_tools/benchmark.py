@@ -38,6 +38,7 @@ from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.engine import keep_freed_memory
 from autonl_mm.engine.measure import device_name, in_turns, peak_memory, peak_of_tensors
 from autonl_mm.models import AutoNL, LightNL, PoolDropout
+from autonl_mm.ops import load_fused_light_nl
 
 try:
     import timm
@@ -50,7 +51,7 @@ except ImportError:
     onnxruntime = None
 
 PARTS = ('networks', 'ablation', 'layer', 'memory', 'scaling', 'mnasnet', 'profile')
-FORMS = ('eager', 'compile', 'graphs')
+FORMS = ('eager', 'fused', 'compile', 'graphs')
 # The LightNL layers of AutoNL-S at 224, and two of a dense task's.
 SHAPES = ('8x24x56x56:2', '8x40x28x28:2', '8x80x14x14:1', '8x96x14x14:1',
           '8x192x7x7:1', '8x320x7x7:1', '1x24x256x256:2', '1x96x64x64:1')
@@ -79,8 +80,9 @@ def parse_args():
         '--rounds', type=int, default=15, help='measurements of each')
     parser.add_argument(
         '--forms', nargs='+', choices=FORMS,
-        help='of networks: as they are, torch.compile, or CUDA graphs; default '
-        'all on a GPU, on a CPU eager, and compile too in the part mnasnet')
+        help='of networks: as they are, with LightNL as one operator (forward '
+        'passes on a CPU), torch.compile, or CUDA graphs; default all that the '
+        'device has, but compile on a CPU only in the part mnasnet')
     parser.add_argument(
         '--shapes', nargs='+', default=SHAPES, metavar='NxCxHxW:STRIDE',
         help=f'of the part layer, default {" ".join(SHAPES)}')
@@ -180,7 +182,7 @@ def inference(name, x, form='eager'):
     Returns:
         Callable: The pass.
     """
-    net = switch_to_deploy(build_network(name, x.device))
+    net = switch_to_deploy(build_network(name, x.device), form == 'fused')
     if on_gpu(x.device):
         net, x = net.bfloat16(), x.bfloat16()
     if form == 'compile':
@@ -258,6 +260,8 @@ def networks(args):
     rows = []
     for form in args.forms:
         for kind, make in KINDS.items():
+            if form == 'fused' and kind == 'training':
+                continue
             times = in_turns({name: make(name, x, form) for name in names},
                              args.rounds, args.device, clock=args.clock)
             for name in names:
@@ -283,17 +287,22 @@ def ablation(args):
     x = picture(args.batch_size, args.input_size, args.input_size, args.device)
     rows = []
     for arch in args.archs:
-        names = [arch + variant for variant in (WITHOUT, *REDUCED, '')]
-        times = in_turns({name: inference(name, x) for name in names},
+        cases = [(arch + variant, 'eager')
+                 for variant in (WITHOUT, *REDUCED, '')]
+        if 'fused' in args.forms:
+            cases.append((arch, 'fused'))
+        times = in_turns({case: inference(case[0], x, case[1])
+                          for case in cases},
                          args.rounds, args.device, clock=args.clock)
-        rows += [dict(network=name, seconds=times[name],
-                      ratio=ratio(times[name], times[names[0]]))
-                 for name in names]
+        rows += [dict(network=case[0], form=case[1], seconds=times[case],
+                      ratio=ratio(times[case], times[cases[0]]))
+                 for case in cases]
     print('Steps of LightNL in the networks, forward pass in deploy form, '
           f'{args.input_size}x{args.input_size}, batch {args.batch_size}\n')
     print_table(
-        ['network', 'ms', 'to that without LightNL'],
-        [[r['network'], ms(r['seconds']), f'{r["ratio"]:.3f}'] for r in rows])
+        ['network', 'form', 'ms', 'to that without LightNL'],
+        [[r['network'], r['form'], ms(r['seconds']), f'{r["ratio"]:.3f}']
+         for r in rows])
     return rows
 
 
@@ -342,27 +351,30 @@ def layer_call(layer, x, train):
     return step
 
 
-def light_nl_call(x, stride, train):
+def light_nl_call(x, stride, kind):
     """The same of LightNL; the forward pass in deploy form."""
     layer = LightNL(x.shape[1], stride=stride, zero_init=False)
-    if not train:
-        layer.switch_to_deploy()
-    return layer_call(layer, x, train)
+    if kind != 'training':
+        switch_to_deploy(layer, fused=kind == 'fused')
+    return layer_call(layer, x, kind == 'training')
 
 
 def layer(args):
     """Part three: LightNL against einsum and NonLocal2d."""
     rows = []
+    kinds = ['forward', 'fused', 'training']
+    if 'fused' not in args.forms:
+        kinds.remove('fused')
     limit = free_memory(args.device) / 2
     for n, c, h, w, stride in args.shapes:
         x = torch.randn(n, c, h, w, device=args.device)
         last = x.contiguous(memory_format=torch.channels_last)
-        for kind in KINDS:
+        for kind in kinds:
             train = kind == 'training'
             calls = {
                 'einsum': layer_call(EinsumLightNL(c, stride), x, train),
-                'LightNL': light_nl_call(last, stride, train),
-                'LightNL, NCHW': light_nl_call(x, stride, train)
+                'LightNL': light_nl_call(last, stride, kind),
+                'LightNL, NCHW': light_nl_call(x, stride, kind)
             }
             # affinity, its gradient and a product's copy
             if 4 * n * (h * w)**2 * (3 if train else 2) <= limit:
@@ -375,7 +387,8 @@ def layer(args):
                 speedup={key: ratio(times[key], times['LightNL'])
                          for key in ('einsum', 'NonLocal2d') if key in times},
                 nchw_speedup=ratio(times['einsum'], times['LightNL, NCHW'])))
-    print('LightNL layer, float32, forward pass in deploy form; times faster '
+    print('LightNL layer, float32, forward pass in deploy form, perhaps as one '
+          'operator (fused); times faster '
           'than the formula in einsum and NCHW, and than NonLocal2d of '
           'reduction 1 by dot product\n')
     print_table(
@@ -389,7 +402,7 @@ def layer(args):
         [['geometric mean', '', kind, '',
           f'{geometric([r["speedup"]["einsum"] for r in of]):.2f}',
           f'{geometric([r["nchw_speedup"] for r in of]):.2f}', '']
-         for kind in KINDS for of in [[r for r in rows if r['kind'] == kind]]])
+         for kind in kinds for of in [[r for r in rows if r['kind'] == kind]]])
     return rows
 
 
@@ -627,11 +640,22 @@ def check(args):
         raise ValueError('--device is cuda, but torch finds no GPU')
     args.batch_size = (256 if gpu else 8) if args.batch_size is None else \
         args.batch_size
-    args.mnasnet_forms = args.forms or FORMS[:2]
-    args.forms = args.forms or (FORMS if gpu else FORMS[:1])
-    if 'graphs' in args.forms and not gpu:
+    if gpu and 'fused' in (args.forms or ()):
+        raise ValueError('--forms has fused, which is for a CPU')
+    if not gpu and 'graphs' in (args.forms or ()):
         raise ValueError('--forms has graphs, which are CUDA graphs and need '
                          'a GPU')
+    default = ['eager', 'compile', 'graphs'] if gpu else ['eager', 'fused']
+    if not gpu and 'fused' in (args.forms or default):
+        try:
+            load_fused_light_nl()
+        except RuntimeError as e:
+            if args.forms:
+                raise ValueError(str(e)) from e
+            print(f'left out: {e}')
+            default.remove('fused')
+    args.mnasnet_forms = args.forms or [*default, 'compile']
+    args.forms = args.forms or default
     if args.cpu_time and gpu:
         raise ValueError('--cpu-time is of a CPU, --device is '
                          f'{args.device}')

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import DeployMixin
+from autonl_mm.ops import fused_light_nl, load_fused_light_nl
 from autonl_mm.registry import MODELS
 
 ORDERS = ('auto', 'channel', 'spatial')
@@ -174,6 +175,7 @@ class LightNL(DeployMixin, BaseModule):
         self.stride = stride
         self.order = order
         self.zero_init = zero_init
+        self.fused = False
         self.conv = nn.Conv2d(
             in_channels,
             in_channels,
@@ -211,8 +213,28 @@ class LightNL(DeployMixin, BaseModule):
 
         return super()._apply(keep_precision, *args, **kwargs)
 
+    def use_fused_operator(self) -> None:
+        """Compute the block as one operator where there is one for it.
+
+        That is on a CPU, in float32, without gradients
+        (``torch.no_grad()``), and after normalisation was folded; anything
+        else is computed as before.
+
+        Raises:
+            RuntimeError: If the operator does not compile.
+        """
+        load_fused_light_nl()
+        # A subclass may compute something else.
+        self.fused = (type(self) is LightNL and self.conv.bias is not None
+                      and isinstance(self.norm, nn.Identity))
+
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C, H, W)``."""
+        if (self.fused and x.dtype == torch.float32 and x.device.type == 'cpu'
+                and not torch.is_grad_enabled()):
+            return fused_light_nl(x, self.conv.weight, self.conv.bias,
+                                  self.nl_channels, self.stride, self.order,
+                                  self.conv.dilation[0])
         return x + self.branch(x)
 
     def branch(self, x: Tensor, weight: Optional[Tensor] = None) -> Tensor:

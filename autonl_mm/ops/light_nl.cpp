@@ -1,7 +1,7 @@
 // Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 //
 // LightNL in deploy form as one operator on a CPU, float32:
-// x + depthwise3x3(light_nl(x)) + bias. A row of y = light_nl(x) is computed
+// x + depthwise3x3(light_nl(x)) + bias, and the block's residual. A row of y = light_nl(x) is computed
 // when the convolution comes to it and is in the cache while it is needed; x is
 // read twice and nothing but the result is written.
 //
@@ -84,18 +84,21 @@ INLINE void panel(Left a, Right b, Out out, int64_t cols, int64_t depth) {
 
 template <bool ADD>
 INLINE void all_panels(Left a, Right b, Out out, int64_t rows, int64_t cols, int64_t depth) {
-  constexpr int64_t R = 6;  // with two vectors each, what 16 registers hold
-  for (; rows >= R; rows -= R) {
-    panel<R, ADD>(a, b, out, cols, depth);
-    a.data += R * a.row;
-    out.data += R * out.row;
-  }
-  switch (rows) {
-    case 5: return panel<5, ADD>(a, b, out, cols, depth);
-    case 4: return panel<4, ADD>(a, b, out, cols, depth);
-    case 3: return panel<3, ADD>(a, b, out, cols, depth);
-    case 2: return panel<2, ADD>(a, b, out, cols, depth);
-    case 1: return panel<1, ADD>(a, b, out, cols, depth);
+  // Six rows of two vectors each are what 16 registers hold. Seven are better done
+  // as three and four than as six and one, which would wait for its own sums.
+  const int64_t panels = (rows + 5) / 6;
+  for (int64_t p = 0; p < panels; p++) {
+    const int64_t first = p * rows / panels, last = (p + 1) * rows / panels;
+    const Left left = {a.data + first * a.row, a.row, a.col};
+    const Out to = {out.data + first * out.row, out.row};
+    switch (last - first) {
+      case 6: panel<6, ADD>(left, b, to, cols, depth); break;
+      case 5: panel<5, ADD>(left, b, to, cols, depth); break;
+      case 4: panel<4, ADD>(left, b, to, cols, depth); break;
+      case 3: panel<3, ADD>(left, b, to, cols, depth); break;
+      case 2: panel<2, ADD>(left, b, to, cols, depth); break;
+      case 1: panel<1, ADD>(left, b, to, cols, depth); break;
+    }
   }
 }
 
@@ -112,10 +115,12 @@ void add_product(Left a, Right b, Out out, int64_t rows, int64_t cols, int64_t d
 }
 
 // A row of the result: x + bias + the taps, (9, C), on three rows of y, which
-// have `dilation` positions of zeros before and after their W.
+// have `dilation` positions of zeros before and after their W; and the residual
+// if there is one.
 FOR_EACH_TARGET
-void convolve(const float* const* y, const float* x, const float* taps, const float* bias,
-              float* out, int64_t width, int64_t channels, int64_t dilation) {
+void convolve(const float* const* y, const float* x, const float* residual, const float* taps,
+              const float* bias, float* out, int64_t width, int64_t channels,
+              int64_t dilation) {
   int64_t c = 0;
   for (; c + LANES <= channels; c += LANES) {
     Vec tap[9];
@@ -123,6 +128,7 @@ void convolve(const float* const* y, const float* x, const float* taps, const fl
     const Vec b = at_vec(bias + c);
     for (int64_t i = 0; i < width; i++) {
       Vec sum = at_vec(x + i * channels + c) + b;
+      if (residual) sum += at_vec(residual + i * channels + c);
       for (int t = 0; t < 9; t++)
         sum += tap[t] * at_vec(y[t / 3] + (i + t % 3 * dilation) * channels + c);
       at_vec(out + i * channels + c) = sum;
@@ -131,6 +137,7 @@ void convolve(const float* const* y, const float* x, const float* taps, const fl
   for (; c < channels; c++)
     for (int64_t i = 0; i < width; i++) {
       float sum = x[i * channels + c] + bias[c];
+      if (residual) sum += residual[i * channels + c];
       for (int t = 0; t < 9; t++)
         sum += taps[t * channels + c] * y[t / 3][(i + t % 3 * dilation) * channels + c];
       out[i * channels + c] = sum;
@@ -144,7 +151,8 @@ int64_t parts_of(int64_t pictures, int64_t rows) {
 }
 
 at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
-                    int64_t k, int64_t stride, int64_t dilation, bool spatial) {
+                    const c10::optional<at::Tensor>& residual, int64_t k, int64_t stride,
+                    int64_t dilation, bool spatial) {
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat && input.numel() > 0,
               "light_nl: expected a float32 map (N, C, H, W), got ", input.scalar_type(), " ",
               input.sizes());
@@ -156,13 +164,20 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
   TORCH_CHECK(bias.sizes() == at::IntArrayRef({C}) && bias.scalar_type() == at::kFloat,
               "light_nl: expected a float32 bias (", C, "), got ", bias.scalar_type(), " ",
               bias.sizes());
+  TORCH_CHECK(!residual || (residual->sizes() == input.sizes() &&
+                            residual->scalar_type() == at::kFloat),
+              "light_nl: expected a float32 residual ", input.sizes());
   TORCH_CHECK(0 < k && k <= C && stride > 0 && dilation > 0,
               "light_nl: expected 0 < k <= ", C, " and positive stride and dilation, got ", k,
               ", ", stride, ", ", dilation);
 
   const auto map = input.contiguous(at::MemoryFormat::ChannelsLast);
-  const auto taps = weight.reshape({C, 9}).t().contiguous();
-  const auto shift = bias.contiguous();
+  const auto other = residual ? residual->contiguous(at::MemoryFormat::ChannelsLast) : map;
+  const float* const add = residual ? other.data_ptr<float>() : nullptr;
+  const auto kernel = weight.contiguous(), shift = bias.contiguous();
+  std::vector<float> taps(9 * C);
+  for (int64_t c = 0; c < C; c++)
+    for (int64_t t = 0; t < 9; t++) taps[t * C + c] = kernel.data_ptr<float>()[c * 9 + t];
   auto result = at::empty_like(map, at::MemoryFormat::ChannelsLast);
   const float* const x = map.data_ptr<float>();
   float* const out = result.data_ptr<float>();
@@ -170,22 +185,24 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
   const int64_t h = (H + stride - 1) / stride, w = (W + stride - 1) / stride;
   const int64_t sampled_row = stride * W * C, sampled = stride * C;
 
-  // The k x C context matrix of each picture, in parts that are yet to be added.
-  const int64_t shares = parts_of(N, h);
-  std::vector<float> contexts(spatial ? 0 : N * shares * k * C);
-  if (!spatial)
+  // The k x C context matrix by some rows of samples, added to what is there.
+  const auto add_context = [&](int64_t n, int64_t first, int64_t last, float* context) {
+    const float* rows = x + n * H * W * C + first * sampled_row;
+    if (stride == 1)
+      return add_product({rows, 1, C}, {rows, C}, {context, C}, k, C, (last - first) * W);
+    for (int64_t i = first; i < last; i++, rows += sampled_row)
+      add_product({rows, 1, sampled}, {rows, sampled}, {context, C}, k, C, w);
+  };
+  // Where there are fewer pictures than threads, all of them make shares of it
+  // first. Otherwise it is made below, so that the picture stays in the cache.
+  const int64_t shares = spatial ? 1 : parts_of(N, h);
+  std::vector<float> contexts(shares > 1 ? N * shares * k * C : 0);
+  if (shares > 1)
     at::parallel_for(0, N * shares, 1, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; item++) {
         const int64_t share = item % shares;
-        const int64_t first = share * h / shares, last = (share + 1) * h / shares;
-        const float* rows = x + item / shares * H * W * C + first * sampled_row;
-        const Out context = {contexts.data() + item * k * C, C};
-        if (stride == 1) {
-          product({rows, 1, C}, {rows, C}, context, k, C, (last - first) * W);
-          continue;
-        }
-        for (int64_t i = first; i < last; i++, rows += sampled_row)
-          add_product({rows, 1, sampled}, {rows, sampled}, context, k, C, w);
+        add_context(item / shares, share * h / shares, (share + 1) * h / shares,
+                    contexts.data() + item * k * C);
       }
     });
 
@@ -213,7 +230,8 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
         }
         if (stride > 1) values = samples.data();
       } else {
-        for (int64_t share = 0; share < shares; share++) {
+        if (shares == 1) add_context(n, 0, h, factor.data());
+        for (int64_t share = 0; shares > 1 && share < shares; share++) {
           const float* context = contexts.data() + (n * shares + share) * k * C;
           for (int64_t i = 0; i < k * C; i++) factor[i] += context[i];
         }
@@ -237,8 +255,8 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
           three[t] = q < 0 || q >= H ? zeros.data() : y.data() + q % lines * line;
         }
         const int64_t at = (n * H + r) * W * C;
-        convolve(three, x + at, taps.data_ptr<float>(), shift.data_ptr<float>(), out + at, W, C,
-                 dilation);
+        convolve(three, x + at, add ? add + at : nullptr, taps.data(), shift.data_ptr<float>(),
+                 out + at, W, C, dilation);
       }
     }
   });
@@ -246,8 +264,8 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
 }
 
 // What the result looks like, for torch.compile.
-at::Tensor light_nl_meta(const at::Tensor& input, const at::Tensor&, const at::Tensor&, int64_t,
-                         int64_t, int64_t, bool) {
+at::Tensor light_nl_meta(const at::Tensor& input, const at::Tensor&, const at::Tensor&,
+                         const c10::optional<at::Tensor>&, int64_t, int64_t, int64_t, bool) {
   return at::empty_like(input, input.is_contiguous(at::MemoryFormat::ChannelsLast)
                                    ? at::MemoryFormat::ChannelsLast
                                    : at::MemoryFormat::Contiguous);
@@ -257,8 +275,8 @@ at::Tensor light_nl_meta(const at::Tensor& input, const at::Tensor&, const at::T
 
 TORCH_LIBRARY(autonl_mm, m) {
   m.def(
-      "light_nl(Tensor x, Tensor weight, Tensor bias, int nl_channels, int stride, "
-      "int dilation, bool spatial) -> Tensor");
+      "light_nl(Tensor x, Tensor weight, Tensor bias, Tensor? residual, int nl_channels, "
+      "int stride, int dilation, bool spatial) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(autonl_mm, CPU, m) { m.impl("light_nl", &autonl_mm::light_nl); }
 TORCH_LIBRARY_IMPL(autonl_mm, Meta, m) { m.impl("light_nl", &autonl_mm::light_nl_meta); }

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -73,8 +74,9 @@ def fused_light_nl(x: Tensor,
                    nl_channels: int,
                    stride: int = 1,
                    order: str = 'auto',
-                   dilation: int = 1) -> Tensor:
-    """``x + conv(light_nl(x))`` in one pass, forward only.
+                   dilation: int = 1,
+                   residual: Optional[Tensor] = None) -> Tensor:
+    """``x + conv(light_nl(x)) + residual`` in one pass, forward only.
 
     Fastest where ``x`` is in channels_last. Call :func:`load_fused_light_nl`
     first.
@@ -88,6 +90,8 @@ def fused_light_nl(x: Tensor,
         stride (int): s, the same. Defaults to 1.
         order (str): The same. Defaults to ``'auto'``.
         dilation (int): Of the convolution. Defaults to 1.
+        residual (Tensor, optional): ``(N, C, H, W)``, float32. Defaults to
+            None.
 
     Returns:
         Tensor: ``(N, C, H, W)``, in the memory format of ``x``.
@@ -96,5 +100,6 @@ def fused_light_nl(x: Tensor,
         c, h, w = x.shape[1:]
         order = light_nl_order(c, nl_channels, h * w,
                                -(-h // stride) * -(-w // stride))
-    return torch.ops.autonl_mm.light_nl(x, weight, bias, nl_channels, stride,
-                                        dilation, order == 'spatial')
+    return torch.ops.autonl_mm.light_nl.default(
+        x, weight, bias, residual, nl_channels, stride, dilation,
+        order == 'spatial')

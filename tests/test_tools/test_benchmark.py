@@ -206,8 +206,8 @@ def test_mnasnet(run, monkeypatch):
         mnasnet = rows[i // len(names) * len(names) + len(names) - 1]
         assert row['ratio'] == pytest.approx(sum(
             a / b for a, b in zip(row['seconds'], mnasnet['seconds'])) / 2)
-        forms = ('eager', 'fused', 'compile') if row['engine'] == 'PyTorch' else ('', )
-        assert row['form'] in forms
+        assert row['form'] in (tool.FORMS[:-1] if row['engine'] == 'PyTorch'
+                               else [''])
     monkeypatch.setattr(tool, 'timm', None)
     text, record = run('--parts', 'mnasnet')
     assert 'timm is not installed' in text and record['mnasnet'] == []

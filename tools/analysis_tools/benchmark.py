@@ -51,7 +51,8 @@ except ImportError:
     onnxruntime = None
 
 PARTS = ('networks', 'ablation', 'layer', 'memory', 'scaling', 'mnasnet', 'profile')
-FORMS = ('eager', 'fused', 'compile', 'graphs')
+FUSED = ('fused', 'fused-compile')
+FORMS = ('eager', 'compile', *FUSED, 'graphs')
 # The LightNL layers of AutoNL-S at 224, and two of a dense task's.
 SHAPES = ('8x24x56x56:2', '8x40x28x28:2', '8x80x14x14:1', '8x96x14x14:1',
           '8x192x7x7:1', '8x320x7x7:1', '1x24x256x256:2', '1x96x64x64:1')
@@ -80,9 +81,10 @@ def parse_args():
         '--rounds', type=int, default=15, help='measurements of each')
     parser.add_argument(
         '--forms', nargs='+', choices=FORMS,
-        help='of networks: as they are, with LightNL as one operator (forward '
-        'passes on a CPU), torch.compile, or CUDA graphs; default all that the '
-        'device has, but compile on a CPU only in the part mnasnet')
+        help='of networks: as they are, by torch.compile, either with LightNL '
+        'as one operator (fused: forward passes on a CPU), or as CUDA graphs; '
+        'default all that the device has, but on a CPU nothing compiled '
+        'outside of the part mnasnet')
     parser.add_argument(
         '--shapes', nargs='+', default=SHAPES, metavar='NxCxHxW:STRIDE',
         help=f'of the part layer, default {" ".join(SHAPES)}')
@@ -182,10 +184,10 @@ def inference(name, x, form='eager'):
     Returns:
         Callable: The pass.
     """
-    net = switch_to_deploy(build_network(name, x.device), form == 'fused')
+    net = switch_to_deploy(build_network(name, x.device), form in FUSED)
     if on_gpu(x.device):
         net, x = net.bfloat16(), x.bfloat16()
-    if form == 'compile':
+    if 'compile' in form:
         # freezing folds and packs weights; on a CPU it is what is fastest
         net = torch.compile(net, options=dict(freezing=not on_gpu(x.device)))
 
@@ -260,7 +262,7 @@ def networks(args):
     rows = []
     for form in args.forms:
         for kind, make in KINDS.items():
-            if form == 'fused' and kind == 'training':
+            if form in FUSED and kind == 'training':
                 continue
             times = in_turns({name: make(name, x, form) for name in names},
                              args.rounds, args.device, clock=args.clock)
@@ -640,22 +642,26 @@ def check(args):
         raise ValueError('--device is cuda, but torch finds no GPU')
     args.batch_size = (256 if gpu else 8) if args.batch_size is None else \
         args.batch_size
-    if gpu and 'fused' in (args.forms or ()):
-        raise ValueError('--forms has fused, which is for a CPU')
-    if not gpu and 'graphs' in (args.forms or ()):
-        raise ValueError('--forms has graphs, which are CUDA graphs and need '
-                         'a GPU')
-    default = ['eager', 'compile', 'graphs'] if gpu else ['eager', 'fused']
-    if not gpu and 'fused' in (args.forms or default):
+    for form in args.forms or ():
+        if gpu and form in FUSED:
+            raise ValueError(f'--forms has {form}, which is for a CPU')
+        if not gpu and form == 'graphs':
+            raise ValueError('--forms has graphs, which are CUDA graphs and '
+                             'need a GPU')
+    forms = args.forms or [f for f in FORMS if f not in (
+        FUSED if gpu else ['graphs'])]
+    if set(forms) & set(FUSED):
         try:
             load_fused_light_nl()
         except RuntimeError as e:
             if args.forms:
                 raise ValueError(str(e)) from e
             print(f'left out: {e}')
-            default.remove('fused')
-    args.mnasnet_forms = args.forms or [*default, 'compile']
-    args.forms = args.forms or default
+            forms = [f for f in forms if f not in FUSED]
+    args.mnasnet_forms = forms
+    # on a CPU compiling takes minutes
+    args.forms = forms if args.forms or gpu else [
+        f for f in forms if 'compile' not in f]
     if args.cpu_time and gpu:
         raise ValueError('--cpu-time is of a CPU, --device is '
                          f'{args.device}')

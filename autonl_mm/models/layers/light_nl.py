@@ -228,14 +228,21 @@ class LightNL(DeployMixin, BaseModule):
         self.fused = (type(self) is LightNL and self.conv.bias is not None
                       and isinstance(self.norm, nn.Identity))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, C, H, W)``."""
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, C, H, W)``.
+
+        Args:
+            x (Tensor): Features.
+            residual (Tensor, optional): What a block adds after LightNL, of
+                the same shape: the fused operator does it in the same pass.
+        """
         if (self.fused and x.dtype == torch.float32 and x.device.type == 'cpu'
                 and not torch.is_grad_enabled()):
             return fused_light_nl(x, self.conv.weight, self.conv.bias,
                                   self.nl_channels, self.stride, self.order,
-                                  self.conv.dilation[0])
-        return x + self.branch(x)
+                                  self.conv.dilation[0], residual)
+        out = x + self.branch(x)
+        return out if residual is None else residual + out
 
     def branch(self, x: Tensor, weight: Optional[Tensor] = None) -> Tensor:
         """What the block adds to ``x``, ``(N, C, H, W)``.

@@ -137,11 +137,10 @@ class MBConv(DeployMixin, BaseModule):
         if self.se is not None:
             out = self.se(out)
         out = self.project(out)
+        residual = x if self.spec.with_identity else None
         if self.light_nl is not None:
-            out = self.light_nl(out)
-        if self.spec.with_identity:
-            out = x + out
-        return out
+            return self.light_nl(out, residual)
+        return out if residual is None else residual + out
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C_in, H, W)`` to ``(N, C_out, H', W')``."""

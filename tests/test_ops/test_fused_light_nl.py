@@ -42,10 +42,14 @@ def test_it_is_the_formula(data):
         x = x.contiguous(memory_format=CHANNELS_LAST)
     weight, bias = torch.randn(c, 1, 3, 3), torch.randn(c)
     want = formula(x, weight, bias, k, stride, order, dilation)
+    residual = torch.randn(n, c, h, w) if data.draw(st.booleans()) else None
+    if residual is not None:
+        want = want + residual
     threads = torch.get_num_threads()
     torch.set_num_threads(draw(1, 6))
     try:
-        got = ops.fused_light_nl(x, weight, bias, k, stride, order, dilation)
+        got = ops.fused_light_nl(x, weight, bias, k, stride, order, dilation,
+                                 residual)
     finally:
         torch.set_num_threads(threads)
     assert (got - want).abs().max() <= 2e-6 * want.abs().max()
@@ -83,6 +87,7 @@ def test_views_and_weights_of_any_layout():
     (dict(weight=torch.zeros(8, 8, 3, 3)), r'weight \(8, 1, 3, 3\)'),
     (dict(weight=torch.zeros(8, 1, 5, 5)), r'weight \(8, 1, 3, 3\)'),
     (dict(bias=torch.zeros(7)), r'bias \(8\), got Float \[7\]'),
+    (dict(residual=torch.zeros(2, 8, 5, 4)), r'residual \[2, 8, 5, 5\]'),
     (dict(nl_channels=9), r'0 < k <= 8 .* got 9'),
     (dict(dilation=0), 'positive stride and dilation'),
 ])

@@ -137,6 +137,10 @@ def build_network(name, device='cpu'):
     return net.to(device, memory_format=torch.channels_last)
 
 
+def has_light_nl(name):
+    return name not in BESIDE and not name.endswith(WITHOUT)
+
+
 class AddAlone(LightNL):
     """The last of LightNL's steps: a map is added to a map."""
 
@@ -264,6 +268,9 @@ def networks(args):
         for kind, make in KINDS.items():
             if form in FUSED and kind == 'training':
                 continue
+            # torch compiles the same code eight times at most, and leaves it
+            # as it is for the networks after that
+            torch.compiler.reset()
             times = in_turns({name: make(name, x, form) for name in names},
                              args.rounds, args.device, clock=args.clock)
             for name in names:
@@ -495,10 +502,12 @@ def mnasnet(args):
     names = (*AGAINST_MNASNET, MNASNET)
     rows = []
     for batch_size in sorted({1, args.batch_size}):
+        torch.compiler.reset()
         x = picture(batch_size, args.input_size, args.input_size, 'cpu')
         engines = {'PyTorch': {
             (name, form): inference(name, x, form)
-            for name in names for form in args.mnasnet_forms}}
+            for name in names for form in args.mnasnet_forms
+            if form not in FUSED or has_light_nl(name)}}
         if onnxruntime is not None:
             engines['onnxruntime'] = {(name, ''): onnx_session(name, x)
                                       for name in names}

@@ -153,7 +153,7 @@ int64_t parts_of(int64_t pictures, int64_t rows) {
 at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
                     const c10::optional<at::Tensor>& residual, int64_t k, int64_t stride,
                     int64_t dilation, bool spatial) {
-  TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat && input.numel() > 0,
+  TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
               "light_nl: expected a float32 map (N, C, H, W), got ", input.scalar_type(), " ",
               input.sizes());
   const int64_t N = input.size(0), C = input.size(1), H = input.size(2), W = input.size(3);
@@ -170,6 +170,8 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
   TORCH_CHECK(0 < k && k <= C && stride > 0 && dilation > 0,
               "light_nl: expected 0 < k <= ", C, " and positive stride and dilation, got ", k,
               ", ", stride, ", ", dilation);
+
+  if (!input.numel()) return at::empty_like(input);
 
   const auto map = input.contiguous(at::MemoryFormat::ChannelsLast);
   const auto other = residual ? residual->contiguous(at::MemoryFormat::ChannelsLast) : map;

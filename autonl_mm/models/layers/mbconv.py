@@ -139,7 +139,7 @@ class MBConv(DeployMixin, BaseModule):
         out = self.project(out)
         residual = x if self.spec.with_identity else None
         if self.light_nl is not None:
-            return self.light_nl(out, residual)
+            return self.light_nl(out, residual=residual)
         return out if residual is None else residual + out
 
     def forward(self, x: Tensor) -> Tensor:

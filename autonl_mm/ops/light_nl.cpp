@@ -1,9 +1,9 @@
 // Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 //
 // LightNL in deploy form as one operator on a CPU, float32:
-// x + depthwise3x3(light_nl(x)) + bias, and the block's residual. A row of y = light_nl(x) is computed
-// when the convolution comes to it and is in the cache while it is needed; x is
-// read twice and nothing but the result is written.
+// x + depthwise3x3(light_nl(x)) + bias, and the block's residual. A row of
+// y = light_nl(x) is computed when the convolution comes to it and is in the cache
+// while it is needed; x is read twice and nothing but the result is written.
 //
 // Maps are channels_last: a row a position, C numbers each.
 #include <ATen/ATen.h>
@@ -232,10 +232,12 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
         }
         if (stride > 1) values = samples.data();
       } else {
-        if (shares == 1) add_context(n, 0, h, factor.data());
-        for (int64_t share = 0; shares > 1 && share < shares; share++) {
-          const float* context = contexts.data() + (n * shares + share) * k * C;
-          for (int64_t i = 0; i < k * C; i++) factor[i] += context[i];
+        if (shares == 1) {
+          add_context(n, 0, h, factor.data());
+        } else {
+          const float* context = contexts.data() + n * shares * k * C;
+          for (int64_t share = 0; share < shares; share++, context += k * C)
+            for (int64_t i = 0; i < k * C; i++) factor[i] += context[i];
         }
         for (float& f : factor) f *= scale;
       }

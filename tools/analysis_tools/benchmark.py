@@ -397,9 +397,8 @@ def layer(args):
                          for key in ('einsum', 'NonLocal2d') if key in times},
                 nchw_speedup=ratio(times['einsum'], times['LightNL, NCHW'])))
     print('LightNL layer, float32, forward pass in deploy form, perhaps as one '
-          'operator (fused); times faster '
-          'than the formula in einsum and NCHW, and than NonLocal2d of '
-          'reduction 1 by dot product\n')
+          'operator (fused); times faster than the formula in einsum and NCHW, '
+          'and than NonLocal2d of reduction 1 by dot product\n')
     print_table(
         ['map', 'stride', 'of', 'LightNL, ms', 'einsum', 'einsum, given NCHW',
          'NonLocal2d'],

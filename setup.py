@@ -56,7 +56,7 @@ if __name__ == '__main__':
         license='Apache License 2.0',
         keywords='non-local, neural architecture search, OpenMMLab, AutoNL',
         packages=find_packages(include=['autonl_mm', 'autonl_mm.*']),
-        package_data={'autonl_mm': ['ops/*.cpp', '.mim/**/*', '.mim/*']},
+        package_data={'autonl_mm': ['ops/*.cpp', 'ops/*.h', '.mim/**/*', '.mim/*']},
         include_package_data=True,
         python_requires='>=3.8',
         # mmengine and mmcv come from upstream or from the maintained forks,

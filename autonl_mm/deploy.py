@@ -1,6 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The deploy form: normalisation folded into the convolution before it, and
-LightNL as one operator.
+AutoNL's blocks as one operator each.
 """
 import torch.nn as nn
 from mmcv.cnn import ConvModule
@@ -9,7 +9,7 @@ from mmengine.model.utils import _BatchNormXd
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch.nn.utils import fuse_conv_bn_eval
 
-from autonl_mm.ops import load_fused_light_nl
+from autonl_mm.ops import load_fused_operators
 
 # Exactly these types: subclasses may standardise the weight or do more than
 # normalise.
@@ -34,10 +34,11 @@ def switch_to_deploy(model: nn.Module, fused: bool = False) -> nn.Module:
         model (nn.Module): A classifier, detector, segmentor or backbone.
             Changed in place, and put into eval mode for good: what was folded
             no longer learns statistics.
-        fused (bool): Whether LightNL becomes one operator in inference on a
-            CPU in float32, see :meth:`autonl_mm.models.LightNL
-            .use_fused_operator`. Needs a C++ compiler the first time. Not for
-            a model that is to be exported. Defaults to False.
+        fused (bool): Whether AutoNL's blocks and LightNL become one operator
+            each in inference on a CPU in float32, see :meth:`autonl_mm.models
+            .MBConv.use_fused_operator` and that of LightNL. Needs a C++
+            compiler the first time. Not for a model that is to be exported.
+            Defaults to False.
 
     Returns:
         nn.Module: The model.
@@ -47,7 +48,7 @@ def switch_to_deploy(model: nn.Module, fused: bool = False) -> nn.Module:
         RuntimeError: If ``fused`` does not compile; the model is unchanged.
     """
     if fused:
-        load_fused_light_nl()
+        load_fused_operators()
     model.eval()
     if hasattr(model, 'switch_to_deploy'):
         model.switch_to_deploy()

@@ -145,7 +145,7 @@ def test_half_precision_keeps_the_branch_in_float32():
         layer(x.half()).float(), layer(x), rtol=1e-2, atol=1e-2)
 
 
-# ---------------------------------------------------------- the fused operator
+# --------------------------------------------------------- the fused operators
 class Doubled(LightNL):
     """Computes something else than LightNL does."""
 
@@ -155,13 +155,18 @@ class Doubled(LightNL):
 
 @pytest.fixture
 def operator_calls(monkeypatch):
-    """The maps that the fused operator is called for."""
+    """The maps that the fused operators are called for."""
     calls = []
-    module = sys.modules[LightNL.__module__]
-    real = module.fused_light_nl
-    monkeypatch.setattr(
-        module, 'fused_light_nl',
-        lambda x, *args: calls.append(x.shape) or real(x, *args))
+
+    def record(layer, name):
+        module = sys.modules[layer.__module__]
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda x, *args, **kwargs:
+            calls.append(x.shape) or real(x, *args, **kwargs))
+
+    record(LightNL, 'fused_light_nl')
+    record(MBConv, 'fused_mbconv')
     return calls
 
 
@@ -199,6 +204,92 @@ def test_what_the_operator_cannot_do_is_not_fused(layer, operator_calls):
     assert not operator_calls
 
 
+class Shifted(MBConv):
+    """Computes something else than MBConv does."""
+
+    def _inner_forward(self, x):
+        return super()._inner_forward(x) + 1
+
+
+def block(in_channels=8, out_channels=8, nl_ratio=0.25, cls=MBConv, **kwargs):
+    spec = BlockSpec(in_channels, out_channels, stride=1, kernel_size=5,
+                     expand_ratio=3, se_ratio=0.5, nl_ratio=nl_ratio)
+    layer = cls(spec, **kwargs)
+    layer.init_weights()
+    x = torch.randn(8, in_channels, 9, 7)
+    return trained(layer, lambda m: m(x)) if norms(layer) else layer.eval()
+
+
+def with_hook(layer):
+    layer.depthwise.register_forward_hook(lambda module, args, out: out + 1)
+    return layer
+
+
+def test_blocks_are_fused_in_float32_without_gradients_alone(operator_calls):
+    layer, x = block(), torch.randn(2, 8, 6, 5)
+    want = layer(x)
+    switch_to_deploy(layer, fused=True)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), want)
+        assert operator_calls == [x.shape]  # LightNL is a part of it
+        layer.double()(x.double())
+    layer.float()(x).sum().backward()
+    assert layer.expand.conv.weight.grad.abs().max() > 0
+    assert len(operator_calls) == 1
+
+
+@pytest.mark.parametrize('layer', [
+    block(nl_ratio=0, norm_cfg=dict(type='GN', num_groups=2)),
+    block(nl_ratio=0, act_cfg=dict(type='ReLU')),
+    block(nl_ratio=0, conv_cfg=dict(type='Conv2dAdaptivePadding')),
+    block(nl_ratio=0, in_channels=12),
+    block(nl_ratio=0, out_channels=12),
+    block(nl_ratio=0, cls=Shifted),
+    with_hook(block(nl_ratio=0)),
+], ids=['other_norm', 'other_activation', 'other_convolution', 'channels_in',
+        'channels_out', 'subclass', 'hook'])
+def test_blocks_that_the_operator_cannot_do_are_not_fused(layer, operator_calls):
+    x = torch.randn(2, layer.spec.in_channels, 6, 5)
+    with torch.no_grad():
+        want = layer(x)
+        torch.testing.assert_close(switch_to_deploy(layer, fused=True)(x), want)
+    assert not operator_calls
+
+
+def test_block_with_a_light_nl_that_is_not_fused(operator_calls):
+    layer, x = block(norm_cfg=None), torch.randn(2, 8, 6, 5)
+    nn.init.normal_(layer.light_nl.conv.weight)
+    with torch.no_grad():
+        want = layer(x)
+        torch.testing.assert_close(switch_to_deploy(layer, fused=True)(x), want)
+    assert operator_calls == [x.shape]
+
+
+def test_weights_lie_as_the_operators_read_them():
+    """Whatever is done to the model; otherwise each call makes a copy."""
+    layer = switch_to_deploy(block(), fused=True)
+    x = torch.randn(2, 8, 6, 5)
+
+    def check_layout(layer):
+        for conv in (layer.expand.conv, layer.depthwise.conv, layer.se.expand,
+                     layer.project.conv, layer.light_nl.conv):
+            assert conv.weight.flatten(1).t().is_contiguous()
+
+    with torch.no_grad():
+        want = layer(x)
+        for other in (layer, copy.deepcopy(layer),
+                      copy.deepcopy(layer).to(memory_format=torch.channels_last),
+                      copy.deepcopy(layer).double().float()):
+            check_layout(other)
+            torch.testing.assert_close(other(x), want)
+        other = switch_to_deploy(block(), fused=True)
+        assert (other(x) - want).abs().max() > 1e-2
+        other.load_state_dict(layer.state_dict())
+        check_layout(other)
+        torch.testing.assert_close(other(x), want)
+        torch.testing.assert_close(layer(x), want)
+
+
 def test_not_fused_unless_asked_for(operator_calls):
     layer = LightNL(8)
     with torch.no_grad():
@@ -215,7 +306,7 @@ def test_a_model_that_cannot_be_fused_is_unchanged(monkeypatch):
     def fail():
         raise RuntimeError('no compiler')
 
-    monkeypatch.setattr('autonl_mm.deploy.load_fused_light_nl', fail)
+    monkeypatch.setattr('autonl_mm.deploy.load_fused_operators', fail)
     layer = LightNL(8).train()
     before = list(layer.state_dict())
     with pytest.raises(RuntimeError, match='no compiler'):
@@ -227,6 +318,7 @@ def test_fused_and_compiled_without_a_break():
     net = trained(AutoNL(TINY, out_indices=(-1, )),
                   lambda m: m(picture(n=4)))
     switch_to_deploy(net, fused=True)
+    assert any(m.fused for m in net.modules() if isinstance(m, MBConv))
     compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
     for h, w in (64, 64), (64, 96), (96, 64), (80, 112):
         x = picture(h, w).contiguous(memory_format=torch.channels_last)

@@ -31,7 +31,8 @@ def test_wheel_carries_configs_and_tools(tmp_path):
     for name in ('tools/train.py', 'tools/dist_train.sh', 'model-index.yml',
                  'configs/demo/my_arch.txt'):
         assert f'autonl_mm/.mim/{name}' in names
-    for path in [*ROOT.glob('autonl_mm/**/*.py'), *ROOT.glob('autonl_mm/**/*.cpp')]:
+    for path in [*ROOT.glob('autonl_mm/**/*.py'), *ROOT.glob('autonl_mm/**/*.cpp'),
+                 *ROOT.glob('autonl_mm/**/*.h')]:
         if '.mim' not in path.parts:
             assert str(path.relative_to(ROOT)) in names
     assert not any('__pycache__' in name for name in names)

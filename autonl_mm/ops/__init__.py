@@ -1,4 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-from .light_nl import fused_light_nl, load_fused_light_nl
+from .fused import (
+                    fused_light_nl,
+                    fused_mbconv,
+                    lay_out,
+                    load_fused_operators,
+                    runs_fused,
+)
 
-__all__ = ['fused_light_nl', 'load_fused_light_nl']
+__all__ = [
+    'fused_light_nl', 'fused_mbconv', 'lay_out', 'load_fused_operators',
+    'runs_fused'
+]

@@ -6,112 +6,53 @@
 // while it is needed; x is read twice and nothing but the result is written.
 //
 // Maps are channels_last: a row a position, C numbers each.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+#include "light_nl.h"
+
 #include <torch/library.h>
 
 #include <algorithm>
 #include <vector>
 
-// One binary for every processor: the loops are compiled for each of these.
-#if defined(__x86_64__) && defined(__gnu_linux__)
-#define FOR_EACH_TARGET \
-  __attribute__((flatten, target_clones("fma", "default")))
-#else
-#define FOR_EACH_TARGET
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "tile.h"
 
 namespace autonl_mm {
 
-constexpr int64_t LANES = 8;
-typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4)));
-
-INLINE Vec& at_vec(float* p) { return *reinterpret_cast<Vec*>(p); }
-INLINE const Vec& at_vec(const float* p) { return *reinterpret_cast<const Vec*>(p); }
-
-// (rows, depth), elements `row` and `col` apart
-struct Left {
-  const float* data;
-  int64_t row, col;
-};
-
-// (depth, cols) or (rows, cols), rows `row` apart
-struct Right {
-  const float* data;
-  int64_t row;
-};
-
-struct Out {
-  float* data;
-  int64_t row;
-};
-
-// R rows and B * LANES columns of a product, kept in registers.
-template <int R, int B, bool ADD>
-INLINE void tile(Left a, Right b, Out out, int64_t depth) {
-  Vec sum[R][B];
-  for (int r = 0; r < R; r++)
-    for (int j = 0; j < B; j++)
-      sum[r][j] = ADD ? at_vec(out.data + r * out.row + j * LANES) : Vec{};
-  for (int64_t i = 0; i < depth; i++) {
-    Vec right[B];
-    for (int j = 0; j < B; j++) right[j] = at_vec(b.data + i * b.row + j * LANES);
-    for (int r = 0; r < R; r++) {
-      const float left = a.data[r * a.row + i * a.col];
-      for (int j = 0; j < B; j++) sum[r][j] += left * right[j];
-    }
-  }
-  for (int r = 0; r < R; r++)
-    for (int j = 0; j < B; j++) at_vec(out.data + r * out.row + j * LANES) = sum[r][j];
-}
-
-template <int R, bool ADD>
-INLINE void panel(Left a, Right b, Out out, int64_t cols, int64_t depth) {
-  int64_t c = 0;
-  for (; c + 2 * LANES <= cols; c += 2 * LANES)
-    tile<R, 2, ADD>(a, {b.data + c, b.row}, {out.data + c, out.row}, depth);
-  for (; c + LANES <= cols; c += LANES)
-    tile<R, 1, ADD>(a, {b.data + c, b.row}, {out.data + c, out.row}, depth);
-  for (; c < cols; c++)
-    for (int r = 0; r < R; r++) {
-      float sum = ADD ? out.data[r * out.row + c] : 0;
-      for (int64_t i = 0; i < depth; i++)
-        sum += a.data[r * a.row + i * a.col] * b.data[i * b.row + c];
-      out.data[r * out.row + c] = sum;
-    }
-}
-
+// out = a b, or added to what is there
 template <bool ADD>
-INLINE void all_panels(Left a, Right b, Out out, int64_t rows, int64_t cols, int64_t depth) {
-  // Six rows of two vectors each are what 16 registers hold. Seven are better done
-  // as three and four than as six and one, which would wait for its own sums.
-  const int64_t panels = (rows + 5) / 6;
-  for (int64_t p = 0; p < panels; p++) {
-    const int64_t first = p * rows / panels, last = (p + 1) * rows / panels;
+INLINE void multiply(Left a, Right b, float* out, int64_t out_row, int64_t rows, int64_t cols,
+                     int64_t depth) {
+  in_panels<ROWS<2>>(rows, [&]<int R>(int64_t first) {
     const Left left = {a.data + first * a.row, a.row, a.col};
-    const Out to = {out.data + first * out.row, out.row};
-    switch (last - first) {
-      case 6: panel<6, ADD>(left, b, to, cols, depth); break;
-      case 5: panel<5, ADD>(left, b, to, cols, depth); break;
-      case 4: panel<4, ADD>(left, b, to, cols, depth); break;
-      case 3: panel<3, ADD>(left, b, to, cols, depth); break;
-      case 2: panel<2, ADD>(left, b, to, cols, depth); break;
-      case 1: panel<1, ADD>(left, b, to, cols, depth); break;
-    }
-  }
+    float* const to = out + first * out_row;
+    const auto columns = [&]<int B>(int64_t c) {
+      tile<R, B>(
+          left, {b.data + c, b.row}, depth,
+          [&](int r, int j) { return ADD ? at_vec(to + r * out_row + c + j * LANES) : Vec{}; },
+          [&](int r, int j, Vec sum) { at_vec(to + r * out_row + c + j * LANES) = sum; });
+    };
+    int64_t c = 0;
+    for (; c + 2 * LANES <= cols; c += 2 * LANES) columns.template operator()<2>(c);
+    for (; c + LANES <= cols; c += LANES) columns.template operator()<1>(c);
+    for (; c < cols; c++)
+      for (int r = 0; r < R; r++) {
+        float sum = ADD ? to[r * out_row + c] : 0;
+        for (int64_t i = 0; i < depth; i++)
+          sum += left.data[r * a.row + i * a.col] * b.data[i * b.row + c];
+        to[r * out_row + c] = sum;
+      }
+  });
 }
 
-// out = a b
 FOR_EACH_TARGET
-void product(Left a, Right b, Out out, int64_t rows, int64_t cols, int64_t depth) {
-  all_panels<false>(a, b, out, rows, cols, depth);
+void product(Left a, Right b, float* out, int64_t out_row, int64_t rows, int64_t cols,
+             int64_t depth) {
+  multiply<false>(a, b, out, out_row, rows, cols, depth);
 }
 
-// out += a b
 FOR_EACH_TARGET
-void add_product(Left a, Right b, Out out, int64_t rows, int64_t cols, int64_t depth) {
-  all_panels<true>(a, b, out, rows, cols, depth);
+void add_product(Left a, Right b, float* out, int64_t out_row, int64_t rows, int64_t cols,
+                 int64_t depth) {
+  multiply<true>(a, b, out, out_row, rows, cols, depth);
 }
 
 // A row of the result: x + bias + the taps, (9, C), on three rows of y, which
@@ -144,10 +85,89 @@ void convolve(const float* const* y, const float* x, const float* residual, cons
     }
 }
 
-// Parts that each picture falls into so that all threads have work.
-int64_t parts_of(int64_t pictures, int64_t rows) {
-  const int64_t threads = at::get_num_threads();
-  return std::min((threads + pictures - 1) / pictures, rows);
+LightNL::LightNL(at::IntArrayRef map, const at::Tensor& weight, const at::Tensor& bias, int64_t k,
+                 int64_t stride, int64_t dilation, bool spatial)
+    : C(map[1]), H(map[2]), W(map[3]), k(k), stride(stride), dilation(dilation),
+      h(stride > 0 ? (H + stride - 1) / stride : 0), w(stride > 0 ? (W + stride - 1) / stride : 0),
+      spatial(spatial), taps(outputs_last(weight)), shift(bias.contiguous()) {
+  TORCH_CHECK(weight.sizes() == at::IntArrayRef({C, 1, 3, 3}) &&
+                  weight.scalar_type() == at::kFloat,
+              "light_nl: expected a float32 weight (", C, ", 1, 3, 3), got ",
+              weight.scalar_type(), " ", weight.sizes());
+  TORCH_CHECK(bias.sizes() == at::IntArrayRef({C}) && bias.scalar_type() == at::kFloat,
+              "light_nl: expected a float32 bias (", C, "), got ", bias.scalar_type(), " ",
+              bias.sizes());
+  TORCH_CHECK(0 < k && k <= C && stride > 0 && dilation > 0,
+              "light_nl: expected 0 < k <= ", C, " and positive stride and dilation, got ", k,
+              ", ", stride, ", ", dilation);
+}
+
+// The k x C context matrix by some rows of samples, added to what is there.
+void LightNL::add_context(const float* x, int64_t first, int64_t last, float* context) const {
+  const int64_t row = stride * W * C, sample = stride * C;
+  const float* rows = x + first * row;
+  if (stride == 1)
+    return add_product({rows, 1, C}, {rows, C}, context, C, k, C, (last - first) * W);
+  for (int64_t i = first; i < last; i++, rows += row)
+    add_product({rows, 1, sample}, {rows, sample}, context, C, k, C, w);
+}
+
+void LightNL::operator()(const float* x, const float* residual, float* out) const {
+  const float scale = 1.f / (H * W);
+  const int64_t positions = h * w;
+  // channel order: the context; spatial order: samples' first k channels, transposed
+  const int64_t columns = spatial ? (positions + LANES - 1) / LANES * LANES : C;
+  std::vector<float> factor(k * columns);
+  std::vector<float> samples(spatial && stride > 1 ? positions * C : 0);
+  const float* values = x;
+  if (spatial) {
+    for (int64_t q = 0; q < positions; q++) {
+      const float* from = x + q / w * stride * W * C + q % w * stride * C;
+      for (int64_t i = 0; i < k; i++) factor[i * columns + q] = from[i] * scale;
+      if (stride > 1) std::copy_n(from, C, samples.data() + q * C);
+    }
+    if (stride > 1) values = samples.data();
+  } else {
+    // The first share of it is made in its place.
+    const int64_t shares = parts_of(h), size = k * C;
+    std::vector<float> others((shares - 1) * size);
+    at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t s = begin; s < end; s++)
+        add_context(x, s * h / shares, (s + 1) * h / shares,
+                    s ? others.data() + (s - 1) * size : factor.data());
+    });
+    for (size_t i = 0; i < others.size(); i++) factor[i % size] += others[i];
+    for (float& f : factor) f *= scale;
+  }
+
+  const int64_t bands = parts_of(H);
+  at::parallel_for(0, bands, 1, [&](int64_t begin, int64_t end) {
+    const int64_t line = (W + 2 * dilation) * C, lines = 2 * dilation + 1;
+    std::vector<float> y(lines * line), zeros(line);
+    std::vector<float> affinity(spatial ? W * columns : 0);
+    const int64_t first = begin * H / bands, last = end * H / bands;
+    int64_t next = std::max<int64_t>(0, first - dilation);  // row of y
+    for (int64_t r = first; r < last; r++) {
+      for (; next < std::min(H, r + dilation + 1); next++) {
+        const Left rows = {x + next * W * C, C, 1};
+        float* const to = y.data() + next % lines * line + dilation * C;
+        if (spatial) {
+          product(rows, {factor.data(), columns}, affinity.data(), columns, W, columns, k);
+          product({affinity.data(), columns, 1}, {values, C}, to, C, W, C, positions);
+        } else {
+          product(rows, {factor.data(), columns}, to, C, W, C, k);
+        }
+      }
+      const float* three[3];
+      for (int64_t t = 0; t < 3; t++) {
+        const int64_t q = r + (t - 1) * dilation;
+        three[t] = q < 0 || q >= H ? zeros.data() : y.data() + q % lines * line;
+      }
+      const int64_t at = r * W * C;
+      convolve(three, x + at, residual ? residual + at : nullptr, taps.data_ptr<float>(),
+               shift.data_ptr<float>(), out + at, W, C, dilation);
+    }
+  });
 }
 
 at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
@@ -156,113 +176,21 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
               "light_nl: expected a float32 map (N, C, H, W), got ", input.scalar_type(), " ",
               input.sizes());
-  const int64_t N = input.size(0), C = input.size(1), H = input.size(2), W = input.size(3);
-  TORCH_CHECK(weight.sizes() == at::IntArrayRef({C, 1, 3, 3}) &&
-                  weight.scalar_type() == at::kFloat,
-              "light_nl: expected a float32 weight (", C, ", 1, 3, 3), got ",
-              weight.scalar_type(), " ", weight.sizes());
-  TORCH_CHECK(bias.sizes() == at::IntArrayRef({C}) && bias.scalar_type() == at::kFloat,
-              "light_nl: expected a float32 bias (", C, "), got ", bias.scalar_type(), " ",
-              bias.sizes());
   TORCH_CHECK(!residual || (residual->sizes() == input.sizes() &&
                             residual->scalar_type() == at::kFloat),
               "light_nl: expected a float32 residual ", input.sizes());
-  TORCH_CHECK(0 < k && k <= C && stride > 0 && dilation > 0,
-              "light_nl: expected 0 < k <= ", C, " and positive stride and dilation, got ", k,
-              ", ", stride, ", ", dilation);
-
+  const LightNL layer(input.sizes(), weight, bias, k, stride, dilation, spatial);
   if (!input.numel()) return at::empty_like(input);
 
   const auto map = input.contiguous(at::MemoryFormat::ChannelsLast);
   const auto other = residual ? residual->contiguous(at::MemoryFormat::ChannelsLast) : map;
-  const float* const add = residual ? other.data_ptr<float>() : nullptr;
-  const auto kernel = weight.contiguous(), shift = bias.contiguous();
-  std::vector<float> taps(9 * C);
-  for (int64_t c = 0; c < C; c++)
-    for (int64_t t = 0; t < 9; t++) taps[t * C + c] = kernel.data_ptr<float>()[c * 9 + t];
   auto result = at::empty_like(map, at::MemoryFormat::ChannelsLast);
+  const int64_t picture = input[0].numel();
   const float* const x = map.data_ptr<float>();
+  const float* const add = residual ? other.data_ptr<float>() : nullptr;
   float* const out = result.data_ptr<float>();
-  const float scale = 1.f / (H * W);
-  const int64_t h = (H + stride - 1) / stride, w = (W + stride - 1) / stride;
-  const int64_t sampled_row = stride * W * C, sampled = stride * C;
-
-  // The k x C context matrix by some rows of samples, added to what is there.
-  const auto add_context = [&](int64_t n, int64_t first, int64_t last, float* context) {
-    const float* rows = x + n * H * W * C + first * sampled_row;
-    if (stride == 1)
-      return add_product({rows, 1, C}, {rows, C}, {context, C}, k, C, (last - first) * W);
-    for (int64_t i = first; i < last; i++, rows += sampled_row)
-      add_product({rows, 1, sampled}, {rows, sampled}, {context, C}, k, C, w);
-  };
-  // Where there are fewer pictures than threads, all of them make shares of it
-  // first. Otherwise it is made below, so that the picture stays in the cache.
-  const int64_t shares = spatial ? 1 : parts_of(N, h);
-  std::vector<float> contexts(shares > 1 ? N * shares * k * C : 0);
-  if (shares > 1)
-    at::parallel_for(0, N * shares, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; item++) {
-        const int64_t share = item % shares;
-        add_context(item / shares, share * h / shares, (share + 1) * h / shares,
-                    contexts.data() + item * k * C);
-      }
-    });
-
-  const int64_t bands = parts_of(N, H);
-  const int64_t positions = h * w, affinities = (positions + LANES - 1) / LANES * LANES;
-  at::parallel_for(0, N * bands, 1, [&](int64_t begin, int64_t end) {
-    const int64_t line = (W + 2 * dilation) * C, lines = 2 * dilation + 1;
-    std::vector<float> y(lines * line), zeros(line);
-    // channel order: the context; spatial order: samples' first k channels, transposed
-    const int64_t columns = spatial ? affinities : C;
-    std::vector<float> factor(k * columns);
-    std::vector<float> affinity(spatial ? W * affinities : 0);
-    std::vector<float> samples(spatial && stride > 1 ? positions * C : 0);
-    for (int64_t item = begin; item < end; item++) {
-      const int64_t n = item / bands, band = item % bands;
-      const int64_t first = band * H / bands, last = (band + 1) * H / bands;
-      const float* const picture = x + n * H * W * C;
-      const float* values = picture;
-      std::fill(factor.begin(), factor.end(), 0.f);
-      if (spatial) {
-        for (int64_t q = 0; q < positions; q++) {
-          const float* from = picture + q / w * sampled_row + q % w * sampled;
-          for (int64_t i = 0; i < k; i++) factor[i * columns + q] = from[i] * scale;
-          if (stride > 1) std::copy_n(from, C, samples.data() + q * C);
-        }
-        if (stride > 1) values = samples.data();
-      } else {
-        if (shares == 1) {
-          add_context(n, 0, h, factor.data());
-        } else {
-          const float* context = contexts.data() + n * shares * k * C;
-          for (int64_t share = 0; share < shares; share++, context += k * C)
-            for (int64_t i = 0; i < k * C; i++) factor[i] += context[i];
-        }
-        for (float& f : factor) f *= scale;
-      }
-      int64_t next = std::max<int64_t>(0, first - dilation);  // row of y
-      for (int64_t r = first; r < last; r++) {
-        for (; next < std::min(H, r + dilation + 1); next++) {
-          const Left rows = {picture + next * W * C, C, 1};
-          const Out to = {y.data() + next % lines * line + dilation * C, C};
-          if (spatial) {
-            product(rows, {factor.data(), columns}, {affinity.data(), columns}, W, columns, k);
-            product({affinity.data(), columns, 1}, {values, C}, to, W, C, positions);
-          } else {
-            product(rows, {factor.data(), columns}, to, W, C, k);
-          }
-        }
-        const float* three[3];
-        for (int64_t t = 0; t < 3; t++) {
-          const int64_t q = r + (t - 1) * dilation;
-          three[t] = q < 0 || q >= H ? zeros.data() : y.data() + q % lines * line;
-        }
-        const int64_t at = (n * H + r) * W * C;
-        convolve(three, x + at, add ? add + at : nullptr, taps.data(), shift.data_ptr<float>(),
-                 out + at, W, C, dilation);
-      }
-    }
+  for_pictures(input.size(0), 1, [&](int64_t n, int64_t) {
+    layer(x + n * picture, add ? add + n * picture : nullptr, out + n * picture);
   });
   return input.is_contiguous(at::MemoryFormat::ChannelsLast) ? result : result.contiguous();
 }
@@ -275,12 +203,12 @@ at::Tensor light_nl_meta(const at::Tensor& input, const at::Tensor&, const at::T
                                    : at::MemoryFormat::Contiguous);
 }
 
-}  // namespace autonl_mm
-
-TORCH_LIBRARY(autonl_mm, m) {
+TORCH_LIBRARY_FRAGMENT(autonl_mm, m) {
   m.def(
       "light_nl(Tensor x, Tensor weight, Tensor bias, Tensor? residual, int nl_channels, "
       "int stride, int dilation, bool spatial) -> Tensor");
 }
-TORCH_LIBRARY_IMPL(autonl_mm, CPU, m) { m.impl("light_nl", &autonl_mm::light_nl); }
-TORCH_LIBRARY_IMPL(autonl_mm, Meta, m) { m.impl("light_nl", &autonl_mm::light_nl_meta); }
+TORCH_LIBRARY_IMPL(autonl_mm, CPU, m) { m.impl("light_nl", &light_nl); }
+TORCH_LIBRARY_IMPL(autonl_mm, Meta, m) { m.impl("light_nl", &light_nl_meta); }
+
+}  // namespace autonl_mm

@@ -60,7 +60,7 @@ def test_without_a_compiler(run, monkeypatch):
     def fail():
         raise RuntimeError('no compiler')
 
-    monkeypatch.setattr(tool, 'load_fused_light_nl', fail)
+    monkeypatch.setattr(tool, 'load_fused_operators', fail)
     text, record = run('--parts', 'ablation')
     assert 'left out: no compiler' in text and record['forms'] == ['eager']
     with pytest.raises(SystemExit, match='no compiler'):
@@ -75,7 +75,7 @@ def test_fused_form(tiny_arch):
     with torch.profiler.profile() as profile:
         got = tool.inference(str(tiny_arch), x, 'fused')()
     torch.testing.assert_close(got, want)
-    assert 'autonl_mm::light_nl' in {e.key for e in profile.key_averages()}
+    assert 'autonl_mm::mbconv' in {e.key for e in profile.key_averages()}
 
 
 def test_the_networks_are_what_they_are_called(tiny_arch):

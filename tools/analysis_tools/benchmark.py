@@ -30,6 +30,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 from mmcv.cnn import NonLocal2d
+from torch._inductor import config as inductor_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autonl_mm.arch import resolve_arch
@@ -38,7 +39,7 @@ from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.engine import keep_freed_memory
 from autonl_mm.engine.measure import device_name, in_turns, peak_memory, peak_of_tensors
 from autonl_mm.models import AutoNL, LightNL, PoolDropout
-from autonl_mm.ops import load_fused_light_nl
+from autonl_mm.ops import load_fused_operators
 
 try:
     import timm
@@ -192,8 +193,13 @@ def inference(name, x, form='eager'):
     if on_gpu(x.device):
         net, x = net.bfloat16(), x.bfloat16()
     if 'compile' in form:
-        # freezing folds and packs weights; on a CPU it is what is fastest
-        net = torch.compile(net, options=dict(freezing=not on_gpu(x.device)))
+        net = torch.compile(net)
+        # Freezing packs weights and fuses activations into convolutions; on a
+        # CPU it is what is fastest. (As an option of torch.compile it does
+        # nothing.)
+        with torch.no_grad(), inductor_config.patch(
+                freezing=not on_gpu(x.device)):
+            net(x)
 
     def step():
         with torch.no_grad():
@@ -660,7 +666,7 @@ def check(args):
         FUSED if gpu else ['graphs'])]
     if set(forms) & set(FUSED):
         try:
-            load_fused_light_nl()
+            load_fused_operators()
         except RuntimeError as e:
             if args.forms:
                 raise ValueError(str(e)) from e

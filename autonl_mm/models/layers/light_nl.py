@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import DeployMixin
-from autonl_mm.ops import fused_light_nl, load_fused_light_nl
+from autonl_mm.ops import fused_light_nl, lay_out, load_fused_operators, runs_fused
 from autonl_mm.registry import MODELS
 
 ORDERS = ('auto', 'channel', 'spatial')
@@ -211,7 +211,10 @@ class LightNL(DeployMixin, BaseModule):
                 return tensor.to(new.device)
             return new
 
-        return super()._apply(keep_precision, *args, **kwargs)
+        super()._apply(keep_precision, *args, **kwargs)
+        if self.fused:
+            lay_out(self.conv)
+        return self
 
     def use_fused_operator(self) -> None:
         """Compute the block as one operator where there is one for it.
@@ -223,10 +226,12 @@ class LightNL(DeployMixin, BaseModule):
         Raises:
             RuntimeError: If the operator does not compile.
         """
-        load_fused_light_nl()
+        load_fused_operators()
         # A subclass may compute something else.
         self.fused = (type(self) is LightNL and self.conv.bias is not None
                       and isinstance(self.norm, nn.Identity))
+        if self.fused:
+            lay_out(self.conv)
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C, H, W)``.
@@ -236,8 +241,7 @@ class LightNL(DeployMixin, BaseModule):
             residual (Tensor, optional): What a block adds after LightNL, of
                 the same shape: the fused operator does it in the same pass.
         """
-        if (self.fused and x.dtype == torch.float32 and x.device.type == 'cpu'
-                and not torch.is_grad_enabled()):
+        if self.fused and runs_fused(x):
             return fused_light_nl(x, self.conv.weight, self.conv.bias,
                                   self.nl_channels, self.stride, self.order,
                                   self.conv.dilation[0], residual)

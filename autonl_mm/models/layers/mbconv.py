@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The inverted residual block of AutoNL and MnasNet."""
+from functools import partial
 from typing import Optional
 
 import torch.nn as nn
@@ -10,8 +11,12 @@ from torch import Tensor
 
 from autonl_mm.arch import BlockSpec
 from autonl_mm.deploy import DeployMixin
+from autonl_mm.ops import fused_mbconv, lay_out, load_fused_operators, runs_fused
 
 from .light_nl import LightNL, init_depthwise
+
+# What the fused operator calls the activations that it knows.
+ACTIVATIONS = {nn.SiLU: 'silu', nn.Hardswish: 'hardswish'}
 
 
 def fused_act_cfg(act_cfg: Optional[dict]) -> Optional[dict]:
@@ -123,13 +128,80 @@ class MBConv(DeployMixin, BaseModule):
                 spec.nl_stride,
                 norm_cfg=norm_cfg,
                 dilation=nl_dilation)
+        self.fused = None
 
     def init_weights(self) -> None:
         """As the parents' rules say, but for the depthwise convolution."""
         super().init_weights()
         init_depthwise(self.depthwise.conv)
 
+    def _apply(self, fn, *args, **kwargs):
+        super()._apply(fn, *args, **kwargs)
+        if self.fused is not None:
+            self.use_fused_operator()  # weights lie otherwise now
+        return self
+
+    def use_fused_operator(self) -> None:
+        """Compute the block as one operator where there is one for it.
+
+        That is on a CPU, in float32, without gradients
+        (``torch.no_grad()``), after normalisation was folded, with SiLU or
+        Hardswish, and where all numbers of channels are multiples of 8;
+        anything else is computed as before. A hook on a layer of the block
+        keeps the block as it is; one that is added later is not called.
+
+        Raises:
+            RuntimeError: If the operator does not compile.
+        """
+        load_fused_operators()
+        self.fused = None
+        if self.light_nl is not None:
+            self.light_nl.use_fused_operator()
+        if not self._can_be_fused():
+            return
+        expand = None if self.expand is None else self.expand.conv
+        reduce = None if self.se is None else self.se.reduce
+        gate = None if self.se is None else self.se.expand
+        depthwise, project = self.depthwise.conv, self.project.conv
+        lay_out(expand, depthwise, gate, project)
+        # Made once: looking layers up takes as long as a small block.
+        self.fused = partial(
+            fused_mbconv,
+            expand=expand,
+            depthwise=depthwise,
+            reduce=reduce,
+            gate=gate,
+            project=project,
+            activation=ACTIVATIONS[type(self.depthwise.activate)],
+            identity=self.spec.with_identity and not self._adds_apart(),
+            light_nl=None if self._adds_apart() else self.light_nl)
+
+    def _can_be_fused(self) -> bool:
+        layers = [layer for layer in (self.expand, self.depthwise, self.project)
+                  if layer is not None]
+        widths = (self.spec.in_channels, self.spec.out_channels,
+                  self.depthwise.out_channels)
+        # A subclass may compute something else.
+        return (type(self) is MBConv and not any(c % 8 for c in widths)
+                and type(self.depthwise.activate) in ACTIVATIONS
+                and all(type(layer.conv) is nn.Conv2d
+                        and layer.conv.bias is not None
+                        and (not layer.with_norm
+                             or isinstance(layer.norm, nn.Identity))
+                        for layer in layers)
+                and not any(m._forward_hooks or m._forward_pre_hooks
+                            for m in self.modules() if m is not self))
+
+    def _adds_apart(self) -> bool:
+        """Whether LightNL, and so the identity, is none of the operator's."""
+        return self.light_nl is not None and not self.light_nl.fused
+
     def _inner_forward(self, x: Tensor) -> Tensor:
+        residual = x if self.spec.with_identity else None
+        if self.fused is not None and runs_fused(x):
+            out = self.fused(x)
+            return (self.light_nl(out, residual=residual)
+                    if self._adds_apart() else out)
         out = x
         if self.expand is not None:
             out = self.expand(out)
@@ -137,7 +209,6 @@ class MBConv(DeployMixin, BaseModule):
         if self.se is not None:
             out = self.se(out)
         out = self.project(out)
-        residual = x if self.spec.with_identity else None
         if self.light_nl is not None:
             return self.light_nl(out, residual=residual)
         return out if residual is None else residual + out

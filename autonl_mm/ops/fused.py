@@ -1,0 +1,187 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""LightNL and MBConv as operators on a CPU, compiled when first asked for."""
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Optional
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from autonl_mm.cost import light_nl_order
+
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ('light_nl.cpp', 'mbconv.cpp'))
+HEADERS = tuple(
+    Path(__file__).with_name(name) for name in ('light_nl.h', 'tile.h'))
+FLAGS = ('-std=c++20', '-O3', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared')
+
+
+def load_fused_operators() -> None:
+    """Make the functions below work; the first time this compiles them.
+
+    That takes half a minute, and the result is kept in
+    ``~/.cache/autonl_mm``, for all processors of the architecture. (Not by
+    ``torch.utils.cpp_extension``: it needs ninja on the path, and a process
+    that is killed while it compiles leaves a lock that others wait for.)
+
+    Raises:
+        RuntimeError: If there is no C++ compiler (``c++``, or what ``CXX``
+            names), or it fails.
+    """
+    if hasattr(torch.ops.autonl_mm, 'mbconv'):
+        return
+    key = '\n'.join((*(path.read_text() for path in SOURCES + HEADERS), *FLAGS,
+                     torch.__version__, platform.machine()))
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    library = (cache / 'autonl_mm' /
+               f'fused-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so')
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        # Other processes see the whole library or none.
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            part = Path(folder) / library.name
+            _compile(part)
+            part.replace(library)
+    torch.ops.load_library(str(library))
+
+
+def _compile(out: Path) -> None:
+    compiler = os.environ.get('CXX') or 'c++'
+    root = Path(torch.__file__).parent
+    abi = int(torch.compiled_with_cxx11_abi())
+    command = [
+        *compiler.split(), *FLAGS, f'-D_GLIBCXX_USE_CXX11_ABI={abi}',
+        *map(str, SOURCES), '-o', str(out), '-isystem', str(root / 'include'),
+        f'-L{root / "lib"}', '-ltorch_cpu', '-lc10'
+    ]
+    try:
+        result = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except OSError as e:
+        raise RuntimeError(
+            f'the fused operators need a C++ compiler, but {compiler!r} does not '
+            'start: install g++, or name one by the environment variable '
+            f'CXX ({e})') from e
+    if result.returncode:
+        raise RuntimeError('the fused operators did not compile: '
+                           f'{" ".join(command)}\n{result.stdout[-2000:]}')
+
+
+def fused_light_nl(x: Tensor,
+                   weight: Tensor,
+                   bias: Tensor,
+                   nl_channels: int,
+                   stride: int = 1,
+                   order: str = 'auto',
+                   dilation: int = 1,
+                   residual: Optional[Tensor] = None) -> Tensor:
+    """``x + conv(light_nl(x)) + residual`` in one pass, forward only.
+
+    Fastest where ``x`` is in channels_last. Call :func:`load_fused_operators`
+    first.
+
+    Args:
+        x (Tensor): Features, ``(N, C, H, W)``, float32, on the CPU.
+        weight (Tensor): ``(C, 1, 3, 3)``, of the depthwise convolution.
+        bias (Tensor): ``(C, )``, of the same.
+        nl_channels (int): k, as for :func:`~autonl_mm.models.layers.light_nl
+            .light_nl`.
+        stride (int): s, the same. Defaults to 1.
+        order (str): The same. Defaults to ``'auto'``.
+        dilation (int): Of the convolution. Defaults to 1.
+        residual (Tensor, optional): ``(N, C, H, W)``, float32. Defaults to
+            None.
+
+    Returns:
+        Tensor: ``(N, C, H, W)``, in the memory format of ``x``.
+    """
+    return torch.ops.autonl_mm.light_nl.default(
+        x, weight, bias, residual, nl_channels, stride, dilation,
+        _spatial(order, x.shape[1:], nl_channels, stride))
+
+
+def fused_mbconv(x: Tensor,
+                 expand: Optional[nn.Conv2d],
+                 depthwise: nn.Conv2d,
+                 reduce: Optional[nn.Conv2d],
+                 gate: Optional[nn.Conv2d],
+                 project: nn.Conv2d,
+                 activation: str,
+                 identity: bool,
+                 light_nl: Optional[nn.Module] = None) -> Tensor:
+    """An inverted residual block in one pass, forward only.
+
+    All numbers of channels are multiples of 8. Fastest where ``x`` is in
+    channels_last, and weights are as :func:`lay_out` leaves them. Call
+    :func:`load_fused_operators` first.
+
+    Args:
+        x (Tensor): Features, ``(N, C_in, H, W)``, float32, on the CPU.
+        expand (nn.Conv2d, optional): 1x1, before the activation; None for a
+            block without. All convolutions have a bias.
+        depthwise (nn.Conv2d): k x k, padded by ``dilation * (k // 2)``,
+            before the activation.
+        reduce (nn.Conv2d, optional): Squeeze-excite's first, 1x1, before the
+            activation; None for a block without.
+        gate (nn.Conv2d, optional): Its second, before a sigmoid.
+        project (nn.Conv2d): 1x1.
+        activation (str): ``'silu'`` or ``'hardswish'``.
+        identity (bool): Whether ``x`` is added to the result.
+        light_nl (LightNL, optional): After the project convolution, its
+            normalisation folded. Defaults to None.
+
+    Returns:
+        Tensor: ``(N, C_out, ceil(H/stride), ceil(W/stride))``, in the memory
+        format of ``x``.
+    """
+    parameters = []
+    for conv in (expand, depthwise, reduce, gate, project,
+                 None if light_nl is None else light_nl.conv):
+        parameters += ((None, None) if conv is None else
+                       (conv.weight, conv.bias))
+    stride = depthwise.stride[0]
+    nl_settings = (0, 0, 0, False)
+    if light_nl is not None:
+        shape = (project.out_channels, -(-x.shape[2] // stride),
+                 -(-x.shape[3] // stride))
+        nl_settings = (light_nl.nl_channels, light_nl.stride,
+                       light_nl.conv.dilation[0],
+                       _spatial(light_nl.order, shape, light_nl.nl_channels,
+                                light_nl.stride))
+    return torch.ops.autonl_mm.mbconv.default(x, *parameters, identity,
+                                              activation, stride,
+                                              depthwise.dilation[0],
+                                              *nl_settings)
+
+
+def runs_fused(x: Tensor) -> bool:
+    """Whether the operators compute what is asked for: float32 on a CPU,
+    without gradients."""
+    return (x.dtype == torch.float32 and x.device.type == 'cpu'
+            and not torch.is_grad_enabled())
+
+
+def lay_out(*convs: Optional[nn.Conv2d]) -> None:
+    """Put output channels last in the memory of weights, ``(O, I, k, k)``.
+
+    The operators read them so; otherwise each call makes a copy. Shapes and
+    values stay the same.
+    """
+    for conv in filter(None, convs):
+        weight = conv.weight.data
+        conv.weight.data = weight.permute(1, 2, 3, 0).contiguous().permute(
+            3, 0, 1, 2)
+
+
+def _spatial(order: str, shape, nl_channels: int, stride: int) -> bool:
+    """Whether LightNL of a map, ``(C, H, W)``, forms the affinity."""
+    if order == 'auto':
+        c, h, w = shape
+        order = light_nl_order(c, nl_channels, h * w,
+                               -(-h // stride) * -(-w // stride))
+    return order == 'spatial'

@@ -1,0 +1,52 @@
+// Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+#pragma once
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+namespace autonl_mm {
+
+// LightNL in deploy form for maps of one size.
+struct LightNL {
+  // Throws if something does not fit.
+  LightNL(at::IntArrayRef map, const at::Tensor& weight, const at::Tensor& bias, int64_t k,
+          int64_t stride, int64_t dilation, bool spatial);
+
+  // x + depthwise3x3(light_nl(x)) + bias + residual of one picture, (H, W, C), by
+  // all threads unless it is called by one of several. No residual: null.
+  void operator()(const float* x, const float* residual, float* out) const;
+
+ private:
+  void add_context(const float* x, int64_t first, int64_t last, float* context) const;
+
+  const int64_t C, H, W, k, stride, dilation, h, w;
+  const bool spatial;
+  const at::Tensor taps, shift;  // (9, C), (C)
+};
+
+// f(first, last) for all pictures: one after the other by all threads, or, if there
+// are enough, by one thread each, at most `together` at a time.
+template <class F>
+void for_pictures(int64_t pictures, int64_t together, F f) {
+  if (pictures < at::get_num_threads()) {
+    for (int64_t n = 0; n < pictures; n++) f(n, n + 1);
+  } else {
+    at::parallel_for(0, pictures, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; n += together) f(n, std::min(n + together, end));
+    });
+  }
+}
+
+// Parts that the work on a picture falls into, so that all threads have some.
+inline int64_t parts_of(int64_t rows) {
+  return at::in_parallel_region() ? 1 : std::min<int64_t>(at::get_num_threads(), rows);
+}
+
+// (outputs, ...) to (..., outputs): free where memory lies so, see
+// MBConv.use_fused_operator.
+inline at::Tensor outputs_last(const at::Tensor& weight) {
+  return weight.flatten(1).t().contiguous();
+}
+
+}  // namespace autonl_mm

@@ -57,12 +57,13 @@ INLINE Vec activate(Vec x) {
 }
 
 // Channels that are worked on together: as many vectors as a tile has.
-struct Block {
+struct Slice {
   int64_t first;
   int vectors;
   int64_t width() const { return vectors * LANES; }
 };
 constexpr int64_t MOST = 3 * LANES;
+constexpr int64_t CACHE = 512 * 1024 / sizeof(float);  // half of a core's, on many
 
 // f.operator()<vectors, activation>()
 template <class F>
@@ -81,7 +82,7 @@ INLINE void with_constants(int vectors, Activation act, F f) {
   }
 }
 
-// A block of channels of a 1x1 convolution of `rows` positions with `depth` channels:
+// A slice of a 1x1 convolution of `rows` positions with `depth` channels:
 // act(a panel + bias) + residual. `panel` is (depth, width). Position i goes to
 // out + place[i], or, without places, to out + i * out_row.
 FOR_EACH_TARGET
@@ -104,14 +105,14 @@ void convolve_1x1(const float* a, int64_t rows, int64_t depth, const float* pane
 
 // Some channels of positions that are `channels` apart, the same way.
 FOR_EACH_TARGET
-void copy_block(const float* x, int64_t rows, int64_t channels, int vectors, float* out,
+void copy_slice(const float* x, int64_t rows, int64_t channels, int vectors, float* out,
                 const int32_t* place) {
   for (int64_t i = 0; i < rows; i++)
     for (int j = 0; j < vectors; j++)
       at_vec(out + place[i] + j * LANES) = at_vec(x + i * channels + j * LANES);
 }
 
-// Some rows of a block of channels of a map with zeros around it, (rows, cols, width).
+// Some rows of a slice of a map with zeros around it, (rows, cols, width).
 struct Padded {
   Padded(int64_t most_rows, int64_t map_cols, int64_t pad)
       : cols(map_cols + 2 * pad), data(most_rows * cols * MOST), map_cols(map_cols), pad(pad) {}
@@ -140,7 +141,7 @@ struct Depthwise {
   int64_t channels, kernel, stride, dilation;
 };
 
-// A block of channels of a depthwise convolution: act(conv + bias), `rows` x `cols`
+// A slice of a depthwise convolution: act(conv + bias), `rows` x `cols`
 // positions `conv.channels` apart, and their sums. x is (..., x_cols, width) with
 // the padding.
 FOR_EACH_TARGET
@@ -208,39 +209,192 @@ void multiply(float* x, const float* gates, int64_t channels) {
   for (int64_t c = 0; c < channels; c += LANES) at_vec(x + c) *= at_vec(gates + c);
 }
 
-// A block's columns of a matrix (depth, channels).
-void pack(const float* matrix, int64_t depth, int64_t channels, const Block& block,
+// A slice's columns of a matrix (depth, channels).
+void pack(const float* matrix, int64_t depth, int64_t channels, const Slice& slice,
           float* panel) {
-  const float* row = matrix + block.first;
+  const float* row = matrix + slice.first;
   for (int64_t i = 0; i < depth; i++, row += channels)
-    for (int64_t j = 0; j < block.width(); j += LANES) {
+    for (int64_t j = 0; j < slice.width(); j += LANES) {
       __builtin_prefetch(row + j + 24 * channels);  // with one picture this waits for memory
-      at_vec(panel + i * block.width() + j) = at_vec(row + j);
+      at_vec(panel + i * slice.width() + j) = at_vec(row + j);
     }
 }
 
-// Blocks of three vectors where that leaves none of one.
-std::vector<Block> blocks_of(int64_t channels) {
-  std::vector<Block> blocks;
-  for (int64_t first = 0; first < channels; first += blocks.back().width()) {
+// Slices of three vectors where that leaves none of one.
+std::vector<Slice> slices_of(int64_t channels) {
+  std::vector<Slice> slices;
+  for (int64_t first = 0; first < channels; first += slices.back().width()) {
     const int64_t left = (channels - first) / LANES;
-    blocks.push_back({first, left == 4 ? 2 : int(std::min<int64_t>(left, 3))});
+    slices.push_back({first, left == 4 ? 2 : int(std::min<int64_t>(left, 3))});
   }
-  return blocks;
+  return slices;
 }
 
 using Maybe = c10::optional<at::Tensor>;
 
-// What is checked of a convolution's parameters, and its bias.
-void check(const char* name, const Maybe& weight, const Maybe& bias, at::IntArrayRef sizes) {
-  TORCH_CHECK(weight->sizes() == sizes && weight->scalar_type() == at::kFloat &&
-                  bias && bias->sizes() == at::IntArrayRef({sizes[0]}) &&
-                  bias->scalar_type() == at::kFloat,
-              "mbconv: expected a float32 ", name, " weight ", sizes, " with a bias, got ",
-              weight->scalar_type(), " ", weight->sizes());
-}
+// A convolution's parameters as the operator reads them: outputs last, if transposed.
+struct Conv {
+  // Throws if they are others than expected.
+  Conv(const char* name, const Maybe& weight, const Maybe& bias, at::IntArrayRef sizes,
+       bool transposed) {
+    TORCH_CHECK(weight && weight->sizes() == sizes && weight->scalar_type() == at::kFloat &&
+                    bias && bias->sizes() == at::IntArrayRef({sizes[0]}) &&
+                    bias->scalar_type() == at::kFloat,
+                "mbconv: expected a float32 ", name, " weight ", sizes, " with a bias, got ",
+                weight ? weight->sizes() : at::IntArrayRef(), bias ? " with" : " without");
+    this->weight = transposed ? outputs_last(*weight) : weight->contiguous();
+    this->bias = bias->contiguous();
+  }
+  const float* weights() const { return weight.data_ptr<float>(); }
+  const float* biases() const { return bias.data_ptr<float>(); }
 
-int64_t conv_size(int64_t size, int64_t stride) { return (size + stride - 1) / stride; }
+ private:
+  at::Tensor weight, bias;
+};
+
+// The block without LightNL for maps of one size.
+struct Block {
+  int64_t C, M, O;       // channels in, between and out
+  int64_t H, W, oh, ow;  // of the maps in and out
+  int64_t kernel, stride, dilation;
+  Activation act;
+  std::optional<Conv> expand;
+  Conv depthwise;
+  std::optional<Conv> reduce, gate;  // squeeze-excite's
+  int64_t hidden;
+  Conv project;
+
+  int64_t pad() const { return dilation * (kernel / 2); }
+
+  // Rows of the result are made in bands, so that the expanded rows that they need
+  // stay in the cache; those that two bands need are computed twice.
+  int64_t rows_of_band() const {
+    const int64_t fit = (CACHE / ((W + 2 * pad()) * MOST) - 2 * pad() - 1) / stride + 1;
+    return std::clamp<int64_t>(fit, 1, oh);
+  }
+  int64_t bands() const { return (oh + rows_of_band() - 1) / rows_of_band(); }
+  Padded padded() const { return {(rows_of_band() - 1) * stride + 2 * pad() + 1, W, pad()}; }
+
+  // Of some pictures one after the other, `residual` added if it is not null.
+  void operator()(int64_t pictures, const float* x, const float* residual, float* out) const {
+    if (reduce) return with_se(pictures, x, residual, out);
+    for (int64_t n = 0; n < pictures; n++)
+      without_se(x + n * H * W * C, residual ? residual + n * oh * ow * O : nullptr,
+                 out + n * oh * ow * O);
+  }
+
+ private:
+  void pack_expand(const Slice& slice, std::vector<float>& panel) const {
+    if (expand) pack(expand->weights(), C, M, slice, panel.data());
+  }
+
+  // Rows first to last of the depthwise convolution of a slice of a picture, into
+  // (rows, ow, M), and their sums. The panel is the expand weights'.
+  void expand_and_convolve(const float* x, const Slice& slice, int64_t first, int64_t last,
+                           const std::vector<float>& panel, Padded& map, float* out,
+                           float* sums) const {
+    const int64_t top = first * stride - pad(), bottom = (last - 1) * stride + pad() + 1;
+    const int64_t from = std::max<int64_t>(top, 0), until = std::min(bottom, H);
+    map.reshape(bottom - top, from - top, until - top, slice.width());
+    if (expand)
+      convolve_1x1(x + from * W * C, (until - from) * W, C, panel.data(),
+                   expand->biases() + slice.first, slice.vectors, act, nullptr, map.data.data(),
+                   0, map.place.data());
+    else
+      copy_slice(x + from * W * C + slice.first, (until - from) * W, C, slice.vectors,
+                 map.data.data(), map.place.data());
+    convolve_depthwise(map.data.data(), map.cols,
+                       {depthwise.weights() + slice.first, depthwise.biases() + slice.first, M,
+                        kernel, stride, dilation},
+                       slice.vectors, act, last - first, ow, out + slice.first,
+                       sums + slice.first);
+  }
+
+  void pack_project(const Slice& slice, std::vector<float>& panel) const {
+    pack(project.weights(), M, O, slice, panel.data());
+  }
+
+  // A slice of positions first to last; `middle` is that of the first.
+  void project_positions(const float* middle, const Slice& slice, int64_t first, int64_t last,
+                         const std::vector<float>& panel, const float* residual,
+                         float* out) const {
+    const int64_t at = first * O + slice.first;
+    convolve_1x1(middle, last - first, M, panel.data(), project.biases() + slice.first,
+                 slice.vectors, NONE, residual ? residual + at : nullptr, out + at, O, nullptr);
+  }
+
+  // A band of a picture is projected while it is in the cache.
+  void without_se(const float* x, const float* residual, float* out) const {
+    const int64_t bands = std::max(this->bands(), parts_of(oh));
+    at::parallel_for(0, bands, 1, [&](int64_t begin, int64_t end) {
+      Padded map = padded();
+      std::vector<float> panel(std::max(C, M) * MOST), middle(rows_of_band() * ow * M), sums(M);
+      for (int64_t b = begin; b < end; b++) {
+        const int64_t first = b * oh / bands, last = (b + 1) * oh / bands;
+        for (const Slice& slice : slices_of(M)) {
+          pack_expand(slice, panel);
+          expand_and_convolve(x, slice, first, last, panel, map, middle.data(), sums.data());
+        }
+        for (const Slice& slice : slices_of(O)) {
+          pack_project(slice, panel);
+          project_positions(middle.data(), slice, first * ow, last * ow, panel, residual, out);
+        }
+      }
+    });
+  }
+
+  // Squeeze-excite needs all of a picture before the first of it is projected.
+  void with_se(int64_t pictures, const float* x, const float* residual, float* out) const {
+    const int64_t bands = this->bands(), positions = oh * ow, size = positions * M;
+    const auto memory = at::empty({pictures * size}, at::kFloat);
+    float* const middle = memory.data_ptr<float>();
+    std::vector<float> sums(pictures * bands * M), gates(pictures * M);
+    const auto slices = slices_of(M), out_slices = slices_of(O);
+    const int64_t n_slices = slices.size(), n_out_slices = out_slices.size();
+    at::parallel_for(0, bands * n_slices, 1, [&](int64_t begin, int64_t end) {
+      Padded map = padded();
+      std::vector<float> panel(C * MOST);
+      for (int64_t item = begin; item < end; item++) {
+        const int64_t b = item / n_slices;
+        const int64_t first = b * oh / bands, last = (b + 1) * oh / bands;
+        const Slice& slice = slices[item % n_slices];
+        pack_expand(slice, panel);
+        for (int64_t n = 0; n < pictures; n++)
+          expand_and_convolve(x + n * H * W * C, slice, first, last, panel, map,
+                              middle + n * size + first * ow * M,
+                              sums.data() + (n * bands + b) * M);
+      }
+    });
+    for (int64_t n = 0; n < pictures; n++) {
+      std::vector<float> mean(M);
+      for (int64_t b = 0; b < bands; b++)
+        for (int64_t c = 0; c < M; c++) mean[c] += sums[(n * bands + b) * M + c] / positions;
+      squeeze_excite(mean.data(),
+                     {reduce->weights(), reduce->biases(), gate->weights(), gate->biases(), M,
+                      hidden},
+                     act, gates.data() + n * M);
+    }
+    at::parallel_for(0, pictures * positions, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++)
+        multiply(middle + i * M, gates.data() + i / positions * M, M);
+    });
+    // Few positions are split by channels, so that weights are read but once.
+    const int64_t parts = positions < 48 * at::get_num_threads() ? 1 : parts_of(positions);
+    at::parallel_for(0, parts * n_out_slices, 1, [&](int64_t begin, int64_t end) {
+      std::vector<float> panel(M * MOST);
+      for (int64_t item = begin; item < end; item++) {
+        const int64_t part = item / n_out_slices;
+        const int64_t first = part * positions / parts, last = (part + 1) * positions / parts;
+        const Slice& slice = out_slices[item % n_out_slices];
+        pack_project(slice, panel);
+        for (int64_t n = 0; n < pictures; n++)
+          project_positions(middle + n * size + first * M, slice, first, last, panel,
+                            residual ? residual + n * positions * O : nullptr,
+                            out + n * positions * O);
+      }
+    });
+  }
+};
 
 at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const Maybe& expand_bias,
                   const at::Tensor& depthwise_weight, const at::Tensor& depthwise_bias,
@@ -253,48 +407,38 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
               "mbconv: expected a float32 map (N, C, H, W), got ", input.scalar_type(), " ",
               input.sizes());
-  TORCH_CHECK(depthwise_weight.dim() == 4 && project_weight.dim() == 4,
+  TORCH_CHECK(depthwise_weight.dim() == 4 && project_weight.dim() == 4 &&
+                  (!reduce_weight || reduce_weight->dim() == 4),
               "mbconv: expected weights of four dimensions");
   TORCH_CHECK(activation == "silu" || activation == "hardswish",
               "mbconv: expected an activation silu or hardswish, got ", activation);
   TORCH_CHECK(stride > 0 && dilation > 0,
               "mbconv: expected positive stride and dilation, got ", stride, ", ", dilation);
-  const Activation act = activation == "silu" ? SILU : HARDSWISH;
   const int64_t N = input.size(0), C = input.size(1), H = input.size(2), W = input.size(3);
   const int64_t M = depthwise_weight.size(0), K = depthwise_weight.size(3);
   const int64_t O = project_weight.size(0);
+  const int64_t hidden = reduce_weight ? reduce_weight->size(0) : 0;
   TORCH_CHECK(C % LANES == 0 && M % LANES == 0 && O % LANES == 0,
               "mbconv: expected channels that are multiples of ", LANES, ", got ", C, ", ", M,
               " and ", O);
   TORCH_CHECK(K % 2, "mbconv: expected an odd kernel size, got ", K);
-  if (expand_weight) check("expand", expand_weight, expand_bias, {M, C, 1, 1});
-  check("depthwise", depthwise_weight, depthwise_bias, {expand_weight ? M : C, 1, K, K});
-  check("project", project_weight, project_bias, {O, M, 1, 1});
-  const int64_t oh = conv_size(H, stride), ow = conv_size(W, stride);
   TORCH_CHECK(!identity || (C == O && stride == 1),
               "mbconv: expected stride 1 and as many channels out as in to add the identity");
-
-  const auto map = input.contiguous(at::MemoryFormat::ChannelsLast);
-  auto result =
-      at::empty({N, O, oh, ow}, map.options(), at::MemoryFormat::ChannelsLast);
-  at::Tensor expand_matrix, expand_shift, reduce_matrix, reduce_shift, gate_matrix, gate_shift;
-  if (expand_weight) {
-    expand_matrix = outputs_last(*expand_weight);
-    expand_shift = expand_bias->contiguous();
-  }
-  std::optional<SqueezeExcite> se;
-  if (reduce_weight) {
-    const int64_t hidden = reduce_weight->size(0);
-    check("reduce", reduce_weight, reduce_bias, {hidden, M, 1, 1});
-    TORCH_CHECK(gate_weight, "mbconv: expected weights of both of squeeze-excite's convolutions");
-    check("gate", gate_weight, gate_bias, {M, hidden, 1, 1});
-    reduce_matrix = reduce_weight->contiguous();
-    reduce_shift = reduce_bias->contiguous();
-    gate_matrix = outputs_last(*gate_weight);
-    gate_shift = gate_bias->contiguous();
-    se = {reduce_matrix.data_ptr<float>(), reduce_shift.data_ptr<float>(),
-          gate_matrix.data_ptr<float>(), gate_shift.data_ptr<float>(), M, hidden};
-  }
+  const auto maybe = [](const char* name, const Maybe& weight, const Maybe& bias,
+                        at::IntArrayRef sizes, bool wanted, bool transposed) {
+    return wanted ? std::optional<Conv>(std::in_place, name, weight, bias, sizes, transposed)
+                  : std::nullopt;
+  };
+  const Block block = {
+      C, M, O, H, W, (H + stride - 1) / stride, (W + stride - 1) / stride, K, stride, dilation,
+      activation == "silu" ? SILU : HARDSWISH,
+      maybe("expand", expand_weight, expand_bias, {M, C, 1, 1}, expand_weight.has_value(), true),
+      Conv("depthwise", depthwise_weight, depthwise_bias, {expand_weight ? M : C, 1, K, K}, true),
+      maybe("reduce", reduce_weight, reduce_bias, {hidden, M, 1, 1}, hidden, false),
+      maybe("gate", gate_weight, gate_bias, {M, hidden, 1, 1}, hidden, true), hidden,
+      Conv("project", project_weight, project_bias, {O, M, 1, 1}, true)};
+  auto result = at::empty({N, O, block.oh, block.ow}, input.options(),
+                          at::MemoryFormat::ChannelsLast);
   std::optional<LightNL> light_nl;
   if (nl_weight) {
     TORCH_CHECK(nl_bias, "mbconv: expected a bias of LightNL");
@@ -303,149 +447,20 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
   }
   if (!result.numel()) return result;
 
-  const auto taps = outputs_last(depthwise_weight), shift = depthwise_bias.contiguous();
-  const Depthwise depthwise = {taps.data_ptr<float>(), shift.data_ptr<float>(), M, K, stride,
-                               dilation};
-  const auto project_matrix = outputs_last(project_weight);
-  const auto project_shift = project_bias.contiguous();
-  const auto blocks = blocks_of(M), out_blocks = blocks_of(O);
-  const int64_t n_blocks = blocks.size(), n_out_blocks = out_blocks.size();
-
-  // Rows of the result are made in bands, so that the expanded rows that they need
-  // stay in the cache; those that two bands need are computed twice.
-  const int64_t pad = dilation * (K / 2);
-  const int64_t cache = 512 * 1024 / sizeof(float);
-  const int64_t fit = (cache / ((W + 2 * pad) * MOST) - 2 * pad - 1) / stride + 1;
-  const int64_t band = std::clamp<int64_t>(fit, 1, oh);
-  const int64_t most_rows = (band - 1) * stride + 2 * pad + 1;
-
-  const int64_t in_size = H * W * C, positions = oh * ow;
-  const float* const input_maps = map.data_ptr<float>();
-  float* const output_maps = result.data_ptr<float>();
-
-  // Rows first to last of the depthwise convolution of a block of channels of a
-  // picture, into (rows, ow, M), and their sums. The panel is the expand weights'.
-  const auto expand_and_convolve = [&](const float* x, const Block& block, int64_t first,
-                                       int64_t last, const float* panel, Padded& padded,
-                                       float* to, float* sums) {
-    const int64_t top = first * stride - pad, bottom = (last - 1) * stride + pad + 1;
-    const int64_t from = std::max<int64_t>(top, 0), until = std::min(bottom, H);
-    padded.reshape(bottom - top, from - top, until - top, block.width());
-    if (expand_weight)
-      convolve_1x1(x + from * W * C, (until - from) * W, C, panel,
-                   expand_shift.data_ptr<float>() + block.first, block.vectors, act, nullptr,
-                   padded.data.data(), 0, padded.place.data());
-    else
-      copy_block(x + from * W * C + block.first, (until - from) * W, C, block.vectors,
-                 padded.data.data(), padded.place.data());
-    Depthwise part = depthwise;
-    part.taps += block.first;
-    part.bias += block.first;
-    convolve_depthwise(padded.data.data(), padded.cols, part, block.vectors, act, last - first, ow,
-                       to + block.first, sums + block.first);
-  };
-  const auto pack_expand = [&](const Block& block, std::vector<float>& panel) {
-    if (expand_weight)
-      pack(expand_matrix.data_ptr<float>(), C, M, block, panel.data());
-  };
-  // A block of channels of positions first to last; `middle` is that of the first.
-  const auto project = [&](const float* middle, const Block& block, int64_t first, int64_t last,
-                           const float* panel, const float* residual, float* to) {
-    const int64_t at = first * O + block.first;
-    convolve_1x1(middle, last - first, M, panel, project_shift.data_ptr<float>() + block.first,
-                 block.vectors, NONE, residual ? residual + at : nullptr, to + at, O, nullptr);
-  };
-  const auto pack_project = [&](const Block& block, std::vector<float>& panel) {
-    pack(project_matrix.data_ptr<float>(), M, O, block, panel.data());
-  };
-
-  const auto without_se = [&](const float* x, const float* residual, float* projected) {
-    // A band is projected while it is in the cache.
-    const int64_t bands = std::max((oh + band - 1) / band, parts_of(oh));
-    at::parallel_for(0, bands, 1, [&](int64_t begin, int64_t end) {
-      Padded padded(most_rows, W, pad);
-      std::vector<float> panel(std::max(C, M) * MOST), middle(band * ow * M), sums(M);
-      for (int64_t b = begin; b < end; b++) {
-        const int64_t first = b * oh / bands, last = (b + 1) * oh / bands;
-        for (const Block& block : blocks) {
-          pack_expand(block, panel);
-          expand_and_convolve(x, block, first, last, panel.data(), padded, middle.data(),
-                              sums.data());
-        }
-        for (const Block& block : out_blocks) {
-          pack_project(block, panel);
-          project(middle.data(), block, first * ow, last * ow, panel.data(), residual, projected);
-        }
-      }
-    });
-  };
-  // `pictures` maps one after the other
-  const auto with_se = [&](int64_t pictures, const float* x, const float* residual,
-                           float* projected) {
-    const int64_t bands = (oh + band - 1) / band, mid_size = positions * M;
-    const auto memory = at::empty({pictures * mid_size}, map.options());
-    float* const middle = memory.data_ptr<float>();
-    std::vector<float> sums(pictures * bands * M), gates(pictures * M);
-    at::parallel_for(0, bands * n_blocks, 1, [&](int64_t begin, int64_t end) {
-      Padded padded(most_rows, W, pad);
-      std::vector<float> panel(C * MOST);
-      for (int64_t item = begin; item < end; item++) {
-        const int64_t b = item / n_blocks;
-        const int64_t first = b * oh / bands, last = (b + 1) * oh / bands;
-        const Block& block = blocks[item % n_blocks];
-        pack_expand(block, panel);
-        for (int64_t n = 0; n < pictures; n++)
-          expand_and_convolve(x + n * in_size, block, first, last, panel.data(), padded,
-                              middle + n * mid_size + first * ow * M,
-                              sums.data() + (n * bands + b) * M);
-      }
-    });
-    for (int64_t n = 0; n < pictures; n++) {
-      std::vector<float> mean(M);
-      for (int64_t b = 0; b < bands; b++)
-        for (int64_t c = 0; c < M; c++) mean[c] += sums[(n * bands + b) * M + c] / positions;
-      squeeze_excite(mean.data(), *se, act, gates.data() + n * M);
-    }
-    // Few positions are split by channels, so that weights are read but once.
-    const int64_t parts = positions < 48 * at::get_num_threads() ? 1 : parts_of(positions);
-    at::parallel_for(0, pictures * positions, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++)
-        multiply(middle + i * M, gates.data() + i / positions * M, M);
-    });
-    at::parallel_for(0, parts * n_out_blocks, 1, [&](int64_t begin, int64_t end) {
-      std::vector<float> panel(M * MOST);
-      for (int64_t item = begin; item < end; item++) {
-        const int64_t part = item / n_out_blocks;
-        const int64_t first = part * positions / parts, last = (part + 1) * positions / parts;
-        const Block& block = out_blocks[item % n_out_blocks];
-        pack_project(block, panel);
-        for (int64_t n = 0; n < pictures; n++)
-          project(middle + n * mid_size + first * M, block, first, last, panel.data(),
-                  residual ? residual + n * positions * O : nullptr,
-                  projected + n * positions * O);
-      }
-    });
-  };
-
+  const auto map = input.contiguous(at::MemoryFormat::ChannelsLast);
+  const int64_t in_size = C * H * W, out_size = O * block.oh * block.ow;
   // Pictures whose maps are small are worked on together, so that weights are read
   // from the cache.
-  const int64_t together = se ? std::max<int64_t>(1, cache / (positions * M)) : 1;
+  const int64_t together = std::max<int64_t>(1, CACHE / (M * block.oh * block.ow));
   for_pictures(N, together, [&](int64_t first, int64_t last) {
-    const float* const x = input_maps + first * in_size;
-    float* const out = output_maps + first * positions * O;
+    const float* const x = map.data_ptr<float>() + first * in_size;
+    float* const out = result.data_ptr<float>() + first * out_size;
     const float* const residual = identity ? x : nullptr;
-    std::vector<float> local(light_nl ? (last - first) * positions * O : 0);
-    float* const projected = light_nl ? local.data() : out;
-    const float* const added = light_nl ? nullptr : residual;
-    if (se)
-      with_se(last - first, x, added, projected);
-    else
-      without_se(x, added, projected);
-    if (light_nl)
-      for (int64_t n = 0; n < last - first; n++) {
-        const int64_t at = n * positions * O;
-        (*light_nl)(projected + at, residual ? residual + at : nullptr, out + at);
-      }
+    if (!light_nl) return block(last - first, x, residual, out);
+    std::vector<float> projected((last - first) * out_size);
+    block(last - first, x, nullptr, projected.data());
+    for (int64_t at = 0; at < (last - first) * out_size; at += out_size)
+      (*light_nl)(projected.data() + at, residual ? residual + at : nullptr, out + at);
   });
   return input.is_contiguous(at::MemoryFormat::ChannelsLast) ? result : result.contiguous();
 }

@@ -265,7 +265,7 @@ def test_mbconv_without_pictures():
     (dict(expand=None), r'depthwise weight \[8, 1, 3, 3\]'),
     (dict(depthwise=conv(24, 24, 2, 24)), 'an odd kernel size, got 2'),
     (dict(reduce=conv(16, 4)), r'reduce weight \[4, 24, 1, 1\]'),
-    (dict(reduce=conv(24, 4)), 'both of squeeze-excite'),
+    (dict(reduce=conv(24, 4)), r'gate weight \[24, 4, 1, 1\]'),
     (dict(reduce=conv(24, 4), gate=conv(8, 24)), r'gate weight \[24, 4, 1, 1\]'),
     (dict(project=conv(16, 8)), r'project weight \[8, 24, 1, 1\]'),
     (dict(project=nn.Conv2d(24, 8, 1, bias=False)), 'with a bias'),

@@ -82,7 +82,7 @@ def parse_args():
         '--rounds', type=int, default=15, help='measurements of each')
     parser.add_argument(
         '--forms', nargs='+', choices=FORMS,
-        help='of networks: as they are, by torch.compile, either with LightNL '
+        help='of networks: as they are, by torch.compile, either with blocks '
         'as one operator (fused: forward passes on a CPU), or as CUDA graphs; '
         'default all that the device has, but on a CPU nothing compiled '
         'outside of the part mnasnet')
@@ -136,10 +136,6 @@ def build_network(name, device='cpu'):
                     setattr(net.get_submodule(parent), child,
                             REDUCED[variant](module.in_channels))
     return net.to(device, memory_format=torch.channels_last)
-
-
-def has_light_nl(name):
-    return name not in BESIDE and not name.endswith(WITHOUT)
 
 
 class AddAlone(LightNL):
@@ -253,6 +249,7 @@ def graph_pool():
 
 
 KINDS = dict(forward=inference, training=training)
+SCALING_KINDS = dict(KINDS, fused=functools.partial(inference, form='fused'))
 
 
 def network_names(args):
@@ -302,21 +299,17 @@ def ablation(args):
     x = picture(args.batch_size, args.input_size, args.input_size, args.device)
     rows = []
     for arch in args.archs:
-        cases = [(arch + variant, 'eager')
-                 for variant in (WITHOUT, *REDUCED, '')]
-        if 'fused' in args.forms:
-            cases.append((arch, 'fused'))
-        times = in_turns({case: inference(case[0], x, case[1])
-                          for case in cases},
+        names = [arch + variant for variant in (WITHOUT, *REDUCED, '')]
+        times = in_turns({name: inference(name, x) for name in names},
                          args.rounds, args.device, clock=args.clock)
-        rows += [dict(network=case[0], form=case[1], seconds=times[case],
-                      ratio=ratio(times[case], times[cases[0]]))
-                 for case in cases]
+        rows += [dict(network=name, seconds=times[name],
+                      ratio=ratio(times[name], times[names[0]]))
+                 for name in names]
     print('Steps of LightNL in the networks, forward pass in deploy form, '
           f'{args.input_size}x{args.input_size}, batch {args.batch_size}\n')
     print_table(
-        ['network', 'form', 'ms', 'to that without LightNL'],
-        [[r['network'], r['form'], ms(r['seconds']), f'{r["ratio"]:.3f}']
+        ['network', 'ms', 'to that without LightNL'],
+        [[r['network'], ms(r['seconds']), f'{r["ratio"]:.3f}']
          for r in rows])
     return rows
 
@@ -423,7 +416,7 @@ def layer(args):
 # --------------------------------------------------------------------- memory
 def memory_step(kind, name, batch_size, height, width, device):
     """What :func:`peak_memory` measures; found by its name."""
-    return KINDS[kind](name, picture(batch_size, height, width, device))
+    return SCALING_KINDS[kind](name, picture(batch_size, height, width, device))
 
 
 def memory(args):
@@ -459,8 +452,11 @@ def scaling(args):
     """Part five: growth of time and memory with the number of pixels."""
     rows = []
     pixels = [h * w for h, w in args.sizes]
+    kinds = dict(SCALING_KINDS)
+    if 'fused' not in args.forms:
+        kinds.pop('fused')
     for name in args.archs:
-        for kind, make in KINDS.items():
+        for kind, make in kinds.items():
             calls = {size: make(name, picture(1, *size, args.device))
                      for size in args.sizes}
             times = in_turns(calls, args.rounds, args.device,
@@ -512,7 +508,7 @@ def mnasnet(args):
         engines = {'PyTorch': {
             (name, form): inference(name, x, form)
             for name in names for form in args.mnasnet_forms
-            if form not in FUSED or has_light_nl(name)}}
+            if form not in FUSED or name != MNASNET}}
         if onnxruntime is not None:
             engines['onnxruntime'] = {(name, ''): onnx_session(name, x)
                                       for name in names}

@@ -21,26 +21,29 @@ namespace autonl_mm {
 template <bool ADD>
 INLINE void multiply(Left a, Right b, float* out, int64_t out_row, int64_t rows, int64_t cols,
                      int64_t depth) {
-  in_panels<ROWS<2>>(rows, [&]<int R>(int64_t first) {
-    const Left left = {a.data + first * a.row, a.row, a.col};
-    float* const to = out + first * out_row;
-    const auto columns = [&]<int B>(int64_t c) {
+  int64_t c = 0;
+  const auto columns = [&]<int B>() {
+    in_panels<ROWS<B>>(rows, [&]<int R>(int64_t first) {
+      float* const to = out + first * out_row + c;
       tile<R, B>(
-          left, {b.data + c, b.row}, depth,
-          [&](int r, int j) { return ADD ? at_vec(to + r * out_row + c + j * LANES) : Vec{}; },
-          [&](int r, int j, Vec sum) { at_vec(to + r * out_row + c + j * LANES) = sum; });
-    };
-    int64_t c = 0;
-    for (; c + 2 * LANES <= cols; c += 2 * LANES) columns.template operator()<2>(c);
-    for (; c + LANES <= cols; c += LANES) columns.template operator()<1>(c);
-    for (; c < cols; c++)
-      for (int r = 0; r < R; r++) {
-        float sum = ADD ? to[r * out_row + c] : 0;
-        for (int64_t i = 0; i < depth; i++)
-          sum += left.data[r * a.row + i * a.col] * b.data[i * b.row + c];
-        to[r * out_row + c] = sum;
-      }
-  });
+          {a.data + first * a.row, a.row, a.col}, {b.data + c, b.row}, depth,
+          [&](int r, int j) { return ADD ? at_vec(to + r * out_row + j * LANES) : Vec{}; },
+          [&](int r, int j, Vec sum) { at_vec(to + r * out_row + j * LANES) = sum; });
+    });
+    c += B * LANES;
+  };
+  while (cols - c >= LANES) switch (vectors_of(cols - c)) {
+      case 3: columns.template operator()<3>(); break;
+      case 2: columns.template operator()<2>(); break;
+      case 1: columns.template operator()<1>(); break;
+    }
+  for (; c < cols; c++)
+    for (int64_t r = 0; r < rows; r++) {
+      float sum = ADD ? out[r * out_row + c] : 0;
+      for (int64_t i = 0; i < depth; i++)
+        sum += a.data[r * a.row + i * a.col] * b.data[i * b.row + c];
+      out[r * out_row + c] = sum;
+    }
 }
 
 FOR_EACH_TARGET

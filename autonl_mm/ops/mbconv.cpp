@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -112,23 +113,28 @@ void copy_slice(const float* x, int64_t rows, int64_t channels, int vectors, flo
       at_vec(out + place[i] + j * LANES) = at_vec(x + i * channels + j * LANES);
 }
 
+// A vector would be filled with zeros first, a pass over all of it.
+using Memory = std::unique_ptr<float[]>;
+Memory uninitialised(int64_t size) { return std::make_unique_for_overwrite<float[]>(size); }
+
 // Some rows of a slice of a map with zeros around it, (rows, cols, width).
 struct Padded {
   Padded(int64_t most_rows, int64_t map_cols, int64_t pad)
-      : cols(map_cols + 2 * pad), data(most_rows * cols * MOST), map_cols(map_cols), pad(pad) {}
+      : cols(map_cols + 2 * pad), data(uninitialised(most_rows * cols * MOST)),
+        map_cols(map_cols), pad(pad) {}
 
   // Of which the rows from `first` to `last` are the map's.
   void reshape(int64_t rows, int64_t first, int64_t last, int64_t width) {
     if (shape == std::array{rows, first, last, width}) return;  // zeros are where they were
     shape = {rows, first, last, width};
-    std::fill_n(data.begin(), rows * cols * width, 0.f);
+    std::fill_n(data.get(), rows * cols * width, 0.f);
     place.clear();
     for (int64_t i = first; i < last; i++)
       for (int64_t j = pad; j < pad + map_cols; j++) place.push_back((i * cols + j) * width);
   }
 
   const int64_t cols;
-  std::vector<float> data;
+  const Memory data;
   std::vector<int32_t> place;  // of each position of the map
 
  private:
@@ -220,13 +226,10 @@ void pack(const float* matrix, int64_t depth, int64_t channels, const Slice& sli
     }
 }
 
-// Slices of three vectors where that leaves none of one.
 std::vector<Slice> slices_of(int64_t channels) {
   std::vector<Slice> slices;
-  for (int64_t first = 0; first < channels; first += slices.back().width()) {
-    const int64_t left = (channels - first) / LANES;
-    slices.push_back({first, left == 4 ? 2 : int(std::min<int64_t>(left, 3))});
-  }
+  for (int64_t first = 0; first < channels; first += slices.back().width())
+    slices.push_back({first, vectors_of(channels - first)});
   return slices;
 }
 
@@ -284,42 +287,42 @@ struct Block {
   }
 
  private:
-  void pack_expand(const Slice& slice, std::vector<float>& panel) const {
-    if (expand) pack(expand->weights(), C, M, slice, panel.data());
+  void pack_expand(const Slice& slice, float* panel) const {
+    if (expand) pack(expand->weights(), C, M, slice, panel);
   }
 
   // Rows first to last of the depthwise convolution of a slice of a picture, into
   // (rows, ow, M), and their sums. The panel is the expand weights'.
   void expand_and_convolve(const float* x, const Slice& slice, int64_t first, int64_t last,
-                           const std::vector<float>& panel, Padded& map, float* out,
+                           const float* panel, Padded& map, float* out,
                            float* sums) const {
     const int64_t top = first * stride - pad(), bottom = (last - 1) * stride + pad() + 1;
     const int64_t from = std::max<int64_t>(top, 0), until = std::min(bottom, H);
     map.reshape(bottom - top, from - top, until - top, slice.width());
     if (expand)
-      convolve_1x1(x + from * W * C, (until - from) * W, C, panel.data(),
-                   expand->biases() + slice.first, slice.vectors, act, nullptr, map.data.data(),
+      convolve_1x1(x + from * W * C, (until - from) * W, C, panel,
+                   expand->biases() + slice.first, slice.vectors, act, nullptr, map.data.get(),
                    0, map.place.data());
     else
       copy_slice(x + from * W * C + slice.first, (until - from) * W, C, slice.vectors,
-                 map.data.data(), map.place.data());
-    convolve_depthwise(map.data.data(), map.cols,
+                 map.data.get(), map.place.data());
+    convolve_depthwise(map.data.get(), map.cols,
                        {depthwise.weights() + slice.first, depthwise.biases() + slice.first, M,
                         kernel, stride, dilation},
                        slice.vectors, act, last - first, ow, out + slice.first,
                        sums + slice.first);
   }
 
-  void pack_project(const Slice& slice, std::vector<float>& panel) const {
-    pack(project.weights(), M, O, slice, panel.data());
+  void pack_project(const Slice& slice, float* panel) const {
+    pack(project.weights(), M, O, slice, panel);
   }
 
   // A slice of positions first to last; `middle` is that of the first.
   void project_positions(const float* middle, const Slice& slice, int64_t first, int64_t last,
-                         const std::vector<float>& panel, const float* residual,
+                         const float* panel, const float* residual,
                          float* out) const {
     const int64_t at = first * O + slice.first;
-    convolve_1x1(middle, last - first, M, panel.data(), project.biases() + slice.first,
+    convolve_1x1(middle, last - first, M, panel, project.biases() + slice.first,
                  slice.vectors, NONE, residual ? residual + at : nullptr, out + at, O, nullptr);
   }
 
@@ -328,16 +331,17 @@ struct Block {
     const int64_t bands = std::max(this->bands(), parts_of(oh));
     at::parallel_for(0, bands, 1, [&](int64_t begin, int64_t end) {
       Padded map = padded();
-      std::vector<float> panel(std::max(C, M) * MOST), middle(rows_of_band() * ow * M), sums(M);
+      const Memory panel = uninitialised(std::max(C, M) * MOST), sums = uninitialised(M);
+      const Memory middle = uninitialised(rows_of_band() * ow * M);
       for (int64_t b = begin; b < end; b++) {
         const int64_t first = b * oh / bands, last = (b + 1) * oh / bands;
         for (const Slice& slice : slices_of(M)) {
-          pack_expand(slice, panel);
-          expand_and_convolve(x, slice, first, last, panel, map, middle.data(), sums.data());
+          pack_expand(slice, panel.get());
+          expand_and_convolve(x, slice, first, last, panel.get(), map, middle.get(), sums.get());
         }
         for (const Slice& slice : slices_of(O)) {
-          pack_project(slice, panel);
-          project_positions(middle.data(), slice, first * ow, last * ow, panel, residual, out);
+          pack_project(slice, panel.get());
+          project_positions(middle.get(), slice, first * ow, last * ow, panel.get(), residual, out);
         }
       }
     });
@@ -346,21 +350,21 @@ struct Block {
   // Squeeze-excite needs all of a picture before the first of it is projected.
   void with_se(int64_t pictures, const float* x, const float* residual, float* out) const {
     const int64_t bands = this->bands(), positions = oh * ow, size = positions * M;
-    const auto memory = at::empty({pictures * size}, at::kFloat);
-    float* const middle = memory.data_ptr<float>();
+    const Memory memory = uninitialised(pictures * size);
+    float* const middle = memory.get();
     std::vector<float> sums(pictures * bands * M), gates(pictures * M);
     const auto slices = slices_of(M), out_slices = slices_of(O);
     const int64_t n_slices = slices.size(), n_out_slices = out_slices.size();
     at::parallel_for(0, bands * n_slices, 1, [&](int64_t begin, int64_t end) {
       Padded map = padded();
-      std::vector<float> panel(C * MOST);
+      const Memory panel = uninitialised(C * MOST);
       for (int64_t item = begin; item < end; item++) {
         const int64_t b = item / n_slices;
         const int64_t first = b * oh / bands, last = (b + 1) * oh / bands;
         const Slice& slice = slices[item % n_slices];
-        pack_expand(slice, panel);
+        pack_expand(slice, panel.get());
         for (int64_t n = 0; n < pictures; n++)
-          expand_and_convolve(x + n * H * W * C, slice, first, last, panel, map,
+          expand_and_convolve(x + n * H * W * C, slice, first, last, panel.get(), map,
                               middle + n * size + first * ow * M,
                               sums.data() + (n * bands + b) * M);
       }
@@ -381,14 +385,14 @@ struct Block {
     // Few positions are split by channels, so that weights are read but once.
     const int64_t parts = positions < 48 * at::get_num_threads() ? 1 : parts_of(positions);
     at::parallel_for(0, parts * n_out_slices, 1, [&](int64_t begin, int64_t end) {
-      std::vector<float> panel(M * MOST);
+      const Memory panel = uninitialised(M * MOST);
       for (int64_t item = begin; item < end; item++) {
         const int64_t part = item / n_out_slices;
         const int64_t first = part * positions / parts, last = (part + 1) * positions / parts;
         const Slice& slice = out_slices[item % n_out_slices];
-        pack_project(slice, panel);
+        pack_project(slice, panel.get());
         for (int64_t n = 0; n < pictures; n++)
-          project_positions(middle + n * size + first * M, slice, first, last, panel,
+          project_positions(middle + n * size + first * M, slice, first, last, panel.get(),
                             residual ? residual + n * positions * O : nullptr,
                             out + n * positions * O);
       }
@@ -457,10 +461,10 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
     float* const out = result.data_ptr<float>() + first * out_size;
     const float* const residual = identity ? x : nullptr;
     if (!light_nl) return block(last - first, x, residual, out);
-    std::vector<float> projected((last - first) * out_size);
-    block(last - first, x, nullptr, projected.data());
+    const Memory projected = uninitialised((last - first) * out_size);
+    block(last - first, x, nullptr, projected.get());
     for (int64_t at = 0; at < (last - first) * out_size; at += out_size)
-      (*light_nl)(projected.data() + at, residual ? residual + at : nullptr, out + at);
+      (*light_nl)(projected.get() + at, residual ? residual + at : nullptr, out + at);
   });
   return input.is_contiguous(at::MemoryFormat::ChannelsLast) ? result : result.contiguous();
 }

@@ -73,6 +73,12 @@ INLINE void in_panels(int64_t rows, F f) {
   }
 }
 
+// Vectors of the next tile of so many columns: three, where that leaves none of one.
+inline int vectors_of(int64_t cols) {
+  const int64_t vectors = cols / LANES;
+  return vectors == 4 ? 2 : vectors < 3 ? vectors : 3;
+}
+
 // Rows of a tile of B vectors: what 16 registers hold.
 template <int B>
 constexpr int ROWS = B == 3 ? 4 : 6;

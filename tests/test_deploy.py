@@ -287,6 +287,9 @@ def test_weights_lie_as_the_operators_read_them():
         other.load_state_dict(layer.state_dict())
         check_layout(other)
         torch.testing.assert_close(other(x), want)
+        other = copy.deepcopy(layer)
+        nn.init.zeros_(other.project.conv.weight)
+        assert (other(x) - want).abs().max() > 1e-2
         torch.testing.assert_close(layer(x), want)
 
 

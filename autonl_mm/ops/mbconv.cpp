@@ -115,7 +115,7 @@ void copy_slice(const float* x, int64_t rows, int64_t channels, int vectors, flo
 
 // A vector would be filled with zeros first, a pass over all of it.
 using Memory = std::unique_ptr<float[]>;
-Memory uninitialised(int64_t size) { return std::make_unique_for_overwrite<float[]>(size); }
+Memory uninitialised(int64_t size) { return Memory(new float[size]); }
 
 // Some rows of a slice of a map with zeros around it, (rows, cols, width).
 struct Padded {

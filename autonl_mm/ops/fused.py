@@ -24,7 +24,7 @@ FLAGS = ('-std=c++20', '-O3', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-share
 def load_fused_operators() -> None:
     """Make the functions below work; the first time this compiles them.
 
-    That takes half a minute, and the result is kept in
+    That takes forty seconds, and the result is kept in
     ``~/.cache/autonl_mm``, for all processors of the architecture. (Not by
     ``torch.utils.cpp_extension``: it needs ninja on the path, and a process
     that is killed while it compiles leaves a lock that others wait for.)

@@ -10,7 +10,7 @@ import mmdet
 import mmpretrain
 import mmseg
 import pytest
-from conftest import ROOT, run_tool
+from conftest import FORKS, ROOT, run_tool
 
 
 def run(library, tool, *args, monkeypatch):
@@ -80,8 +80,12 @@ def test_browse_by_mmdet(demo_data, tmp_path, monkeypatch, scope):
     assert len(list((tmp_path / 'out').rglob('*.*g'))) == 2
 
 
+# The fork of mmdet plots in a style of seaborn by default and asks matplotlib for it.
+MMDET_ARGS = ['--style', 'default'] if FORKS else []
+
+
 @pytest.mark.parametrize('library, args', [
-    (mmpretrain, ['plot_curve']), (mmdet, ['plot_curve']), (mmseg, []),
+    (mmpretrain, ['plot_curve']), (mmdet, ['plot_curve', *MMDET_ARGS]), (mmseg, []),
 ], ids=['mmpretrain', 'mmdet', 'mmseg'])
 def test_log_plot(library, args, tmp_path, monkeypatch):
     """On scalars as a run of tools/train.py writes them."""

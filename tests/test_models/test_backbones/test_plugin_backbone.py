@@ -2,7 +2,6 @@
 import copy
 import io
 import pickle
-import socket
 from functools import lru_cache
 
 import pytest
@@ -310,13 +309,10 @@ def test_onnx_by_torch_export():
         assert_close([torch.from_numpy(g) for g in got], net(x))
 
 
-def _train_in_parallel(rank, port, queue):
+def _train_in_parallel(rank, meeting, queue):
     torch.set_num_threads(1)
     dist.init_process_group(
-        'gloo',
-        init_method=f'tcp://127.0.0.1:{port}',
-        rank=rank,
-        world_size=2)
+        'gloo', init_method=meeting.as_uri(), rank=rank, world_size=2)
     for name in ('mobilenet_v2', 'mmdet_resnet'):
         torch.manual_seed(rank)  # DDP sends rank 0's weights to all
         net = awake(build(name)[1]).train()
@@ -336,14 +332,11 @@ def _train_in_parallel(rank, port, queue):
     dist.destroy_process_group()
 
 
-def test_trains_with_ddp():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    # forks: everything is imported already, and nothing here has threads
-    queue = mp.get_context('fork').SimpleQueue()
-    mp.start_processes(
-        _train_in_parallel, (port, queue), nprocs=2, start_method='fork')
+def test_trains_with_ddp(tmp_path):
+    # Not forks: the tests before this one have started threads, and a lock that
+    # one of them holds is never released in a fork.
+    queue = mp.get_context('spawn').SimpleQueue()
+    mp.spawn(_train_in_parallel, (tmp_path / 'meeting', queue), nprocs=2)
     results = [queue.get() for _ in range(4)]
     assert {name for name, *_ in results} == {'mobilenet_v2', 'mmdet_resnet'}
     assert all(same and moved for _, same, moved in results)

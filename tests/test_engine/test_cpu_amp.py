@@ -151,6 +151,7 @@ def test_mixed_precision_trains_like_float32(task, demo_data, tiny_arch, scope):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize('task', DEMO)
 def test_autonl_s_over_200_steps(task, demo_data, scope):
     """On a GPU, where there is one, in float16 with loss scaling."""

@@ -88,6 +88,7 @@ def small(path, coco, folder, epochs):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * 3600)
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_epoch_evaluation_resume(path, coco, tmp_path):
     run = tmp_path / 'run'

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 from .fused import (
-                    fused_light_nl,
-                    fused_mbconv,
-                    lay_out,
-                    load_fused_operators,
-                    runs_fused,
+    fused_light_nl,
+    fused_mbconv,
+    lay_out,
+    load_fused_operators,
+    runs_fused,
 )
 
 __all__ = [

@@ -195,15 +195,13 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
   for_pictures(input.size(0), 1, [&](int64_t n, int64_t) {
     layer(x + n * picture, add ? add + n * picture : nullptr, out + n * picture);
   });
-  return input.is_contiguous(at::MemoryFormat::ChannelsLast) ? result : result.contiguous();
+  return result.contiguous(format_of(input));
 }
 
 // What the result looks like, for torch.compile.
 at::Tensor light_nl_meta(const at::Tensor& input, const at::Tensor&, const at::Tensor&,
                          const c10::optional<at::Tensor>&, int64_t, int64_t, int64_t, bool) {
-  return at::empty_like(input, input.is_contiguous(at::MemoryFormat::ChannelsLast)
-                                   ? at::MemoryFormat::ChannelsLast
-                                   : at::MemoryFormat::Contiguous);
+  return at::empty_like(input, format_of(input));
 }
 
 TORCH_LIBRARY_FRAGMENT(autonl_mm, m) {

@@ -49,4 +49,10 @@ inline at::Tensor outputs_last(const at::Tensor& weight) {
   return weight.flatten(1).t().contiguous();
 }
 
+// Of a result: channels_last, if the input is.
+inline at::MemoryFormat format_of(const at::Tensor& input) {
+  return input.is_contiguous(at::MemoryFormat::ChannelsLast) ? at::MemoryFormat::ChannelsLast
+                                                             : at::MemoryFormat::Contiguous;
+}
+
 }  // namespace autonl_mm

@@ -466,7 +466,7 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
     for (int64_t at = 0; at < (last - first) * out_size; at += out_size)
       (*light_nl)(projected.get() + at, residual ? residual + at : nullptr, out + at);
   });
-  return input.is_contiguous(at::MemoryFormat::ChannelsLast) ? result : result.contiguous();
+  return result.contiguous(format_of(input));
 }
 
 // What the result looks like, for torch.compile.
@@ -475,13 +475,10 @@ at::Tensor mbconv_meta(const at::Tensor& input, const Maybe&, const Maybe&, cons
                        const at::Tensor& project_weight, const at::Tensor&, const Maybe&,
                        const Maybe&, bool, const std::string&, int64_t stride, int64_t, int64_t,
                        int64_t, int64_t, bool) {
-  const auto format = input.is_contiguous(at::MemoryFormat::ChannelsLast)
-                          ? at::MemoryFormat::ChannelsLast
-                          : at::MemoryFormat::Contiguous;
   return at::empty_symint({input.sym_size(0), project_weight.sym_size(0),
                            (input.sym_size(2) + stride - 1) / stride,
                            (input.sym_size(3) + stride - 1) / stride},
-                          input.options(), format);
+                          input.options(), format_of(input));
 }
 
 }  // namespace

@@ -328,7 +328,9 @@ struct Block {
 
   // A band of a picture is projected while it is in the cache.
   void without_se(const float* x, const float* residual, float* out) const {
-    const int64_t bands = std::max(this->bands(), parts_of(oh));
+    // As many for each thread, if there are rows enough.
+    const int64_t parts = parts_of(oh);
+    const int64_t bands = std::min((this->bands() + parts - 1) / parts * parts, oh);
     at::parallel_for(0, bands, 1, [&](int64_t begin, int64_t end) {
       Padded map = padded();
       const Memory panel = uninitialised(std::max(C, M) * MOST), sums = uninitialised(M);

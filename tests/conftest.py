@@ -117,7 +117,7 @@ def free_port():
         return str(s.getsockname()[1])
 
 
-def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=600):
+def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300):
     """Run a tool of the project in a process of its own.
 
     Args:

@@ -7,7 +7,8 @@ inferencers; local files, URLs and model zoo names alike) and write every file
 with :class:`AtomicLocalBackend`. Wherever mmengine puts a checkpoint into a model
 (``load_from``, ``init_cfg``, resuming, inferencers) it says how many of the model's
 tensors were loaded, and fails where none was. :func:`find_resumable` finds the
-checkpoint from which a killed run goes on.
+checkpoint from which a killed run goes on. Config texts inside of checkpoints are
+read as data, see :mod:`autonl_mm.config_text`.
 """
 import _codecs
 import os
@@ -21,9 +22,11 @@ from pathlib import Path
 from typing import Any, Callable, List, Optional, Tuple, Union
 from urllib.parse import urlparse
 
+import mmengine.infer.infer as mmengine_infer
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dist import get_rank, is_main_process
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -34,9 +37,13 @@ from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 from torch import _weights_only_unpickler
 
-
-class UnsafeCheckpointError(RuntimeError):
-    """The file asks for something that could run code; nothing of it was run."""
+from autonl_mm.config_text import (
+    UnsafeCheckpointError,
+    check_buildable,
+    check_config_texts,
+    config_texts,
+    parse_config_text,
+)
 
 
 class BrokenCheckpointError(RuntimeError):
@@ -231,7 +238,8 @@ def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     Raises:
         FileNotFoundError: If there is no such file.
         UnsafeCheckpointError: If it holds more than tensors, plain Python data,
-            numpy arrays of numbers or text, and HistoryBuffers.
+            numpy arrays of numbers or text, and HistoryBuffers, or a config text
+            that would run code.
         BrokenCheckpointError: If it is truncated or no checkpoint.
     """
     path = osp.expanduser(path)
@@ -241,11 +249,13 @@ def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
         if str(path).endswith('.safetensors'):
             return dict(state_dict=_load_safetensors(path, map_location))
         _check_container(path)
-        return _load(path, map_location)
+        content = _load(path, map_location)
     except (OSError, MemoryError, ImportError):
         raise
     except Exception as error:
         raise _explain(path, error) from None
+    check_config_texts(content, path)
+    return content
 
 
 # mmengine logs the names of its loaders from the 11th letter on. pavi:// needs a
@@ -374,6 +384,40 @@ def load_state_dict(module: torch.nn.Module,
 # Looked up by these names wherever mmengine loads.
 mmengine_checkpoint._load_checkpoint_with_prefix = load_checkpoint_with_prefix
 mmengine_checkpoint.load_state_dict = load_state_dict
+
+
+_config_from_string = Config.fromstring
+_init_inferred_model = mmengine_infer.BaseInferencer._init_model
+
+
+def config_from_string(cfg_str: str, file_format: str) -> Config:
+    """``Config.fromstring``, which mmengine calls for checkpoints' texts.
+
+    Args:
+        cfg_str (str): The text.
+        file_format (str): ``'.py'``, ``'.json'``, ``'.yaml'`` or ``'.yml'``.
+
+    Raises:
+        UnsafeCheckpointError: If Python has more in it than literals and
+            ``dict(...)``.
+    """
+    if file_format == '.py':
+        return Config(parse_config_text(cfg_str))
+    return _config_from_string(cfg_str, file_format)
+
+
+def init_inferred_model(self, cfg, weights=None, device='cpu') -> torch.nn.Module:
+    """``BaseInferencer._init_model``, which builds a config out of a checkpoint
+    only if that asks for registered classes alone."""
+    if weights and not cfg:
+        content = CheckpointLoader.load_checkpoint(weights, map_location='cpu')
+        for _, text in config_texts(content):
+            check_buildable(parse_config_text(text))
+    return _init_inferred_model(self, cfg, weights, device)
+
+
+Config.fromstring = staticmethod(config_from_string)
+mmengine_infer.BaseInferencer._init_model = init_inferred_model
 
 
 @FileClient.register_backend('disk', force=True)

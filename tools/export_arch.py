@@ -12,7 +12,11 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import save_checkpoint
 
 import autonl_mm  # noqa: F401
-from autonl_mm.checkpoint import load_checkpoint
+from autonl_mm.checkpoint import (
+    BrokenCheckpointError,
+    UnsafeCheckpointError,
+    load_checkpoint,
+)
 from autonl_mm.engine import launch
 from autonl_mm.models import CostAwareModel, export_subnet
 
@@ -146,7 +150,8 @@ def main():
                              'expected the config of a search, of a '
                              'CostAwareModel')
         load_supernet(model, args.checkpoint)
-    except (FileNotFoundError, ValueError) as e:
+    except (FileNotFoundError, ValueError, BrokenCheckpointError,
+            UnsafeCheckpointError) as e:
         sys.exit(f'export_arch.py: {e}')
 
     supernet = model.supernet

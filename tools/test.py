@@ -10,6 +10,7 @@ from mmengine.config import ConfigDict
 from mmengine.evaluator import DumpResults
 
 import autonl_mm  # noqa: F401
+from autonl_mm.checkpoint import BrokenCheckpointError, UnsafeCheckpointError
 from autonl_mm.engine import launch
 from autonl_mm.engine.configs import leaf_datasets
 from autonl_mm.engine.half import use_half
@@ -100,7 +101,10 @@ def main():
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.out))
-    metrics = runner.test()
+    try:
+        metrics = runner.test()
+    except (BrokenCheckpointError, UnsafeCheckpointError) as e:
+        sys.exit(f'test.py: {e}')
     if args.out and args.out_item == 'metrics':
         mmengine.dump(metrics, args.out)
 

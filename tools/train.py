@@ -4,6 +4,7 @@ import argparse
 import sys
 
 import autonl_mm  # noqa: F401
+from autonl_mm.checkpoint import BrokenCheckpointError, UnsafeCheckpointError
 from autonl_mm.engine import launch
 from autonl_mm.engine.model_checks import check_datasets
 
@@ -48,7 +49,10 @@ def main():
         sys.exit(f'train.py: {e}')
     runner = launch.build_runner(cfg)
     check_datasets(runner, train=True)
-    runner.train()
+    try:
+        runner.train()
+    except (BrokenCheckpointError, UnsafeCheckpointError) as e:
+        sys.exit(f'train.py: {e}')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,261 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Config texts inside of checkpoints, read as data and never run.
+
+mmengine saves the config of a run in its checkpoints, as Python source, and
+executes it when a run is resumed (``meta['config']``) or when an inferencer gets
+a checkpoint alone (``message_hub['runtime_info']['cfg']``, ``meta['cfg']``). So
+a file of nothing but tensors and text could run any command. Three measures:
+
+- :func:`check_config_texts`: a checkpoint whose text does more than name values is
+  refused when it is loaded, whatever it is loaded for.
+- :func:`parse_config_text` takes the place of execution. It knows literals and
+  ``dict(...)``.
+- :func:`check_buildable`: data can ask for code too, as ``type='os.system'``. An
+  inferencer builds a config out of a checkpoint only if all types in it are
+  registered.
+"""
+import ast
+import re
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Iterator, List, Tuple
+
+import mmengine.registry
+from mmengine.registry import Registry
+from mmengine.utils import get_object_from_string
+
+
+class UnsafeCheckpointError(RuntimeError):
+    """The file asks for something that could run code; nothing of it was run."""
+
+
+# Characters; that of a detector of 1,203 classes has about 100,000.
+MAX_LENGTH = 4_000_000
+# What a text may call and still do nothing, if it does not redefine them. Written
+# by mmengine for settings such as ``out_indices=range(4)``.
+HARMLESS_CALLS = {
+    'dict', 'list', 'tuple', 'set', 'frozenset', 'range', 'slice', 'int', 'float',
+    'complex', 'bool'
+}
+HARMLESS_NODES = (
+    ast.Module, ast.Assign, ast.Expr, ast.Constant, ast.Name, ast.Attribute, ast.List,
+    ast.Tuple, ast.Set, ast.Dict, ast.Call, ast.keyword, ast.UnaryOp, ast.USub,
+    ast.UAdd, ast.Load, ast.Store)
+# Names that mmengine writes for numbers which have no literal
+NUMBERS = dict(inf=float('inf'), nan=float('nan'))
+SCOPES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'autonl_mm', 'torch'}
+# Settings that mmcv, mmdet and mmpretrain hand to eval()
+EVALUATED = ('type', 'dtype', 'warp_mode')
+NAME = re.compile(r'[A-Za-z_][\w./-]*')
+
+
+def _parse(text: str) -> ast.Module:
+    if len(text) > MAX_LENGTH:
+        raise UnsafeCheckpointError(
+            f'it has {len(text):,} characters, more than {MAX_LENGTH:,}')
+    try:
+        return ast.parse(text)
+    except (RecursionError, MemoryError):
+        raise UnsafeCheckpointError('it is nested too deeply') from None
+
+
+def _describe(node: ast.AST) -> str:
+    line = f'line {node.lineno}: ' if hasattr(node, 'lineno') else ''
+    code = ast.unparse(node).splitlines()[0]
+    return line + (code if len(code) <= 60 else code[:57] + '...')
+
+
+def _find_harm(tree: ast.Module) -> Iterator[ast.AST]:
+    """Parts of a source that could run code or read other files."""
+    for node in ast.walk(tree):
+        if not isinstance(node, HARMLESS_NODES):
+            yield node
+        elif isinstance(node, ast.Call) and not (
+                isinstance(node.func, ast.Name) and node.func.id in HARMLESS_CALLS):
+            yield node
+        elif isinstance(node, ast.Assign) and any(
+                not isinstance(target, ast.Name) or target.id == '_base_'
+                or target.id in HARMLESS_CALLS for target in node.targets):
+            yield node
+
+
+def config_texts(checkpoint: Any) -> Iterator[Tuple[str, str]]:
+    """Config texts of a checkpoint, each with its place.
+
+    Args:
+        checkpoint (Any): What a checkpoint file holds.
+
+    Yields:
+        tuple[str, str]: Place, such as ``meta.cfg``, and text.
+    """
+    for place in ('meta', 'message_hub.runtime_info'):
+        node = checkpoint
+        for key in place.split('.'):
+            node = node.get(key) if isinstance(node, dict) else None
+        for key in ('config', 'cfg'):
+            if isinstance(node, dict) and isinstance(node.get(key), str):
+                yield f'{place}.{key}', node[key]
+
+
+def check_config_texts(checkpoint: Any, path: str) -> None:
+    """Refuse a checkpoint whose config text would run code when it is executed.
+
+    Args:
+        checkpoint (Any): What the file holds.
+        path (str): The file, for the message.
+
+    Raises:
+        UnsafeCheckpointError: Names file, place, line and source.
+    """
+    for place, text in config_texts(checkpoint):
+        try:
+            harm = next(map(_describe, _find_harm(_parse(text))), None)
+        except (SyntaxError, ValueError):
+            continue  # no Python: it cannot be executed, and is not parsed either
+        except UnsafeCheckpointError as e:
+            harm = str(e)
+        if harm:
+            raise UnsafeCheckpointError(
+                f'{path} is refused and nothing of it was run: the config text in '
+                f'its {place} would run code when it is read ({harm}). If you trust '
+                'it, save its tensors alone to a new file with the program it comes '
+                'from: torch.save(model.state_dict(), file)')
+
+
+def parse_config_text(text: str) -> dict:
+    """The settings of a config text, without running it.
+
+    Args:
+        text (str): Assignments of literals and ``dict(...)``, as mmengine's
+            ``Config.pretty_text`` has them.
+
+    Returns:
+        dict: Setting by name.
+
+    Raises:
+        UnsafeCheckpointError: If it has anything else; names line and source.
+    """
+
+    def refuse(reason: str) -> UnsafeCheckpointError:
+        return UnsafeCheckpointError(
+            f'the config text is refused and nothing of it was run: {reason}. Config '
+            'texts of checkpoints are read as data, literals and dict(...) only. Give '
+            'the config as a file')
+
+    def evaluate(node: ast.AST) -> Any:
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.Name) and node.id in NUMBERS:
+            return NUMBERS[node.id]
+        if isinstance(node, ast.List):
+            return [evaluate(item) for item in node.elts]
+        if isinstance(node, ast.Tuple):
+            return tuple(evaluate(item) for item in node.elts)
+        if isinstance(node, ast.Set):
+            return {evaluate(item) for item in node.elts}
+        if isinstance(node, ast.Dict) and None not in node.keys:
+            return {
+                evaluate(key): evaluate(value)
+                for key, value in zip(node.keys, node.values)
+            }
+        if isinstance(node, ast.Call) and isinstance(
+                node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+            if all(keyword.arg for keyword in node.keywords):
+                return {k.arg: evaluate(k.value) for k in node.keywords}
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+            value = evaluate(node.operand)
+            if isinstance(value, (int, float, complex)):
+                return -value if isinstance(node.op, ast.USub) else value
+        raise refuse(_describe(node))
+
+    if not isinstance(text, str):
+        raise refuse(f'it is a {type(text).__name__}')
+    settings = {}
+    try:
+        for node in _parse(text).body:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue  # a docstring
+            if not isinstance(node, ast.Assign) or len(node.targets) != 1 \
+                    or not isinstance(node.targets[0], ast.Name) \
+                    or node.targets[0].id == '_base_':
+                raise refuse(_describe(node))
+            settings[node.targets[0].id] = evaluate(node.value)
+    except (SyntaxError, ValueError, TypeError) as e:
+        raise refuse(f'{e}') from None
+    except RecursionError:
+        raise refuse('it is nested too deeply') from None
+    return settings
+
+
+def _registries() -> List[Registry]:
+    """mmengine's registries with all their children."""
+    found = [r for r in vars(mmengine.registry).values() if isinstance(r, Registry)]
+    for registry in found:  # grows on the way
+        found.extend(registry.children.values())
+    return found
+
+
+def _is_registered(name: str) -> bool:
+    """Whether ``scope.name`` or a whole import path names what is registered."""
+    scope, _, rest = name.partition('.')
+    if scope not in SCOPES | {r.scope for r in _registries()}:
+        return False
+    with suppress(ImportError):
+        import_module(f'{scope}.registry')
+    registries = _registries()
+    for registry in registries:
+        if registry.scope == scope:
+            registry.import_from_location()
+            if rest in registry.module_dict:
+                return True
+    target = get_object_from_string(name)
+    return any(target is known for registry in registries
+               for known in registry.module_dict.values())
+
+
+def check_buildable(node: Any) -> None:
+    """Refuse a config out of a checkpoint that asks for code by its data.
+
+    mmengine's registries import and call what ``type`` names, registered or not;
+    libraries hand some settings to ``eval``, load pickles that a path names, and
+    run code of model hubs.
+
+    Args:
+        node (Any): The config or a part of it.
+
+    Raises:
+        UnsafeCheckpointError: Names the setting.
+    """
+
+    def refuse(key: str, value: Any) -> None:
+        raise UnsafeCheckpointError(
+            f"the checkpoint's config is refused and nothing was built: {key}="
+            f'{str(value)[:80]!r} could run code. If you trust it, give the config '
+            'as a file')
+
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in EVALUATED and isinstance(value, str):
+                if not NAME.fullmatch(value):
+                    refuse(key, value)
+                if key == 'type' and '/' not in value and not (
+                        _is_registered(value) if '.' in value else
+                        _is_bare_name(value)):
+                    refuse(key, value)
+            elif key in ('_scope_', 'default_scope') and value is not None:
+                if value not in SCOPES | {r.scope for r in _registries()}:
+                    refuse(key, value)
+            elif key == 'trust_remote_code' and value:
+                refuse(key, value)
+            check_buildable(value)
+    elif isinstance(node, (list, tuple, set)):
+        for value in node:
+            check_buildable(value)
+    elif isinstance(node, str) and node.lower().endswith(('.pkl', '.pickle')):
+        refuse('file', node)
+
+
+def _is_bare_name(name: str) -> bool:
+    """Whether a name without a scope is no module, which would be imported."""
+    return any(name in r.module_dict for r in _registries()) or find_spec(name) is None

@@ -95,7 +95,7 @@ SEG := semantic-fpn_autonl-s_1xb8_demo-seg
 # Evaluate once more, from the checkpoint, and draw: $(1) config, $(2) its work
 # dir, $(3) metric.
 SHOW = $(RUN) tools/test.py $(1) $$(cat $(2)/last_checkpoint) --work-dir $(2)/test --show-dir $(2)/drawn \
-  && $(RUN) $(TOOLS)/summarize_run.py $(2) --metric $(3) \
+  && $(RUN) $(TOOLS)/analyze_logs.py $(2) --metric $(3) \
   && $(RUN) $(TOOLS)/contact_sheet.py $(2)/drawn --out $(2)/predictions.png
 
 # Start from the backbone of a checkpoint, $(1).
@@ -112,7 +112,7 @@ demo: setup
 	  --cfg-options $(call FROM,$$(cat work_dirs/$(CLS)/last_checkpoint))
 	@$(call SHOW,configs/demo/$(DET).py,work_dirs/$(DET),coco/bbox_mAP_50)
 	@$(call SHOW,configs/demo/$(SEG).py,work_dirs/$(SEG),mIoU)
-	@$(RUN) $(TOOLS)/summarize_run.py work_dirs/$(CLS)
+	@$(RUN) $(TOOLS)/analyze_logs.py work_dirs/$(CLS)
 
 SEARCH := autonl-supernet_retinanet_1xb8_demo-det
 FULL := work_dirs/demo-full

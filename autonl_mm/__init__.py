@@ -1,11 +1,17 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""AutoNL and LightNL for OpenMMLab. Importing it registers everything."""
-from . import checkpoint, datasets, engine, models
+"""AutoNL and LightNL for OpenMMLab.
+
+Importing it registers everything and changes nothing of mmengine;
+:func:`autonl_mm.checkpoint.install` does that.
+"""
+from . import checkpoint, datasets, models, nas
 from .arch import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec
 from .cost import count_macs
+from .engine import hooks, optimizers
+from .export import onnx_model
 from .version import __version__
 
 __all__ = [
-    'checkpoint', 'datasets', 'engine', 'models', 'AUTONL_L', 'AUTONL_S',
-    'ArchSpec', 'BlockSpec', 'count_macs', '__version__'
+    'checkpoint', 'datasets', 'hooks', 'models', 'nas', 'onnx_model', 'optimizers',
+    'AUTONL_L', 'AUTONL_S', 'ArchSpec', 'BlockSpec', 'count_macs', '__version__'
 ]

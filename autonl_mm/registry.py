@@ -3,8 +3,8 @@
 
 ``type='autonl_mm.AutoNL'`` works in any config, with nothing imported: mmengine
 imports this module to find the scope, and the locations below to find the
-class. What is registered here is also known to mmengine's root registries, so
-that bare ``type='AutoNL'`` works after
+class. The names in :data:`BARE_NAMES`, which nobody else has, are also known to
+mmengine's root registries, so that ``type='AutoNL'`` works after
 ``custom_imports = dict(imports=['autonl_mm'])`` under any ``default_scope``.
 """
 from mmengine.registry import DATASETS as ROOT_DATASETS
@@ -15,38 +15,46 @@ from mmengine.registry import OPTIMIZERS as ROOT_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
+BARE_NAMES = {
+    'AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'LightNL', 'PluginBackbone',
+    'RMSpropTF', 'SharedNL'
+}
+
 
 class PublicRegistry(Registry):
-    """A child registry that registers with its parent too."""
+    """A child registry that registers :data:`BARE_NAMES` with its parent too."""
 
-    def register_module(self, name=None, force=False, module=None):
-        if module is None:
-            return lambda module: self.register_module(name, force, module)
-        super().register_module(name, force, module)
-        self.parent.register_module(name, force, module)
-        return module
+    def _register_module(self, module, module_name=None, force=False):
+        super()._register_module(module, module_name, force)
+        names = module_name or module.__name__
+        for name in [names] if isinstance(names, str) else names:
+            if name in BARE_NAMES:
+                self.parent.register_module(name, force, module)
 
 
 MODELS = PublicRegistry(
     'model',
     parent=ROOT_MODELS,
     scope='autonl_mm',
-    locations=['autonl_mm.models'])
+    locations=[
+        'autonl_mm.models', 'autonl_mm.nas',
+        'autonl_mm.export.onnx_model'
+    ])
 OPTIMIZERS = PublicRegistry(
     'optimizer',
     parent=ROOT_OPTIMIZERS,
     scope='autonl_mm',
-    locations=['autonl_mm.engine'])
+    locations=['autonl_mm.engine.optimizers'])
 OPTIM_WRAPPERS = PublicRegistry(
     'optimizer wrapper',
     parent=ROOT_OPTIM_WRAPPERS,
     scope='autonl_mm',
-    locations=['autonl_mm.engine'])
+    locations=['autonl_mm.engine.optimizers'])
 HOOKS = PublicRegistry(
     'hook',
     parent=ROOT_HOOKS,
     scope='autonl_mm',
-    locations=['autonl_mm.engine'])
+    locations=['autonl_mm.engine.hooks', 'autonl_mm.nas'])
 TRANSFORMS = PublicRegistry(
     'transform',
     parent=ROOT_TRANSFORMS,

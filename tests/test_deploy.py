@@ -15,14 +15,8 @@ from search_spaces import TINY_SPACE
 
 from autonl_mm import ArchSpec, BlockSpec
 from autonl_mm.deploy import switch_to_deploy
-from autonl_mm.models import (
-    AutoNL,
-    CostAwareModel,
-    LightNL,
-    MBConv,
-    PluginBackbone,
-    SharedNL,
-)
+from autonl_mm.models import AutoNL, LightNL, MBConv, PluginBackbone, SharedNL
+from autonl_mm.nas import CostAwareModel
 
 TINY = ['r1_k3_s11_e1_i8_o8', 'r1_k3_s22_e3_i8_o16_nonlocal0.25-1',
         'r2_k5_s22_e3_i16_o24_se0.5_nonlocal0.25-2']

@@ -16,11 +16,13 @@ from autonl_mm.models import AutoNL, LightNL, PoolDropout
 BLOCK = 'r1_k3_s11_e1_i8_o8_nonlocal0.5'
 CODEBASES = ('mmpretrain', 'mmdet', 'mmseg')
 PUBLIC = dict(
-    MODELS=('AutoNL', 'LightNL', 'PluginBackbone', 'PoolDropout', 'SharedNL'),
+    MODELS=('AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'LightNL', 'OnnxModel',
+            'PluginBackbone', 'PoolDropout', 'SharedNL'),
     OPTIMIZERS=('RMSpropTF', ),
     OPTIM_WRAPPERS=('CpuAmpOptimWrapper', ),
-    HOOKS=('BatchScaledEMAHook', ),
-    TRANSFORMS=('LoadImageOrSkip', ),
+    HOOKS=('BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',
+           'LabelCheckHook', 'SafeCheckpointHook', 'SearchHook'),
+    TRANSFORMS=('LoadImageOrSkip', 'ReleaseCenterCrop'),
     DATASETS=('HoldoutFolder', ))
 
 
@@ -125,8 +127,9 @@ def test_core_needs_only_mmengine_and_mmcv_lite():
                             ('BatchScaledEMAHook', HOOKS),
                             ('CpuAmpOptimWrapper', OPTIM_WRAPPERS),
                             ('LoadImageOrSkip', TRANSFORMS)]:
-            assert root.get(type_) is root.get('autonl_mm.' + type_)
-            assert root.get(type_).__module__.startswith('autonl_mm.')
+            cls = root.get('autonl_mm.' + type_)
+            assert cls.__module__.startswith('autonl_mm.')
+        assert OPTIMIZERS.get('RMSpropTF') is OPTIMIZERS.get('autonl_mm.RMSpropTF')
         loaded = [n for n in Blocker.names if n in sys.modules]
         assert not loaded, loaded
         print('built')
@@ -146,7 +149,8 @@ def test_registered_with_child_and_root(kind, name):
     cls = child.get(name)
     assert cls is not None and cls.__name__ == name
     assert root.get(f'autonl_mm.{name}') is cls
-    assert root.get(name) is cls
+    # a generic name stays in its scope
+    assert (root.module_dict.get(name) is cls) == (name in registry.BARE_NAMES)
     assert child.scope == 'autonl_mm' and child.parent is root
 
 
@@ -160,7 +164,8 @@ def test_bare_names_under_every_default_scope(codebase):
             assert type(model) is AutoNL
             layer = models.build(dict(type='LightNL', in_channels=8))
             assert type(layer) is LightNL
-            assert type(models.build(dict(type='PoolDropout'))) is PoolDropout
+            neck = models.build(dict(type='autonl_mm.PoolDropout'))
+            assert type(neck) is PoolDropout
 
 
 @pytest.mark.parametrize('codebase', (None, ) + CODEBASES)
@@ -183,7 +188,9 @@ def test_registering_twice_is_an_error():
         registry.MODELS.register_module(module=AutoNL)
 
 
-def test_decorator_forms():
+def test_decorator_forms(monkeypatch):
+    """Names given and not, one and several; the bare ones reach the parent."""
+    monkeypatch.setattr(registry, 'BARE_NAMES', {'A', 'Bee', 'C'})
     models = registry.PublicRegistry(
         'toy', parent=mmengine.registry.Registry('toy', scope='toy_root'),
         scope='toy')
@@ -200,9 +207,62 @@ def test_decorator_forms():
         pass
 
     assert models.register_module(module=C) is C
-    for name, cls in dict(A=A, B=B, Bee=B, C=C).items():
-        assert models.module_dict[name] is cls
-        assert models.parent.module_dict[name] is cls
+    assert dict(models.module_dict) == dict(A=A, B=B, Bee=B, C=C)
+    assert dict(models.parent.module_dict) == dict(A=A, Bee=B, C=C)
+
+
+UNTOUCHED = """
+    import torch
+    import mmengine.fileio, mmengine.hooks, mmengine.infer.infer as infer
+    import mmengine.runner.checkpoint as saved
+    from mmengine.config import Config
+    from mmengine.registry import HOOKS
+
+    def state():
+        backends = mmengine.fileio.backends
+        return [
+            dict(saved.CheckpointLoader._schemes), saved.load_url,
+            saved.load_state_dict, saved._load_checkpoint_with_prefix,
+            Config.fromstring, infer.BaseInferencer._init_model,
+            dict(backends.backends), dict(backends.prefix_to_backends),
+            dict(mmengine.fileio.FileClient._backends), HOOKS.get('CheckpointHook'),
+            set(torch.serialization.get_safe_globals()),
+        ]
+
+    before = state()
+"""
+
+
+def test_importing_patches_nothing():
+    """Nor does building by a scoped name."""
+    out = run_fresh(textwrap.dedent(UNTOUCHED) + textwrap.dedent("""
+        import autonl_mm
+        import autonl_mm.cli.launch, autonl_mm.benchmark.trials
+        from mmengine.registry import MODELS
+        MODELS.build(dict(type='autonl_mm.LightNL', in_channels=8))
+        assert state() == before
+        print('untouched')
+    """))
+    assert 'untouched' in out
+
+
+@pytest.mark.parametrize('how', [
+    'import autonl_mm.safe_checkpoints',
+    'autonl_mm.checkpoint.install()\nautonl_mm.checkpoint.install()',
+    'Config(dict(custom_imports=dict(imports=["autonl_mm.safe_checkpoints"])))\n'
+    'import importlib; importlib.import_module("autonl_mm.safe_checkpoints")'])
+def test_one_call_or_one_line_patches_all(how):
+    out = run_fresh(textwrap.dedent(UNTOUCHED) + 'import autonl_mm\n' + how
+                    + textwrap.dedent("""
+        after = state()
+        changed = [a != b for a, b in zip(before, after)]
+        # CheckpointHook stays mmengine's: ours has a name of its own
+        assert changed == [True] * 9 + [False, True] or changed == [
+            True] * 7 + [False, True, False, True], changed
+        assert HOOKS.get('autonl_mm.SafeCheckpointHook') is not before[9]
+        print('patched')
+    """))
+    assert 'patched' in out
 
 
 def test_public_names():

@@ -17,8 +17,9 @@ from autonl_mm.checkpoint import (
     UnsafeCheckpointError,
     load_checkpoint,
 )
-from autonl_mm.engine import launch
-from autonl_mm.models import CostAwareModel, export_subnet
+from autonl_mm.cli import launch
+from autonl_mm.datasets.settings import check_data
+from autonl_mm.nas import CostAwareModel, export_subnet
 
 
 def parse_args():
@@ -140,7 +141,7 @@ def main():
                 '--config needs retrain_base in the config of the search, the '
                 'config to retrain by')
         if args.eval:
-            launch.check_data(cfg, ['train_dataloader', 'val_dataloader'])
+            check_data(cfg, ['train_dataloader', 'val_dataloader'])
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         model = cfg.model.copy()
         model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))

@@ -11,10 +11,10 @@ from mmengine.evaluator import DumpResults
 
 import autonl_mm  # noqa: F401
 from autonl_mm.checkpoint import BrokenCheckpointError, UnsafeCheckpointError
-from autonl_mm.engine import launch
-from autonl_mm.engine.configs import leaf_datasets
-from autonl_mm.engine.half import use_half
-from autonl_mm.engine.model_checks import check_datasets
+from autonl_mm.cli import launch
+from autonl_mm.cli.checks import check_datasets
+from autonl_mm.datasets.settings import check_data, leaf_datasets
+from autonl_mm.half import use_half
 
 
 def parse_args():
@@ -91,7 +91,7 @@ def main():
             draw_predictions(cfg, args.show_dir)
         if args.tta:
             use_tta(cfg)
-        launch.check_data(cfg, ['test_dataloader'])
+        check_data(cfg, ['test_dataloader'])
     except (FileNotFoundError, ImportError, ValueError) as e:
         sys.exit(f'test.py: {e}')
     runner = launch.build_runner(cfg)

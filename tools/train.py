@@ -5,8 +5,9 @@ import sys
 
 import autonl_mm  # noqa: F401
 from autonl_mm.checkpoint import BrokenCheckpointError, UnsafeCheckpointError
-from autonl_mm.engine import launch
-from autonl_mm.engine.model_checks import check_datasets
+from autonl_mm.cli import launch
+from autonl_mm.cli.checks import check_datasets
+from autonl_mm.datasets.settings import check_data
 
 
 def parse_args():
@@ -44,7 +45,7 @@ def main():
             cfg.auto_scale_lr.enable = True
         launch.check_search(cfg)
         launch.set_resume(cfg, args.resume)
-        launch.check_data(cfg, ['train_dataloader', 'val_dataloader'])
+        check_data(cfg, ['train_dataloader', 'val_dataloader'])
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'train.py: {e}')
     runner = launch.build_runner(cfg)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autonl_mm.deploy import switch_to_deploy
 
-from .graph import graph_type
+from .graphs import graph_type
 from .onnx_file import OnnxSession, need, quiet, set_info
 
 DYNAMIC = ('batch', 'size')

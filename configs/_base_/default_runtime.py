@@ -1,11 +1,12 @@
 # What every config needs, whatever its codebase.
-custom_imports = dict(imports=['autonl_mm'])
+custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(
+        type='autonl_mm.SafeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # warns when the data loader is what limits the run
     data_time=dict(type='autonl_mm.DataTimeHook'),

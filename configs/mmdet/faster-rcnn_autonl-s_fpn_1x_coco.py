@@ -1,5 +1,6 @@
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
-custom_imports = dict(imports=['autonl_mm'])
+custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])
+default_hooks = dict(checkpoint=dict(type='autonl_mm.SafeCheckpointHook'))
 
 model = dict(
     backbone=dict(

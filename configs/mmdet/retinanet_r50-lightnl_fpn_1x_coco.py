@@ -1,7 +1,8 @@
 # LightNL in the ten blocks of a pretrained ResNet-50's second and third stage.
 # A new block is the identity, so training starts from the pretrained network.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
-custom_imports = dict(imports=['autonl_mm'])
+custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])
+default_hooks = dict(checkpoint=dict(type='autonl_mm.SafeCheckpointHook'))
 
 model = dict(
     backbone=dict(

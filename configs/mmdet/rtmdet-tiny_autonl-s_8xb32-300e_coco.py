@@ -1,5 +1,6 @@
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
-custom_imports = dict(imports=['autonl_mm'])
+custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])
+default_hooks = dict(checkpoint=dict(type='autonl_mm.SafeCheckpointHook'))
 
 model = dict(
     # The stock config feeds BGR, as its backbone was pretrained.

@@ -1,6 +1,8 @@
 _base_ = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
-custom_imports = dict(
-    imports=['autonl_mm', 'autonl_mm.models.dense_heads.ssdlite_head'])
+custom_imports = dict(imports=[
+    'autonl_mm.safe_checkpoints', 'autonl_mm.models.dense_heads.ssdlite_head'
+])
+default_hooks = dict(checkpoint=dict(type='autonl_mm.SafeCheckpointHook'))
 
 # Its maps at strides 16 and 32 have MobileNetV2's 96 and 1280 channels. The
 # batch of 24 a GPU has statistics of its own; their momentum is the stock

@@ -10,7 +10,7 @@ from conftest import ROOT, run_tool
 
 from autonl_mm.models import LightNL
 
-SCRIPT = 'tools/analysis_tools/benchmark.py'
+SCRIPT = 'tools/benchmarks/benchmark.py'
 spec = importlib.util.spec_from_file_location('benchmark', ROOT / SCRIPT)
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, run_tool
 from mmengine.config import Config
 
-TOOL = 'tools/analysis_tools/benchmark_allocator.py'
+TOOL = 'tools/benchmarks/benchmark_allocator.py'
 
 
 @pytest.mark.skipif(

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, run_tool
 from mmengine.config import ConfigDict
 
-TOOL = 'tools/analysis_tools/benchmark_loader.py'
+TOOL = 'tools/benchmarks/benchmark_loader.py'
 CONFIG = 'configs/mmpretrain/autonl-s_32xb128_in1k.py'
 
 

@@ -3,7 +3,7 @@ import re
 
 from conftest import run_tool
 
-TOOL = 'tools/analysis_tools/benchmark_memory.py'
+TOOL = 'tools/benchmarks/benchmark_memory.py'
 
 
 def test_a_row_a_size():

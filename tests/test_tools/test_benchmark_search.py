@@ -3,7 +3,7 @@ import json
 
 from conftest import run_tool
 
-SCRIPT = 'tools/analysis_tools/benchmark_search.py'
+SCRIPT = 'tools/benchmarks/benchmark_search.py'
 
 
 def test_figures(tmp_path):

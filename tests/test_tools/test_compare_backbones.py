@@ -8,7 +8,7 @@ from conftest import ROOT, run_tool
 
 from autonl_mm import AUTONL_S, count_macs
 
-SCRIPT = 'tools/analysis_tools/compare_backbones.py'
+SCRIPT = 'tools/benchmarks/compare_backbones.py'
 spec = importlib.util.spec_from_file_location('compare_backbones',
                                               ROOT / SCRIPT)
 tool = importlib.util.module_from_spec(spec)

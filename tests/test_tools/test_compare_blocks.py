@@ -7,7 +7,7 @@ from conftest import run_tool
 
 from autonl_mm.cost import light_nl_macs
 
-SCRIPT = 'tools/analysis_tools/compare_blocks.py'
+SCRIPT = 'tools/benchmarks/compare_blocks.py'
 
 
 @pytest.fixture(scope='module')

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import save_checkpoint
 
-TOOL = 'tools/analysis_tools/compare_predictions.py'
+TOOL = 'tools/benchmarks/compare_predictions.py'
 
 
 def classified(*predicted):

@@ -9,9 +9,9 @@ from conftest import ROOT, run_tool
 from search_spaces import TINY_SPACE
 
 from autonl_mm import AUTONL_S, ArchSpec, count_macs
-from autonl_mm.models import SearchSpace
+from autonl_mm.nas import SearchSpace
 
-SCRIPT = 'tools/analysis_tools/compare_random.py'
+SCRIPT = 'tools/benchmarks/compare_random.py'
 spec = importlib.util.spec_from_file_location('compare_random', ROOT / SCRIPT)
 compare_random = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compare_random)

@@ -6,7 +6,7 @@ import pytest
 from conftest import run_tool
 from mmengine.config import Config
 
-SCRIPT = 'tools/analysis_tools/compare_steps.py'
+SCRIPT = 'tools/benchmarks/compare_steps.py'
 CONFIG = 'configs/mmpretrain/light-nl-steps_1xb32_cifar10.py'
 STEPS = ('none', 'conventional', 'shared_features', 'depthwise_output',
          'channel_compaction', 'spatial_compaction')

@@ -14,7 +14,7 @@ from tiny_models import CONFIGS, build, noise
 from torch import nn
 
 from autonl_mm.export import export
-from autonl_mm.export.graph import graph_type
+from autonl_mm.export.graphs.classification import graph_type
 from autonl_mm.export.onnx_file import OnnxSession
 from autonl_mm.models import LightNL
 

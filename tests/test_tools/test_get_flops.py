@@ -6,7 +6,7 @@ from conftest import ROOT
 from mmengine.config import Config
 
 from autonl_mm import AUTONL_L, AUTONL_S, count_macs
-from autonl_mm.engine import configs
+from autonl_mm.cli import configs
 
 SPEC = importlib.util.spec_from_file_location(
     'get_flops', ROOT / 'tools/analysis_tools/get_flops.py')

@@ -6,7 +6,7 @@ from conftest import run_tool
 from mmengine.config import Config
 
 from autonl_mm.cost import LatencyTable
-from autonl_mm.models import AutoNLSuperNet
+from autonl_mm.nas import AutoNLSuperNet
 
 SCRIPT = 'tools/analysis_tools/measure_latency.py'
 

@@ -10,10 +10,10 @@ import torch
 from conftest import ROOT, TINY_ARCH, call_main, main_error
 from mmengine.config import Config
 
-from autonl_mm.engine import configs
+from autonl_mm.cli import configs
 from autonl_mm.export import export, onnx_file, quantize
+from autonl_mm.export.images import config_pictures
 from autonl_mm.export.onnx_file import OnnxSession
-from autonl_mm.export.pictures import config_pictures
 
 
 def load(path):

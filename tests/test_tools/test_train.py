@@ -66,7 +66,7 @@ def test_train_test_resume_summarize(options, tmp_path):
     assert (work_dir / 'epoch_3.pth').exists()
 
     # and one line says how it went
-    summary = run_tool('tools/analysis_tools/summarize_run.py',
+    summary = run_tool('tools/analysis_tools/analyze_logs.py',
                        work_dir).stdout
     last = summary.strip().splitlines()[-1]
     assert 'accuracy/top1' in last and 'epoch_3.pth' in last

@@ -14,7 +14,8 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from tqdm import tqdm
 
 import autonl_mm  # noqa: F401
-from autonl_mm.engine import configs, launch
+from autonl_mm.cli import configs
+from autonl_mm.datasets.settings import check_data
 
 
 def parse_args():
@@ -62,7 +63,7 @@ def main():
     try:
         cfg = configs.read_config(args)
         loader = f'{args.part}_dataloader'
-        launch.check_data(cfg, [loader])
+        check_data(cfg, [loader])
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'browse_dataset.py: {e}')
     init_default_scope(cfg.default_scope)

@@ -19,7 +19,7 @@ from mmengine.model import ModuleList
 from torch import nn
 
 import autonl_mm  # noqa: F401
-from autonl_mm.engine import configs
+from autonl_mm.cli import configs
 
 Size = Tuple[int, int]
 

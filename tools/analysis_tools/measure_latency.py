@@ -14,9 +14,10 @@ import time
 
 import torch
 
+from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.cli import configs
+from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.cost import LatencyTable, strided, walk
-from autonl_mm.engine import configs, keep_freed_memory
-from autonl_mm.engine.measure import Spread, device_name, in_turns
 from autonl_mm.models import AutoNL, MBConv
 
 

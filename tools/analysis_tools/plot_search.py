@@ -22,7 +22,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from summarize_run import read_scalars
+
+from autonl_mm.benchmark.records import read_scalars
 
 # The order of the panels and of the map's columns.
 DECISIONS = dict(

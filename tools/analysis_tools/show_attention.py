@@ -16,7 +16,8 @@ import torch
 from mmengine.runner import load_checkpoint
 from mmengine.structures import BaseDataElement
 
-from autonl_mm.engine import configs, keep_freed_memory
+from autonl_mm.cli import configs
+from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.models.layers import LightNL, affinity_rows
 
 matplotlib.use('Agg')

@@ -17,10 +17,11 @@ import torch
 from mmengine.runner import load_checkpoint
 
 import autonl_mm  # noqa: F401
-from autonl_mm.engine import configs, keep_freed_memory
-from autonl_mm.engine.measure import Spread, device_name, in_turns
+from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.cli import configs
+from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.export import export, onnx_file
-from autonl_mm.export.pictures import check_pictures, to_batch
+from autonl_mm.export.images import check_pictures, to_batch
 
 # Beyond the export size, so that every stride's rounding is met.
 LARGER = ((0, 0), (21, 40), (64, 9))

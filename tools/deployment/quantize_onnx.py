@@ -12,11 +12,12 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 import autonl_mm  # noqa: F401
-from autonl_mm.engine import launch
-from autonl_mm.engine.measure import Spread, device_name, in_turns
+from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.cli import launch
+from autonl_mm.datasets.settings import check_data
 from autonl_mm.export import quantize
+from autonl_mm.export.images import config_pictures, to_batch
 from autonl_mm.export.onnx_file import OnnxSession, write
-from autonl_mm.export.pictures import config_pictures, to_batch
 
 
 def parse_args():
@@ -90,7 +91,7 @@ def main():
         before = OnnxSession(args.model)
         cfg = launch.load_config(args)
         loaders = ['train_dataloader']
-        launch.check_data(cfg, loaders + ['test_dataloader'] *
+        check_data(cfg, loaders + ['test_dataloader'] *
                           (not args.no_eval))
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         pictures = config_pictures(cfg, 'train_dataloader', args.pictures)

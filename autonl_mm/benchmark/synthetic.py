@@ -1,0 +1,67 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Batches for measurements of any codebase's model, without its data."""
+from typing import Tuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import TRANSFORMS
+
+from autonl_mm.datasets.settings import leaf_datasets
+
+NUM_OBJECTS = 4  # in each picture, for detectors
+
+
+def make_batch(cfg: Config,
+               batch_size: int,
+               size: Tuple[int, int],
+               part: str = 'train',
+               seed: int = 0) -> dict:
+    """Noise with annotations, packed as the config's data loader does it.
+
+    Args:
+        cfg (Config): Config of a classifier, detector or segmentor, whose
+            ``default_scope`` is set.
+        batch_size (int): Pictures.
+        size (tuple[int, int]): Their height and width.
+        part (str): ``'train'``, ``'val'`` or ``'test'``, whose packing is
+            used. Defaults to ``'train'``.
+        seed (int): Defaults to 0.
+
+    Returns:
+        dict: ``inputs``, ``batch_size`` pictures of ``(3, H, W)`` in uint8,
+        and ``data_samples``, for ``model.train_step`` and ``model.test_step``.
+        Labels are 0 and 1.
+    """
+    rng = np.random.default_rng(seed)
+    dataset = cfg[f'{part}_dataloader'].dataset
+    _, dataset = next(leaf_datasets('', dataset))
+    pack = TRANSFORMS.build(dataset.pipeline[-1])
+    masks = 'mask_head' in cfg.model.get('roi_head', {})
+    return pseudo_collate(
+        [pack(_picture(rng, *size, masks)) for _ in range(batch_size)])
+
+
+def _picture(rng: np.random.Generator, h: int, w: int, masks: bool) -> dict:
+    """What a pipeline knows of a picture before it packs it."""
+    corners = rng.uniform(0, 0.5, (NUM_OBJECTS, 2)) * (w, h)
+    sides = rng.uniform(0.2, 0.5, (NUM_OBJECTS, 2)) * (w, h)
+    results = dict(
+        img=rng.integers(0, 256, (h, w, 3), dtype=np.uint8),
+        img_path='noise',
+        img_id=0,
+        ori_shape=(h, w),
+        img_shape=(h, w),
+        scale_factor=(1., 1.),
+        flip=False,
+        flip_direction=None,
+        gt_label=int(rng.integers(2)),
+        gt_seg_map=rng.integers(0, 2, (h, w)),
+        gt_bboxes=np.hstack([corners, corners + sides]).astype(np.float32),
+        gt_bboxes_labels=rng.integers(0, 2, NUM_OBJECTS),
+        gt_ignore_flags=np.zeros(NUM_OBJECTS, dtype=bool))
+    if masks:
+        from mmdet.structures.mask import BitmapMasks
+        results['gt_masks'] = BitmapMasks(
+            rng.integers(0, 2, (NUM_OBJECTS, h, w), dtype=np.uint8), h, w)
+    return results

@@ -1,0 +1,138 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Checkpoints that run nothing when they are loaded."""
+import _codecs
+import os.path as osp
+import pickle
+import re
+from pathlib import Path
+from typing import Any, Callable, Union
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+from .config_text import UnsafeCheckpointError, check_config_texts
+
+
+class BrokenCheckpointError(RuntimeError):
+    """The file is truncated or is no checkpoint."""
+
+
+def _refuse(*args) -> None:
+    raise pickle.UnpicklingError(f'GLOBAL {OneCycleParamScheduler.__name__}')
+
+
+_METHODS = {
+    HistoryBuffer: (HistoryBuffer, ('current', 'max', 'mean', 'min')),
+    _refuse: (OneCycleParamScheduler, ('_annealing_cos', '_annealing_linear')),
+}
+
+
+def _method(owner: Any, name: str) -> Callable:
+    """What a checkpoint gets for ``builtins.getattr``.
+
+    HistoryBuffer pickles its statistics methods, OneCycleLR its annealing
+    function as calls of ``getattr``. The real one would lead from there to
+    ``__init__.__globals__`` and everywhere.
+    """
+    for known, (cls, names) in _METHODS.items():
+        if owner is known and name in names:
+            return getattr(cls, name)
+    owner = getattr(owner, '__name__', type(owner).__name__)
+    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner},{name!r})')
+
+
+# Asked of the objects, because numpy 2 moved them from numpy.core to numpy._core.
+_NUMPY_FUNCTIONS = dict(
+    _reconstruct=np.empty(0).__reduce__()[0], scalar=np.float64().__reduce__()[0])
+
+# The dtypes of numbers and of text. Those of objects and of structures stay out:
+# with a forged state numpy takes bytes of the file for pointers.
+_DTYPES = dict.fromkeys(type(np.dtype(code)) for code in '?bhilqBHILQefdgFDGSU')
+_DATA_TYPES = (HistoryBuffer, np.ndarray, *_DTYPES)
+
+# What a checkpoint may name beyond torch's own list, some of it under the name of
+# another: ``getattr`` and OneCycleLR's class are stand-ins.
+SAFE_GLOBALS = [
+    *_DATA_TYPES, np.dtype, bytes, bytearray, complex, set, _codecs.encode,
+    (_method, 'builtins.getattr'),
+    (_refuse, f'{OneCycleParamScheduler.__module__}.'
+     f'{OneCycleParamScheduler.__qualname__}'),
+] + [(func, f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
+     for name, func in _NUMPY_FUNCTIONS.items()]
+
+
+def _load(path: str, map_location: Any) -> Any:
+    with open(path, 'rb') as file:
+        magic = file.read(4)
+    if magic[:1] != pickle.PROTO and magic != b'PK\x03\x04':
+        # torch would take zeros for an archive and say so
+        raise EOFError('it does not start like a checkpoint')
+    with torch.serialization.safe_globals(SAFE_GLOBALS):
+        return torch.load(path, map_location, weights_only=True)
+
+
+def _explain(path: str, error: BaseException) -> BaseException:
+    """The error to raise where loading ``path`` ended in ``error``."""
+    if isinstance(error, pickle.UnpicklingError) and error.__context__:
+        # torch wraps the cause in advice to turn the protection off.
+        error = error.__context__
+    reason = re.split(r'\.\s|\n', str(error))[0] or type(error).__name__
+    name = re.search(r'GLOBAL (\S+)', reason) or re.search('(TorchScript)', reason)
+    if name or re.match('Can only|Trying to|Unsupported', reason):
+        return UnsafeCheckpointError(
+            f'{path} is refused and nothing of it was run: it asks for '
+            f'{name[1] if name else reason}, which could run code. If you trust '
+            'it, save its tensors alone to a new file with the program it comes '
+            'from: torch.save(model.state_dict(), file)')
+    if re.search('cuda|device|data location|memory', reason, re.IGNORECASE):
+        return error  # not the fault of the file
+    return BrokenCheckpointError(
+        f'{path} ({osp.getsize(path)} bytes) is truncated or not a checkpoint '
+        f'({reason}). Get it anew, or resume from an earlier one')
+
+
+def _load_safetensors(path: str, map_location: Any) -> dict:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ImportError(
+            f'{path} needs safetensors: pip install safetensors') from None
+    if not isinstance(map_location, (str, torch.device)):
+        map_location = 'cpu'  # the functions and dicts that torch.load takes
+    return load_file(path, device=str(map_location))
+
+
+def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
+    """Load a local checkpoint without running any code of it.
+
+    Args:
+        path (str or Path): The file; ``.safetensors`` too, for which there
+            must be safetensors.
+        map_location (Any): As in :func:`torch.load`. Defaults to 'cpu'.
+
+    Returns:
+        Any: The content of the file, mostly a dict; of a ``.safetensors`` file
+        ``dict(state_dict=...)``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnsafeCheckpointError: If it holds more than tensors, plain Python data,
+            numpy arrays of numbers or text, and HistoryBuffers, or a config text
+            that would run code.
+        BrokenCheckpointError: If it is truncated or no checkpoint.
+    """
+    path = osp.expanduser(path)
+    if not osp.isfile(path):
+        raise FileNotFoundError(f'There is no checkpoint file {path}')
+    try:
+        if str(path).endswith('.safetensors'):
+            return dict(state_dict=_load_safetensors(path, map_location))
+        content = _load(path, map_location)
+    except (OSError, MemoryError, ImportError):
+        raise
+    except Exception as error:
+        raise _explain(path, error) from None
+    check_config_texts(content, path)
+    return content

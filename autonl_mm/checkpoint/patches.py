@@ -1,0 +1,192 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""What :func:`install` puts into mmengine."""
+import os
+import os.path as osp
+from typing import Any, Optional
+from urllib.parse import urlparse
+
+import mmengine.infer.infer as mmengine_infer
+import mmengine.runner.checkpoint as mmengine_checkpoint
+import torch
+from mmengine.config import Config
+from mmengine.fileio import FileClient, get_file_backend, register_backend
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import CheckpointLoader
+
+from .config_text import check_buildable, config_texts, parse_config_text
+from .loading import SAFE_GLOBALS, load_checkpoint
+from .writing import AtomicLocalBackend
+
+# mmengine's own, which some of these go on to call
+_load_with_prefix = mmengine_checkpoint._load_checkpoint_with_prefix
+_load_into_module = mmengine_checkpoint.load_state_dict
+_config_from_string = Config.fromstring
+_init_inferred_model = mmengine_infer.BaseInferencer._init_model
+
+
+def install() -> None:
+    """Let mmengine load checkpoints safely and write files whole, in this process.
+
+    From then on every checkpoint that mmengine, mmpretrain, mmdet or mmseg reads
+    (``Runner.resume``, ``load_from``, ``init_cfg``, inferencers; local files, URLs
+    and model zoo names alike) goes through :func:`load_checkpoint`, and config texts
+    in it are read as data. Loading says how many of the model's tensors were found,
+    and fails where none was. Local files are written whole or not at all.
+
+    Importing ``autonl_mm`` does none of that. Our tools call this; a config does by
+    ``custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])``. Calling it again
+    changes nothing.
+    """
+    # for those who call torch.load themselves
+    torch.serialization.add_safe_globals(SAFE_GLOBALS)
+    # mmengine logs the names of its loaders from the 11th letter on. pavi:// needs a
+    # package that nobody outside has: it fails as a file that is not there.
+    for prefixes, loader in (
+        (['', 'pavi://'], load_from_local),
+        ([r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], load_from_ceph),
+        (['open-mmlab://', 'openmmlab://'], load_from_openmmlab)):
+        CheckpointLoader.register_scheme(prefixes, loader, force=True)
+    # http(s)://, torchvision:// and mmcls:// end in one function that looks this name
+    # up; torch.hub's function loads without protection.
+    mmengine_checkpoint.load_url = load_url
+    # looked up by these names wherever mmengine loads
+    mmengine_checkpoint._load_checkpoint_with_prefix = load_checkpoint_with_prefix
+    mmengine_checkpoint.load_state_dict = load_state_dict
+    Config.fromstring = staticmethod(config_from_string)
+    mmengine_infer.BaseInferencer._init_model = init_inferred_model
+    register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+    FileClient.register_backend('disk', AtomicLocalBackend, force=True)
+
+
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    return load_checkpoint(filename, map_location)
+
+
+def load_from_ceph(filename: str,
+                   map_location: Any = None,
+                   backend: str = 'petrel') -> Any:
+    storage = get_file_backend(filename, backend_args=dict(backend=backend))
+    with storage.get_local_path(filename) as path:
+        return load_checkpoint(path, map_location)
+
+
+def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
+    name = filename.split('://')[1]
+    name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    url = mmengine_checkpoint.get_external_models()[name]
+    if not url.startswith(('http://', 'https://')):
+        url = osp.join(mmengine_checkpoint._get_mmengine_home(), url)
+    return CheckpointLoader.load_checkpoint(url, map_location)
+
+
+def load_url(url: str,
+             model_dir: Optional[str] = None,
+             map_location: Any = None,
+             progress: bool = True,
+             check_hash: bool = False,
+             file_name: Optional[str] = None) -> Any:
+    """:func:`torch.hub.load_state_dict_from_url`, with the same cache, but safe."""
+    model_dir = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
+    file_name = file_name or osp.basename(urlparse(url).path)
+    path = osp.join(model_dir, file_name)
+    if not osp.exists(path):
+        os.makedirs(model_dir, exist_ok=True)
+        digest = torch.hub.HASH_REGEX.search(file_name) if check_hash else None
+        torch.hub.download_url_to_file(
+            url, path, digest[1] if digest else None, progress)
+    return load_checkpoint(path, map_location)
+
+
+def load_checkpoint_with_prefix(prefix: str,
+                                filename: str,
+                                map_location: Any = None) -> dict:
+    """The tensors of a checkpoint below a prefix, their names without it.
+
+    Args:
+        prefix (str): Such as ``'backbone.'`` for a classifier's backbone.
+        filename (str): File, URL or model zoo name.
+        map_location (Any): As in :func:`torch.load`. Defaults to None.
+
+    Raises:
+        ValueError: If no name starts with the prefix; says which do exist.
+    """
+    try:
+        return _load_with_prefix(prefix, filename, map_location)
+    except AssertionError:
+        state = CheckpointLoader.load_checkpoint(filename, map_location)
+        names = sorted({k.split('.')[0] + '.' for k in state.get('state_dict', state)})
+        raise ValueError(
+            f'{filename} has no tensor whose name starts with {prefix!r}, there are '
+            f'{", ".join(names[:8])}: give one of them as init_cfg.prefix, or None to '
+            'load the whole file') from None
+
+
+def load_state_dict(module: torch.nn.Module,
+                    state_dict: dict,
+                    strict: bool = False,
+                    logger: Any = None) -> None:
+    """mmengine's ``load_state_dict``, which says how much was loaded.
+
+    It logs ``loaded N of M tensors of CLASS``. BN's counters of batches are left
+    out of the count: checkpoints of old lack them, and nothing needs them.
+
+    Args:
+        module (nn.Module): What to load into.
+        state_dict (dict): The checkpoint's tensors by name.
+        strict (bool): Whether names must agree. Defaults to False.
+        logger (Any): As in mmengine. Defaults to None.
+
+    Raises:
+        ValueError: If the module has tensors and the checkpoint none of them.
+    """
+    target = module
+    if is_model_wrapper(module) or isinstance(module, BaseTTAModel):
+        target = module.module  # as mmengine does
+    own = {
+        k: v
+        for k, v in target.state_dict(keep_vars=True).items()
+        if isinstance(v, torch.Tensor) and not k.endswith('num_batches_tracked')
+    }
+    # Asked of the tensors, not of names and shapes: modules may rename what they
+    # load, and being loaded is being written to.
+    before = {k: v._version for k, v in own.items()}
+    _load_into_module(module, state_dict, strict, logger)
+    loaded = [k for k, v in own.items() if v._version > before[k]]
+    name = type(target).__name__
+    if own and not loaded:
+        def some(names):
+            return ', '.join(list(names)[:3]) + ', ...'
+
+        raise ValueError(
+            f'none of the {len(own)} tensors of {name} ({some(own)}) is in the '
+            f'checkpoint with its shape, whose tensors are {some(state_dict)}. Is it '
+            'of another network? For a part of it name the prefix, such as '
+            "init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')")
+    print_log(f'loaded {len(loaded)} of {len(own)} tensors of {name}', logger)
+
+
+def config_from_string(cfg_str: str, file_format: str) -> Config:
+    """``Config.fromstring``, which mmengine calls for checkpoints' texts.
+
+    Args:
+        cfg_str (str): The text.
+        file_format (str): ``'.py'``, ``'.json'``, ``'.yaml'`` or ``'.yml'``.
+
+    Raises:
+        UnsafeCheckpointError: If Python has more in it than literals and
+            ``dict(...)``.
+    """
+    if file_format == '.py':
+        return Config(parse_config_text(cfg_str))
+    return _config_from_string(cfg_str, file_format)
+
+
+def init_inferred_model(self, cfg, weights=None, device='cpu') -> torch.nn.Module:
+    """``BaseInferencer._init_model``, which builds a config out of a checkpoint
+    only if that asks for registered classes alone."""
+    if weights and not cfg:
+        content = CheckpointLoader.load_checkpoint(weights, map_location='cpu')
+        for _, text in config_texts(content):
+            check_buildable(parse_config_text(text))
+    return _init_inferred_model(self, cfg, weights, device)

@@ -1,0 +1,227 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""What ``tools/train.py`` and ``tools/test.py`` share, for all codebases."""
+import argparse
+import os
+import os.path as osp
+from typing import Any, Optional
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from autonl_mm.checkpoint import find_resumable
+from autonl_mm.engine.hooks import LabelCheckHook
+from autonl_mm.export.onnx_file import OnnxSession
+
+from .allocator import keep_freed_memory
+from .checks import check_channels
+from .configs import add_config_args, read_config
+
+
+def add_common_args(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
+    """
+    add_config_args(parser)
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher')
+    # torchrun passes the rank by the environment, the older
+    # torch.distributed.launch by either of these.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the common options.
+
+    Args:
+        args (Namespace): Of a parser with :func:`add_common_args`.
+
+    Returns:
+        Config: With ``launcher`` and ``work_dir`` set, ready for the devices
+        at hand.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        name = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('work_dirs', name)
+    if not torch.cuda.is_available():
+        prepare_cpu(cfg)
+    return cfg
+
+
+def prepare_cpu(cfg: Config) -> None:
+    """Fit a config to the CPU: allocator, gloo, a plain wrapper, plain BN.
+
+    Args:
+        cfg (Config): Changed in place.
+    """
+    print_log(keep_freed_memory())
+    if cfg.launcher == 'none':
+        return
+    count = replace_sync_bn(cfg.get('model'))
+    if count:
+        print_log(f'SyncBN needs a GPU: {count} settings of the model become '
+                  'BN, whose statistics are those of each process')
+    cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo'))))
+    if cfg.launcher == 'pytorch' and not dist.is_initialized():
+        # mmengine's init_dist would set a CUDA device first.
+        dist.init_process_group('gloo')
+    # mmengine's default wrapper names a CUDA device; None is DDP's word for
+    # the device that the parameters are on.
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    wrapper.update(cfg.get('model_wrapper_cfg') or {})
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def replace_sync_bn(node: Any) -> int:
+    """Turn all ``SyncBN`` in a config into ``BN``.
+
+    Args:
+        node (Any): A part of a config, changed in place.
+
+    Returns:
+        int: How many there were.
+    """
+    if isinstance(node, (list, tuple)):
+        return sum(replace_sync_bn(item) for item in node)
+    if not isinstance(node, dict):
+        return 0
+    count = sum(replace_sync_bn(item) for item in node.values())
+    if node.get('type') == 'SyncBN':
+        node['type'] = 'BN'
+        count += 1
+    return count
+
+
+def use_amp(cfg: Config) -> None:
+    """Switch training to mixed precision.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        ValueError: If the optimiser wrapper is neither the plain nor the AMP
+            one, whose work would be lost.
+    """
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f"--amp needs optim_wrapper.type 'OptimWrapper', the "
+                         f'config has {kind!r}')
+    if torch.cuda.is_available():
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        wrapper.type = 'autonl_mm.CpuAmpOptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+
+
+def set_resume(cfg: Config, resume: Optional[str]) -> None:
+    """Apply ``--resume``.
+
+    Args:
+        cfg (Config): Changed in place.
+        resume (str, optional): ``'auto'`` for the newest whole checkpoint of
+            the work dir, a file, or None for no resuming.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+    """
+    if resume is None:
+        return
+    if resume == 'auto':
+        resume = find_resumable(cfg.work_dir)
+        if resume is None:
+            print_log(f'--resume: {cfg.work_dir} has no checkpoint, the run '
+                      'starts from the beginning')
+            return
+    elif not osp.isfile(resume):
+        raise FileNotFoundError(f'--resume: {resume!r} does not exist')
+    cfg.resume = True
+    cfg.load_from = resume
+
+
+def use_onnx(cfg: Config, file: str) -> None:
+    """Put an ONNX file in the place of the config's model.
+
+    Its evaluation goes to a folder of the file's name in the work dir.
+
+    Args:
+        cfg (Config): Changed in place.
+        file (str): What ``tools/deployment/export_onnx.py`` wrote.
+
+    Raises:
+        ImportError: If onnxruntime is missing.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such file.
+    """
+    OnnxSession(file)  # what is wrong with it is said before data are read
+    cfg.model = dict(type='autonl_mm.OnnxModel', file=file, model=cfg.model)
+    # The runner writes its config there; in the training's own work dir it
+    # would replace that of the model.
+    cfg.work_dir = osp.join(cfg.work_dir, osp.splitext(osp.basename(file))[0])
+
+
+def check_search(cfg: Config) -> None:
+    """Find a supernet that would be trained without its cost.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If the model has a supernet as its backbone but is no
+            CostAwareModel.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if str(backbone.get('type', '')).split('.')[-1] == 'AutoNLSuperNet':
+        raise ValueError(
+            'model.backbone is an AutoNLSuperNet outside of a CostAwareModel, '
+            'whose gates nothing would move: wrap the model, '
+            "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
+            'cost_weight=...)')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that the config asks for, and check its model.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        Runner: mmengine's, or the one that ``runner_type`` names.
+
+    Raises:
+        ValueError: If neck or heads do not fit the backbone.
+    """
+    if 'runner_type' in cfg:
+        runner = RUNNERS.build(cfg)
+    else:
+        runner = Runner.from_cfg(cfg)
+    if 'model' in cfg:
+        check_channels(cfg.model.get('module', cfg.model), runner.model)
+    runner.register_hook(LabelCheckHook())
+    return runner

@@ -1,0 +1,12 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+from .batch_scaled_ema_hook import BatchScaledEMAHook
+from .channels_last_hook import ChannelsLastHook
+from .compile_hook import CompileHook
+from .data_time_hook import DataTimeHook
+from .label_check_hook import LabelCheckHook
+from .safe_checkpoint_hook import SafeCheckpointHook
+
+__all__ = [
+    'BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',
+    'LabelCheckHook', 'SafeCheckpointHook'
+]

@@ -1,0 +1,62 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Labels that the heads do not know, found in the batch that has them."""
+from typing import Optional
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from autonl_mm.nas import task_model
+from autonl_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class LabelCheckHook(Hook):
+    """Refuse labels outside of the classes that the heads know.
+
+    On a GPU they would end the process with an assertion of some kernel, on a
+    CPU with an index error that names no picture.
+    """
+
+    priority = 'HIGHEST'
+
+    def before_run(self, runner: Runner) -> None:
+        """Find the heads' number of classes and the label to ignore."""
+        heads = [
+            m for name, m in task_model(runner.model).named_modules()
+            if name.endswith('head') and not name.endswith('rpn_head')
+            and (getattr(m, 'num_classes', None) or 0) > 0
+        ]
+        self.num_classes = min((m.num_classes for m in heads), default=None)
+        self.ignore = {getattr(m, 'ignore_index', None) for m in heads}
+
+    def before_train_iter(self,
+                          runner: Runner,
+                          batch_idx: int,
+                          data_batch: Optional[dict] = None) -> None:
+        """Check a batch.
+
+        Raises:
+            ValueError: Names picture, label and the classes there are.
+        """
+        if self.num_classes is None or not isinstance(data_batch, dict):
+            return
+        for sample in data_batch.get('data_samples') or ():
+            if 'gt_sem_seg' in sample:
+                labels = sample.gt_sem_seg.data
+            elif 'gt_instances' in sample:
+                labels = sample.gt_instances.labels
+            elif 'gt_label' in sample:
+                labels = sample.gt_label
+            else:
+                continue
+            wrong = (labels < 0) | (labels >= self.num_classes)
+            if not wrong.any():
+                continue
+            wrong = set(labels[wrong].unique().tolist()) - self.ignore
+            if wrong:
+                picture = sample.metainfo.get('img_path', 'a picture')
+                raise ValueError(
+                    f'{picture} has labels {sorted(wrong)[:5]}, but the head '
+                    f'knows classes 0 to {self.num_classes - 1}: convert the '
+                    'annotations, or set num_classes of the heads and '
+                    'metainfo.classes of the datasets')

@@ -1,0 +1,27 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""The graph of a classifier of mmpretrain."""
+from typing import List
+
+import torch.nn as nn
+from torch import Tensor
+
+from .base import TaskGraph, logit_difference
+
+
+class ClassifierGraph(TaskGraph):
+    """Pictures to ``logits (N, classes)``, whose softmax are the scores."""
+
+    task = 'classification'
+    outputs = ('logits', )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to ``(N, classes)``."""
+        return self.model(self.preprocess(x), mode='tensor')
+
+    @staticmethod
+    def reference(model: nn.Module, pictures: Tensor) -> List[Tensor]:
+        """The logits of mmpretrain's model."""
+        inputs = model.data_preprocessor(dict(inputs=pictures))['inputs']
+        return [model(inputs, mode='tensor')]
+
+    difference = staticmethod(logit_difference)

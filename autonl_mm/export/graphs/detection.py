@@ -1,0 +1,270 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""What of a detector goes into an ONNX file: all, up to the boxes it keeps.
+
+N pictures, C classes, M candidates of all maps, K boxes at most.
+"""
+from typing import List, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import TaskGraph
+
+
+class NonMaxSuppression(torch.autograd.Function):
+    """ONNX's NonMaxSuppression of one class."""
+
+    @staticmethod
+    def forward(ctx, boxes: Tensor, scores: Tensor, count: int,
+                iou_threshold: float) -> Tensor:
+        """What is kept of each picture, the best first.
+
+        Args:
+            boxes (Tensor): ``(N, M, 4)``.
+            scores (Tensor): ``(N, 1, M)``; of 0 for what is no candidate.
+            count (int): At most so many a picture.
+            iou_threshold (float): Boxes that overlap a better one by more are
+                dropped.
+
+        Returns:
+            Tensor: ``(kept, 3)``: picture, 0, box.
+        """
+        from mmcv.ops import nms
+        rows = []
+        for i, (box, score) in enumerate(zip(boxes, scores[:, 0])):
+            valid = score.gt(0).nonzero()[:, 0]
+            if len(valid):
+                kept = nms(box[valid], score[valid], iou_threshold)[1][:count]
+                rows += [(i, 0, j) for j in valid[kept].tolist()]
+        return torch.tensor(rows, dtype=torch.long).reshape(-1, 3)
+
+    @staticmethod
+    def symbolic(g, boxes, scores, count: int, iou_threshold: float):
+        """The node."""
+
+        def constant(value, dtype):
+            return g.op('Constant', value_t=torch.tensor([value], dtype=dtype))
+
+        return g.op('NonMaxSuppression', boxes, scores,
+                    constant(count, torch.long),
+                    constant(iou_threshold, torch.float),
+                    constant(0., torch.float))
+
+
+class DetectorGraph(TaskGraph):
+    """Pictures to ``dets (N, K, 5)`` and ``labels (N, K)``.
+
+    A row of ``dets`` is x1, y1, x2, y2 in pixels of the picture and the score;
+    the best come first. Rows that are not needed have zeros and the label -1.
+    What the config's ``test_cfg`` says is in the graph.
+
+    Args:
+        model (nn.Module): A single-stage detector of mmdet in deploy form.
+    """
+
+    task = 'detection'
+    outputs = ('dets', 'labels')
+
+    @staticmethod
+    def check(model: nn.Module) -> None:
+        """Find what the graph does not have.
+
+        Args:
+            model (nn.Module): A detector.
+
+        Raises:
+            ValueError: Names it.
+        """
+        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+        head = model.bbox_head
+        kind = type(head)
+        if any(
+                getattr(kind, name, None) is not getattr(BaseDenseHead, name)
+                for name in ('predict', 'predict_by_feat',
+                             '_predict_by_feat_single', '_bbox_post_process')):
+            raise ValueError(
+                f'{kind.__name__} predicts in a way of its own: heads such as '
+                'RetinaHead, SSDHead and RTMDetHead can be exported, which '
+                'leave that to BaseDenseHead')
+        if getattr(model, 'mask_head', None) is not None:
+            raise ValueError(f'{type(model).__name__} has a mask_head: only '
+                             'boxes can be exported')
+        if getattr(getattr(head, 'loss_cls', None), 'custom_cls_channels',
+                   False):
+            raise ValueError(f'{type(head.loss_cls).__name__} has scores of '
+                             'its own, which cannot be exported')
+        cfg = head.test_cfg
+        for name, low in (('nms_pre', 1), ('max_per_img', 1),
+                          ('score_thr', 0)):
+            value = cfg.get(name, 0)
+            if value < low:
+                raise ValueError(f'test_cfg.{name} is {value}, expected a '
+                                 f'number from {low} on')
+        options = dict(cfg.get('nms') or {})
+        if options.pop('type', None) != 'nms' or set(options) - {
+                'iou_threshold', 'class_agnostic', 'split_thr'}:
+            raise ValueError(f'test_cfg.nms is {cfg.get("nms")}, expected '
+                             "dict(type='nms', iou_threshold=...)")
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """``(N, 3, H, W)`` to ``(N, K, 5)`` and ``(N, K)`` of int64."""
+        head = self.model.bbox_head
+        cls_scores, bbox_preds = head(
+            self.model.extract_feat(self.preprocess(x)))
+        priors = head.prior_generator.grid_priors(
+            [score.shape[2:] for score in cls_scores],
+            dtype=cls_scores[0].dtype,
+            device=x.device)
+        levels = map(self._candidates, cls_scores, bbox_preds, priors)
+        scores, labels, priors, deltas = (
+            torch.cat(parts, dim=1) for parts in zip(*levels))
+        boxes = head.bbox_coder.decode(
+            priors.flatten(0, 1), deltas.flatten(0, 1))
+        boxes = self._clip(boxes, x).reshape(x.shape[0], -1, 4)
+        return self._select(boxes, scores, labels)
+
+    def _candidates(self, cls_score: Tensor, bbox_pred: Tensor,
+                    priors: Tensor) -> Tuple[Tensor, ...]:
+        """The best of one map.
+
+        Args:
+            cls_score (Tensor): ``(N, A * C, h, w)`` for A priors a place.
+            bbox_pred (Tensor): ``(N, A * 4, h, w)``.
+            priors (Tensor): ``(h * w * A, 4)``, or 2 for points.
+
+        Returns:
+            tuple[Tensor, ...]: Of ``nms_pre`` pairs of prior and class, as
+            mmdet has it, their scores ``(N, nms_pre)``, labels, priors
+            ``(N, nms_pre, 4)`` and deltas. The score is 0 for what is none.
+        """
+        head = self.model.bbox_head
+        count = head.test_cfg.nms_pre
+        n = cls_score.shape[0]
+        scores = cls_score.permute(0, 2, 3, 1).reshape(
+            n, -1, head.cls_out_channels)
+        if head.use_sigmoid_cls:
+            scores = scores.sigmoid()
+        else:
+            scores = scores.softmax(-1)[..., :-1]
+        num_classes = head.num_classes
+        scores = scores * scores.gt(head.test_cfg.get('score_thr', 0))
+        # So many more that there always are as many as are taken.
+        scores, index = F.pad(scores.flatten(1), (0, count)).topk(count)
+        index = index * scores.gt(0)
+        labels, place = index % num_classes, index // num_classes
+        deltas = bbox_pred.permute(0, 2, 3, 1).reshape(n, -1, 4)
+        deltas = deltas.gather(1, place.unsqueeze(-1).expand(-1, -1, 4))
+        return scores, labels, priors[place], deltas
+
+    def _clip(self, boxes: Tensor, x: Tensor) -> Tensor:
+        """Boxes inside of the picture, where the coder clips them."""
+        if not self.model.bbox_head.bbox_coder.clip_border:
+            return boxes
+        h, w = x.shape[2:]
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        return torch.stack([
+            x1.clamp(min=0, max=w), y1.clamp(min=0, max=h),
+            x2.clamp(min=0, max=w), y2.clamp(min=0, max=h)
+        ], -1)
+
+    def _select(self, boxes: Tensor, scores: Tensor,
+                labels: Tensor) -> Tuple[Tensor, Tensor]:
+        """Non-maximum suppression class by class.
+
+        Args:
+            boxes (Tensor): ``(N, M, 4)``.
+            scores (Tensor): ``(N, M)``.
+            labels (Tensor): ``(N, M)``.
+
+        Returns:
+            tuple[Tensor, Tensor]: ``(N, K, 5)`` and ``(N, K)``.
+        """
+        cfg = self.model.bbox_head.test_cfg
+        count = cfg.max_per_img
+        if cfg.get('min_bbox_size', -1) >= 0:
+            sides = boxes[..., 2:] - boxes[..., :2]
+            scores = scores * sides.gt(cfg.min_bbox_size).all(-1)
+        apart = boxes
+        if not cfg.nms.get('class_agnostic', False):
+            # Boxes of different classes do not meet, as mmcv does it.
+            offset = boxes.amax((1, 2), keepdim=True) + 1
+            apart = boxes + labels.unsqueeze(-1) * offset
+        picture, _, box = NonMaxSuppression.apply(
+            apart, scores.unsqueeze(1), count,
+            cfg.nms.iou_threshold).unbind(1)
+        kept = torch.zeros_like(scores).index_put(
+            (picture, box), scores[picture, box])
+        best, index = F.pad(kept, (0, count)).topk(count)
+        valid = best.gt(0)
+        index = index * valid
+        boxes = boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
+        labels = labels.gather(1, index)
+        dets = torch.cat([boxes * valid.unsqueeze(-1), best.unsqueeze(-1)], -1)
+        return dets, labels.where(valid, -torch.ones_like(labels))
+
+    @staticmethod
+    def reference(model: nn.Module, pictures: Tensor) -> List[Tensor]:
+        """What mmdet predicts, in the form of this graph's outputs."""
+        from mmdet.structures import DetDataSample
+        size = tuple(pictures.shape[2:])
+        samples = [
+            DetDataSample(metainfo=dict(
+                img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
+            for _ in pictures
+        ]
+        samples = model.test_step(
+            dict(inputs=list(pictures), data_samples=samples))
+        count = model.bbox_head.test_cfg.max_per_img
+        dets = pictures.new_zeros(len(samples), count, 5)
+        labels = torch.full((len(samples), count), -1)
+        for i, sample in enumerate(samples):
+            found = sample.pred_instances
+            dets[i, :len(found), :4] = found.bboxes
+            dets[i, :len(found), 4] = found.scores
+            labels[i, :len(found)] = found.labels
+        return [dets, labels]
+
+    def difference(self, got: Sequence[Tensor],
+                   expected: Sequence[Tensor]) -> Tuple[float, float]:
+        """Largest difference of a box from the one nearest to it.
+
+        Boxes are paired with those of the same label whose corners and score
+        are nearest, both ways, so that the order of equal scores does not
+        matter. A box whose partner fell below the score threshold, or behind
+        the end of a full list, differs by what its score is above that.
+
+        Returns:
+            tuple[float, float]: The largest difference of scores, or of
+            coordinates in shares of the largest one; and 1, its scale.
+
+        Raises:
+            ValueError: If nothing was found, by which nothing is checked.
+        """
+        if not expected[1].ge(0).any():
+            raise ValueError(
+                'nothing was detected in the pictures of the check, so it '
+                'says nothing: give pictures in which the model finds '
+                'something by --images, or lower model.test_cfg.score_thr or '
+                'model.bbox_head.test_cfg.score_thr by --cfg-options')
+        share = torch.full((5, ), expected[0][..., :4].max().item())
+        share[4] = 1.
+        worst = 0.
+        for pair in zip(*got, *expected):
+            worst = max(worst, self._farthest(*pair, share),
+                        self._farthest(*pair[2:], *pair[:2], share))
+        return worst, 1.
+
+    def _farthest(self, dets: Tensor, labels: Tensor, others: Tensor,
+                  other_labels: Tensor, share: Tensor) -> float:
+        """How far any box of a picture is from the nearest of others."""
+        floor = self.model.bbox_head.test_cfg.get('score_thr', 0)
+        if other_labels.ge(0).all():
+            floor = others[:, 4].min()
+        valid = labels >= 0
+        apart = ((dets[valid, None] - others) / share).abs().amax(-1)
+        apart[labels[valid, None] != other_labels] = float('inf')
+        below = (dets[valid, 4:] - floor).clamp(min=0)
+        nearest = torch.cat([apart, below], 1).amin(1)
+        return nearest.max().item() if valid.any() else 0.

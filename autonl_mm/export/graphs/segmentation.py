@@ -1,0 +1,87 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""The graphs of an encoder-decoder of mmseg: logits, or a label map."""
+from functools import partial
+from typing import List, Sequence, Tuple
+
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import TaskGraph, logit_difference
+
+
+class SegmentorGraph(TaskGraph):
+    """Pictures to ``logits (N, classes, H, W)`` of each pixel.
+
+    Args:
+        model (nn.Module): An encoder-decoder of mmseg in deploy form.
+    """
+
+    task = 'segmentation'
+    outputs = ('logits', )
+
+    def __init__(self, model: nn.Module):
+        from mmseg.models.utils import Upsample
+        super().__init__(model)
+        for module in model.modules():
+            if isinstance(module, Upsample) and not module.size:
+                # It computes its size in Python, which a trace would keep.
+                module.forward = partial(
+                    F.interpolate,
+                    scale_factor=module.scale_factor,
+                    mode=module.mode,
+                    align_corners=module.align_corners)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to ``(N, classes, H, W)``."""
+        logits = self._logits(self.model, self.preprocess(x))
+        if self.preprocess.divisor > 1:
+            logits = logits[:, :, :x.shape[2], :x.shape[3]]
+        return logits
+
+    @staticmethod
+    def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
+        return model.encode_decode(inputs, [dict(img_shape=inputs.shape[2:])])
+
+    @classmethod
+    def reference(cls, model: nn.Module, pictures: Tensor) -> List[Tensor]:
+        """The logits of mmseg's model, whole pictures."""
+        from mmseg.structures import SegDataSample
+        data = model.data_preprocessor(
+            dict(inputs=list(pictures),
+                 data_samples=[SegDataSample() for _ in pictures]))
+        h, w = pictures.shape[2:]
+        return [cls._logits(model, data['inputs'])[:, :, :h, :w]]
+
+    difference = staticmethod(logit_difference)
+
+
+class LabelMapGraph(SegmentorGraph):
+    """Pictures to ``labels (N, H, W)``, the class of each pixel."""
+
+    outputs = ('labels', )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to ``(N, H, W)`` of int64."""
+        logits = super().forward(x)
+        if logits.shape[1] > 1:
+            return logits.argmax(1)
+        threshold = self.model.decode_head.threshold
+        return (logits[:, 0].sigmoid() > threshold).long()
+
+    @staticmethod
+    def difference(got: Sequence[Tensor],
+                   expected: Sequence[Tensor]) -> Tuple[float, float]:
+        """How much less the chosen class has than the best, at most.
+
+        So that rounding may decide where two classes have the same logit.
+        """
+        (labels, ), (logits, ) = got, expected
+        if logits.shape[1] == 1:
+            raise ValueError('a label map of one class cannot be checked: '
+                             'export logits')
+        if labels.shape != logits[:, 0].shape:
+            return float('inf'), 1.
+        chosen = logits.gather(1, labels[:, None])[:, 0]
+        return ((logits.amax(1) - chosen).max().item(),
+                logits.abs().max().item())

@@ -1,0 +1,102 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Real pictures to check and to calibrate a graph with."""
+from itertools import islice
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+import mmcv
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from torch import Tensor
+
+from autonl_mm.datasets.settings import check_data, leaf_datasets
+
+
+def config_pictures(cfg: Config, loader: str, count: int) -> List[Tensor]:
+    """Pictures of a config's data as its test pipeline makes them.
+
+    Args:
+        cfg (Config): The config.
+        loader (str): Whose data: ``'train_dataloader'`` or
+            ``'test_dataloader'``.
+        count (int): So many of a fixed shuffle, or all if there are less.
+
+    Returns:
+        list[Tensor]: ``(3, H, W)`` each, not normalised.
+
+    Raises:
+        FileNotFoundError: If the data is not there.
+    """
+    if not cfg.get(loader) or not cfg.get('test_dataloader'):
+        raise FileNotFoundError(
+            f'the config needs {loader} and test_dataloader for pictures')
+    check_data(cfg, [loader])
+    (_, node), = islice(leaf_datasets(loader, cfg[loader].dataset), 1)
+    (_, test), = islice(
+        leaf_datasets('test', cfg.test_dataloader.dataset), 1)
+    dataset = DATASETS.build(dict(node, pipeline=test.pipeline))
+    order = np.random.RandomState(0).permutation(len(dataset))
+    return [dataset[int(i)]['inputs'].float() for i in order[:count]]
+
+
+def check_pictures(cfg: Config, folder: Optional[str],
+                   count: int) -> Tuple[List[Tensor], str]:
+    """Pictures for the check of a graph, the best that there are.
+
+    Args:
+        cfg (Config): The config.
+        folder (str, optional): A folder of pictures, instead of the config's
+            test data. Where there is neither, noise is made.
+        count (int): How many.
+
+    Returns:
+        tuple[list[Tensor], str]: Pictures ``(3, H, W)`` and what they are.
+
+    Raises:
+        FileNotFoundError: If the folder has no picture.
+    """
+    if folder:
+        pictures = []
+        for path in sorted(Path(folder).rglob('*')):
+            if len(pictures) == count:
+                break
+            if path.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp'):
+                picture = mmcv.imread(str(path))
+                pictures.append(
+                    torch.from_numpy(picture).permute(2, 0, 1).float())
+        if not pictures:
+            raise FileNotFoundError(f'--images: {folder!r} has no picture '
+                                    '(.jpg, .jpeg, .png, .bmp)')
+        return pictures, folder
+    try:
+        return (config_pictures(cfg, 'test_dataloader', count),
+                "the config's test data")
+    except FileNotFoundError:
+        generator = torch.Generator().manual_seed(0)
+        return [
+            torch.rand(3, 224, 224, generator=generator) * 255
+            for _ in range(count)
+        ], 'noise'
+
+
+def to_batch(pictures: List[Tensor], count: int, size: Tuple[int, int],
+             start: int = 0) -> Tensor:
+    """Some of the pictures at a size, the first ones again after the last.
+
+    Args:
+        pictures (list[Tensor]): ``(3, h, w)`` each.
+        count (int): N.
+        size (tuple[int, int]): H and W.
+        start (int): Number of the first. Defaults to 0.
+
+    Returns:
+        Tensor: ``(N, 3, H, W)``.
+    """
+    return torch.cat([
+        F.interpolate(
+            pictures[i % len(pictures)][None], size, mode='bilinear')
+        for i in range(start, start + count)
+    ])

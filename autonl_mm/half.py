@@ -1,0 +1,61 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Inference whose weights and maps are in half precision throughout."""
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from autonl_mm.nas import task_model
+
+# Parts of a task model whose results go on in float32: scores are compared
+# and boxes made of them, which half precision is too coarse for.
+OUTPUTS = ('head', 'bbox_head', 'rpn_head', 'mask_head', 'roi_head.bbox_head',
+           'roi_head.mask_head', 'decode_head.conv_seg')
+# mmcv's operators have no bfloat16.
+FLOAT32 = ('roi_head.bbox_roi_extractor', 'roi_head.mask_roi_extractor')
+
+
+def use_half(model: nn.Module, dtype: torch.dtype) -> None:
+    """Turn a task model's network to half precision, for inference.
+
+    Pictures are still normalised, and predictions made of the heads' results,
+    in float32, and so are LightNL's branches, see
+    :class:`~autonl_mm.models.LightNL`.
+
+    Args:
+        model (nn.Module): Classifier, detector or segmentor, changed in
+            place.
+        dtype (torch.dtype): ``torch.float16`` or ``torch.bfloat16``.
+    """
+    model = task_model(model)
+    model = getattr(model, 'module', model)  # of test-time augmentation
+    for name, child in model.named_children():
+        if name != 'data_preprocessor':
+            child.to(dtype)
+    modules = dict(model.named_modules())
+    _cast_inputs(modules['backbone'], dtype)
+    for name in OUTPUTS:
+        if name in modules:
+            _cast_outputs(modules[name], torch.float32)
+    for name in FLOAT32:
+        if name in modules:
+            _cast_inputs(modules[name], torch.float32)
+            _cast_outputs(modules[name], dtype)
+
+
+def _cast_inputs(module: nn.Module, dtype: torch.dtype) -> None:
+    module.register_forward_pre_hook(lambda _, args: _cast(args, dtype))
+
+
+def _cast_outputs(module: nn.Module, dtype: torch.dtype) -> None:
+    module.register_forward_hook(lambda _, args, out: _cast(out, dtype))
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Floating point tensors in nested sequences in another precision."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_cast(item, dtype) for item in value)
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(dtype)
+    return value

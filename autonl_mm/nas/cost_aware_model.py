@@ -1,0 +1,164 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""CostAwareModel, any task model whose backbone is being searched."""
+from contextlib import contextmanager
+from os import PathLike
+from typing import Iterator, Optional, Union
+
+import torch.nn as nn
+from mmengine.model import BaseModel, is_model_wrapper
+
+from autonl_mm.cost import LatencyTable
+from autonl_mm.registry import MODELS
+
+from .export import build_subnet
+from .supernet import AutoNLSuperNet
+
+# Half-width of the interval around the target that a search is held in.
+TOLERANCE = 0.02
+
+
+@MODELS.register_module()
+class CostAwareModel(BaseModel):
+    r"""A task model with the cost of its backbone in the objective.
+
+    The paper's objective is :math:`CE(w, t) + \lambda \log(cost(t))`, whose
+    outcome hangs on :math:`\lambda` and on the length of the run. With
+    ``target`` the penalty is :math:`\lambda |\log(cost / target)|`, and
+    wherever the cost leaves the ``budget``, the costs that are allowed so far,
+    the network of the most gain inside of it is chosen, see
+    :meth:`AutoNLSuperNet.move_into`. The search hook narrows the budget from
+    the whole space to 2% around the target.
+
+    Args:
+        model (dict): Config of the task model of mmpretrain, mmdet or mmseg,
+            its backbone an :class:`AutoNLSuperNet`.
+        cost_weight (float): :math:`\lambda`.
+        target (float, optional): Cost to end at, in MACs or milliseconds.
+            Defaults to None, the paper's objective.
+        cost (str | PathLike): ``'macs'``, or the path of a latency table from
+            ``tools/analysis_tools/measure_latency.py``. Defaults to
+            ``'macs'``.
+        data_preprocessor (dict, optional): For the task model. Defaults to
+            None.
+        init_cfg (dict, optional): Initialisation. Defaults to None.
+
+    Raises:
+        ValueError: If there is no supernet in the model, the target is
+            outside of the space, or the latency table lacks a block.
+        FileNotFoundError: If there is no such latency table.
+    """
+
+    def __init__(self,
+                 model: dict,
+                 cost_weight: float,
+                 target: Optional[float] = None,
+                 cost: Union[str, PathLike] = 'macs',
+                 data_preprocessor: Optional[dict] = None,
+                 init_cfg: Optional[dict] = None):
+        model = dict(model)
+        if data_preprocessor is not None:
+            model.setdefault('data_preprocessor', data_preprocessor)
+        model = MODELS.build(model)
+        super().__init__(model.data_preprocessor, init_cfg)
+        self.model = model
+        supernets = [m for m in model.modules()
+                     if isinstance(m, AutoNLSuperNet)]
+        if len(supernets) != 1:
+            raise ValueError(
+                f'the model of CostAwareModel has {len(supernets)} '
+                'AutoNLSuperNets, expected one as its backbone')
+        if cost_weight < 0:
+            raise ValueError(f'cost_weight is {cost_weight}, expected a '
+                             'number from 0 on')
+        self.cost_weight = cost_weight
+        self.target = target
+        supernet, = supernets
+        if cost != 'macs':
+            supernet.set_cost_model(LatencyTable.from_file(cost))
+        unit = supernet.cost_model.unit
+        cheapest, dearest = supernet.cost_range()
+        if target is not None and not cheapest <= target <= dearest:
+            raise ValueError(
+                f'target is {target:,g} {unit}, but the networks of this '
+                f'space cost {cheapest:,.6g} to {dearest:,.6g} {unit} at '
+                f'{supernet.input_shape[0]}x{supernet.input_shape[1]}')
+        self.narrow_budget(1.0)
+        supernet.draw_around(target)
+
+    @property
+    def supernet(self) -> AutoNLSuperNet:
+        """The supernet inside of the task model."""
+        return next(m for m in self.model.modules()
+                    if isinstance(m, AutoNLSuperNet))
+
+    def narrow_budget(self, progress: float) -> None:
+        """Set the costs that are allowed.
+
+        Args:
+            progress (float): From 0, the whole space, to 1, 2% around the
+                target; on a logarithmic scale in between.
+        """
+        if self.target is None:
+            return
+        cheapest, dearest = self.supernet.cost_range()
+        low = self.target * (1 - TOLERANCE)
+        high = self.target * (1 + TOLERANCE)
+        self.budget = (low * (cheapest / low)**(1 - progress),
+                       high * (dearest / high)**(1 - progress))
+
+    def settle(self, anew: bool = False) -> None:
+        """Bring the cost into the budget.
+
+        Args:
+            anew (bool): Whether to choose the best network inside of the
+                budget even if the present one lies in it. Defaults to False.
+        """
+        if self.target is None:
+            return
+        low, high = self.budget
+        if anew or not low <= self.supernet.cost().item() <= high:
+            self.supernet.move_into(low, high)
+
+    @contextmanager
+    def exported(self) -> Iterator[None]:
+        """The task model with the chosen network in the supernet's place.
+
+        It computes the same in a fraction of the time.
+        """
+        supernet = self.supernet
+        name, = [n for n, m in self.model.named_modules() if m is supernet]
+        parent, _, child = name.rpartition('.')
+        parent = self.model.get_submodule(parent)
+        setattr(parent, child, build_subnet(supernet))
+        try:
+            yield
+        finally:
+            setattr(parent, child, supernet)
+
+    def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
+        """As the task model; its losses have ``loss_cost`` and ``cost``.
+
+        Args:
+            inputs: As for the task model.
+            data_samples: As for the task model.
+            mode (str): ``'loss'``, ``'predict'`` or ``'tensor'``.
+        """
+        if mode != 'loss':
+            return self.model(inputs, data_samples, mode=mode)
+        self.settle()
+        losses = self.model(inputs, data_samples, mode='loss')
+        cost = self.supernet.cost()
+        if self.target is None:
+            penalty = cost.log()
+        else:
+            penalty = (cost / self.target).log().abs()
+        losses['loss_cost'] = self.cost_weight * penalty.float()
+        losses['cost'] = cost.detach()
+        return losses
+
+
+def task_model(model: nn.Module) -> nn.Module:
+    """The classifier, detector or segmentor inside of wrappers."""
+    if is_model_wrapper(model):
+        model = model.module
+    return model.model if isinstance(model, CostAwareModel) else model

@@ -1,0 +1,77 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""From a supernet to the network that it chose."""
+from typing import Dict, Tuple
+
+import torch
+from torch import Tensor
+
+from autonl_mm.arch import ArchSpec
+from autonl_mm.models import AutoNL
+
+from .supernet import AutoNLSuperNet
+
+
+def export_subnet(supernet: AutoNLSuperNet
+                  ) -> Tuple[ArchSpec, Dict[str, Tensor]]:
+    """The chosen network and its weights.
+
+    In eval mode an AutoNL of the spec, built with the supernet's other
+    arguments (``supernet.kwargs``), with these weights gives the supernet's
+    output.
+
+    Args:
+        supernet (AutoNLSuperNet): The supernet.
+
+    Returns:
+        tuple[ArchSpec, dict[str, Tensor]]: The spec, and an AutoNL state
+        dict of copies.
+    """
+    net = build_subnet(supernet)
+    return net.arch, dict(net.state_dict())
+
+
+def build_subnet(supernet: AutoNLSuperNet) -> AutoNL:
+    """The chosen network with copies of its weights, in the supernet's mode.
+
+    Args:
+        supernet (AutoNLSuperNet): The supernet.
+    """
+    choices = supernet.choices()
+    with torch.device('meta'):
+        net = AutoNL(supernet.space.arch(choices), **supernet.kwargs)
+    source = supernet.state_dict()
+    names = _block_names(supernet, choices)
+    state = {}
+    for name, value in net.state_dict().items():
+        prefix, rest = _split_block(name)
+        state[name] = _cut(source[names.get(prefix, prefix) + rest],
+                           value.shape)
+    net.load_state_dict(state, assign=True)
+    return net.train(supernet.training)
+
+
+def _split_block(name: str) -> Tuple[str, str]:
+    """``layers.2.1`` and the rest of a parameter's name."""
+    parts = name.split('.')
+    prefix = '.'.join(parts[:3])
+    return prefix, name[len(prefix):]
+
+
+def _block_names(supernet: AutoNLSuperNet, choices) -> Dict[str, str]:
+    """From a block's name in the subnet to its name in the supernet."""
+    names = {}
+    choices = iter(choices)
+    for i, stage in enumerate(supernet.space.stages, 1):
+        kept = [j for j, block in enumerate(stage)
+                if block.spec(next(choices)) is not None]
+        for new, old in enumerate(kept):
+            names[f'layers.{i}.{new}'] = f'layers.{i}.{old}'
+    return names
+
+
+def _cut(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """The first channels and the core of the kernel."""
+    for dim, size in enumerate(shape):
+        start = (tensor.shape[dim] - size) // 2 if dim >= 2 else 0
+        tensor = tensor.narrow(dim, start, size)
+    return tensor.detach().clone()

@@ -1,0 +1,299 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""What a search has beyond training: its schedule, its records, its resume."""
+import json
+from pathlib import Path
+from typing import Optional
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmengine.runner.utils import set_random_seed
+
+from autonl_mm.registry import HOOKS
+
+from .cost_aware_model import CostAwareModel
+from .evolution import fittest
+from .proxy_loss import Probe
+from .supernet import AutoNLSuperNet
+
+
+@HOOKS.register_module()
+class SearchHook(Hook):
+    """Schedule and records of a search with a :class:`CostAwareModel`.
+
+    **Schedule.** At a rate that falls in the warm-up from ``drop_rate`` to
+    ``explore_rate`` iterations show a network that is drawn, see
+    :meth:`NestedGates.explore`: since all gates are on at first, indicators
+    are dropped, as in Single-Path NAS. In the warm-up the thresholds are held.
+    Their gradients reach the optimiser all the same, whose averages would
+    otherwise start from zero and let the first steps leap. From then on to
+    ``settle`` thresholds move and a target's budget narrows; an
+    ``explore_rate`` of 0 is the paper's rule. At ``settle`` the network for
+    the target is chosen; then thresholds are held again, and the network
+    trains as it was chosen.
+
+    **The choice.** Gains say what each part is worth by itself, and parts are
+    worth less together than one by one. So the network of the most gain is
+    the first of many candidates within 2% of the target, all of them cut from
+    the supernet and tried on the same training pictures, and the one of the
+    least loss is chosen, see :func:`~autonl_mm.nas.evolution
+    .fittest`. ``candidates=0`` takes the network of the most gain.
+
+    **Records.** After every epoch one log line with cost, target and the
+    decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the
+    work dir, and the gates' margins to the visualizer.
+
+    **Resume.** Random draws of an epoch depend on the seed and the epoch
+    alone, those of an iteration's gates on the seed and the iteration, so a
+    resumed run goes on as if it had not stopped. Workers of a dataloader must
+    not persist beyond the epoch for that.
+
+    Args:
+        warmup (float): Share of the iterations without moving gates.
+            Defaults to 0.6.
+        settle (float): Share of the iterations after which nothing is
+            explored and the budget is narrowest. Defaults to 0.9.
+        drop_rate (float): Rate of drawing a network at the start. Defaults
+            to 0.5.
+        explore_rate (float): Rate after the warm-up. Defaults to 0.25.
+        candidates (int): Networks to try besides that of the most gain.
+            Defaults to 256.
+        pictures (int): Training pictures to try them on, of all ranks
+            together. Defaults to 8192.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model to train is
+            no CostAwareModel.
+    """
+
+    # Before PreciseBNHook and CheckpointHook, which need the settled gates.
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(self,
+                 warmup: float = 0.6,
+                 settle: float = 0.9,
+                 drop_rate: float = 0.5,
+                 explore_rate: float = 0.25,
+                 candidates: int = 256,
+                 pictures: int = 8192):
+        if not 0 <= warmup <= settle <= 1:
+            raise ValueError(f'warmup is {warmup} and settle is {settle}, '
+                             'expected 0 <= warmup <= settle <= 1')
+        for name, rate in (('drop_rate', drop_rate), ('explore_rate',
+                                                      explore_rate)):
+            if not 0 <= rate < 1:
+                raise ValueError(f'{name} is {rate}, expected a probability '
+                                 'below 1')
+        if candidates < 0 or pictures < 1:
+            raise ValueError(f'candidates is {candidates} and pictures is '
+                             f'{pictures}, expected numbers from 0 and from '
+                             '1 on')
+        self.warmup = warmup
+        self.settle = settle
+        self.drop_rate = drop_rate
+        self.explore_rate = explore_rate
+        self.candidates = candidates
+        self.pictures = pictures
+
+    def rate(self, progress: float) -> float:
+        """Rate of exploring when a share of the iterations is done."""
+        if progress < self.warmup:
+            share = progress / self.warmup
+            return self.drop_rate + share * (self.explore_rate -
+                                             self.drop_rate)
+        return self.explore_rate if progress < self.settle else 0.0
+
+    def before_run(self, runner: Runner) -> None:
+        """Find the model."""
+        model = runner.model
+        if is_model_wrapper(model):
+            model = model.module
+        if not isinstance(model, CostAwareModel):
+            raise ValueError(
+                'SearchHook needs a CostAwareModel to train, but the model is '
+                f'a {type(model).__name__}: wrap it, '
+                "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
+                'cost_weight=...)')
+        self.model: CostAwareModel = model
+        self.supernet: AutoNLSuperNet = model.supernet
+        self.choices = None  # once settled
+
+    def before_train(self, runner: Runner) -> None:
+        """Remove the records of epochs that are still to come."""
+        if not is_main_process():
+            return
+        for path in Path(runner.work_dir).glob('gates/epoch_*.json'):
+            number = path.stem.split('_')[1]
+            if number.isdigit() and int(number) > runner.epoch:
+                runner.logger.info(f'search: {path} is of an earlier run and '
+                                   'is removed')
+                path.unlink()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Make the epoch's random draws depend on seed and epoch alone."""
+        set_random_seed(
+            runner.seed + runner.epoch,
+            diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
+
+    def before_train_iter(self,
+                          runner: Runner,
+                          batch_idx: int,
+                          data_batch: Optional[dict] = None) -> None:
+        """Set the budget and what the gates show."""
+        progress = runner.iter / runner.max_iters
+        self.supernet.explore(
+            self.rate(progress),
+            seed=runner.seed * 1_000_003 + runner.iter)
+        self._narrow(progress)
+        # The scaler may change it at the end of the iteration.
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        self.loss_scale = scaler.get_scale() if scaler else 1.0
+        self.held = None
+        if not self.warmup <= progress < self.settle:
+            self.model.settle()
+            self.held = self.supernet.thresholds()
+        if progress >= self.settle and self.choices is None:
+            self.choices = self.supernet.choices()
+
+    def _narrow(self, progress: float) -> None:
+        span = max(self.settle - self.warmup, 1e-9)
+        self.model.narrow_budget(
+            min(max((progress - self.warmup) / span, 0.0), 1.0))
+
+    def _choose(self, runner: Runner) -> None:
+        self.model.narrow_budget(1.0)
+        self.model.settle(anew=True)
+        if self.candidates and self.model.target is not None:
+            self._try_candidates(runner)
+        self.choices = self.supernet.choices()
+
+    def _try_candidates(self, runner: Runner) -> None:
+        supernet, blocks = self.supernet, self.supernet.space.blocks
+        low, high = self.model.budget
+        probe = Probe(runner, self.model.model, self.pictures)
+        runner.logger.info(f'search: trying {self.candidates} networks of '
+                           f'{low:,.6g} to {high:,.6g} '
+                           f'{supernet.cost_model.unit}')
+
+        def losses(choices, start, stop):
+            supernet.choose(choices)
+            with self.model.exported():
+                return probe.losses(start, stop)
+
+        thresholds = supernet.thresholds()
+        generator = torch.Generator().manual_seed(runner.seed)
+        best, loss_before, loss = fittest(
+            supernet.choices(),
+            draw=lambda: supernet.draw(generator),
+            allowed=lambda choices: low <= supernet.cost_of(choices) <= high,
+            network=lambda choices: tuple(
+                block.spec(c) for block, c in zip(blocks, choices)),
+            losses=losses,
+            batches=len(probe.batches),
+            candidates=self.candidates,
+            generator=generator)
+        # from where they were, so that no more gates move than have to
+        supernet.set_thresholds(thresholds)
+        supernet.choose(best)
+        runner.logger.info(f'search: the network of the most gain has a loss '
+                           f'of {loss_before:.4f}, the best one {loss:.4f}')
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Evaluation and recalibration of BN see the decided network, which
+        is chosen here when the next iteration is the first that is settled.
+        """
+        # Without exploring, the gradients say nothing of whole parts.
+        if self.rate(runner.iter / runner.max_iters):
+            self.supernet.average_gains(self.loss_scale)
+        self.supernet.stop_exploring()
+        if self.held is not None:
+            self.supernet.set_thresholds(self.held)
+        if self.choices is not None:
+            # Weights, and with them what gates compare, go on changing.
+            self.supernet.choose(self.choices)
+        if (runner.iter / runner.max_iters < self.settle <=
+                (runner.iter + 1) / runner.max_iters):
+            self._choose(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Settle into the budget and write the records."""
+        # The loop counts the epoch's last iteration before this is called.
+        progress = runner.iter / runner.max_iters
+        self._narrow(progress)
+        self.model.settle()
+        epoch = runner.epoch + 1
+        arch, gates = self.supernet.arch(), self.supernet.gates()
+        cost = self.supernet.cost().item()
+        unit = self.supernet.cost_model.unit
+        target = self.model.target
+        of_target = '' if target is None else f' (target {target:,g} {unit})'
+        runner.logger.info(f'search: epoch {epoch}, cost {cost:,.6g} {unit}'
+                           f'{of_target}, {describe(self.supernet)}')
+        runner.visualizer.add_scalars(
+            {
+                f'gates/{name}/{option}': margin
+                for name, gate in gates.items()
+                for option, margin in zip(gate['options'][1:], gate['margin'])
+            },
+            step=epoch)
+        if not is_main_process():
+            return
+        work_dir = Path(runner.work_dir)
+        (work_dir / 'arch.txt').write_text(arch.to_text())
+        (work_dir / 'gates').mkdir(exist_ok=True)
+        record = dict(
+            epoch=epoch,
+            cost=cost,
+            target=target,
+            unit=unit,
+            arch=arch.to_text().splitlines(),
+            gates=gates)
+        path = work_dir / 'gates' / f'epoch_{epoch}.json'
+        path.write_text(json.dumps(record, indent=1) + '\n')
+
+    def after_train(self, runner: Runner) -> None:
+        """Warn of a search that chose nothing."""
+        chosen = [gate['choice'] for gate in self.supernet.gates().values()]
+        options = [gate['options'] for gate in self.supernet.gates().values()]
+        for where, end, remedy in ((-1, 'on', 'raise'), (0, 'off', 'lower')):
+            if chosen == [o[where] for o in options]:
+                runner.logger.warning(
+                    f'The search ended with everything {end}: it chose '
+                    f'nothing. Give CostAwareModel a target, {remedy} its '
+                    'cost_weight, or give the thresholds another learning '
+                    'rate.')
+
+
+def describe(supernet: AutoNLSuperNet) -> str:
+    """Every block's decision in one line.
+
+    Args:
+        supernet (AutoNLSuperNet): The supernet.
+
+    Returns:
+        str: Blocks as ``stage.block kernel, expand ratio, SE, LightNL``,
+        ``-`` for one that is left out, with bars between stages.
+    """
+    choices = iter(supernet.choices())
+    stages = []
+    for i, stage in enumerate(supernet.space.stages, 1):
+        words = []
+        for j, block in enumerate(stage):
+            spec = block.spec(next(choices))
+            if spec is None:
+                words.append(f'{i}.{j} -')
+                continue
+            word = f'{i}.{j} k{spec.kernel_size}e{spec.expand_ratio:g}'
+            if spec.se_ratio:
+                word += f' se{spec.se_ratio:g}'
+            if spec.nl_ratio:
+                word += f' nl{spec.nl_ratio:g}-{spec.nl_stride}'
+            words.append(word)
+        stages.append(', '.join(words))
+    return ' | '.join(stages)

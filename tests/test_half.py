@@ -1,0 +1,117 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Inference in half precision throughout."""
+import copy
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.models import AverageClsScoreTTA
+from sklearn.datasets import load_digits
+
+from autonl_mm.benchmark.synthetic import make_batch
+from autonl_mm.cli.launch import replace_sync_bn
+from autonl_mm.half import use_half
+from autonl_mm.models import AutoNL, LightNL
+
+HALVES = pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+CONFIGS = dict(
+    classifier='demo/autonl-s_1xb32_demo-cls',
+    retinanet='demo/retinanet_autonl-s_1xb8_demo-det',
+    two_stages='mmdet/mask-rcnn_autonl-s_fpn_1x_coco',
+    segmentor='demo/semantic-fpn_autonl-s_1xb8_demo-seg')
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    """A classifier trained for seconds, and pictures that it never saw."""
+    torch.manual_seed(0)
+    scans = load_digits()
+    x = F.interpolate(torch.tensor(scans.images, dtype=torch.float32)[:, None],
+                      scale_factor=3) / 8 - 1
+    x, y = x.expand(-1, 3, -1, -1), torch.tensor(scans.target)
+    model = Pooled(
+        AutoNL(['r1_k3_s11_e1_i16_o16',
+                'r1_k3_s22_e3_i16_o24_nonlocal0.25-1',
+                'r1_k5_s11_e3_i24_o32_se0.5_nonlocal0.25-2', 'head64'],
+               out_indices=(-1, ), norm_cfg=dict(type='BN')),
+        nn.Linear(64, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for _ in range(6):
+        for batch in torch.randperm(1297).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+    return model.eval(), x[1297:], y[1297:]
+
+
+class Pooled(nn.Module):
+    """Backbone, pooling, linear layer."""
+
+    def __init__(self, backbone, head):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x):
+        return self.head(self.backbone(x)[-1].mean((2, 3)))
+
+
+@HALVES
+@torch.no_grad()
+def test_top1_of_a_trained_network(dtype, digits):
+    model, x, y = digits
+    norms = [m.norm for m in model.modules() if isinstance(m, LightNL)]
+    assert min(n.weight.abs().max() for n in norms) > 0.01  # they take part
+    before = model(x).argmax(1)
+    assert (before == y).float().mean() > 0.9
+    half = copy.deepcopy(model).to(dtype)
+    scores = half(x.to(dtype))
+    assert scores.dtype == dtype
+    assert (scores.argmax(1) == before).float().mean() >= 0.99
+
+
+@HALVES
+@pytest.mark.parametrize('name', CONFIGS)
+@torch.no_grad()
+def test_whole_models(name, dtype, tiny_arch, scope):
+    """Predictions in float32 of a network in half precision, near float32's."""
+    cfg = Config.fromfile(ROOT / f'configs/{CONFIGS[name]}.py')
+    backbone = cfg.model.backbone
+    backbone.arch = str(tiny_arch)
+    if name == 'classifier':
+        backbone.out_indices = (-1, )
+        cfg.model.head.in_channels = 64
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    else:
+        maps = min(3, len(cfg.model.neck.in_channels))
+        backbone.out_indices = (1, 2, 3)[-maps:]
+        cfg.model.neck.in_channels = [8, 16, 24][-maps:]
+    init_default_scope(cfg.default_scope)
+    replace_sync_bn(cfg.model)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).eval()
+    model.init_weights()
+    batch = make_batch(cfg, 2, (64, 64), 'test')
+    want = model.test_step(copy.deepcopy(batch))
+    use_half(AverageClsScoreTTA(model) if name == 'classifier' else model,
+             dtype)
+    assert model.data_preprocessor.mean.dtype == torch.float32
+    assert model.backbone.layers[0].conv.weight.dtype == dtype
+    got = model.test_step(batch)
+    for a, b in zip(got, want):
+        if name == 'classifier':
+            assert a.pred_score.dtype == torch.float32
+            torch.testing.assert_close(
+                a.pred_score, b.pred_score, rtol=0.02, atol=0.002)
+        elif name == 'segmentor':
+            assert a.seg_logits.data.dtype == torch.float32
+            torch.testing.assert_close(
+                a.seg_logits.data, b.seg_logits.data, rtol=0.05, atol=0.05)
+        else:
+            found, wanted = (s.pred_instances for s in (a, b))
+            assert found.bboxes.dtype == torch.float32
+            assert found.scores.dtype == torch.float32
+            assert abs(len(found) - len(wanted)) <= 0.2 * len(wanted)

@@ -1,0 +1,208 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import copy
+import json
+import math
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from search_spaces import TINY_SPACE, latencies, randomize, set_gain
+
+from autonl_mm import count_macs
+from autonl_mm.nas import CostAwareModel
+
+BACKBONE = dict(
+    type='autonl_mm.AutoNLSuperNet',
+    space=TINY_SPACE,
+    input_shape=(32, 32),
+    num_classes=10)
+TASK = dict(
+    type='mmpretrain.ImageClassifier',
+    backbone=BACKBONE,
+    neck=dict(type='autonl_mm.PoolDropout'),
+    head=dict(
+        type='mmpretrain.LinearClsHead', num_classes=10, in_channels=32))
+DATA_PREPROCESSOR = dict(
+    num_classes=10,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True)
+
+
+@pytest.fixture(autouse=True)
+def mmpretrain_scope(scope):
+    from mmengine.registry import init_default_scope
+    init_default_scope('mmpretrain')
+
+
+def build(**kwargs):
+    cfg = dict(
+        type='autonl_mm.CostAwareModel',
+        model=copy.deepcopy(TASK),
+        cost_weight=0.1,
+        data_preprocessor=dict(DATA_PREPROCESSOR))
+    return MODELS.build(dict(cfg, **kwargs))
+
+
+def batch(n=4):
+    from mmpretrain.structures import DataSample
+    return dict(
+        inputs=torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8),
+        data_samples=[DataSample().set_gt_label(i % 10) for i in range(n)])
+
+
+def losses_of(model):
+    return model(**model.data_preprocessor(batch(), True), mode='loss')
+
+
+def test_the_papers_objective():
+    model = build()
+    losses = losses_of(model)
+    cost = count_macs(model.supernet.arch(), 32, 10).total
+    assert losses['cost'].item() == cost
+    assert losses['loss_cost'].item() == pytest.approx(0.1 * math.log(cost))
+    assert 'loss' in losses
+    total, logged = model.parse_losses(losses)
+    assert total.item() == pytest.approx(
+        losses['loss'].item() + losses['loss_cost'].item())
+    assert logged['cost'].item() == cost
+
+
+@pytest.mark.parametrize('factor', [0.5, 0.8])
+def test_penalty_of_a_target(factor):
+    model = build()
+    cost = model.supernet.cost_range()[1]
+    model = build(target=factor * cost)
+    model.narrow_budget(0)
+    losses = losses_of(model)
+    assert losses['loss_cost'].item() == pytest.approx(
+        0.1 * -math.log(factor))
+
+
+def test_target_is_held():
+    model = build()
+    low, high = model.supernet.cost_range()
+    target = (low * high)**0.5
+    model = build(target=target)
+    for _ in range(3):
+        assert abs(losses_of(model)['cost'].item() / target - 1) <= 0.05
+
+
+def test_best_network_is_chosen_anew():
+    low, high = build().supernet.cost_range()
+    model = build(target=(low * high)**0.5)
+    model.settle()
+    before = model.supernet.arch()
+    for block in model.supernet.blocks:
+        for name, gate in block.gates.items():
+            set_gain(gate, -1.0 if name == 'kernel_size' else 0.1)
+    model.settle()
+    assert model.supernet.arch() == before
+    model.settle(anew=True)
+    low, high = model.budget
+    assert low <= model.supernet.cost().item() <= high
+    assert {b.kernel_size for b in model.supernet.arch().blocks} == {3}
+
+
+def test_settle():
+    model = build()
+    low, high = model.supernet.cost_range()
+    for share in (0, 0.1, 0.5, 0.9, 1):
+        target = low**(1 - share) * high**share
+        model = build(target=target)
+        randomize(model.supernet, 5)
+        model.settle()
+        assert abs(model.supernet.cost().item() / target - 1) <= 0.05
+
+
+def test_budget_narrows():
+    model = build(target=1e6)
+    low, high = model.supernet.cost_range()
+    model.narrow_budget(0)
+    assert model.budget == pytest.approx((low, high))
+    model.narrow_budget(1)
+    assert model.budget == pytest.approx((0.98e6, 1.02e6))
+    model.narrow_budget(0.5)
+    assert low < model.budget[0] < 0.98e6 < 1.02e6 < model.budget[1] < high
+
+
+def test_penalty_moves_the_gates_down():
+    model = build(cost_weight=10.0)
+    names = [n for n, _ in model.named_parameters()
+             if n.endswith('threshold')]
+    params = dict(model.named_parameters())
+    optimizer = torch.optim.Adam([params[n] for n in names], lr=0.1)
+    before = model.supernet.cost().item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        model.parse_losses(losses_of(model))[0].backward()
+        optimizer.step()
+    assert model.supernet.cost().item() < 0.7 * before
+
+
+def test_predicts_as_the_task_model():
+    model = build().eval()
+    data = model.data_preprocessor(batch(), False)
+    with torch.no_grad():
+        a = model(**data, mode='predict')
+        b = model.model(**data, mode='predict')
+        scores = model(data['inputs'])
+    assert torch.equal(a[0].pred_score, b[0].pred_score)
+    assert scores.shape == (4, 10)
+    assert model.val_step(batch())[0].pred_score.shape == (10, )
+
+
+def test_latency_table_as_cost(tmp_path):
+    path = tmp_path / 'latency.json'
+    path.write_text(json.dumps(dict(latency_ms=latencies(build().supernet))))
+    low, high = build(cost=str(path)).supernet.cost_range()
+    model = build(cost=str(path), target=(low + high) / 2)
+    model.settle()
+    cost = model.supernet.cost().item()
+    assert abs(cost / model.target - 1) <= 0.05
+    assert model.supernet.cost_model.unit == 'ms'
+
+    table = json.loads(path.read_text())
+    key = next(k for k in table['latency_ms'] if 'k5' in k)
+    del table['latency_ms'][key]
+    path.write_text(json.dumps(table))
+    with pytest.raises(ValueError) as error:
+        build(cost=str(path))
+    assert key in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(target=1.0), ['target is 1 MACs', 'this space cost', '32x32']),
+    (dict(target=1e12), ['target is 1e+12 MACs', 'this space cost']),
+    (dict(cost_weight=-1), ['cost_weight is -1']),
+])
+def test_bad_arguments(kwargs, words):
+    with pytest.raises(ValueError) as error:
+        build(**kwargs)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_target_error_names_what_the_space_can_reach():
+    low, high = build().supernet.cost_range()
+    with pytest.raises(ValueError) as error:
+        build(target=1.0)
+    assert f'{low:,.6g} to {high:,.6g}' in str(error.value)
+
+
+def test_model_without_a_supernet():
+    task = copy.deepcopy(TASK)
+    task['backbone'] = dict(type='autonl_mm.AutoNL', arch='s')
+    task['head']['in_channels'] = 1280
+    with pytest.raises(ValueError, match='0 AutoNLSuperNets'):
+        build(model=task)
+
+
+def test_missing_latency_table():
+    with pytest.raises(FileNotFoundError):
+        build(cost='nowhere.json')
+
+
+def test_registered_under_both_names():
+    assert MODELS.get('autonl_mm.CostAwareModel') is CostAwareModel
+    assert MODELS.get('CostAwareModel') is CostAwareModel

@@ -1,0 +1,270 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""The search as training: schedule, records, resume, ranks."""
+import argparse
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, run_tool
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from search_spaces import TINY_SPACE
+from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator,
+)
+
+from autonl_mm import ArchSpec, count_macs
+from autonl_mm.nas import AutoNLSuperNet, SearchHook
+from autonl_mm.nas.search_hook import describe
+
+TARGET = 500e3
+
+
+def test_records(searched):
+    work_dir, output = searched
+    lines = [x for x in output.splitlines() if 'search: epoch' in x]
+    assert len(lines) == 6
+    for i, line in enumerate(lines, 1):
+        record = json.loads((work_dir / f'gates/epoch_{i}.json').read_text())
+        assert f'epoch {i}, cost {record["cost"]:,.6g} MACs' in line
+        assert 'target 500,000 MACs' in line
+        assert '1.0 k3e1 | 2.0 ' in line and '| 3.0 ' in line
+        arch = ArchSpec.from_text('\n'.join(record['arch']))
+        assert count_macs(arch, 32, 2).total == record['cost']
+        assert record['target'] == TARGET and record['epoch'] == i
+        gate = record['gates']['layers.2.1.expand_ratio']
+        assert gate['options'] == [0, 3, 6] and len(gate['margin']) == 2
+    assert ArchSpec.from_file(work_dir / 'arch.txt') == arch
+    assert abs(record['cost'] / TARGET - 1) <= 0.05
+
+
+def test_tensorboard(searched):
+    work_dir, _ = searched
+    events, = work_dir.glob('*/vis_data/events.out.*')
+    accumulator = EventAccumulator(str(events.parent))
+    accumulator.Reload()
+    tags = accumulator.Tags()['scalars']
+    for tag in ('cost', 'loss', 'loss_cost', 'gates/layers.2.0.kernel_size/5',
+                'gates/layers.2.1.expand_ratio/3'):
+        assert tag in tags
+    assert len(accumulator.Scalars('gates/layers.2.0.nl/True')) == 6
+
+
+def test_thresholds_are_held_in_the_warm_up(searched):
+    work_dir, _ = searched
+
+    def thresholds(epoch):
+        state = torch.load(
+            work_dir / f'epoch_{epoch}.pth', weights_only=False)['state_dict']
+        return {k: v for k, v in state.items() if k.endswith('threshold')}
+
+    # warm-up ends in the fifth of six epochs
+    assert all((t == 0).all() for t in thresholds(3).values())
+    assert any((t != 0).any() for t in thresholds(5).values())
+
+
+def test_tries_candidates_once(searched):
+    work_dir, output = searched
+    line, = [x for x in output.splitlines() if 'of the most gain' in x]
+    before, best = map(float, re.findall(r'\d\.\d{4}', line))
+    assert best <= before
+    assert 'trying 24 networks of 490,000 to 510,000 MACs' in output
+    # in the fifth epoch of six
+    assert output.index('search: epoch 4') < output.index(line)
+    archs = [json.loads((work_dir / f'gates/epoch_{i}.json').read_text())[
+        'arch'] for i in (5, 6)]
+    assert archs[0] == archs[1]
+
+
+def test_what_was_chosen_stays(tiny_search, scope):
+    cfg = Config.fromfile(tiny_search)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model).train()
+    supernet = model.supernet
+    hook = SearchHook(settle=0.75)
+    runner = argparse.Namespace(
+        model=model, iter=5, max_iters=6, seed=0, optim_wrapper=None)
+    hook.before_run(runner)
+    hook.before_train_iter(runner, 0)
+    chosen = supernet.choices()
+    assert chosen == list(hook.choices)
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.mul_(0.1)  # of a step that shrinks weights
+    assert supernet.choices() != chosen
+    hook.after_train_iter(runner, 0)
+    assert supernet.choices() == chosen
+
+
+@pytest.mark.parametrize('options', [
+    {'custom_hooks.0.candidates': 0}, {'model.target': None}])
+def test_no_candidates(options, tiny_search, tmp_path):
+    output = run_tool(
+        'tools/train.py', tiny_search, '--work-dir', tmp_path,
+        '--cfg-options', 'train_cfg.max_epochs=2', 'custom_hooks.0.warmup=0.3',
+        *(f'{k}={v}' for k, v in options.items())).stdout
+    assert 'search: epoch 2' in output and 'trying' not in output
+    # thresholds are trained after the warm-up
+    record = json.loads((tmp_path / 'gates/epoch_1.json').read_text())
+    moved = [t for gate in record['gates'].values() for t in gate['threshold']]
+    assert sum(t != 0 for t in moved) > len(moved) / 2
+
+
+def load(path):
+    checkpoint = torch.load(path, weights_only=False)
+    return checkpoint['state_dict'], checkpoint['optimizer']['state']
+
+
+@pytest.mark.parametrize('epoch', [1, 3, 5])
+def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
+                                      tmp_path):
+    work_dir, _ = searched
+    shutil.copy(work_dir / f'epoch_{epoch}.pth', tmp_path)
+    (tmp_path / 'gates').mkdir()
+    for number in (epoch, 7):  # a longer run was here before
+        shutil.copy(work_dir / 'gates/epoch_6.json',
+                    tmp_path / f'gates/epoch_{number}.json')
+    (tmp_path / 'last_checkpoint').write_text(
+        str(tmp_path / f'epoch_{epoch}.pth'))
+    run_tool('tools/train.py', tiny_search, '--work-dir', tmp_path,
+             '--resume')
+    for a, b in zip(load(work_dir / 'epoch_6.pth'),
+                    load(tmp_path / 'epoch_6.pth'), strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            if isinstance(value, dict):  # of the optimiser
+                assert all(torch.equal(v, b[key][k])
+                           for k, v in value.items()), key
+            else:
+                assert torch.equal(value, b[key]), key
+    for name in ('arch.txt', 'gates/epoch_6.json'):
+        assert (work_dir / name).read_text() == (tmp_path / name).read_text()
+    assert (tmp_path / f'gates/epoch_{epoch}.json').exists()
+    assert not (tmp_path / 'gates/epoch_7.json').exists()
+
+
+RANKS = """\
+import argparse, os, sys
+import torch
+from autonl_mm.cli import launch
+from autonl_mm.nas import export_subnet
+
+args = argparse.Namespace(
+    config=sys.argv[1], work_dir=sys.argv[2], cfg_options={},
+    launcher='pytorch', local_rank=0)
+runner = launch.build_runner(launch.load_config(args))
+runner.train()
+supernet = runner.model.module.supernet
+arch, state = export_subnet(supernet)
+gates = {n: b for n, b in supernet.state_dict().items() if '.gates.' in n}
+torch.save(dict(arch=arch.to_text(), gates=gates, state={
+    k: v for k, v in state.items() if 'running' not in k}),
+    os.path.join(sys.argv[2], f'rank{os.environ["RANK"]}.pth'))
+"""
+
+
+def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
+    script = tmp_path / 'ranks.py'
+    script.write_text(RANKS)
+    result = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+         '--nproc_per_node=2', str(script), str(tiny_search), str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, timeout=300)
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert 'trying 24 networks' in result.stdout
+    a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
+    assert a['arch'] == b['arch']
+    for kind in ('gates', 'state'):
+        assert a[kind].keys() == b[kind].keys()
+        for key, value in a[kind].items():
+            assert torch.equal(value, b[kind][key]), key
+    moved = [k for k, v in a['gates'].items()
+             if k.endswith(('threshold', 'distance', 'gain_sum')) and v.any()]
+    assert any(k.endswith('distance') for k in moved)
+    assert any(k.endswith('gain_sum') for k in moved)
+    assert any(k.endswith('threshold') for k in moved)
+    # each saw half of the pictures
+    assert 'Epoch(train) [6][3/3]' in result.stdout
+
+
+def test_rate():
+    hook = SearchHook(warmup=0.4, settle=0.8, drop_rate=0.5, explore_rate=0.1)
+    assert [hook.rate(p) for p in (0, 0.2, 0.4, 0.79, 0.8, 1)] == (
+        pytest.approx([0.5, 0.3, 0.1, 0.1, 0, 0]))
+    assert SearchHook(warmup=0, explore_rate=0).rate(0) == 0
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(warmup=0.9, settle=0.8), ['warmup is 0.9', 'settle is 0.8']),
+    (dict(warmup=-0.1), ['warmup is -0.1']),
+    (dict(drop_rate=1.0), ['drop_rate is 1.0']),
+    (dict(explore_rate=-1), ['explore_rate is -1']),
+    (dict(candidates=-1), ['candidates is -1']),
+    (dict(pictures=0), ['pictures is 0']),
+])
+def test_bad_arguments(kwargs, words):
+    with pytest.raises(ValueError) as error:
+        SearchHook(**kwargs)
+    for word in words:
+        assert word in str(error.value)
+
+
+class _Runner:
+    """What after_train reads of a runner."""
+
+    def __init__(self):
+        self.logger = logging.getLogger('test_search_hook')
+
+
+@pytest.mark.parametrize('threshold, word', [
+    (-1.0, 'everything on'), (3.0, 'everything off')])
+def test_warns_of_a_search_that_chose_nothing(threshold, word, caplog):
+    hook = SearchHook()
+    hook.supernet = AutoNLSuperNet(TINY_SPACE)
+    gate = hook.supernet.layers[2][0].gates['kernel_size']
+    hook.supernet.set_thresholds([
+        torch.full_like(t, threshold) for t in hook.supernet.thresholds()])
+    hook.after_train(_Runner())
+    assert word in caplog.text
+    caplog.clear()
+    with torch.no_grad():
+        gate.threshold.fill_(2 - threshold)
+    hook.after_train(_Runner())
+    assert not caplog.text
+
+
+def test_describe():
+    supernet = AutoNLSuperNet(TINY_SPACE)
+    with torch.no_grad():
+        supernet.layers[2][1].gates['expand_ratio'].threshold[0] = 2
+        for gate in supernet.layers[3][0].gates.values():
+            gate.threshold.fill_(2)
+    assert describe(supernet) == (
+        '1.0 k3e1 | 2.0 k5e6 se0.5 nl0.25-1, 2.1 - | '
+        '3.0 k3e3, 3.1 k5e6 se0.5 nl0.25-1')
+
+
+def test_search_without_the_wrapper(tiny_search, tmp_path):
+    cfg = Config.fromfile(tiny_search)
+    cfg.model = cfg.model.model
+    bare = tmp_path / 'bare.py'
+    cfg.dump(bare)
+    result = run_tool('tools/train.py', bare, '--work-dir', tmp_path / 'run',
+                      check=False)
+    assert result.returncode != 0
+    assert result.stdout.splitlines()[-1].startswith('train.py: ')
+    assert 'CostAwareModel' in result.stdout.splitlines()[-1]
+
+
+def test_hook_without_the_wrapper():
+    class Runner:
+        model = AutoNLSuperNet(TINY_SPACE)
+
+    with pytest.raises(ValueError, match='CostAwareModel'):
+        SearchHook().before_run(Runner())

@@ -1,0 +1,125 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Say in one line how a training run went, print and draw its curve.
+
+Reads what mmengine logged to the work dir, whatever the codebase. Several runs
+are put side by side.
+"""
+import argparse
+import os
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import List, NamedTuple
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+from autonl_mm.benchmark.records import metric_of, read_scalars
+
+
+class Run(NamedTuple):
+    """A training run as it was logged."""
+    work_dir: Path
+    train: List[dict]
+    evaluation: List[dict]
+    folder: Path
+
+    @classmethod
+    def of(cls, work_dir: Path) -> 'Run':
+        """Read a work dir.
+
+        Args:
+            work_dir (Path): The work dir.
+
+        Raises:
+            FileNotFoundError: If nothing was logged there.
+            ValueError: If there is no training or no evaluation.
+        """
+        train, evaluation, folder = read_scalars(work_dir)
+        if not evaluation or not train:
+            raise ValueError(f'{work_dir} has logged no '
+                             f'{"evaluation" if train else "training"} yet')
+        return cls(work_dir, train, evaluation, folder)
+
+    def summary(self, metric: str, plot: Path) -> str:
+        """How the run went, in one line.
+
+        Args:
+            metric (str): Which figure of the evaluation.
+            plot (Path): Where its curve was drawn.
+        """
+        config = next(self.work_dir.glob('*.py'), None)
+        last = self.work_dir / 'last_checkpoint'
+        log = self.folder / f'{self.folder.name}.log'
+        # mmengine names a run's folder by the time it starts
+        start = datetime.strptime(self.folder.name, '%Y%m%d_%H%M%S')
+        seconds = log.stat().st_mtime - start.timestamp()
+        checkpoint = os.path.relpath(
+            last.read_text()) if last.exists() else 'none'
+        return (f'{config.stem if config else self.work_dir.name}: '
+                f'{metric} {self.evaluation[-1][metric]:.4g} after '
+                f'{timedelta(seconds=round(seconds))} '
+                f'(checkpoint {checkpoint}, plot {plot})')
+
+
+def draw(runs: List[Run], metric: str, out: Path) -> None:
+    """Draw loss by iteration and the metric by evaluation into ``out``."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    for run in runs:
+        left.plot([r.get('iter', r['step']) for r in run.train],
+                  [r['loss'] for r in run.train],
+                  label=run.work_dir.name)
+        right.plot([r['step'] for r in run.evaluation],
+                   [r[metric] for r in run.evaluation],
+                   marker='o')
+    left.set(xlabel='iteration', ylabel='training loss')
+    right.set(xlabel='epoch or iteration', ylabel=metric)
+    right.xaxis.get_major_locator().set_params(integer=True)
+    for ax in (left, right):
+        ax.grid(alpha=0.3)
+    fig.legend(loc='upper center', fontsize=8, ncol=2)
+    fig.tight_layout(rect=(0, 0, 1, 0.93))
+    fig.savefig(out, dpi=110)
+    plt.close(fig)
+
+
+def print_table(runs: List[Run], metric: str) -> None:
+    """A row a step that was evaluated, a column a run."""
+    names = [metric] if len(runs) == 1 else [
+        f'{metric}, {run.work_dir.name}' for run in runs
+    ]
+    print(f'| step | {" | ".join(names)} |\n|---|{"---|" * len(runs)}')
+    values = [{r['step']: r[metric] for r in run.evaluation} for run in runs]
+    for step in sorted(set().union(*values)):
+        cells = [f'{v[step]:.4g}' if step in v else '-' for v in values]
+        print(f'| {step} | {" | ".join(cells)} |')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dirs', type=Path, nargs='+', metavar='work_dir')
+    parser.add_argument('--metric', default='', help='default: the first')
+    parser.add_argument(
+        '--out', type=Path, help='default: curve.png in the first work dir')
+    args = parser.parse_args()
+    try:
+        runs = [Run.of(work_dir) for work_dir in args.work_dirs]
+        metrics = [metric_of(run.evaluation, args.metric) for run in runs]
+        if len(set(metrics)) > 1:
+            raise ValueError(f'the runs logged different metrics, {metrics}: '
+                             'name one with --metric')
+    except (FileNotFoundError, ValueError) as e:
+        sys.exit(f'analyze_logs.py: {e}')
+    plot = args.out or args.work_dirs[0] / 'curve.png'
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    draw(runs, metrics[0], plot)
+    print_table(runs, metrics[0])
+    print()
+    for run in runs:
+        print(run.summary(metrics[0], plot))
+
+
+if __name__ == '__main__':
+    main()

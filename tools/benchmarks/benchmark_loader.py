@@ -1,0 +1,180 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Pictures per second of a config's data loader alone, by decoder and workers.
+
+All of a loader's work: reading, decoding, augmenting, packing, collating; of
+any codebase. Without workers it runs in one thread, so that the first column
+is pictures per second and core; with workers the cores that they share with
+this process count. Every measurement is a pass over the same pictures, which
+the system has in memory by then: a slow disk is not seen.
+"""
+import argparse
+import copy
+import json
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmcv.transforms import LoadImageFromFile
+from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
+from mmengine.runner import Runner
+
+from autonl_mm.benchmark.measure import Spread, in_turns
+from autonl_mm.cli import configs
+from autonl_mm.cli.allocator import keep_freed_memory
+from autonl_mm.datasets.settings import check_data
+from autonl_mm.datasets.transforms import start_decoder
+
+DECODERS = ('cv2', 'pillow', 'turbojpeg')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    configs.add_config_args(parser)
+    parser.add_argument(
+        '--part', choices=['train', 'val', 'test'], default='train')
+    parser.add_argument(
+        '--decoders',
+        nargs='+',
+        choices=DECODERS,
+        default=DECODERS,
+        help='imdecode_backend of mmcv; what is not installed is left out')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        nargs='+',
+        default=[0, os.cpu_count()],
+        help='default: none, and as many as there are cores')
+    parser.add_argument(
+        '--pictures',
+        type=int,
+        default=512,
+        help='in a pass; fewer where the data set has fewer')
+    parser.add_argument(
+        '--rounds', type=int, default=5, help='passes of each, in turns')
+    parser.add_argument('--out', type=Path, help='file for the figures, .json')
+    return parser.parse_args()
+
+
+def set_decoder(node, decoder):
+    """Let every transform of a config that loads pictures use a decoder.
+
+    It becomes ours, as mmcv's own does not start turbojpeg.
+
+    Args:
+        node (Any): A part of a config, changed in place.
+        decoder (str): The ``imdecode_backend``.
+
+    Returns:
+        int: How many there were.
+    """
+    if isinstance(node, (list, tuple)):
+        return sum(set_decoder(item, decoder) for item in node)
+    if not isinstance(node, dict):
+        return 0
+    count = sum(set_decoder(item, decoder) for item in node.values())
+    kind = TRANSFORMS.get(node['type']) if 'type' in node else None
+    if isinstance(kind, type) and issubclass(kind, LoadImageFromFile):
+        node.update(
+            type='autonl_mm.LoadImageOrSkip', imdecode_backend=decoder)
+        count += 1
+    return count
+
+
+def make_pass(cfg, dataset, indices, workers):
+    """A pass over some pictures of a data set.
+
+    Args:
+        cfg (dict): The config's dataloader.
+        dataset (Dataset): Its data set.
+        indices (list[int]): The pictures.
+        workers (int): Processes that load.
+
+    Returns:
+        Callable: Without arguments. Workers start with the first call.
+    """
+    loader = Runner.build_dataloader(
+        dict(
+            copy.deepcopy({k: v for k, v in cfg.items() if k != 'dataset'}),
+            dataset=dataset,
+            sampler=indices,
+            batch_sampler=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=False))
+
+    def load():
+        for _ in loader:
+            pass
+
+    return load
+
+
+def main():
+    args = parse_args()
+    name = f'{args.part}_dataloader'
+    try:
+        if min(args.pictures, args.rounds) < 1 or min(args.workers) < 0:
+            raise ValueError('expected pictures and rounds of at least 1 and '
+                             'workers of at least 0')
+        cfg = configs.read_config(args)
+        check_data(cfg, [name])
+        init_default_scope(cfg.default_scope)
+        loader = cfg[name]
+        if not set_decoder(loader.dataset, 'cv2'):
+            raise ValueError(f'{name} has no transform that decodes pictures')
+    except (FileNotFoundError, ValueError) as e:
+        sys.exit(f'benchmark_loader.py: {e}')
+    if not torch.cuda.is_available():
+        print(keep_freed_memory())  # as a run on a CPU, whose workers inherit it
+    # one thread a process, as a run has it
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    calls = {}
+    for decoder in args.decoders:
+        set_decoder(loader.dataset, decoder)
+        try:
+            start_decoder(decoder)
+        except ValueError as e:
+            print(f'{decoder} is left out: {e}')
+            continue
+        dataset = DATASETS.build(loader.dataset)
+        indices = np.random.default_rng(0).permutation(
+            len(dataset))[:args.pictures].tolist()
+        for workers in args.workers:
+            calls[decoder, workers] = make_pass(loader, dataset, indices,
+                                                workers)
+    if not calls:
+        sys.exit('benchmark_loader.py: no decoder of --decoders is installed')
+    times = in_turns(calls, args.rounds)
+    rates = {key: [len(indices) / t for t in values]
+             for key, values in times.items()}
+    print(f'{args.config}, {name}, {len(indices)} pictures, batch '
+          f'{loader.batch_size}, {os.cpu_count()} cores; pictures per second, '
+          f'median (lowest to highest) of {args.rounds} passes in turns\n')
+    head = ['decoder'] + [f'{w} workers' if w else 'one core'
+                          for w in args.workers]
+    print('| ' + ' | '.join(head) + ' |')
+    print('|' + '---|' * len(head))
+    for decoder in dict.fromkeys(d for d, _ in rates):
+        spreads = [Spread.of(rates[decoder, w]) for w in args.workers]
+        print(f'| {decoder} | ' + ' | '.join(
+            f'{s.median:.0f} ({s.low:.0f} to {s.high:.0f})'
+            for s in spreads) + ' |')
+    if args.out:
+        args.out.write_text(
+            json.dumps(
+                dict(
+                    vars(args), out=str(args.out), batch_size=loader.batch_size,
+                    cores=os.cpu_count(), rates=[
+                        dict(decoder=d, workers=w, pictures_per_second=values)
+                        for (d, w), values in rates.items()
+                    ]), indent=1))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,303 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""AutoNL beside the networks that its paper compares it with.
+
+Builds the classifiers of some configs and measures all of them in one run, in
+turns: latency of one picture and of a batch, and training throughput, as
+medians with the fastest and the slowest run. Prints one table, writes JSON,
+and draws accuracy as published against measured latency and against MACs.
+"""
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+import torch
+from mmengine.config import Config
+
+from autonl_mm.benchmark.measure import (
+    Spread,
+    built_macs,
+    count_parameters,
+    device_name,
+    in_turns,
+)
+from autonl_mm.cli import configs
+from autonl_mm.cli.allocator import keep_freed_memory
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+from matplotlib.transforms import Bbox
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = 'configs/mmpretrain/{}_32xb128_in1k.py'
+AUTONL = 'Li et al. 2020, arXiv 2004.01961'
+# Config: name, top-1 accuracy on ImageNet as published, source. None of the
+# accuracies was measured here.
+NETWORKS = {
+    'shufflenet-v2-150':
+    ('ShuffleNetV2 1.5', 72.6, 'Ma et al. 2018, arXiv 1807.11164'),
+    'mobilenet-v2': ('MobileNetV2', 72.0, 'Sandler et al. 2018, arXiv '
+                     '1801.04381'),
+    'mobilenet-v2-light-nl': ('MobileNetV2-LightNL', 75.0, AUTONL),
+    'fbnet-c': ('FBNet-C', 74.9, 'Wu et al. 2019, arXiv 1812.03443'),
+    'mnasnet-a1': ('MnasNet-A1', 75.2, 'Tan et al. 2019, arXiv 1807.11626'),
+    'mobilenet-v3-large': ('MobileNetV3-Large', 75.2,
+                           'Howard et al. 2019, arXiv 1905.02244'),
+    'mixnet-s': ('MixNet-S', 75.8, 'Tan and Le 2019, arXiv 1907.09595'),
+    'mixnet-m': ('MixNet-M', 77.0, 'Tan and Le 2019, arXiv 1907.09595'),
+    'efficientnet-b0': ('EfficientNet-B0', 77.1,
+                        'Tan and Le 2019, arXiv 1905.11946'),
+    'autonl-s': ('AutoNL-S', 76.5, AUTONL),
+    'autonl-l': ('AutoNL-L', 77.7, AUTONL),
+}
+OWN = ('autonl', 'light-nl')
+KINDS = ('latency', 'batch_latency', 'training')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--networks',
+        nargs='+',
+        default=list(NETWORKS),
+        metavar='NAME',
+        help=f'default: {" ".join(NETWORKS)}; also the path of any config of '
+        'a classifier')
+    parser.add_argument('--input-size', type=int, default=224)
+    parser.add_argument(
+        '--batch-size', type=int, default=32, help='of the batch')
+    parser.add_argument(
+        '--rounds', type=int, default=9, help='measurements of each')
+    parser.add_argument(
+        '--channels-last',
+        action='store_true',
+        help='memory layout that suits depthwise convolutions on a CPU')
+    parser.add_argument(
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--out', type=Path, help='file for the figures, .json')
+    parser.add_argument('--plot', type=Path, help='file for the plot, .png')
+    return parser.parse_args()
+
+
+def build(network):
+    """The classifier of a config, and what is published of it.
+
+    Args:
+        network (str): Key of :data:`NETWORKS` or path of a config.
+
+    Returns:
+        tuple: The model; its name, accuracy and source, the latter two None
+        where unknown.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+        ValueError: If it is a search.
+    """
+    published = NETWORKS.get(network)
+    path = ROOT / CONFIG.format(network) if published else Path(network)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{network} is neither a config nor one of {", ".join(NETWORKS)}')
+    model = configs.build_model(Config.fromfile(path))
+    return model, published or (path.stem, None, None)
+
+
+def make_calls(model, args):
+    """What is measured of a model.
+
+    Args:
+        model (nn.Module): A classifier.
+        args (Namespace): The tool's.
+
+    Returns:
+        dict[str, Callable]: One a kind of :data:`KINDS`.
+    """
+    layout = (torch.channels_last if args.channels_last else
+              torch.contiguous_format)
+    model.to(args.device).to(memory_format=layout)
+    one, batch = (
+        torch.randn(n, 3, args.input_size, args.input_size).to(
+            args.device, memory_format=layout) for n in (1, args.batch_size))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def infer(x):
+        model.eval()
+        with torch.no_grad():
+            model(x)
+
+    def train():
+        model.train()
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+
+    return dict(latency=lambda: infer(one), batch_latency=lambda: infer(batch),
+                training=train)
+
+
+def measure(models, args):
+    """Seconds of every kind of every model, all of a kind in turns.
+
+    Args:
+        models (dict[str, nn.Module]): The models.
+        args (Namespace): The tool's.
+
+    Returns:
+        dict[str, dict[str, list[float]]]: By model and kind.
+    """
+    calls = {name: make_calls(model, args) for name, model in models.items()}
+    times = {name: {} for name in models}
+    for kind in KINDS:
+        of_kind = in_turns({name: c[kind] for name, c in calls.items()},
+                           args.rounds, args.device, settle=kind == 'latency')
+        for name, values in of_kind.items():
+            times[name][kind] = values
+    return times
+
+
+def table(rows, batch_size):
+    """The comparison as Markdown.
+
+    Args:
+        rows (list[dict]): One a network.
+        batch_size (int): Of the batch.
+    """
+    head = ['network', 'MACs', 'parameters', '1 picture, ms',
+            f'{batch_size} pictures, ms', 'training, pictures/s',
+            'top-1 as published', 'source']
+    lines = [head, ['---'] * len(head)]
+    for row in rows:
+        cells = [row['name'], f'{row["macs"] / 1e6:.1f} M',
+                 f'{row["parameters"] / 1e6:.2f} M']
+        for kind in KINDS:
+            values = [1e3 * t for t in row['seconds'][kind]]
+            if kind == 'training':
+                values = [batch_size / t for t in row['seconds'][kind]]
+            spread = Spread.of(values)
+            cells.append(f'{spread.median:.1f} ({spread.low:.1f} to '
+                         f'{spread.high:.1f})')
+        cells += [str(row['top1'] or '-'), row['source'] or '-']
+        lines.append(cells)
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def colour_of(row):
+    """Red for networks with LightNL."""
+    own = any(word in row['config'] for word in OWN)
+    return '#b33a3a' if own else '#4c78a8'
+
+
+def write(ax, text, point, colour, taken):
+    """Write a label beside a point, where no other is if that can be.
+
+    Args:
+        ax (Axes): Laid out, with its limits.
+        text (str): The label.
+        point (tuple[float, float]): Beside what.
+        colour (str): Of the label.
+        taken (list[Bbox]): What is there, in pixels.
+
+    Returns:
+        Bbox: Of the label.
+    """
+    for (dx, ha), (dy, va) in itertools.product(
+        [(4, 'left'), (-4, 'right'), (0, 'center')],
+        [(4, 'bottom'), (-4, 'top')]):
+        label = ax.annotate(
+            text,
+            point,
+            xytext=(dx, dy),
+            textcoords='offset points',
+            ha=ha,
+            va=va,
+            fontsize=8,
+            color=colour)
+        box = label.get_window_extent()
+        inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
+        if inside and not box.count_overlaps(taken):
+            break
+        label.remove()
+    else:
+        ax.add_artist(label)
+    return box
+
+
+def draw(rows, out, title):
+    """Accuracy as published against latency and against MACs.
+
+    Args:
+        rows (list[dict]): One a network; those without accuracy are left out.
+        out (Path): File for the plot.
+        title (str): What was measured where.
+    """
+    rows = [row for row in rows if row['top1']]
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, dpi=110)
+    labels = ('latency of one picture, ms, measured', 'MACs, millions')
+    xs = (lambda r: 1e3 * Spread.of(r['seconds']['latency']).median,
+          lambda r: r['macs'] / 1e6)
+    for ax, label, x_of in zip(axes, labels, xs):
+        for row in rows:
+            ax.plot(x_of(row), row['top1'], 'o', color=colour_of(row))
+        ax.set_xlabel(label)
+        ax.margins(x=0.2, y=0.1)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel('ImageNet top-1, %, as published')
+    fig.suptitle(title, fontsize=10)
+    fig.tight_layout()
+    for ax, x_of in zip(axes, xs):
+        # the points themselves are not to be written over either
+        taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8)
+                 for x, y in ax.transData.transform(
+                     [(x_of(row), row['top1']) for row in rows])]
+        for row in rows:
+            taken.append(write(ax, row['name'], (x_of(row), row['top1']),
+                               colour_of(row), taken))
+    fig.savefig(out)
+    plt.close(fig)
+
+
+def main():
+    args = parse_args()
+    if min(args.rounds, args.batch_size) < 1 or args.input_size < 32:
+        sys.exit('compare_backbones.py: expected rounds and a batch size of '
+                 'at least 1 and an input size of at least 32')
+    if args.device == 'cpu':
+        print(keep_freed_memory())
+    rows, models = [], {}
+    try:
+        for network in args.networks:
+            model, (name, top1, source) = build(network)
+            models[network] = model
+            rows.append(
+                dict(
+                    config=network,
+                    name=name,
+                    macs=built_macs(model, 3, args.input_size,
+                                    args.input_size),
+                    parameters=count_parameters(model),
+                    top1=top1,
+                    source=source))
+    except (FileNotFoundError, ImportError, ValueError) as e:
+        sys.exit(f'compare_backbones.py: {e}')
+    times = measure(models, args)
+    for row in rows:
+        row['seconds'] = times[row['config']]
+    layout = ', channels last' if args.channels_last else ''
+    title = (f'{args.input_size}x{args.input_size}, '
+             f'{device_name(args.device)}{layout}, torch {torch.__version__}')
+    print(f'{title}; median (lowest to highest) of {args.rounds} alternating '
+          f'runs; accuracies are the papers\'\n')
+    print(table(rows, args.batch_size))
+    if args.out:
+        record = dict(vars(args), out=str(args.out), plot=str(args.plot),
+                      torch=torch.__version__,
+                      device_name=device_name(args.device), rows=rows)
+        args.out.write_text(json.dumps(record, indent=1))
+    if args.plot:
+        draw(rows, args.plot, title)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,292 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""What attention blocks cost: MACs, parameters, milliseconds and memory.
+
+Prints two tables. The first has each block on its own, at several sizes of
+map; times are medians of alternating runs, memory is the peak of training
+steps beyond what the process had before. The second has what each block adds
+to MobileNetV2 when it comes after all of its 17 blocks. MACs are those of
+convolutions, linear layers, pooling and matrix products.
+"""
+import argparse
+import contextlib
+import json
+import os
+import sys
+
+import torch
+from mmcv.cnn import build_plugin_layer
+from tqdm import tqdm
+
+from autonl_mm.benchmark.measure import (
+    Spread,
+    built_macs,
+    count_parameters,
+    device_name,
+    in_turns,
+    peak_memory,
+)
+from autonl_mm.cli.allocator import keep_freed_memory
+from autonl_mm.models import PluginBackbone, SqueezeExcite
+
+
+class SqueezeExcitePlugin(SqueezeExcite):
+    """Squeeze-excite by the arguments of a plug-in."""
+
+    def __init__(self, in_channels, ratio):
+        super().__init__(in_channels, max(int(ratio * in_channels), 1),
+                         dict(type='Swish'))
+
+
+NORM = dict(type='BN')
+# Name: config of the layer.
+BLOCKS = {
+    'none': None,
+    'squeeze-excite, ratio 1/4': dict(type=SqueezeExcitePlugin, ratio=1 / 4),
+    'NonLocal2d': dict(
+        type='NonLocal2d', reduction=1, mode='dot_product', norm_cfg=NORM),
+    'NonLocal2d, reduction 2': dict(
+        type='NonLocal2d', reduction=2, mode='dot_product', norm_cfg=NORM),
+    'ContextBlock, ratio 1/4': dict(type='ContextBlock', ratio=1 / 4),
+    'shared features, 1x1 output': dict(type='autonl_mm.SharedNL'),
+    'LightNL, ratio 1': dict(type='autonl_mm.LightNL', channel_ratio=1),
+    'LightNL, ratio 1/4': dict(type='autonl_mm.LightNL', channel_ratio=1 / 4),
+    'LightNL, ratio 1/8': dict(type='autonl_mm.LightNL', channel_ratio=1 / 8),
+    'LightNL, ratio 1, stride 2': dict(
+        type='autonl_mm.LightNL', channel_ratio=1, stride=2),
+    'LightNL, ratio 1/4, stride 2': dict(
+        type='autonl_mm.LightNL', channel_ratio=1 / 4, stride=2),
+    'LightNL, ratio 1/8, stride 2': dict(
+        type='autonl_mm.LightNL', channel_ratio=1 / 8, stride=2),
+}
+PAPERS = "LightNL, ratio 1/4, the paper's strides"
+# MobileNetV2's stages at 224, and of a dense task's at 512.
+SIZES = ('7:320', '14:96', '28:32', '56:24', '64:32', '128:24')
+MOBILENET = dict(type='mmpretrain.MobileNetV2')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        default=SIZES,
+        metavar='SIDE:CHANNELS',
+        help=f'maps, default {" ".join(SIZES)}')
+    parser.add_argument(
+        '--blocks',
+        nargs='+',
+        default=list(BLOCKS),
+        choices=list(BLOCKS),
+        help='default: all')
+    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--rounds', type=int, default=15, help='measurements of each')
+    parser.add_argument(
+        '--memory-limit',
+        type=float,
+        metavar='MIB',
+        help='on a CPU: blocks that need more are not timed; default: half '
+        'of the memory that is free')
+    parser.add_argument(
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument(
+        '--macs-only', action='store_true', help='nothing is measured')
+    parser.add_argument('--out', help='file for the figures, .json')
+    return parser.parse_args()
+
+
+def build(name, channels):
+    """A block for maps of so many channels."""
+    cfg = BLOCKS[name]
+    if cfg is None:
+        return torch.nn.Identity()
+    return build_plugin_layer(cfg, in_channels=channels)[1]
+
+
+def make_step(name, channels, side, batch_size, device, train):
+    """A forward pass of a block, or one with the backward pass.
+
+    Args:
+        name (str): Key of :data:`BLOCKS`.
+        channels (int): C.
+        side (int): Height and width of the map.
+        batch_size (int): N.
+        device (str): Where to run.
+        train (bool): Whether there is a backward pass, to the block's input
+            too.
+
+    Returns:
+        Callable: The step.
+    """
+    block = build(name, channels).to(device).train(train)
+    x = torch.randn(
+        batch_size, channels, side, side, device=device, requires_grad=train)
+
+    def step():
+        with contextlib.nullcontext() if train else torch.no_grad():
+            out = block(x)
+        if train:
+            block.zero_grad()
+            x.grad = None
+            out.sum().backward()
+
+    return step
+
+
+def in_mobilenet(names, picture=224):
+    """MACs and parameters that blocks add to MobileNetV2.
+
+    Args:
+        names (list[str]): Keys of :data:`BLOCKS`, or :data:`PAPERS`.
+        picture (int): Side of the picture. Defaults to 224.
+
+    Returns:
+        dict[str, dict[str, int]]: ``macs`` and ``parameters`` of each.
+    """
+
+    def cost(plugins):
+        net = PluginBackbone(MOBILENET, plugins)
+        return built_macs(net, 3, picture, picture), count_parameters(net)
+
+    base = cost([])
+    added = {}
+    for name in tqdm(names, desc='MobileNetV2', leave=False):
+        if name == PAPERS:
+            cfg = BLOCKS['LightNL, ratio 1/4']
+            plugins = [
+                dict(cfg=dict(cfg, stride=2), target=r'layer[123]\.\d+\.conv'),
+                dict(cfg=cfg, target=r'layer[4567]\.\d+\.conv')
+            ]
+        elif BLOCKS[name] is None:
+            plugins = []
+        else:
+            plugins = [dict(cfg=BLOCKS[name], target=r'layer\d\.\d+\.conv')]
+        macs, parameters = cost(plugins)
+        added[name] = dict(macs=macs - base[0],
+                           parameters=parameters - base[1])
+    return added
+
+
+def parse_size(text):
+    """Side and channels of a map.
+
+    Raises:
+        ValueError: If the text is not of the form ``side:channels``.
+    """
+    try:
+        side, channels = (int(part) for part in text.split(':'))
+    except ValueError:
+        side = channels = 0
+    if side < 1 or channels < 8:
+        raise ValueError(f'--sizes has {text!r}, expected SIDE:CHANNELS with '
+                         'at least 8 channels, such as 14:96')
+    return side, channels
+
+
+def free_memory():
+    """Half of the memory that is free, in MiB."""
+    return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**21
+
+
+def compare(side, channels, args):
+    """Rows of the table for maps of one size.
+
+    Args:
+        side (int): Height and width.
+        channels (int): C.
+        args (Namespace): The tool's.
+
+    Returns:
+        list[dict]: One a block; without times where there is a ``failure``.
+    """
+    limit = args.memory_limit or free_memory()
+    rows, calls = [], {}
+    for name in tqdm(args.blocks, desc=f'{side}x{side}', leave=False):
+        block = build(name, channels)
+        row = dict(
+            side=side,
+            channels=channels,
+            block=name,
+            macs=built_macs(block, channels, side, side),
+            parameters=count_parameters(block))
+        rows.append(row)
+        if args.macs_only:
+            continue
+        step = (name, channels, side, args.batch_size, args.device)
+        try:
+            row['memory_mib'] = peak_memory(
+                make_step, (*step, True), args.device,
+                limit if args.device == 'cpu' else None)
+        except MemoryError:
+            row['failure'] = f'needs more than {limit:,.0f} MiB'
+            continue
+        for kind in ('forward', 'training'):
+            calls[name, kind] = make_step(*step, kind == 'training')
+    times = in_turns(calls, args.rounds, args.device, settle=True)
+    for row in rows:
+        for kind in ('forward', 'training'):
+            if (row['block'], kind) in times:
+                row[f'{kind}_ms'] = [
+                    1e3 * t for t in times[row['block'], kind]]
+    return rows
+
+
+def cells_of(row):
+    """A row of the first table."""
+    cells = [
+        f'{row["side"]}x{row["side"]}x{row["channels"]}', row['block'],
+        f'{row["macs"] / 1e6:,.2f} M', f'{row["parameters"]:,}'
+    ]
+    if 'failure' in row:
+        return cells + [row['failure'], '', '']
+    if 'memory_mib' in row:
+        for kind in ('forward', 'training'):
+            spread = Spread.of(row[f'{kind}_ms'])
+            cells.append(f'{spread.median:.3g} ({spread.low:.3g} to '
+                         f'{spread.high:.3g})')
+        cells.append(f'{row["memory_mib"]:,.0f}')
+    return cells
+
+
+def markdown(head, rows):
+    """A table."""
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def main():
+    args = parse_args()
+    if args.rounds < 1 or args.batch_size < 1:
+        sys.exit('compare_blocks.py: --rounds and --batch-size must be at '
+                 'least 1')
+    try:
+        sizes = [parse_size(text) for text in args.sizes]
+    except ValueError as e:
+        sys.exit(f'compare_blocks.py: {e}')
+    if args.device == 'cpu':
+        print(keep_freed_memory())
+    rows = [row for size in sizes for row in compare(*size, args)]
+    head = ['map', 'block', 'MACs', 'parameters']
+    if not args.macs_only:
+        head += ['forward, ms', 'training, ms', 'peak memory, MiB']
+        print(f'batch {args.batch_size}, {device_name(args.device)}, torch '
+              f'{torch.__version__}; median (fastest to slowest) of '
+              f'{args.rounds} alternating runs\n')
+    print(markdown(head, map(cells_of, rows)))
+
+    added = in_mobilenet([*args.blocks, PAPERS])
+    papers = added[PAPERS]['macs']
+    print('\nafter each of the 17 blocks of MobileNetV2, at 224x224:\n')
+    print(markdown(
+        ['block', 'MACs added', "of the paper's LightNL", 'parameters added'],
+        [[name, f'{a["macs"] / 1e6:,.2f} M', f'{a["macs"] / papers:.3g} times',
+          f'{a["parameters"]:,}'] for name, a in added.items()]))
+    if args.out:
+        with open(args.out, 'w') as f:
+            json.dump(dict(vars(args), torch=torch.__version__,
+                           device_name=device_name(args.device), rows=rows,
+                           mobilenet_v2=added), f, indent=1)
+
+
+if __name__ == '__main__':
+    main()

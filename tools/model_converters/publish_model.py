@@ -1,0 +1,117 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Make of a training checkpoint a file to publish: weights and nothing else.
+
+mmengine's EMA hook saves the averaged weights as ``state_dict`` and the others
+as ``ema_state_dict``, so it is the averaged ones that are kept.
+"""
+import argparse
+import hashlib
+import io
+import os.path as osp
+import sys
+
+import torch
+from mmengine.fileio import get_file_backend
+
+import autonl_mm  # noqa: F401
+from autonl_mm.checkpoint import (
+    BrokenCheckpointError,
+    UnsafeCheckpointError,
+    load_checkpoint,
+)
+
+SAFETENSORS = '.safetensors'
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('src', help='checkpoint of any of the codebases')
+    parser.add_argument(
+        'dst',
+        help='file to write, .pth or .safetensors; the first eight digits of '
+        'its SHA-256 are put into its name')
+    parser.add_argument(
+        '--safetensors',
+        action='store_true',
+        help='write a .safetensors file beside the .pth file too')
+    return parser.parse_args(argv)
+
+
+def pick_weights(checkpoint):
+    """The weights of a checkpoint, each a tensor of its own memory.
+
+    Args:
+        checkpoint (dict): With ``state_dict``, or a state dict.
+
+    Returns:
+        dict[str, Tensor]: On the CPU.
+
+    Raises:
+        ValueError: If there is no state dict or it holds other things.
+    """
+    state = checkpoint
+    if isinstance(checkpoint, dict):
+        state = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(state, dict) or not state:
+        raise ValueError('it has no state_dict')
+    other = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
+    if other:
+        raise ValueError(f'its state_dict has {len(other)} entries that are '
+                         f'no tensors, such as {other[0]}')
+    return {
+        str(k): v.detach().cpu().contiguous().clone()
+        for k, v in state.items()
+    }
+
+
+def serialize(weights, dst):
+    """The bytes of a file of weights, by the name's extension."""
+    if dst.endswith(SAFETENSORS):
+        try:
+            from safetensors.torch import save
+        except ImportError:
+            raise ValueError(f'{dst} needs safetensors: '
+                             'pip install safetensors') from None
+        return save(weights)
+    buffer = io.BytesIO()
+    torch.save(dict(state_dict=weights), buffer)
+    return buffer.getvalue()
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    names = [args.dst]
+    stem, extension = osp.splitext(args.dst)
+    if args.safetensors and extension != SAFETENSORS:
+        names.append(stem + SAFETENSORS)
+    try:
+        if extension not in ('.pth', SAFETENSORS):
+            raise ValueError(f'{args.dst!r} should end in .pth or '
+                             f'{SAFETENSORS}')
+        checkpoint = load_checkpoint(args.src)
+        try:
+            weights = pick_weights(checkpoint)
+        except ValueError as e:
+            raise ValueError(f'{args.src}: {e}') from None
+        files = {name: serialize(weights, name) for name in names}
+    except (OSError, ValueError, BrokenCheckpointError,
+            UnsafeCheckpointError) as e:
+        sys.exit(f'publish_model.py: {e}')
+
+    dropped = [k for k in checkpoint if k != 'state_dict'] \
+        if 'state_dict' in checkpoint else []
+    if dropped:
+        print(f'left out: {", ".join(map(str, dropped))}')
+    kind = 'EMA weights' if 'ema_state_dict' in dropped else 'weights'
+    for name, content in files.items():
+        digest = hashlib.sha256(content).hexdigest()
+        stem, extension = osp.splitext(name)
+        path = f'{stem}-{digest[:8]}{extension}'
+        get_file_backend(path).put(content, path)
+        params = sum(t.numel() for t in weights.values())
+        print(f'{path}: {kind}, {len(weights)} tensors of {params:,} numbers, '
+              f'{len(content):,} bytes, sha256 {digest}')
+
+
+if __name__ == '__main__':
+    main()

@@ -115,13 +115,13 @@ def block_macs(spec: BlockSpec, in_size: Size) -> Dict[str, int]:
     return macs
 
 
-def walk(arch: ArchSpec, input_shape: Size
+def iter_blocks(arch: ArchSpec, input_shape: Size
          ) -> Iterator[Tuple[str, BlockSpec, Size]]:
     """The blocks of a network, each with its name and its input's size.
 
     Args:
         arch (ArchSpec): The network.
-        input_shape (tuple[int, int]): ``(H, W)`` of the input picture.
+        input_shape (tuple[int, int]): ``(H, W)`` of the input image.
 
     Yields:
         tuple: Name in AutoNL, BlockSpec, ``(H, W)`` of the block's input.
@@ -141,7 +141,7 @@ def count_macs(arch: ArchSpec,
 
     Args:
         arch (ArchSpec): The network.
-        input_shape (tuple[int, int] | int): ``(H, W)`` of the input picture.
+        input_shape (tuple[int, int] | int): ``(H, W)`` of the input image.
             Defaults to (224, 224).
         num_classes (int, optional): Outputs of the classifier's linear
             layer; None for the backbone alone. Defaults to 1000.
@@ -161,7 +161,7 @@ def count_macs(arch: ArchSpec,
         LayerCost('layers.0.conv',
                   size[0] * size[1] * 27 * arch.stem_channels,
                   (arch.stem_channels, *size)))
-    for prefix, block, in_size in walk(arch, input_shape):
+    for prefix, block, in_size in iter_blocks(arch, input_shape):
         size = strided(in_size, block.stride)
         mid, se = block.mid_channels, block.se_channels
         shapes = {
@@ -280,7 +280,7 @@ class LatencyTable:
 
     @staticmethod
     def stem_key(arch: ArchSpec, input_shape: Size) -> str:
-        """Key of the stem for a picture of ``input_shape``, ``(H, W)``."""
+        """Key of the stem for an image of ``input_shape``, ``(H, W)``."""
         return f'{input_shape[0]}x{input_shape[1]} stem{arch.stem_channels}'
 
     @staticmethod
@@ -314,7 +314,7 @@ class LatencyTable:
 
         Args:
             arch (ArchSpec): The network.
-            input_shape (tuple[int, int]): ``(H, W)`` of the input picture.
+            input_shape (tuple[int, int]): ``(H, W)`` of the input image.
             num_classes (int, optional): Not used: the same for all networks
                 and next to nothing.
             with_head (bool): Whether the head convolution is built. Defaults
@@ -325,7 +325,7 @@ class LatencyTable:
         """
         total = self._lookup(self.stem_key(arch, input_shape))
         size = input_shape
-        for _, block, in_size in walk(arch, input_shape):
+        for _, block, in_size in iter_blocks(arch, input_shape):
             total += self.block(block, in_size)
             size = strided(in_size, block.stride)
         if with_head:

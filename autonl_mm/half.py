@@ -19,7 +19,7 @@ FLOAT32 = ('roi_head.bbox_roi_extractor', 'roi_head.mask_roi_extractor')
 def use_half(model: nn.Module, dtype: torch.dtype) -> None:
     """Turn a task model's network to half precision, for inference.
 
-    Pictures are still normalised, and predictions made of the heads' results,
+    Images are still normalised, and predictions made of the heads' results,
     in float32, and so are LightNL's branches, see
     :class:`~autonl_mm.models.LightNL`.
 

@@ -56,9 +56,9 @@ def tiny_arch(tmp_path):
 
 
 @pytest.fixture(scope='session')
-def picture_folder(tmp_path_factory):
-    """Folder train/{a,b}, val/{a,b} of 32x32 pictures, a dark and b bright."""
-    root = tmp_path_factory.mktemp('pictures')
+def image_folder(tmp_path_factory):
+    """Folder train/{a,b}, val/{a,b} of 32x32 images, a dark and b bright."""
+    root = tmp_path_factory.mktemp('images')
     rng = np.random.default_rng(0)
     for part, count in dict(train=16, val=8).items():
         for name, level in dict(a=60, b=180).items():
@@ -71,7 +71,7 @@ def picture_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def tiny_search(picture_folder, tmp_path_factory):
+def tiny_search(image_folder, tmp_path_factory):
     """Config of a search of 6 epochs, of seconds, on a tiny space.
 
     Its ``retrain_base`` lies beside it.
@@ -82,7 +82,7 @@ def tiny_search(picture_folder, tmp_path_factory):
     search.model.target = 500e3
     search.param_scheduler[1].end = 6
     search.train_cfg.max_epochs = 6
-    search.custom_hooks[0].update(candidates=24, pictures=16)
+    search.custom_hooks[0].update(candidates=24, num_samples=16)
     search.model.model.backbone.update(space=TINY_SPACE, num_classes=2)
     retrain = Config.fromfile(search.retrain_base)
     search.retrain_base = str(folder / 'retrain.py')
@@ -93,7 +93,7 @@ def tiny_search(picture_folder, tmp_path_factory):
         for loader in (cfg.train_dataloader, cfg.val_dataloader,
                        cfg.test_dataloader):
             loader.batch_size = 4
-            loader.dataset.update(data_root=str(picture_folder), holdout=8)
+            loader.dataset.update(data_root=str(image_folder), holdout=8)
     search.dump(folder / 'search.py')
     retrain.dump(search.retrain_base)
     return folder / 'search.py'

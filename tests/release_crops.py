@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Both releases' evaluation crops by their own rules, of RGB pictures."""
+"""Both releases' evaluation crops by their own rules, of RGB images."""
 import math
 
 import numpy as np

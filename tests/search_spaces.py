@@ -3,7 +3,7 @@
 import torch
 from hypothesis import strategies as st
 
-from autonl_mm.cost import LatencyTable, strided, walk
+from autonl_mm.cost import LatencyTable, iter_blocks, strided
 
 TINY_SPACE = dict(
     stem_channels=8,
@@ -82,7 +82,7 @@ def latencies(supernet):
     space, shape = supernet.space, supernet.input_shape
     entries = {LatencyTable.stem_key(space.largest, shape): 0.5}
     size = strided(shape, 2)
-    for block, (_, _, size) in zip(space.blocks, walk(space.largest, shape)):
+    for block, (_, _, size) in zip(space.blocks, iter_blocks(space.largest, shape)):
         for choice in block.choices():
             spec = block.spec(choice)
             if spec:

@@ -46,7 +46,7 @@ def test_there_are_configs():
 
 
 def sample(scope, label):
-    """The annotation of one 64x64 picture."""
+    """The annotation of one 64x64 image."""
     if scope == 'mmpretrain':
         from mmpretrain.structures import DataSample
         return DataSample().set_gt_label(label)

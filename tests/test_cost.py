@@ -13,10 +13,10 @@ from autonl_mm.cost import (
     LatencyTable,
     MacsModel,
     block_macs,
+    iter_blocks,
     light_nl_macs,
     light_nl_order,
     strided,
-    walk,
 )
 
 pytest.importorskip('mmpretrain')
@@ -275,11 +275,11 @@ def test_block_macs_by_hand():
 @pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
 def test_network_is_the_sum_of_its_blocks(arch):
     model = MacsModel()
-    blocks = sum(model.block(b, size) for _, b, size in walk(arch, (224, 224)))
+    blocks = sum(model.block(b, size) for _, b, size in iter_blocks(arch, (224, 224)))
     rows = count_macs(arch).rows
     rest = sum(r.macs for r in rows if r.name.count('.') < 3)
     assert model.network(arch, (224, 224)) == blocks + rest
-    assert [name for name, *_ in walk(arch, (224, 224))][:3] == [
+    assert [name for name, *_ in iter_blocks(arch, (224, 224))][:3] == [
         'layers.1.0', 'layers.2.0', 'layers.2.1'
     ]
 

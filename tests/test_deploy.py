@@ -42,14 +42,14 @@ def trained(model, run):
         run(model)
     for norm in norms(model):
         norm.momentum = 0.1
-        # LightNL is cubic: where a channel hardly varied in a few pictures
+        # LightNL is cubic: where a channel hardly varied in a few images
         # of noise, others would make a deep network overflow
         norm.running_var.clamp_(min=norm.running_var.mean().item())
     model.eval()  # mmpretrain's RepVGG does not return itself
     return model
 
 
-def picture(h=64, w=64, n=2):
+def image(h=64, w=64, n=2):
     return torch.randn(n, 3, h, w)
 
 
@@ -313,12 +313,12 @@ def test_a_model_that_cannot_be_fused_is_unchanged(monkeypatch):
 
 def test_fused_and_compiled_without_a_break():
     net = trained(AutoNL(TINY, out_indices=(-1, )),
-                  lambda m: m(picture(n=4)))
+                  lambda m: m(image(n=4)))
     switch_to_deploy(net, fused=True)
     assert any(m.fused for m in net.modules() if isinstance(m, MBConv))
     compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
     for h, w in (64, 64), (64, 96), (96, 64), (80, 112):
-        x = picture(h, w).contiguous(memory_format=torch.channels_last)
+        x = image(h, w).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             got, want = compiled(x)[0], net(x)[0]
         torch.testing.assert_close(got, want)
@@ -329,7 +329,7 @@ def test_fused_and_compiled_without_a_break():
 def backbone(cfg, **kwargs):
     net = AutoNL(cfg, **kwargs)
     net.init_weights()
-    return trained(net, lambda m: m(picture(n=4)))
+    return trained(net, lambda m: m(image(n=4)))
 
 
 @pytest.mark.parametrize('arch,kwargs', [
@@ -341,7 +341,7 @@ def backbone(cfg, **kwargs):
 ], ids=['s', 'l', 'dilated', 'tensorflow'])
 def test_backbones(arch, kwargs):
     net = backbone(arch, **kwargs)
-    x = picture(64, 96)
+    x = image(64, 96)
     deployed = check(net, lambda m: m(x))
     # what BN had is gone, and a bias came
     assert sum(p.numel() for p in deployed.parameters()) < sum(
@@ -362,7 +362,7 @@ def test_random_archs(number):
         channels = wider
     net = backbone(ArchSpec(blocks, 8, 32), out_indices=(-1, ),
                    output_stride=draw.choice((8, 32)))
-    x = picture(64, 80)
+    x = image(64, 80)
     check(net, lambda m: m(x))
 
 
@@ -370,7 +370,7 @@ def test_reversible_by_reloading(tmp_path):
     net = backbone(TINY, out_indices=(-1, ))
     path = str(tmp_path / 'trained.pth')
     torch.save(dict(state_dict=net.state_dict()), path)
-    x = picture()
+    x = image()
     want = net(x)[0]
     net.switch_to_deploy()
     again = AutoNL(TINY, out_indices=(-1, ))
@@ -391,7 +391,7 @@ def test_frozen_stays_frozen_and_eval_stays():
     frozen = [p.requires_grad for p in net.layers[:2].parameters()]
     assert frozen and not any(frozen)
     assert all(p.requires_grad for p in net.layers[2:].parameters())
-    x = picture()
+    x = image()
     train = net(x)[0]
     assert torch.equal(net.eval()(x)[0], train)
 
@@ -428,8 +428,8 @@ def test_plugins_of_any_base(target, left):
              stem_channels=8, num_stages=2, out_indices=(0, 1),
              strides=(1, 2), dilations=(1, 1)),
         [dict(cfg=dict(type='LightNL'), target=target)])
-    trained(net, lambda m: m(picture(n=4)))
-    x = picture()
+    trained(net, lambda m: m(image(n=4)))
+    x = image()
     check(net, lambda m: m(x), left=left)
 
 
@@ -437,8 +437,8 @@ def test_timm_base():
     """Its norms have an activation in them."""
     timm = pytest.importorskip('timm')
     net = timm.create_model('mnasnet_small')
-    trained(net, lambda m: m(picture(n=4)))
-    x = picture()
+    trained(net, lambda m: m(image(n=4)))
+    x = image()
     check(net, lambda m: (m(x), ))
 
 
@@ -452,8 +452,8 @@ def test_classifier():
                           out_indices=(-1, )),
             neck=dict(type='autonl_mm.PoolDropout'),
             head=dict(type='LinearClsHead', num_classes=3, in_channels=1280)))
-    trained(model, lambda m: m(picture(n=4)))
-    x = picture()
+    trained(model, lambda m: m(image(n=4)))
+    x = image()
     check(model, lambda m: (m(x), ))
     # by the name that mmpretrain's reparameterize_model.py calls
     model.backbone.switch_to_deploy()
@@ -466,8 +466,8 @@ def test_reparameterised_blocks_do_it_themselves():
         type='mmpretrain.RepVGG', out_indices=(0, ), arch=dict(
             num_blocks=[1, 1, 1, 1], width_factor=[.25] * 4,
             group_layer_map=None, se_cfg=None, stem_channels=8)))
-    trained(net, lambda m: m(picture(n=4)))
-    x = picture()
+    trained(net, lambda m: m(image(n=4)))
+    x = image()
     check(net, lambda m: m(x))
 
 
@@ -496,8 +496,8 @@ def test_segmentor_whose_sync_bn_was_reverted():
             type='DepthwiseSeparableASPPHead', in_channels=1280,
             in_index=0, channels=8, dilations=(1, 2), c1_in_channels=0,
             c1_channels=0, num_classes=3, norm_cfg=dict(type='SyncBN')))))
-    trained(model, lambda m: m(picture(n=4)))
-    x = picture()
+    trained(model, lambda m: m(image(n=4)))
+    x = image()
     check(model, lambda m: (m(x), ))
 
 

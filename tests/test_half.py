@@ -27,7 +27,7 @@ CONFIGS = dict(
 
 @pytest.fixture(scope='module')
 def digits(tmp_path_factory):
-    """A classifier trained for seconds, and pictures that it never saw."""
+    """A classifier trained for seconds, and images that it never saw."""
     torch.manual_seed(0)
     scans = load_digits()
     x = F.interpolate(torch.tensor(scans.images, dtype=torch.float32)[:, None],

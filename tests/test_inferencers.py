@@ -17,8 +17,8 @@ SEGMENTOR = 'mmseg/autonl-s_fpn_1xb8-2400i_cityscapes-256x256.py'
 
 
 @pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / 'picture.jpg'
+def image(tmp_path):
+    path = tmp_path / 'image.jpg'
     noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3))
     cv2.imwrite(str(path), noise.astype(np.uint8))
     return path
@@ -50,7 +50,7 @@ def trained(tmp_path, scope):
     return make
 
 
-def test_image_classification_inferencer(trained, picture, capsys):
+def test_image_classification_inferencer(trained, image, capsys):
     from mmpretrain import ImageClassificationInferencer
     config, weights, model = trained(CLASSIFIER)
     inferencer = ImageClassificationInferencer(
@@ -58,7 +58,7 @@ def test_image_classification_inferencer(trained, picture, capsys):
     # the weights are those of the file
     for name, value in inferencer.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
-    result, = inferencer(str(picture))
+    result, = inferencer(str(image))
     assert 0 <= result['pred_label'] < 10
     assert result['pred_scores'].sum() == pytest.approx(1, abs=1e-4)
 
@@ -73,31 +73,31 @@ def test_get_model(trained):
             built.eval().extract_feat(x)[0], model.eval().extract_feat(x)[0])
 
 
-def test_det_inferencer(trained, picture, tmp_path):
+def test_det_inferencer(trained, image, tmp_path):
     from mmdet.apis import DetInferencer
     config, weights, _ = trained(DETECTOR)
     inferencer = DetInferencer(str(config), str(weights), device='cpu')
-    result = inferencer(str(picture), out_dir=str(tmp_path / 'out'),
+    result = inferencer(str(image), out_dir=str(tmp_path / 'out'),
                         pred_score_thr=0.)
     prediction, = result['predictions']
     assert len(prediction['bboxes']) == len(prediction['scores'])
-    assert (tmp_path / 'out/vis/picture.jpg').exists()
+    assert (tmp_path / 'out/vis/image.jpg').exists()
 
 
-def test_seg_inferencer(trained, picture, tmp_path):
+def test_seg_inferencer(trained, image, tmp_path):
     from mmseg.apis import MMSegInferencer
     config, weights, _ = trained(SEGMENTOR)
     inferencer = MMSegInferencer(str(config), str(weights), device='cpu')
-    result = inferencer(str(picture), out_dir=str(tmp_path / 'out'))
+    result = inferencer(str(image), out_dir=str(tmp_path / 'out'))
     assert result['predictions'].shape == (64, 96)
-    assert list((tmp_path / 'out').rglob('picture*'))
+    assert list((tmp_path / 'out').rglob('image*'))
 
 
 @pytest.mark.parametrize('name', [
     CLASSIFIER, 'mmdet/retinanet_autonl-s_fpn_1x_coco.py', SEGMENTOR
 ], ids=['classifier', 'detector', 'segmentor'])
-def test_test_time_augmentation(name, picture, scope):
-    """The config's own tta_model and tta_pipeline, on one small picture."""
+def test_test_time_augmentation(name, image, scope):
+    """The config's own tta_model and tta_pipeline, on one small image."""
     from mmcv.transforms import Compose
     from mmengine.dataset import pseudo_collate
     cfg = Config.fromfile(ROOT / 'configs' / name)
@@ -118,7 +118,7 @@ def test_test_time_augmentation(name, picture, scope):
     ]
     pipeline[1].transforms = [g for g in pipeline[1].transforms if g]
     data = Compose(pipeline)(dict(
-        img_path=str(picture), img_id=0, reduce_zero_label=False))
+        img_path=str(image), img_id=0, reduce_zero_label=False))
     views = len(data['inputs'])
     assert views == math.prod(map(len, pipeline[1].transforms)) >= 2
     with torch.no_grad():

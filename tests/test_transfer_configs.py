@@ -54,10 +54,10 @@ def test_model_builds_and_fits(path, scope):
     model = MODELS.build(cfg.model)
     check_channels(cfg.model, model)
 
-    # A picture of one colour, in BGR as OpenCV reads it.
-    picture = torch.tensor([10, 100, 200], dtype=torch.uint8)
+    # An image of one colour, in BGR as OpenCV reads it.
+    image = torch.tensor([10, 100, 200], dtype=torch.uint8)
     data = model.data_preprocessor(dict(
-        inputs=[picture[:, None, None].expand(3, 64, 64)],
+        inputs=[image[:, None, None].expand(3, 64, 64)],
         data_samples=[sample(cfg.default_scope, 64, 0)]))
     expected = [(x - mean) / std for x, mean, std in zip(
         (200, 100, 10), PRETRAINING['mean'], PRETRAINING['std'])]
@@ -69,7 +69,7 @@ def test_model_builds_and_fits(path, scope):
     assert model.backbone.arch == spec
     norms = [m for m in model.backbone.modules() if isinstance(m, _BatchNorm)]
     assert {m.eps for m in norms} == {1e-3}
-    # SyncBN wherever a GPU sees but a few pictures at a time
+    # SyncBN wherever a GPU sees but a few images at a time
     sync = isinstance(norms[0], torch.nn.SyncBatchNorm)
     assert sync == (cfg.train_dataloader.batch_size <= 4 or 'rtmdet' in path.name)
     assert replace_sync_bn(cfg.model) == 0 or sync

@@ -85,7 +85,7 @@ CONFIGS = dict(
 
 
 def noise(count, height, width):
-    """Pictures ``(N, 3, H, W)`` of bright and dark squares."""
+    """Images ``(N, 3, H, W)`` of bright and dark squares."""
     generator = torch.Generator().manual_seed(0)
     squares = torch.rand(count, 3, 8, 8, generator=generator) * 255
     return nn.functional.interpolate(squares, (height, width)).round()

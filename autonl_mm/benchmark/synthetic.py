@@ -9,7 +9,7 @@ from mmengine.registry import TRANSFORMS
 
 from autonl_mm.datasets.settings import leaf_datasets
 
-NUM_OBJECTS = 4  # in each picture, for detectors
+NUM_OBJECTS = 4  # in each image, for detectors
 
 
 def make_batch(cfg: Config,
@@ -22,14 +22,14 @@ def make_batch(cfg: Config,
     Args:
         cfg (Config): Config of a classifier, detector or segmentor, whose
             ``default_scope`` is set.
-        batch_size (int): Pictures.
+        batch_size (int): Images.
         size (tuple[int, int]): Their height and width.
         part (str): ``'train'``, ``'val'`` or ``'test'``, whose packing is
             used. Defaults to ``'train'``.
         seed (int): Defaults to 0.
 
     Returns:
-        dict: ``inputs``, ``batch_size`` pictures of ``(3, H, W)`` in uint8,
+        dict: ``inputs``, ``batch_size`` images of ``(3, H, W)`` in uint8,
         and ``data_samples``, for ``model.train_step`` and ``model.test_step``.
         Labels are 0 and 1.
     """
@@ -39,11 +39,11 @@ def make_batch(cfg: Config,
     pack = TRANSFORMS.build(dataset.pipeline[-1])
     masks = 'mask_head' in cfg.model.get('roi_head', {})
     return pseudo_collate(
-        [pack(_picture(rng, *size, masks)) for _ in range(batch_size)])
+        [pack(_image(rng, *size, masks)) for _ in range(batch_size)])
 
 
-def _picture(rng: np.random.Generator, h: int, w: int, masks: bool) -> dict:
-    """What a pipeline knows of a picture before it packs it."""
+def _image(rng: np.random.Generator, h: int, w: int, masks: bool) -> dict:
+    """What a pipeline knows of an image before it packs it."""
     corners = rng.uniform(0, 0.5, (NUM_OBJECTS, 2)) * (w, h)
     sides = rng.uniform(0.2, 0.5, (NUM_OBJECTS, 2)) * (w, h)
     results = dict(

@@ -125,7 +125,7 @@ def check_datasets(runner: Runner, train: bool) -> None:
         train (bool): Whether it is to train, not to test.
 
     Raises:
-        ValueError: If a dataset has no picture, or a detector's no box; names
+        ValueError: If a dataset has no image, or a detector's no box; names
             the annotation file.
     """
     names = ['test']
@@ -134,7 +134,7 @@ def check_datasets(runner: Runner, train: bool) -> None:
     for name in names:
         evaluator = runner.cfg.get(f'{name}_evaluator') or {}
         if isinstance(evaluator, dict) and evaluator.get('format_only'):
-            continue  # of pictures whose boxes only a server knows
+            continue  # of images whose boxes only a server knows
         name = f'{name}_dataloader'
         source = _describe(runner.cfg[name]['dataset'])
         try:
@@ -144,14 +144,14 @@ def check_datasets(runner: Runner, train: bool) -> None:
             if 'need at least one array' not in str(e):
                 raise
             raise ValueError(
-                f'{name}.dataset is empty: {source} names no picture, or none '
+                f'{name}.dataset is empty: {source} names no image, or none '
                 'that has a box of a known class. Check the annotations and '
                 'metainfo.classes') from e
         if hasattr(dataset, 'get_data_info') and not any(
                 dataset.get_data_info(i).get('instances', True)
                 for i in range(len(dataset))):
             raise ValueError(
-                f'{name}.dataset has {len(dataset)} pictures but no box: '
+                f'{name}.dataset has {len(dataset)} images but no box: '
                 f'{source} has no annotation of a known class. Give an '
                 'annotation file with boxes, and check that metainfo.classes '
                 'are its categories')

@@ -91,14 +91,14 @@ def build_supernet(cfg: Config) -> AutoNLSuperNet:
     return AutoNLSuperNet(**backbone)
 
 
-def picture_size(cfg: Config) -> Tuple[int, int]:
+def input_size(cfg: Config) -> Tuple[int, int]:
     """``(H, W)`` that a config's test pipeline resizes or crops to.
 
     Args:
         cfg (Config): The config.
 
     Raises:
-        ValueError: If it leaves pictures as they are.
+        ValueError: If it leaves images as they are.
     """
     dataset = cfg.get('test_dataloader', {}).get('dataset')
     _, dataset = next(leaf_datasets('', dataset), ('', {}))
@@ -122,7 +122,7 @@ def parse_shape(shape: Optional[Sequence[int]], cfg: Config) -> Tuple[int, int]:
         ValueError: If it is no size, or neither says any.
     """
     if not shape:
-        return picture_size(cfg)
+        return input_size(cfg)
     size = tuple(shape) * 2 if len(shape) == 1 else tuple(shape)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f'--shape is {shape}, expected a positive height and '

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autonl_mm.arch import ArchSpec, BlockSpec
-from autonl_mm.cost import strided, walk
+from autonl_mm.cost import iter_blocks, strided
 
 BN_TENSORS = ('weight', 'bias', 'running_mean', 'running_var')
 COUNTER = 'num_batches_tracked'
@@ -64,7 +64,7 @@ def classifier_layers(
     Args:
         arch (ArchSpec): The network.
         num_classes (int): Outputs of the linear layer.
-        input_shape (tuple[int, int]): ``(H, W)`` of the picture, for the
+        input_shape (tuple[int, int]): ``(H, W)`` of the image, for the
             layers' ``size``. Defaults to (224, 224).
     """
 
@@ -74,7 +74,7 @@ def classifier_layers(
     layers = [
         conv_module('stem', 'backbone.layers.0', arch.stem_channels, 3, 3, 3)
     ]
-    for index, (name, block, size) in enumerate(walk(arch, input_shape)):
+    for index, (name, block, size) in enumerate(iter_blocks(arch, input_shape)):
         name = f'backbone.{name}'
         mid = block.mid_channels if block.with_expand else block.in_channels
         out, se, k = block.out_channels, block.se_channels, block.kernel_size

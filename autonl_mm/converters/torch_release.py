@@ -94,7 +94,7 @@ def convert(weights: Mapping[str, Tensor],
     Args:
         weights (Mapping[str, Tensor]): As :func:`select` gives them.
         arch (ArchSpec): The network that they are of.
-        input_shape (tuple[int, int]): ``(H, W)`` of the pictures that they
+        input_shape (tuple[int, int]): ``(H, W)`` of the images that they
             were trained on. Defaults to (224, 224).
 
     Returns:

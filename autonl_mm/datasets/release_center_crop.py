@@ -32,7 +32,7 @@ def tf_bicubic(img: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
 
     Cubic convolution with a = -0.75 at source positions ``i * scale``, that
     is, corners aligned on the left and on top and no half-pixel centres; no
-    smoothing where the picture shrinks. TensorFlow looks the weights up in a
+    smoothing where the image shrinks. TensorFlow looks the weights up in a
     table of 1024 steps, these are exact.
 
     Args:
@@ -68,7 +68,7 @@ class ReleaseCenterCrop(BaseTransform):
             Defaults to 32.
 
     Raises:
-        ValueError: If an argument is out of range or a picture leaves no
+        ValueError: If an argument is out of range or an image leaves no
             crop.
     """
 
@@ -97,7 +97,7 @@ class ReleaseCenterCrop(BaseTransform):
         crop = int(self.size / (self.size + self.padding) * min(height, width))
         if crop < 1:
             raise ValueError(
-                f'{results.get("img_path", "a picture")} of {height}x{width} '
+                f'{results.get("img_path", "an image")} of {height}x{width} '
                 'is too small to crop')
         top, left = self._offset(height, crop), self._offset(width, crop)
         img = img[top:top + crop, left:left + crop]

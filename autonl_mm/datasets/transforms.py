@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Loading that survives a broken picture."""
+"""Loading that survives a broken image."""
 from typing import Optional
 
 import mmcv
@@ -11,19 +11,19 @@ from autonl_mm.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class LoadImageOrSkip(LoadImageFromFile):
-    """LoadImageFromFile that names a broken picture.
+    """LoadImageFromFile that names a broken image.
 
     Args:
-        skip (bool): Whether to log a broken picture and return None, for
+        skip (bool): Whether to log a broken image and return None, for
             which mmengine's training datasets draw another one. Otherwise it
-            is an error. Only for training: in evaluation every picture
+            is an error. Only for training: in evaluation every image
             counts. Defaults to True.
         **kwargs: As for :class:`mmcv.transforms.LoadImageFromFile`. With
-            ``imdecode_backend='turbojpeg'`` the orientation in a picture's
-            EXIF data is ignored, and PNG and CMYK pictures can't be read.
+            ``imdecode_backend='turbojpeg'`` the orientation in an image's
+            EXIF data is ignored, and PNG and CMYK images can't be read.
 
     Raises:
-        ValueError: If the picture can't be read and ``skip`` is False, or
+        ValueError: If the image can't be read and ``skip`` is False, or
             if the decoder is not installed.
     """
 
@@ -35,8 +35,8 @@ class LoadImageOrSkip(LoadImageFromFile):
     def transform(self, results: dict) -> Optional[dict]:
         """Load ``results['img_path']`` into ``results['img']``, (H, W, C).
 
-        A picture without a path stays as it is: ImageClassificationInferencer
-        loads pictures itself, and leaves out mmcv's transform alone.
+        An image without a path stays as it is: ImageClassificationInferencer
+        loads images itself, and leaves out mmcv's transform alone.
         """
         if 'img' in results and 'img_path' not in results:
             return results
@@ -53,7 +53,7 @@ class LoadImageOrSkip(LoadImageFromFile):
             cause = f'{type(e).__name__}: {e}'
         if cause is None:
             return loaded
-        message = (f'{path} is not a readable picture ({cause}): replace it '
+        message = (f'{path} is not a readable image ({cause}): replace it '
                    'or remove it from the data')
         if not self.skip:
             raise ValueError(message)

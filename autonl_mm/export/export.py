@@ -12,13 +12,13 @@ from torch import Tensor
 from autonl_mm.deploy import switch_to_deploy
 
 from .graphs import graph_type
-from .onnx_file import OnnxSession, need, quiet, set_info
+from .onnx_file import OnnxSession, quiet, require, set_info
 
 DYNAMIC = ('batch', 'size')
 
 
 class Difference(NamedTuple):
-    """How far a file's outputs are from the model's on some pictures."""
+    """How far a file's outputs are from the model's on some images."""
     shape: Tuple[int, ...]
     absolute: float
     relative: float
@@ -62,7 +62,7 @@ def to_onnx(graph: nn.Module,
 
     Args:
         graph (TaskGraph): See :func:`make_graph`.
-        shape (Sequence[int]): ``N, 3, H, W`` of the pictures.
+        shape (Sequence[int]): ``N, 3, H, W`` of the images.
         dynamic (Sequence[str]): What may differ from run to run, of
             :data:`DYNAMIC`. Defaults to ().
         opset (int): Defaults to 17.
@@ -75,8 +75,8 @@ def to_onnx(graph: nn.Module,
     Raises:
         ExportError: If torch cannot export it, or an Einsum is in it.
     """
-    onnx = need('onnx')
-    pictures = torch.rand(*shape) * 255
+    onnx = require('onnx')
+    images = torch.rand(*shape) * 255
     axes = {0: 'N'} if 'batch' in dynamic else {}
     if 'size' in dynamic:
         axes.update({2: 'H', 3: 'W'})
@@ -88,13 +88,13 @@ def to_onnx(graph: nn.Module,
         # sizes finds those that matter.
         with quiet('torch.onnx', 'torch.jit'):
             torch.onnx.export(
-                graph, (pictures, ),
+                graph, (images, ),
                 file,
                 dynamo=False,
                 opset_version=opset,
-                input_names=['pictures'],
+                input_names=['input'],
                 output_names=list(graph.outputs),
-                dynamic_axes=dict(pictures=axes, **out_axes))
+                dynamic_axes=dict(input=axes, **out_axes))
     except Exception as e:  # torch has no common class for them
         raise ExportError(
             f'torch.onnx cannot export the {graph.task} graph: '
@@ -141,7 +141,7 @@ def compare(session: OnnxSession,
         session (OnnxSession): The file.
         graph (TaskGraph): Its graph.
         model (nn.Module): The model, not in deploy form.
-        batches (Sequence[Tensor]): Pictures ``(N, 3, H, W)``.
+        batches (Sequence[Tensor]): Images ``(N, 3, H, W)``.
         tolerance (float): Largest difference, in shares of the largest
             output.
 
@@ -150,24 +150,24 @@ def compare(session: OnnxSession,
 
     Raises:
         ExportError: If outputs differ by more, or are not numbers.
-        ValueError: If the pictures do not make for a comparison.
+        ValueError: If the images do not make for a comparison.
     """
     results = []
-    for pictures in batches:
-        shape = 'x'.join(map(str, pictures.shape))
+    for images in batches:
+        shape = 'x'.join(map(str, images.shape))
         with torch.no_grad():
-            expected = graph.reference(model, pictures)
+            expected = graph.reference(model, images)
         try:
-            got = session(pictures)
+            got = session(images)
         except Exception as e:  # onnxruntime's errors have no common class
-            raise ExportError(f'onnxruntime cannot run it on pictures of '
+            raise ExportError(f'onnxruntime cannot run it on images of '
                               f'{shape}: {first_line(e)}') from e
         absolute, scale = graph.difference(got, expected)
         difference = Difference(
-            tuple(pictures.shape), absolute, absolute / max(scale, 1e-12))
+            tuple(images.shape), absolute, absolute / max(scale, 1e-12))
         if not difference.relative <= tolerance:  # NaN too
             raise ExportError(
-                f'on pictures of {shape} the outputs of onnxruntime and '
+                f'on images of {shape} the outputs of onnxruntime and '
                 f'PyTorch differ by {absolute:.3g}, {difference.relative:.3g} '
                 f'of the largest, more than {tolerance:g}')
         results.append(difference)

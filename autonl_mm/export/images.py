@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Real pictures to check and to calibrate a graph with."""
+"""Real images to check and to calibrate a graph with."""
 from itertools import islice
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -15,8 +15,8 @@ from torch import Tensor
 from autonl_mm.datasets.settings import check_data, leaf_datasets
 
 
-def config_pictures(cfg: Config, loader: str, count: int) -> List[Tensor]:
-    """Pictures of a config's data as its test pipeline makes them.
+def config_images(cfg: Config, loader: str, count: int) -> List[Tensor]:
+    """Images of a config's data as its test pipeline makes them.
 
     Args:
         cfg (Config): The config.
@@ -32,7 +32,7 @@ def config_pictures(cfg: Config, loader: str, count: int) -> List[Tensor]:
     """
     if not cfg.get(loader) or not cfg.get('test_dataloader'):
         raise FileNotFoundError(
-            f'the config needs {loader} and test_dataloader for pictures')
+            f'the config needs {loader} and test_dataloader for images')
     check_data(cfg, [loader])
     (_, node), = islice(leaf_datasets(loader, cfg[loader].dataset), 1)
     (_, test), = islice(
@@ -42,37 +42,37 @@ def config_pictures(cfg: Config, loader: str, count: int) -> List[Tensor]:
     return [dataset[int(i)]['inputs'].float() for i in order[:count]]
 
 
-def check_pictures(cfg: Config, folder: Optional[str],
+def check_images(cfg: Config, folder: Optional[str],
                    count: int) -> Tuple[List[Tensor], str]:
-    """Pictures for the check of a graph, the best that there are.
+    """Images for the check of a graph, the best that there are.
 
     Args:
         cfg (Config): The config.
-        folder (str, optional): A folder of pictures, instead of the config's
+        folder (str, optional): A folder of images, instead of the config's
             test data. Where there is neither, noise is made.
         count (int): How many.
 
     Returns:
-        tuple[list[Tensor], str]: Pictures ``(3, H, W)`` and what they are.
+        tuple[list[Tensor], str]: Images ``(3, H, W)`` and what they are.
 
     Raises:
-        FileNotFoundError: If the folder has no picture.
+        FileNotFoundError: If the folder has no image.
     """
     if folder:
-        pictures = []
+        images = []
         for path in sorted(Path(folder).rglob('*')):
-            if len(pictures) == count:
+            if len(images) == count:
                 break
             if path.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp'):
-                picture = mmcv.imread(str(path))
-                pictures.append(
-                    torch.from_numpy(picture).permute(2, 0, 1).float())
-        if not pictures:
-            raise FileNotFoundError(f'--images: {folder!r} has no picture '
+                image = mmcv.imread(str(path))
+                images.append(
+                    torch.from_numpy(image).permute(2, 0, 1).float())
+        if not images:
+            raise FileNotFoundError(f'--images: {folder!r} has no image '
                                     '(.jpg, .jpeg, .png, .bmp)')
-        return pictures, folder
+        return images, folder
     try:
-        return (config_pictures(cfg, 'test_dataloader', count),
+        return (config_images(cfg, 'test_dataloader', count),
                 "the config's test data")
     except FileNotFoundError:
         generator = torch.Generator().manual_seed(0)
@@ -82,12 +82,12 @@ def check_pictures(cfg: Config, folder: Optional[str],
         ], 'noise'
 
 
-def to_batch(pictures: List[Tensor], count: int, size: Tuple[int, int],
+def to_batch(images: List[Tensor], count: int, size: Tuple[int, int],
              start: int = 0) -> Tensor:
-    """Some of the pictures at a size, the first ones again after the last.
+    """Some of the images at a size, the first ones again after the last.
 
     Args:
-        pictures (list[Tensor]): ``(3, h, w)`` each.
+        images (list[Tensor]): ``(3, h, w)`` each.
         count (int): N.
         size (tuple[int, int]): H and W.
         start (int): Number of the first. Defaults to 0.
@@ -97,6 +97,6 @@ def to_batch(pictures: List[Tensor], count: int, size: Tuple[int, int],
     """
     return torch.cat([
         F.interpolate(
-            pictures[i % len(pictures)][None], size, mode='bilinear')
+            images[i % len(images)][None], size, mode='bilinear')
         for i in range(start, start + count)
     ])

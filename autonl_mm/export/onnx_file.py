@@ -17,7 +17,7 @@ import torch
 KEY = 'autonl_mm'
 
 
-def need(name: str) -> ModuleType:
+def require(name: str) -> ModuleType:
     """Import onnx or onnxruntime, which the package does without.
 
     Args:
@@ -68,7 +68,7 @@ class OnnxSession:
         info (dict): What the file says of itself: ``task``, the names of its
             ``classes`` where they are known, and for a quantised file
             ``quantised``.
-        batch (int | None): Pictures a run, None for any number.
+        batch (int | None): Images a run, None for any number.
         size (tuple): Height and width, None for any.
 
     Raises:
@@ -78,7 +78,7 @@ class OnnxSession:
     """
 
     def __init__(self, file: Union[str, Path, bytes]):
-        runtime = need('onnxruntime')
+        runtime = require('onnxruntime')
         name = 'the file'
         if not isinstance(file, bytes):
             name = str(file)
@@ -105,11 +105,11 @@ class OnnxSession:
         self.size = tuple(shape[2:])
         self.outputs = [out.name for out in self.session.get_outputs()]
 
-    def __call__(self, pictures: torch.Tensor) -> List[torch.Tensor]:
+    def __call__(self, images: torch.Tensor) -> List[torch.Tensor]:
         """Run the network.
 
         Args:
-            pictures (Tensor): ``(N, 3, H, W)`` as they were loaded, not
+            images (Tensor): ``(N, 3, H, W)`` as they were loaded, not
                 normalised. A file of a fixed batch takes any N, in parts, the
                 last one filled up.
 
@@ -117,20 +117,20 @@ class OnnxSession:
             list[Tensor]: The file's outputs.
 
         Raises:
-            ValueError: If the file takes pictures of another size.
+            ValueError: If the file takes images of another size.
         """
-        pictures = pictures.float().numpy()
-        for want, have in zip(self.size, pictures.shape[2:]):
+        images = images.float().numpy()
+        for want, have in zip(self.size, images.shape[2:]):
             if want not in (None, have):
                 raise ValueError(
-                    'the file takes pictures of '
+                    'the file takes images of '
                     f'{self.size[0]}x{self.size[1]}, got one of '
-                    f'{pictures.shape[2]}x{pictures.shape[3]}: export with '
+                    f'{images.shape[2]}x{images.shape[3]}: export with '
                     '--dynamic size, or let the pipeline resize to it')
-        step = self.batch or len(pictures)
+        step = self.batch or len(images)
         parts = []
-        for start in range(0, len(pictures), step):
-            part = pictures[start:start + step]
+        for start in range(0, len(images), step):
+            part = images[start:start + step]
             count = len(part)
             if count < step:
                 part = np.concatenate([part, part[-1:].repeat(step - count, 0)])
@@ -146,7 +146,7 @@ def set_info(model, info: Dict) -> None:
         model (onnx.ModelProto): Changed in place.
         info (dict): See :class:`OnnxSession`.
     """
-    need('onnx').helper.set_model_props(model, {KEY: json.dumps(info)})
+    require('onnx').helper.set_model_props(model, {KEY: json.dumps(info)})
 
 
 def write(path: Union[str, Path], content: bytes) -> None:

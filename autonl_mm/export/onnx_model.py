@@ -38,7 +38,7 @@ class OnnxModel(BaseModel):
                  file: str,
                  model: dict,
                  data_preprocessor: Optional[dict] = None):
-        # It only brings samples to the device; pictures may differ in size.
+        # It only brings samples to the device; images may differ in size.
         super().__init__(BaseDataPreprocessor())
         self.session = OnnxSession(file)
         self.task: str = self.session.info['task']
@@ -64,9 +64,9 @@ class OnnxModel(BaseModel):
         """Predict.
 
         Args:
-            inputs (Tensor | Sequence[Tensor]): Pictures ``(N, 3, H, W)``, or
+            inputs (Tensor | Sequence[Tensor]): Images ``(N, 3, H, W)``, or
                 one ``(3, H, W)`` each, not normalised.
-            data_samples (list, optional): One a picture.
+            data_samples (list, optional): One an image.
             mode (str): ``'predict'``, nothing else.
 
         Returns:
@@ -89,7 +89,7 @@ class OnnxModel(BaseModel):
             ])
 
     def _run(self, inputs: Union[Tensor, Sequence[Tensor]]) -> List[Tensor]:
-        """The session's outputs, of pictures of one size or of several."""
+        """The session's outputs, of images of one size or of several."""
         if isinstance(inputs, Tensor):
             return self.session(inputs)
         if len({x.shape for x in inputs}) == 1:
@@ -107,7 +107,7 @@ class OnnxModel(BaseModel):
 
     @staticmethod
     def _instances(dets: Tensor, labels: Tensor, meta: dict) -> InstanceData:
-        """One picture's boxes, in pixels of the file it was loaded from."""
+        """One image's boxes, in pixels of the file it was loaded from."""
         valid = labels >= 0
         scale = dets.new_tensor(meta.get('scale_factor', (1., 1.)))
         return InstanceData(

@@ -8,32 +8,32 @@ from typing import List, Sequence
 import torch
 from torch import Tensor
 
-from .onnx_file import OnnxSession, need, quiet, set_info
+from .onnx_file import OnnxSession, quiet, require, set_info
 
 METHODS = dict(minmax='MinMax', entropy='Entropy', percentile='Percentile')
 # What INT8 makes faster. Elementwise operators, and those that choose boxes,
 # stay in float.
 OPERATORS = ('Conv', 'Gemm', 'MatMul')
-# A logit beyond the median picture's largest by this factor is an outlier's.
+# A logit beyond the median image's largest by this factor is an outlier's.
 OUTLIER = 10
 # LightNL is cubic in its input, and so are the relative errors of eight bits.
 EXCLUDE = ('light_nl', )
 
 
 class Calibration:
-    """Pictures in the form in which onnxruntime asks for them.
+    """Images in the form in which onnxruntime asks for them.
 
     Args:
         session (OnnxSession): The file.
-        pictures (list[Tensor]): ``(3, H, W)`` each.
+        images (list[Tensor]): ``(3, H, W)`` each.
     """
 
-    def __init__(self, session: OnnxSession, pictures: List[Tensor]):
+    def __init__(self, session: OnnxSession, images: List[Tensor]):
         step = session.batch or 1
         self.name = session.input.name
         self.batches = iter([
-            pictures[i:i + step] for i in range(0, len(pictures), step)
-            if i + step <= len(pictures)
+            images[i:i + step] for i in range(0, len(images), step)
+            if i + step <= len(images)
         ])
 
     def get_next(self):
@@ -45,41 +45,41 @@ class Calibration:
 
 
 def without_outliers(session: OnnxSession,
-                     pictures: List[Tensor]) -> List[Tensor]:
-    """The pictures on which a network's logits are of the usual size.
+                     images: List[Tensor]) -> List[Tensor]:
+    """The images on which a network's logits are of the usual size.
 
-    LightNL is cubic in its input: on a few pictures in a thousand the maps of a
+    LightNL is cubic in its input: on a few images in a thousand the maps of a
     trained network explode, by many orders of magnitude. Ranges that hold them
     leave no steps for the rest.
 
     Args:
         session (OnnxSession): The network.
-        pictures (list[Tensor]): ``(3, H, W)`` each.
+        images (list[Tensor]): ``(3, H, W)`` each.
 
     Returns:
         list[Tensor]: Those whose largest logit is at most :data:`OUTLIER`
-        times the median picture's; all if the file gives no logits.
+        times the median image's; all if the file gives no logits.
 
     Raises:
-        ValueError: If not one picture has finite logits.
+        ValueError: If not one image has finite logits.
     """
     if session.outputs[0] != 'logits':
-        return pictures
-    step = session.batch or 1  # of other pictures the sizes may differ
+        return images
+    step = session.batch or 1  # of other images the sizes may differ
     largest = torch.cat([
-        session(torch.stack(pictures[i:i + step]))[0].flatten(1).abs().amax(1)
-        for i in range(0, len(pictures), step)
+        session(torch.stack(images[i:i + step]))[0].flatten(1).abs().amax(1)
+        for i in range(0, len(images), step)
     ])
     finite = largest[largest.isfinite()]
     if not len(finite):
-        raise ValueError(f'the logits of all {len(pictures)} pictures are NaN '
-                         'or infinite: the network or the pictures are broken')
+        raise ValueError(f'the logits of all {len(images)} images are NaN '
+                         'or infinite: the network or the images are broken')
     usual = largest <= OUTLIER * finite.median()  # not if it is NaN
-    return [p for p, keep in zip(pictures, usual) if keep]
+    return [p for p, keep in zip(images, usual) if keep]
 
 
 def quantize(file: str,
-             pictures: List[Tensor],
+             images: List[Tensor],
              method: str = 'minmax',
              operators: Sequence[str] = OPERATORS,
              exclude: Sequence[str] = EXCLUDE,
@@ -88,7 +88,7 @@ def quantize(file: str,
 
     Args:
         file (str): What ``tools/deployment/export_onnx.py`` wrote.
-        pictures (list[Tensor]): To calibrate on, ``(3, H, W)`` each, at sizes
+        images (list[Tensor]): To calibrate on, ``(3, H, W)`` each, at sizes
             that the file takes.
         method (str): Of :data:`METHODS`, how ranges are found. Defaults to
             ``'minmax'``.
@@ -105,17 +105,17 @@ def quantize(file: str,
 
     Raises:
         ValueError: If the file is quantised already, if nothing of it would
-            be, or if there are fewer pictures than it takes at a time.
+            be, or if there are fewer images than it takes at a time.
     """
-    onnx = need('onnx')
-    quantization = need('onnxruntime.quantization')
-    preprocess = need('onnxruntime.quantization.shape_inference')
+    onnx = require('onnx')
+    quantization = require('onnxruntime.quantization')
+    preprocess = require('onnxruntime.quantization.shape_inference')
     session = OnnxSession(file)
     if session.info.get('quantised'):
         raise ValueError(f'{file} is quantised already: give the file that '
                          'it was made of')
-    if len(pictures) < (session.batch or 1):
-        raise ValueError(f'{len(pictures)} pictures to calibrate on, expected '
+    if len(images) < (session.batch or 1):
+        raise ValueError(f'{len(images)} images to calibrate on, expected '
                          f'at least {session.batch or 1}, which the file '
                          'takes at a time')
     # onnxruntime logs to the root
@@ -134,7 +134,7 @@ def quantize(file: str,
         quantization.quantize_static(
             ready,
             out,
-            Calibration(session, pictures),
+            Calibration(session, images),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(operators),
             nodes_to_exclude=excluded,

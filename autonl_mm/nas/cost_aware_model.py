@@ -26,7 +26,7 @@ class CostAwareModel(BaseModel):
     ``target`` the penalty is :math:`\lambda |\log(cost / target)|`, and
     wherever the cost leaves the ``budget``, the costs that are allowed so far,
     the network of the most gain inside of it is chosen, see
-    :meth:`AutoNLSuperNet.move_into`. The search hook narrows the budget from
+    :meth:`AutoNLSuperNet.fit_budget`. The search hook narrows the budget from
     the whole space to 2% around the target.
 
     Args:
@@ -76,14 +76,14 @@ class CostAwareModel(BaseModel):
         if cost != 'macs':
             supernet.set_cost_model(LatencyTable.from_file(cost))
         unit = supernet.cost_model.unit
-        cheapest, dearest = supernet.cost_range()
-        if target is not None and not cheapest <= target <= dearest:
+        min_cost, max_cost = supernet.cost_range()
+        if target is not None and not min_cost <= target <= max_cost:
             raise ValueError(
                 f'target is {target:,g} {unit}, but the networks of this '
-                f'space cost {cheapest:,.6g} to {dearest:,.6g} {unit} at '
+                f'space cost {min_cost:,.6g} to {max_cost:,.6g} {unit} at '
                 f'{supernet.input_shape[0]}x{supernet.input_shape[1]}')
         self.narrow_budget(1.0)
-        supernet.draw_around(target)
+        supernet.sample_around(target)
 
     @property
     def supernet(self) -> AutoNLSuperNet:
@@ -100,11 +100,11 @@ class CostAwareModel(BaseModel):
         """
         if self.target is None:
             return
-        cheapest, dearest = self.supernet.cost_range()
+        min_cost, max_cost = self.supernet.cost_range()
         low = self.target * (1 - TOLERANCE)
         high = self.target * (1 + TOLERANCE)
-        self.budget = (low * (cheapest / low)**(1 - progress),
-                       high * (dearest / high)**(1 - progress))
+        self.budget = (low * (min_cost / low)**(1 - progress),
+                       high * (max_cost / high)**(1 - progress))
 
     def settle(self, anew: bool = False) -> None:
         """Bring the cost into the budget.
@@ -117,7 +117,7 @@ class CostAwareModel(BaseModel):
             return
         low, high = self.budget
         if anew or not low <= self.supernet.cost().item() <= high:
-            self.supernet.move_into(low, high)
+            self.supernet.fit_budget(low, high)
 
     @contextmanager
     def exported(self) -> Iterator[None]:

@@ -5,9 +5,9 @@ from typing import Callable, Hashable, List, Optional, Tuple
 import torch
 
 # How many of the best are kept to make new ones from.
-SURVIVORS = 8
+NUM_PARENTS = 8
 # Blocks that are drawn anew in a network made from another.
-REDRAWN = 2
+NUM_MUTATIONS = 2
 # Shares of the batches after which the worse half is given up.
 HALVINGS = (16, 8, 4, 2)
 # Networks in a row that are no new candidates, before it is given up.
@@ -16,7 +16,7 @@ TRIES = 2000
 Choices = List[Tuple[int, ...]]
 
 
-def fittest(start: Choices,
+def evolution_search(start: Choices,
             draw: Callable[[], Choices],
             allowed: Callable[[Choices], bool],
             network: Callable[[Choices], Hashable],
@@ -61,7 +61,7 @@ def fittest(start: Choices,
             choices = drawn = draw()
             if evolved:
                 choices = list(best[number(len(best))][1])
-                for _ in range(REDRAWN):
+                for _ in range(NUM_MUTATIONS):
                     block = number(len(choices))
                     choices[block] = drawn[block]
             if allowed(choices) and network(choices) not in seen:
@@ -75,7 +75,7 @@ def fittest(start: Choices,
                     for known, choices in pool]
             pool.sort(key=lambda item: sum(item[0]))
             if share > 1:
-                pool = pool[:max(SURVIVORS, -(-len(pool) // 2))]
+                pool = pool[:max(NUM_PARENTS, -(-len(pool) // 2))]
         return pool
 
     for evolved, count in ((False, candidates - 2 * (candidates // 4)),
@@ -87,5 +87,5 @@ def fittest(start: Choices,
                 break
             pool.append(([], choices))
         best = sorted(best + race(pool), key=lambda item: sum(item[0]))
-        best = best[:SURVIVORS]
+        best = best[:NUM_PARENTS]
     return best[0][1], before, sum(best[0][0]) / batches

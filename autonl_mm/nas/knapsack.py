@@ -8,7 +8,7 @@ import numpy as np
 BINS = 4000
 
 
-def most_valuable(values: Sequence[np.ndarray], costs: Sequence[np.ndarray],
+def solve_knapsack(values: Sequence[np.ndarray], costs: Sequence[np.ndarray],
                   low: float, high: float) -> List[int]:
     """Choose one option of every group for the greatest total value.
 

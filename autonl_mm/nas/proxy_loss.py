@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The losses of a model on the same few pictures, time and again."""
+"""The losses of a model on the same few images, time and again."""
 import random
 from contextlib import contextmanager
 from itertools import islice
@@ -16,7 +16,7 @@ from mmengine.runner.utils import set_random_seed
 from torch.utils.data import DataLoader
 
 
-class Probe:
+class ProxyLoss:
     """Training losses on a few batches that are drawn once.
 
     They are batches of the training data, augmented as such, by which
@@ -25,19 +25,19 @@ class Probe:
     states are afterwards what they were before.
 
     Args:
-        runner (Runner): Of the training; with its seed pictures are drawn,
+        runner (Runner): Of the training; with its seed images are drawn,
             by its optimiser's precision losses are computed.
         model (BaseModel): The model.
-        pictures (int): How many pictures, of all ranks together; rounded up
+        images (int): How many images, of all ranks together; rounded up
             to whole batches.
     """
 
-    def __init__(self, runner: Runner, model: BaseModel, pictures: int):
+    def __init__(self, runner: Runner, model: BaseModel, images: int):
         self.runner = runner
         self.model = model
         loader = runner.train_dataloader
         batch_size = loader.batch_sampler.batch_size
-        count = -(-pictures // (batch_size * get_world_size()))
+        count = -(-images // (batch_size * get_world_size()))
         # A loader of its own: the run's is in the midst of an epoch.
         loader = DataLoader(
             loader.dataset,

@@ -14,8 +14,8 @@ from mmengine.runner.utils import set_random_seed
 from autonl_mm.registry import HOOKS
 
 from .cost_aware_model import CostAwareModel
-from .evolution import fittest
-from .proxy_loss import Probe
+from .evolution import evolution_search
+from .proxy_loss import ProxyLoss
 from .supernet import AutoNLSuperNet
 
 
@@ -23,23 +23,23 @@ from .supernet import AutoNLSuperNet
 class SearchHook(Hook):
     """Schedule and records of a search with a :class:`CostAwareModel`.
 
-    **Schedule.** At a rate that falls in the warm-up from ``drop_rate`` to
-    ``explore_rate`` iterations show a network that is drawn, see
+    **Schedule.** At a rate that falls in the warm-up from ``warmup_sample_rate`` to
+    ``sample_rate`` iterations show a network that is drawn, see
     :meth:`NestedGates.explore`: since all gates are on at first, indicators
     are dropped, as in Single-Path NAS. In the warm-up the thresholds are held.
     Their gradients reach the optimiser all the same, whose averages would
     otherwise start from zero and let the first steps leap. From then on to
     ``settle`` thresholds move and a target's budget narrows; an
-    ``explore_rate`` of 0 is the paper's rule. At ``settle`` the network for
+    ``sample_rate`` of 0 is the paper's rule. At ``settle`` the network for
     the target is chosen; then thresholds are held again, and the network
     trains as it was chosen.
 
     **The choice.** Gains say what each part is worth by itself, and parts are
     worth less together than one by one. So the network of the most gain is
     the first of many candidates within 2% of the target, all of them cut from
-    the supernet and tried on the same training pictures, and the one of the
+    the supernet and tried on the same training images, and the one of the
     least loss is chosen, see :func:`~autonl_mm.nas.evolution
-    .fittest`. ``candidates=0`` takes the network of the most gain.
+    .evolution_search`. ``candidates=0`` takes the network of the most gain.
 
     **Records.** After every epoch one log line with cost, target and the
     decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the
@@ -55,12 +55,12 @@ class SearchHook(Hook):
             Defaults to 0.6.
         settle (float): Share of the iterations after which nothing is
             explored and the budget is narrowest. Defaults to 0.9.
-        drop_rate (float): Rate of drawing a network at the start. Defaults
+        warmup_sample_rate (float): Rate of drawing a network at the start. Defaults
             to 0.5.
-        explore_rate (float): Rate after the warm-up. Defaults to 0.25.
+        sample_rate (float): Rate after the warm-up. Defaults to 0.25.
         candidates (int): Networks to try besides that of the most gain.
             Defaults to 256.
-        pictures (int): Training pictures to try them on, of all ranks
+        images (int): Training images to try them on, of all ranks
             together. Defaults to 8192.
 
     Raises:
@@ -74,36 +74,36 @@ class SearchHook(Hook):
     def __init__(self,
                  warmup: float = 0.6,
                  settle: float = 0.9,
-                 drop_rate: float = 0.5,
-                 explore_rate: float = 0.25,
+                 warmup_sample_rate: float = 0.5,
+                 sample_rate: float = 0.25,
                  candidates: int = 256,
-                 pictures: int = 8192):
+                 images: int = 8192):
         if not 0 <= warmup <= settle <= 1:
             raise ValueError(f'warmup is {warmup} and settle is {settle}, '
                              'expected 0 <= warmup <= settle <= 1')
-        for name, rate in (('drop_rate', drop_rate), ('explore_rate',
-                                                      explore_rate)):
+        for name, rate in (('warmup_sample_rate', warmup_sample_rate), ('sample_rate',
+                                                      sample_rate)):
             if not 0 <= rate < 1:
                 raise ValueError(f'{name} is {rate}, expected a probability '
                                  'below 1')
-        if candidates < 0 or pictures < 1:
-            raise ValueError(f'candidates is {candidates} and pictures is '
-                             f'{pictures}, expected numbers from 0 and from '
+        if candidates < 0 or images < 1:
+            raise ValueError(f'candidates is {candidates} and images is '
+                             f'{images}, expected numbers from 0 and from '
                              '1 on')
         self.warmup = warmup
         self.settle = settle
-        self.drop_rate = drop_rate
-        self.explore_rate = explore_rate
+        self.warmup_sample_rate = warmup_sample_rate
+        self.sample_rate = sample_rate
         self.candidates = candidates
-        self.pictures = pictures
+        self.images = images
 
     def rate(self, progress: float) -> float:
         """Rate of exploring when a share of the iterations is done."""
         if progress < self.warmup:
             share = progress / self.warmup
-            return self.drop_rate + share * (self.explore_rate -
-                                             self.drop_rate)
-        return self.explore_rate if progress < self.settle else 0.0
+            return self.warmup_sample_rate + share * (self.sample_rate -
+                                             self.warmup_sample_rate)
+        return self.sample_rate if progress < self.settle else 0.0
 
     def before_run(self, runner: Runner) -> None:
         """Find the model."""
@@ -172,7 +172,7 @@ class SearchHook(Hook):
     def _try_candidates(self, runner: Runner) -> None:
         supernet, blocks = self.supernet, self.supernet.space.blocks
         low, high = self.model.budget
-        probe = Probe(runner, self.model.model, self.pictures)
+        probe = ProxyLoss(runner, self.model.model, self.images)
         runner.logger.info(f'search: trying {self.candidates} networks of '
                            f'{low:,.6g} to {high:,.6g} '
                            f'{supernet.cost_model.unit}')
@@ -184,7 +184,7 @@ class SearchHook(Hook):
 
         thresholds = supernet.thresholds()
         generator = torch.Generator().manual_seed(runner.seed)
-        best, loss_before, loss = fittest(
+        best, loss_before, loss = evolution_search(
             supernet.choices(),
             draw=lambda: supernet.draw(generator),
             allowed=lambda choices: low <= supernet.cost_of(choices) <= high,

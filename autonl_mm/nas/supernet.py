@@ -8,12 +8,12 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from autonl_mm.arch import ArchSpec, BlockSpec
-from autonl_mm.cost import LatencyTable, MacsModel, check_input_shape, walk
+from autonl_mm.cost import LatencyTable, MacsModel, check_input_shape, iter_blocks
 from autonl_mm.models import AutoNL
 from autonl_mm.registry import MODELS
 
 from .gates import STATISTICS, NestedGates
-from .knapsack import most_valuable
+from .knapsack import solve_knapsack
 from .space import DECISIONS, BlockSpace, SearchSpace
 from .superkernel import SearchableMBConv
 
@@ -35,7 +35,7 @@ class AutoNLSuperNet(AutoNL):
     Args:
         space (str | Mapping): ``'mnasnet'``, the paper's, or a dict, see
             :meth:`SearchSpace.from_config`. Defaults to ``'mnasnet'``.
-        input_shape (tuple[int, int] | int): ``(H, W)`` of the picture whose
+        input_shape (tuple[int, int] | int): ``(H, W)`` of the image whose
             cost is counted. Defaults to (224, 224).
         num_classes (int, optional): Outputs of the classifier that is counted
             with the cost; None for the backbone alone. Defaults to 1000.
@@ -118,7 +118,7 @@ class AutoNLSuperNet(AutoNL):
         self.cost_model = model
         rest = model.network(self.space.largest, self.input_shape,
                              self.num_classes, self.with_head)
-        sizes = [size for _, _, size in walk(self.space.largest,
+        sizes = [size for _, _, size in iter_blocks(self.space.largest,
                                              self.input_shape)]
         known: Dict = {}  # blocks of a stage have the same table
         for space, size in zip(self.space.blocks, sizes):
@@ -131,9 +131,9 @@ class AutoNLSuperNet(AutoNL):
         # No buffers: half() and float() would round them.
         self._tables = [known[key] for key in zip(self.space.blocks, sizes)]
         self._rest_cost = rest
-        self.draw_around(None)
+        self.sample_around(None)
 
-    def draw_around(self, cost: Optional[float]) -> None:
+    def sample_around(self, cost: Optional[float]) -> None:
         r"""Set which networks are drawn for exploring.
 
         What a part is worth depends on the rest of the network: a second
@@ -159,7 +159,7 @@ class AutoNLSuperNet(AutoNL):
         self._chances = [(-beta / unit * t).softmax(0) for t in tables]
 
     def cost_range(self) -> Tuple[float, float]:
-        """Cost of the cheapest and of the dearest network of the space."""
+        """Cost of the cheapest and of the most expensive network of the space."""
         return (self._rest_cost + sum(t.min().item() for t in self._tables),
                 self._rest_cost + sum(t.max().item() for t in self._tables))
 
@@ -251,7 +251,7 @@ class AutoNLSuperNet(AutoNL):
             gate.threshold.copy_(threshold)
 
     def draw(self, generator: torch.Generator) -> List[Tuple[int, ...]]:
-        """A random network, as :meth:`draw_around` says.
+        """A random network, as :meth:`sample_around` says.
 
         Args:
             generator (Generator): Source of chance.
@@ -314,12 +314,12 @@ class AutoNLSuperNet(AutoNL):
             gate.stop_exploring()
 
     @torch.no_grad()
-    def move_into(self, low: float, high: float) -> float:
+    def fit_budget(self, low: float, high: float) -> float:
         """Choose the network of the most gain whose cost lies in an interval.
 
         The gain of a network is the sum of its parts' average gains: the
         task's loss, linear in the gates. That makes it a knapsack, see
-        :func:`most_valuable`. While no gains were measured the margins take
+        :func:`solve_knapsack`. While no gains were measured the margins take
         their place, and a network inside of the interval stays as it is.
 
         Args:
@@ -341,7 +341,7 @@ class AutoNLSuperNet(AutoNL):
             worth = margins
         values = [_total_worth(block.space, own)
                   for block, own in zip(self.blocks, worth)]
-        flat = most_valuable([v.ravel() for v in values],
+        flat = solve_knapsack([v.ravel() for v in values],
                              [t.numpy().ravel() for t in self._tables],
                              low - self._rest_cost, high - self._rest_cost)
         self.choose([np.unravel_index(i, table.shape)

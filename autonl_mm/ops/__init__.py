@@ -2,12 +2,12 @@
 from .fused import (
     fused_light_nl,
     fused_mbconv,
-    lay_out,
     load_fused_operators,
+    pack_weights,
     runs_fused,
 )
 
 __all__ = [
-    'fused_light_nl', 'fused_mbconv', 'lay_out', 'load_fused_operators',
+    'fused_light_nl', 'fused_mbconv', 'pack_weights', 'load_fused_operators',
     'runs_fused'
 ]

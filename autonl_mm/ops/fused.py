@@ -117,7 +117,7 @@ def fused_mbconv(x: Tensor,
     """An inverted residual block in one pass, forward only.
 
     All numbers of channels are multiples of 8. Fastest where ``x`` is in
-    channels_last, and weights are as :func:`lay_out` leaves them. Call
+    channels_last, and weights are as :func:`pack_weights` leaves them. Call
     :func:`load_fused_operators` first.
 
     Args:
@@ -166,7 +166,7 @@ def runs_fused(x: Tensor) -> bool:
             and not torch.is_grad_enabled())
 
 
-def lay_out(*convs: Optional[nn.Conv2d]) -> None:
+def pack_weights(*convs: Optional[nn.Conv2d]) -> None:
     """Put output channels last in the memory of weights, ``(O, I, k, k)``.
 
     The operators read them so; otherwise each call makes a copy. Shapes and

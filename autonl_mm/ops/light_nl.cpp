@@ -188,12 +188,12 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
   const auto map = input.contiguous(at::MemoryFormat::ChannelsLast);
   const auto other = residual ? residual->contiguous(at::MemoryFormat::ChannelsLast) : map;
   auto result = at::empty_like(map, at::MemoryFormat::ChannelsLast);
-  const int64_t picture = input[0].numel();
+  const int64_t image = input[0].numel();
   const float* const x = map.data_ptr<float>();
   const float* const add = residual ? other.data_ptr<float>() : nullptr;
   float* const out = result.data_ptr<float>();
-  for_pictures(input.size(0), 1, [&](int64_t n, int64_t) {
-    layer(x + n * picture, add ? add + n * picture : nullptr, out + n * picture);
+  for_images(input.size(0), 1, [&](int64_t n, int64_t) {
+    layer(x + n * image, add ? add + n * image : nullptr, out + n * image);
   });
   return result.contiguous(format_of(input));
 }

@@ -13,7 +13,7 @@ struct LightNL {
   LightNL(at::IntArrayRef map, const at::Tensor& weight, const at::Tensor& bias, int64_t k,
           int64_t stride, int64_t dilation, bool spatial);
 
-  // x + depthwise3x3(light_nl(x)) + bias + residual of one picture, (H, W, C), by
+  // x + depthwise3x3(light_nl(x)) + bias + residual of one image, (H, W, C), by
   // all threads unless it is called by one of several. No residual: null.
   void operator()(const float* x, const float* residual, float* out) const;
 
@@ -25,20 +25,20 @@ struct LightNL {
   const at::Tensor taps, shift;  // (9, C), (C)
 };
 
-// f(first, last) for all pictures: one after the other by all threads, or, if there
+// f(first, last) for all images: one after the other by all threads, or, if there
 // are enough, by one thread each, at most `together` at a time.
 template <class F>
-void for_pictures(int64_t pictures, int64_t together, F f) {
-  if (pictures < at::get_num_threads()) {
-    for (int64_t n = 0; n < pictures; n++) f(n, n + 1);
+void for_images(int64_t images, int64_t together, F f) {
+  if (images < at::get_num_threads()) {
+    for (int64_t n = 0; n < images; n++) f(n, n + 1);
   } else {
-    at::parallel_for(0, pictures, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; n += together) f(n, std::min(n + together, end));
     });
   }
 }
 
-// Parts that the work on a picture falls into, so that all threads have some.
+// Parts that the work on an image falls into, so that all threads have some.
 inline int64_t parts_of(int64_t rows) {
   return at::in_parallel_region() ? 1 : std::min<int64_t>(at::get_num_threads(), rows);
 }

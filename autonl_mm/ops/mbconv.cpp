@@ -221,7 +221,7 @@ void pack(const float* matrix, int64_t depth, int64_t channels, const Slice& sli
   const float* row = matrix + slice.first;
   for (int64_t i = 0; i < depth; i++, row += channels)
     for (int64_t j = 0; j < slice.width(); j += LANES) {
-      __builtin_prefetch(row + j + 24 * channels);  // with one picture this waits for memory
+      __builtin_prefetch(row + j + 24 * channels);  // with one image this waits for memory
       at_vec(panel + i * slice.width() + j) = at_vec(row + j);
     }
 }
@@ -278,10 +278,10 @@ struct Block {
   int64_t bands() const { return (oh + rows_of_band() - 1) / rows_of_band(); }
   Padded padded() const { return {(rows_of_band() - 1) * stride + 2 * pad() + 1, W, pad()}; }
 
-  // Of some pictures one after the other, `residual` added if it is not null.
-  void operator()(int64_t pictures, const float* x, const float* residual, float* out) const {
-    if (reduce) return with_se(pictures, x, residual, out);
-    for (int64_t n = 0; n < pictures; n++)
+  // Of some images one after the other, `residual` added if it is not null.
+  void operator()(int64_t images, const float* x, const float* residual, float* out) const {
+    if (reduce) return with_se(images, x, residual, out);
+    for (int64_t n = 0; n < images; n++)
       without_se(x + n * H * W * C, residual ? residual + n * oh * ow * O : nullptr,
                  out + n * oh * ow * O);
   }
@@ -291,7 +291,7 @@ struct Block {
     if (expand) pack(expand->weights(), C, M, slice, panel);
   }
 
-  // Rows first to last of the depthwise convolution of a slice of a picture, into
+  // Rows first to last of the depthwise convolution of a slice of an image, into
   // (rows, ow, M), and their sums. The panel is the expand weights'.
   void expand_and_convolve(const float* x, const Slice& slice, int64_t first, int64_t last,
                            const float* panel, Padded& map, float* out,
@@ -326,7 +326,7 @@ struct Block {
                  slice.vectors, NONE, residual ? residual + at : nullptr, out + at, O, nullptr);
   }
 
-  // A band of a picture is projected while it is in the cache.
+  // A band of an image is projected while it is in the cache.
   void without_se(const float* x, const float* residual, float* out) const {
     // As many for each thread, if there are rows enough.
     const int64_t parts = parts_of(oh);
@@ -349,12 +349,12 @@ struct Block {
     });
   }
 
-  // Squeeze-excite needs all of a picture before the first of it is projected.
-  void with_se(int64_t pictures, const float* x, const float* residual, float* out) const {
+  // Squeeze-excite needs all of an image before the first of it is projected.
+  void with_se(int64_t images, const float* x, const float* residual, float* out) const {
     const int64_t bands = this->bands(), positions = oh * ow, size = positions * M;
-    const Memory memory = uninitialised(pictures * size);
+    const Memory memory = uninitialised(images * size);
     float* const middle = memory.get();
-    std::vector<float> sums(pictures * bands * M), gates(pictures * M);
+    std::vector<float> sums(images * bands * M), gates(images * M);
     const auto slices = slices_of(M), out_slices = slices_of(O);
     const int64_t n_slices = slices.size(), n_out_slices = out_slices.size();
     at::parallel_for(0, bands * n_slices, 1, [&](int64_t begin, int64_t end) {
@@ -365,13 +365,13 @@ struct Block {
         const int64_t first = b * oh / bands, last = (b + 1) * oh / bands;
         const Slice& slice = slices[item % n_slices];
         pack_expand(slice, panel.get());
-        for (int64_t n = 0; n < pictures; n++)
+        for (int64_t n = 0; n < images; n++)
           expand_and_convolve(x + n * H * W * C, slice, first, last, panel.get(), map,
                               middle + n * size + first * ow * M,
                               sums.data() + (n * bands + b) * M);
       }
     });
-    for (int64_t n = 0; n < pictures; n++) {
+    for (int64_t n = 0; n < images; n++) {
       std::vector<float> mean(M);
       for (int64_t b = 0; b < bands; b++)
         for (int64_t c = 0; c < M; c++) mean[c] += sums[(n * bands + b) * M + c] / positions;
@@ -380,7 +380,7 @@ struct Block {
                       hidden},
                      act, gates.data() + n * M);
     }
-    at::parallel_for(0, pictures * positions, 16, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, images * positions, 16, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++)
         multiply(middle + i * M, gates.data() + i / positions * M, M);
     });
@@ -393,7 +393,7 @@ struct Block {
         const int64_t first = part * positions / parts, last = (part + 1) * positions / parts;
         const Slice& slice = out_slices[item % n_out_slices];
         pack_project(slice, panel.get());
-        for (int64_t n = 0; n < pictures; n++)
+        for (int64_t n = 0; n < images; n++)
           project_positions(middle + n * size + first * M, slice, first, last, panel.get(),
                             residual ? residual + n * positions * O : nullptr,
                             out + n * positions * O);
@@ -455,10 +455,10 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
 
   const auto map = input.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t in_size = C * H * W, out_size = O * block.oh * block.ow;
-  // Pictures whose maps are small are worked on together, so that weights are read
+  // Images whose maps are small are worked on together, so that weights are read
   // from the cache.
   const int64_t together = std::max<int64_t>(1, CACHE / (M * block.oh * block.ow));
-  for_pictures(N, together, [&](int64_t first, int64_t last) {
+  for_images(N, together, [&](int64_t first, int64_t last) {
     const float* const x = map.data_ptr<float>() + first * in_size;
     float* const out = result.data_ptr<float>() + first * out_size;
     const float* const residual = identity ? x : nullptr;

@@ -7,8 +7,8 @@ custom_hooks = [
     dict(
         type='autonl_mm.SearchHook',
         warmup=0.75,
-        settle=0.75,
-        drop_rate=0.95,
-        explore_rate=0.95),
+        freeze_at=0.75,
+        warmup_sample_rate=0.95,
+        sample_rate=0.95),
     dict(type='mmpretrain.PreciseBNHook', num_samples=8192),
 ]

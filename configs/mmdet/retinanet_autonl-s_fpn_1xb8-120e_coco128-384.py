@@ -1,5 +1,5 @@
-# From scratch until it fits the 100 training pictures of coco128, on which it
-# is evaluated too: small pictures, a narrow FPN and head, for two CPU cores.
+# From scratch until it fits the 100 training images of coco128, on which it
+# is evaluated too: small images, a narrow FPN and head, for two CPU cores.
 _base_ = 'retinanet_autonl-s_fpn_1x_coco.py'
 
 data_root = 'data/coco128/'

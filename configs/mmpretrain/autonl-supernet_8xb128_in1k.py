@@ -16,7 +16,7 @@ model = dict(
     model=task_model,
     cost_weight=0.05,
     target=267e6)
-# lr 0.016 per 256 pictures
+# lr 0.016 per 256 images
 optim_wrapper = dict(
     optimizer=dict(
         type='autonl_mm.RMSpropTF',
@@ -46,7 +46,7 @@ test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=1024)
 # 6,255 of 10,008 steps, as in Single-Path NAS
 custom_hooks = [
-    dict(type='autonl_mm.SearchHook', warmup=0.625, settle=0.9),
+    dict(type='autonl_mm.SearchHook', warmup=0.625, freeze_at=0.9),
     dict(type='mmpretrain.PreciseBNHook', num_samples=8192),
 ]
 # An epoch's workers end with it, or a resumed search would see other crops.

@@ -1,6 +1,6 @@
 # The steps from a conventional non-local block to LightNL (AutoNL, section
 # 3.1), each after the project convolution of all 8 blocks of one network, on
-# CIFAR-10 at 32x32 (maps of 16x16, 8x8 and 4x4): 5 epochs of 20,000 pictures.
+# CIFAR-10 at 32x32 (maps of 16x16, 8x8 and 4x4): 5 epochs of 20,000 images.
 # tools/benchmarks/compare_steps.py trains all of them; alone, this config
 # trains the last.
 _base_ = 'autonl-searched_1xb32_cifar10.py'

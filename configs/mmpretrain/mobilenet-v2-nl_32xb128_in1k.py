@@ -1,6 +1,6 @@
 # A conventional non-local block, four 1x1 convolutions of full width and the
 # full affinity, in the 17 places of mobilenet-v2-light-nl. Its affinity after
-# the first block has 12,544 x 12,544 entries a picture, 600 MiB.
+# the first block has 12,544 x 12,544 entries an image, 600 MiB.
 _base_ = 'mobilenet-v2-light-nl_32xb128_in1k.py'
 
 model = dict(

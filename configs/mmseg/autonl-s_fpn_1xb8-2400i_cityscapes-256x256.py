@@ -1,4 +1,4 @@
-# A short run for two CPU cores, on small pictures and with narrow FPN and
+# A short run for two CPU cores, on small images and with narrow FPN and
 # head. CamVid in Cityscapes' layout runs by it too, see the README.
 _base_ = [
     '../_base_/models/fpn_autonl-s.py',

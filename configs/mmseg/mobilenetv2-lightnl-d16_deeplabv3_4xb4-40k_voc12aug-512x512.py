@@ -1,6 +1,6 @@
 # The paper's transfer experiment: LightNL after the second 1x1 convolution of
 # every block, after its BN; with stride 2 where the map is larger than 14x14
-# for a picture of 224x224, that is in the first three stages.
+# for an image of 224x224, that is in the first three stages.
 _base_ = 'mobilenetv2-d16_deeplabv3_4xb4-40k_voc12aug-512x512.py'
 
 light_nl = dict(

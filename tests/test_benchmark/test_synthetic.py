@@ -19,10 +19,10 @@ def test_shapes_and_labels(name, scope):
     again = make_batch(cfg, 2, (48, 64))
     other = make_batch(cfg, 2, (48, 64), seed=1)
     for i in range(2):
-        picture, sample = (batch[k][i] for k in ('inputs', 'data_samples'))
-        assert picture.shape == (3, 48, 64) and picture.dtype == torch.uint8
-        assert torch.equal(picture, again['inputs'][i])
-        assert not torch.equal(picture, other['inputs'][i])
+        image, sample = (batch[k][i] for k in ('inputs', 'data_samples'))
+        assert image.shape == (3, 48, 64) and image.dtype == torch.uint8
+        assert torch.equal(image, again['inputs'][i])
+        assert not torch.equal(image, other['inputs'][i])
         if 'cls' in name:
             assert sample.gt_label.item() in (0, 1)
         elif 'rcnn' in name:

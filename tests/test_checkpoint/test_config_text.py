@@ -214,10 +214,10 @@ def test_inferencer_of_weights_alone(scope, tmp_path, name):
     meta = dict(dataset_meta=dict(classes=('a', 'b'), palette=[(0, 0, 0), (9, 9, 9)]))
     torch.save(dict(state_dict=state, meta=meta, message_hub=dict(
         runtime_info=dict(cfg=cfg.pretty_text))), path)
-    picture = tmp_path / 'a.jpg'
-    cv2.imwrite(str(picture), np.zeros((64, 64, 3), np.uint8))
+    image = tmp_path / 'a.jpg'
+    cv2.imwrite(str(image), np.zeros((64, 64, 3), np.uint8))
     model = inferencer(name, str(path))
-    assert 'predictions' in model(str(picture), batch_size=1)
+    assert 'predictions' in model(str(image), batch_size=1)
     assert model.cfg.model.to_dict() == cfg.model.to_dict()
 
 

@@ -34,7 +34,7 @@ def build(root, part, holdout=3, **kwargs):
 
 
 def names(dataset):
-    """(path below the folder, label) of each picture, in order."""
+    """(path below the folder, label) of each image, in order."""
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     return [('/'.join(info['img_path'].split('/')[-2:]), info['gt_label'])
             for info in infos]
@@ -82,7 +82,7 @@ def test_seed(folder):
         assert len(both) == 10 and set(both) == ALL
 
 
-def test_reads_pictures(folder):
+def test_reads_images(folder):
     dataset = build(
         folder, 'val', pipeline=[dict(type='autonl_mm.LoadImageOrSkip')])
     for i in range(3):
@@ -97,7 +97,7 @@ def test_folder_must_have_more_than_is_held_out(folder, holdout):
             build(folder, part, holdout)
         message = str(info.value)
         assert str(folder / 'train') in message
-        assert '10 pictures' in message and str(holdout) in message
+        assert '10 images' in message and str(holdout) in message
 
 
 @pytest.mark.parametrize('kwargs,words', [

@@ -17,7 +17,7 @@ from release_crops import normalize, resize_matrix, tf_reference, torch_referenc
 from autonl_mm.datasets import ReleaseCenterCrop, tf_bicubic
 
 
-def pictures():
+def images():
     """Photographs that come with scikit-learn, and those of data/, if any."""
     paths = sorted((Path(sklearn.__file__).parent / 'datasets/images').glob(
         '*.jpg'))
@@ -45,7 +45,7 @@ def run_config(release, path):
     return batch['inputs'][0].numpy()
 
 
-@pytest.mark.parametrize('path', pictures(), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', images(), ids=lambda p: p.stem)
 def test_tf_config_on_photographs(path, scope):
     rgb = np.array(Image.open(path).convert('RGB'))
     got = run_config('tf', path)
@@ -53,7 +53,7 @@ def test_tf_config_on_photographs(path, scope):
     assert np.abs(got - normalize(tf_reference(rgb))).max() < 1e-4
 
 
-@pytest.mark.parametrize('path', pictures(), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', images(), ids=lambda p: p.stem)
 def test_torch_config_on_photographs(path, scope):
     rgb = np.array(Image.open(path).convert('RGB'))
     got = run_config('torch', path)
@@ -66,7 +66,7 @@ SIZES = [(375, 500), (500, 375), (256, 256), (300, 257), (64, 91), (31, 40),
 
 @pytest.mark.parametrize('size', SIZES)
 def test_sizes(size):
-    """Odd and even margins, enlarging, the smallest pictures."""
+    """Odd and even margins, enlarging, the smallest images."""
     img = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     if min(size) * 224 < 256:
         for release in ('tf', 'torch'):

@@ -30,18 +30,18 @@ def log():
 
 
 def jpeg():
-    picture = np.random.RandomState(0).randint(0, 255, (40, 50, 3), np.uint8)
-    return cv2.imencode('.jpg', picture)[1].tobytes()
+    image = np.random.RandomState(0).randint(0, 255, (40, 50, 3), np.uint8)
+    return cv2.imencode('.jpg', image)[1].tobytes()
 
 
 BROKEN = dict(
-    garbage=b'not a picture at all' * 20,
+    garbage=b'not an image at all' * 20,
     empty=b'',
     header_only=jpeg()[:20],
     html=b'<!DOCTYPE html><html>404</html>')
 
 
-class Pictures(BaseDataset):
+class Images(BaseDataset):
     """A training dataset of the given paths."""
 
     def __init__(self, paths, **kwargs):
@@ -55,7 +55,7 @@ class Pictures(BaseDataset):
 
 def dataset(paths, test_mode=False, max_refetch=50, **kwargs):
     transform = dict(type='autonl_mm.LoadImageOrSkip', **kwargs)
-    return Pictures(
+    return Images(
         paths,
         pipeline=[TRANSFORMS.build(transform)],
         test_mode=test_mode,
@@ -63,8 +63,8 @@ def dataset(paths, test_mode=False, max_refetch=50, **kwargs):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Four good pictures, between them one of each broken kind."""
+def images(tmp_path):
+    """Four good images, between them one of each broken kind."""
     good, broken = [], []
     for i in range(4):
         good.append(tmp_path / f'good_{i}.jpg')
@@ -75,8 +75,8 @@ def pictures(tmp_path):
     return good, broken
 
 
-def test_loads_as_mmcv_does(pictures):
-    path = str(pictures[0][0])
+def test_loads_as_mmcv_does(images):
+    path = str(images[0][0])
     got = LoadImageOrSkip()(dict(img_path=path))
     assert got['img'].shape == (40, 50, 3) and got['img'].dtype == np.uint8
     assert np.array_equal(got['img'], cv2.imread(path))
@@ -87,8 +87,8 @@ def test_loads_as_mmcv_does(pictures):
 
 
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
-def test_broken_pictures_are_skipped_and_logged(pictures, log, backend):
-    good, broken = pictures
+def test_broken_images_are_skipped_and_logged(images, log, backend):
+    good, broken = images
     paths = [p for pair in zip(good, broken) for p in pair]
     data = dataset(paths, imdecode_backend=backend)
     for i, path in enumerate(paths):
@@ -100,7 +100,7 @@ def test_broken_pictures_are_skipped_and_logged(pictures, log, backend):
             assert item['number'] == i and not log
         else:
             assert 'skipped' in log[0] and str(path) in log[0]
-            assert 'not a readable picture' in log[0]
+            assert 'not a readable image' in log[0]
 
 
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
@@ -112,11 +112,11 @@ def test_without_skip_it_is_an_error(tmp_path, kind, backend, log):
     with pytest.raises(ValueError) as info:
         transform(dict(img_path=str(path)))
     assert str(path) in str(info.value)
-    assert 'not a readable picture' in str(info.value)
+    assert 'not a readable image' in str(info.value)
     assert not log
 
 
-def test_truncated_picture(tmp_path, log):
+def test_truncated_image(tmp_path, log):
     path = tmp_path / 'truncated.jpg'
     path.write_bytes(jpeg()[:len(jpeg()) // 2])
     # Pillow refuses it. OpenCV may give the half that it has.
@@ -140,24 +140,24 @@ def test_missing_file_is_an_error_of_its_own(tmp_path, skip, log):
     assert not log
 
 
-def test_picture_without_pixels(pictures, monkeypatch, log):
+def test_image_without_pixels(images, monkeypatch, log):
     # what some versions of OpenCV make of an empty file
     monkeypatch.setattr('mmcv.imfrombytes',
                         lambda *a, **k: np.zeros((0, 0, 3), np.uint8))
-    path = str(pictures[0][0])
+    path = str(images[0][0])
     assert LoadImageOrSkip()(dict(img_path=path)) is None
     assert path in log[0] and 'no pixels' in log[0]
     with pytest.raises(ValueError, match='no pixels'):
         LoadImageOrSkip(skip=False)(dict(img_path=path))
 
 
-def test_only_broken_pictures_end_in_an_error(pictures):
+def test_only_broken_images_end_in_an_error(images):
     with pytest.raises(Exception, match='Cannot find valid image'):
-        dataset(pictures[1], max_refetch=5)[0]
+        dataset(images[1], max_refetch=5)[0]
 
 
-def test_evaluation_does_not_lose_pictures(pictures):
-    broken = pictures[1]
+def test_evaluation_does_not_lose_images(images):
+    broken = images[1]
     with pytest.raises(ValueError, match=r'empty\.jpg'):
         dataset([broken[1]], test_mode=True, skip=False)[0]
     # even with skip, mmengine takes no None from a test pipeline
@@ -174,16 +174,16 @@ class TurboJPEG:
 
 
 @pytest.mark.parametrize('spawned', [False, True])
-def test_turbojpeg_is_started(spawned, pictures, monkeypatch):
-    """By mmcv 2.1 alone, its decoder is None and every picture fails."""
+def test_turbojpeg_is_started(spawned, images, monkeypatch):
+    """By mmcv 2.1 alone, its decoder is None and every image fails."""
     monkeypatch.setattr(mmcv.image.io, 'TurboJPEG', TurboJPEG)
     monkeypatch.setattr(mmcv.image.io, 'jpeg', None)
     load = LoadImageOrSkip(skip=False, imdecode_backend='turbojpeg')
     if spawned:  # a worker that was not forked has the transform, no decoder
         mmcv.image.io.jpeg = None
-    picture = load(dict(img_path=str(pictures[0][0])))['img']
-    plain = LoadImageOrSkip()(dict(img_path=str(pictures[0][0])))['img']
-    assert np.array_equal(picture, plain)
+    image = load(dict(img_path=str(images[0][0])))['img']
+    plain = LoadImageOrSkip()(dict(img_path=str(images[0][0])))['img']
+    assert np.array_equal(image, plain)
     assert mmcv.image.io.imread_backend == 'cv2'  # what all else uses
 
 

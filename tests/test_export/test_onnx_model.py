@@ -48,7 +48,7 @@ def test_classifier(make):
 def test_segmentor(make, labels):
     from mmseg.structures import SegDataSample
     model, twin = make('segmentor', labels)
-    # pictures were enlarged from this size; label maps cannot be reduced alike
+    # images were enlarged from this size; label maps cannot be reduced alike
     ori_shape = (64, 96) if labels else (50, 70)
     a, b = (
         net.test_step(dict(
@@ -67,26 +67,26 @@ def test_segmentor(make, labels):
 
 @pytest.mark.parametrize('name', ['retinanet', 'ssdlite'])
 def test_detector(make, name):
-    """Pictures of two sizes, boxes in pixels of the original ones."""
+    """Images of two sizes, boxes in pixels of the original ones."""
     from mmdet.structures import DetDataSample
     model, twin = make(name)
-    pictures = [noise(1, 64, 96)[0], noise(1, 96, 64)[0]]
+    images = [noise(1, 64, 96)[0], noise(1, 96, 64)[0]]
     results = []
     for net in (model, twin):
         results.append([
-            net.test_step(dict(inputs=[picture], data_samples=[
+            net.test_step(dict(inputs=[image], data_samples=[
                 DetDataSample(metainfo=dict(
-                    img_shape=tuple(picture.shape[1:]), ori_shape=(32, 32),
+                    img_shape=tuple(image.shape[1:]), ori_shape=(32, 32),
                     scale_factor=(2., 3.)))]))[0].pred_instances
-            for picture in pictures])
+            for image in images])
     for a, b in zip(*results):
         assert len(a) == len(b) > 2
         torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-3, atol=0.01)
         assert torch.equal(a.labels, b.labels)
-    batch = twin.test_step(dict(inputs=pictures, data_samples=[
+    batch = twin.test_step(dict(inputs=images, data_samples=[
         DetDataSample(metainfo=dict(scale_factor=(2., 3.)))
-        for _ in pictures]))
+        for _ in images]))
     for a, b in zip(batch, results[1]):
         assert torch.equal(a.pred_instances.bboxes, b.bboxes)
 

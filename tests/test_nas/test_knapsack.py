@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autonl_mm.nas.knapsack import BINS, most_valuable
+from autonl_mm.nas.knapsack import BINS, solve_knapsack
 
 
 @settings(max_examples=60, deadline=None)
@@ -30,7 +30,7 @@ def test_against_every_combination(seed, groups, width, middle):
     inside = [total(values, choice)
               for choice in itertools.product(*map(range, sizes))
               if low <= total(costs, choice) <= high]
-    found = most_valuable(values, costs, low, high)
+    found = solve_knapsack(values, costs, low, high)
     cost = total(costs, found)
     if inside:
         assert low <= cost <= high
@@ -50,4 +50,4 @@ def test_against_every_combination(seed, groups, width, middle):
 
 def test_nothing_to_choose():
     one = [np.array([3.0])]
-    assert most_valuable(one, one, 10, 11) == [0]
+    assert solve_knapsack(one, one, 10, 11) == [0]

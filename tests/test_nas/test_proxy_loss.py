@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Losses on a few pictures: the same each time, and without a trace."""
+"""Losses on a few images: the same each time, and without a trace."""
 import argparse
 import random
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autonl_mm.cli import launch
-from autonl_mm.nas.proxy_loss import Probe
+from autonl_mm.nas.proxy_loss import ProxyLoss
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_the_same_each_time_and_without_a_trace(runner):
     state = {k: v.clone() for k, v in model.state_dict().items()}
     iterator = iter(runner.train_dataloader)  # of the epoch under way
     before = random_states()
-    probe = Probe(runner, model.model, 16)
+    probe = ProxyLoss(runner, model.model, 16)
     losses = probe.losses(0, 4)
     assert len(probe.batches) == len(losses) == 4
     assert len(set(losses)) == 4
@@ -40,7 +40,7 @@ def test_the_same_each_time_and_without_a_trace(runner):
     assert probe.losses(0, 1) + probe.losses(1, 3) == losses[:3]
     assert probe.losses(3, 9) == losses[3:]
     assert probe.losses(4, 9) == []
-    assert Probe(runner, model.model, 13).losses(0, 9) == losses
+    assert ProxyLoss(runner, model.model, 13).losses(0, 9) == losses
     assert random_states() == before
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
@@ -50,7 +50,7 @@ def test_the_same_each_time_and_without_a_trace(runner):
 
 def test_sees_the_network_that_is_chosen(runner):
     supernet = runner.model.supernet
-    probe = Probe(runner, runner.model.model, 8)
+    probe = ProxyLoss(runner, runner.model.model, 8)
     whole = probe.losses(0, 2)
     choices = supernet.choices()
     cheapest = [tuple(0 for _ in c) for c in choices]
@@ -61,6 +61,6 @@ def test_sees_the_network_that_is_chosen(runner):
     assert probe.losses(0, 2) == whole
 
 
-def test_all_pictures_where_there_are_few(runner):
-    probe = Probe(runner, runner.model.model, 10_000)
+def test_all_images_where_there_are_few(runner):
+    probe = ProxyLoss(runner, runner.model.model, 10_000)
     assert len(probe.batches) == len(runner.train_dataloader)

@@ -86,7 +86,7 @@ def test_what_was_chosen_stays(tiny_search, scope):
     init_default_scope('mmpretrain')
     model = MODELS.build(cfg.model).train()
     supernet = model.supernet
-    hook = SearchHook(settle=0.75)
+    hook = SearchHook(freeze_at=0.75)
     runner = argparse.Namespace(
         model=model, iter=5, max_iters=6, seed=0, optim_wrapper=None)
     hook.before_run(runner)
@@ -189,24 +189,24 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
     assert any(k.endswith('distance') for k in moved)
     assert any(k.endswith('gain_sum') for k in moved)
     assert any(k.endswith('threshold') for k in moved)
-    # each saw half of the pictures
+    # each saw half of the images
     assert 'Epoch(train) [6][3/3]' in result.stdout
 
 
 def test_rate():
-    hook = SearchHook(warmup=0.4, settle=0.8, drop_rate=0.5, explore_rate=0.1)
+    hook = SearchHook(warmup=0.4, settle=0.8, warmup_sample_rate=0.5, sample_rate=0.1)
     assert [hook.rate(p) for p in (0, 0.2, 0.4, 0.79, 0.8, 1)] == (
         pytest.approx([0.5, 0.3, 0.1, 0.1, 0, 0]))
-    assert SearchHook(warmup=0, explore_rate=0).rate(0) == 0
+    assert SearchHook(warmup=0, sample_rate=0).rate(0) == 0
 
 
 @pytest.mark.parametrize('kwargs, words', [
     (dict(warmup=0.9, settle=0.8), ['warmup is 0.9', 'settle is 0.8']),
     (dict(warmup=-0.1), ['warmup is -0.1']),
-    (dict(drop_rate=1.0), ['drop_rate is 1.0']),
-    (dict(explore_rate=-1), ['explore_rate is -1']),
+    (dict(warmup_sample_rate=1.0), ['warmup_sample_rate is 1.0']),
+    (dict(sample_rate=-1), ['sample_rate is -1']),
     (dict(candidates=-1), ['candidates is -1']),
-    (dict(pictures=0), ['pictures is 0']),
+    (dict(images=0), ['images is 0']),
 ])
 def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError) as error:

@@ -215,7 +215,7 @@ def test_networks_are_drawn_around_a_cost(share):
     supernet = build(num_classes=10)
     low, high = supernet.cost_range()
     cost = share and low + share * (high - low)
-    supernet.draw_around(cost)
+    supernet.sample_around(cost)
     generator = torch.Generator().manual_seed(0)
     costs = [
         count_macs(supernet.space.arch(supernet.draw(generator)), 32,
@@ -294,7 +294,7 @@ def test_any_target_of_the_space_is_reached(name, share, seed, start):
                 gate.threshold.data.fill_(-1 if start == 'on' else 3)
     low, high = supernet.cost_range()
     target = low * (high / low)**share
-    reached = supernet.move_into(0.98 * target, 1.02 * target)
+    reached = supernet.fit_budget(0.98 * target, 1.02 * target)
     assert reached == pytest.approx(supernet.cost().item(), rel=1e-9)
     assert abs(reached / target - 1) <= 0.05
 
@@ -318,13 +318,13 @@ def test_without_gains_the_margins_decide():
     with torch.no_grad():
         gate.threshold.fill_(0.99)
     before = supernet.cost().item()
-    supernet.move_into(0, before * 0.999)
+    supernet.fit_budget(0, before * 0.999)
     assert gate.threshold.item() == pytest.approx(1.05)
     assert supernet.layers[3][1].spec.kernel_size == 5
     assert supernet.cost().item() < before
     # inside of the interval nothing moves
     thresholds = [t.tolist() for t in supernet.thresholds()]
-    supernet.move_into(0, before)
+    supernet.fit_budget(0, before)
     assert thresholds == [t.tolist() for t in supernet.thresholds()]
 
 
@@ -366,12 +366,12 @@ def test_the_network_of_the_most_gain_is_chosen(seed):
             t[c].item() for t, c in zip(supernet._tables, choices))
         if 0.9 * middle <= cost <= 1.1 * middle:
             best = max(best, gain(choices))
-    cost = supernet.move_into(0.9 * middle, 1.1 * middle)
+    cost = supernet.fit_budget(0.9 * middle, 1.1 * middle)
     assert 0.9 * middle <= cost <= 1.1 * middle
     assert gain(supernet.choices()) == pytest.approx(best, abs=1e-5)
     # a second time nothing moves
     thresholds = [t.tolist() for t in supernet.thresholds()]
-    supernet.move_into(0.9 * middle, 1.1 * middle)
+    supernet.fit_budget(0.9 * middle, 1.1 * middle)
     assert thresholds == [t.tolist() for t in supernet.thresholds()]
 
 

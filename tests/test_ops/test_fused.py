@@ -82,7 +82,7 @@ def test_views_and_weights_of_any_layout():
         torch.testing.assert_close(got, want.float(), rtol=1e-5, atol=1e-5)
 
 
-def test_no_pictures():
+def test_no_images():
     x = torch.zeros(0, 8, 5, 5)
     got = ops.fused_light_nl(x, torch.zeros(8, 1, 3, 3), torch.zeros(8), 2)
     assert got.shape == x.shape
@@ -179,7 +179,7 @@ def test_mbconv_is_the_formula(data):
         order=data.draw(st.sampled_from(['auto', 'channel', 'spatial'])))
     arguments.update(identity=identity, activation=data.draw(
         st.sampled_from(['silu', 'hardswish'])))
-    ops.lay_out(*data.draw(st.sampled_from([
+    ops.pack_weights(*data.draw(st.sampled_from([
         [], [arguments[name] for name in ('expand', 'depthwise', 'gate',
                                           'project')]])))
     x = torch.randn(n, c, h, w)
@@ -252,7 +252,7 @@ def test_squeeze_excite_of_nan():
     assert got[0].isfinite().all() and got[1].isnan().all()
 
 
-def test_mbconv_without_pictures():
+def test_mbconv_without_images():
     got = ops.fused_mbconv(torch.zeros(0, 8, 5, 5), **block(stride=2))
     assert got.shape == (0, 8, 3, 3)
 

@@ -372,11 +372,11 @@ def test_two_commands(release, files, capsys):
     val = files / 'imagenet/val'
     for i in range(1000):
         (val / f'n{i:08}').mkdir(parents=True)
-    pictures = []
+    images = []
     for label in (3, 500, 999):
         img = rng.integers(0, 256, (50, 70, 3), np.uint8)
         cv2.imwrite(str(val / f'n{label:08}/x.png'), img)
-        pictures.append((label, img[..., ::-1]))
+        images.append((label, img[..., ::-1]))
     cfg = ROOT / f'configs/mmpretrain/autonl-s_3rdparty-{release}_in1k.py'
     assert Config.fromfile(cfg).model.backbone.arch == 's'
     run_tool('tools/test.py', cfg, dst, '--work-dir', files / 'work', '--out',
@@ -392,7 +392,7 @@ def test_two_commands(release, files, capsys):
     # the release's network on the release's crops
     weights = reference.Weights(known=known(release))
     crop = dict(tf=tf_reference, torch=torch_reference)[release]
-    for (label, img), got in zip(pictures, predictions):
+    for (label, img), got in zip(images, predictions):
         logits = getattr(reference, f'{release}_release')(
             normalize(crop(img))[None], ROWS, weights, 32, 1000)[0]
         expected = np.exp(logits - logits.max())

@@ -68,7 +68,7 @@ def test_without_a_compiler(run, monkeypatch):
 
 
 def test_fused_form(tiny_arch):
-    x = tool.picture(2, 32, 32, 'cpu')
+    x = tool.image(2, 32, 32, 'cpu')
     torch.manual_seed(1)
     want = tool.inference(str(tiny_arch), x)()
     torch.manual_seed(1)
@@ -91,7 +91,7 @@ def test_the_networks_are_what_they_are_called(tiny_arch):
     acts = {type(m) for m in hswish.modules()}
     assert nn.Hardswish in acts and nn.SiLU not in acts
     net = tool.build_network(str(tiny_arch))
-    x = tool.picture(2, 32, 32, 'cpu')
+    x = tool.image(2, 32, 32, 'cpu')
     assert net(x).shape == (2, 1000)
     # LightNL does something
     layer = next(m for m in net.modules() if isinstance(m, LightNL))
@@ -219,7 +219,7 @@ def test_onnx_session(tiny_arch):
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
     torch.manual_seed(0)
-    x = tool.picture(2, 32, 32, 'cpu')
+    x = tool.image(2, 32, 32, 'cpu')
     torch.manual_seed(1)
     want = tool.inference(str(tiny_arch), x)()
     torch.manual_seed(1)

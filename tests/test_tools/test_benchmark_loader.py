@@ -16,24 +16,24 @@ def tool():
     return SimpleNamespace(**runpy.run_path(str(ROOT / TOOL)))
 
 
-def test_a_row_a_decoder(picture_folder, tmp_path):
+def test_a_row_a_decoder(image_folder, tmp_path):
     out = tmp_path / 'loader.json'
     printed = run_tool(
         TOOL, CONFIG, '--decoders', 'cv2', 'pillow', '--workers', '0', '1',
-        '--rounds', '2', '--pictures', '20', '--out', out, '--cfg-options',
-        f'train_dataloader.dataset.data_root={picture_folder}',
+        '--rounds', '2', '--num-samples', '20', '--out', out, '--cfg-options',
+        f'train_dataloader.dataset.data_root={image_folder}',
         'train_dataloader.dataset.metainfo.classes=[a,b]',
         'train_dataloader.batch_size=4').stdout
     assert '| decoder | one core | 1 workers |' in printed
     record = json.loads(out.read_text())
-    rates = {(r['decoder'], r['workers']): r['pictures_per_second']
+    rates = {(r['decoder'], r['workers']): r['images_per_second']
              for r in record['rates']}
     assert list(rates) == [('cv2', 0), ('cv2', 1), ('pillow', 0), ('pillow', 1)]
     assert all(len(r) == 2 and min(r) > 0 for r in rates.values())
     assert record['batch_size'] == 4
 
 
-def test_all_that_decodes_pictures_is_set(tool):
+def test_all_that_decodes_images_is_set(tool):
     inner = [dict(type='LoadImageFromFile', to_float32=True),
              dict(type='LoadAnnotations', imdecode_backend='pillow')]
     node = ConfigDict(
@@ -47,9 +47,9 @@ def test_all_that_decodes_pictures_is_set(tool):
     assert node.pipeline[0].imdecode_backend == 'turbojpeg'
 
 
-def test_a_pass_takes_the_pictures_given(tool):
+def test_a_pass_takes_the_images_given(tool):
 
-    class Pictures:
+    class Images:
 
         def __len__(self):
             return 10
@@ -62,7 +62,7 @@ def test_a_pass_takes_the_pictures_given(tool):
     config = dict(batch_size=2, sampler=dict(type='DefaultSampler'),
                   collate_fn=dict(type='default_collate'), num_workers=8,
                   persistent_workers=True)
-    run = tool.make_pass(config, Pictures(), [7, 1, 4], 0)
+    run = tool.make_pass(config, Images(), [7, 1, 4], 0)
     run()
     run()
     assert seen == [7, 1, 4] * 2
@@ -70,7 +70,7 @@ def test_a_pass_takes_the_pictures_given(tool):
 
 @pytest.mark.parametrize('args, words', [
     ([], r"data_root: 'data/imagenet'.*--cfg-options"),
-    (['--rounds', '0'], 'expected pictures and rounds')])
+    (['--rounds', '0'], 'expected images and rounds')])
 def test_bad_settings(args, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('sys.argv', [TOOL, str(ROOT / CONFIG), *args])

@@ -9,7 +9,7 @@ from PIL import Image
 SCRIPT = ROOT / 'tools/dataset_converters/cifar10_to_folder.py'
 
 
-class Pictures(list):
+class Images(list):
     classes = ('cat', 'dog')
 
 
@@ -24,11 +24,11 @@ def tool():
 def test_write_folder(tool, tmp_path):
     rng = np.random.default_rng(0)
     arrays = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    pictures = Pictures(
+    images = Images(
         (Image.fromarray(a), i % 2) for i, a in enumerate(arrays))
-    assert tool.write_folder(pictures, tmp_path / 'train') == 5
+    assert tool.write_folder(images, tmp_path / 'train') == 5
     for i, array in enumerate(arrays):
         path = tmp_path / 'train' / ('cat', 'dog')[i % 2] / f'{i:05d}.png'
         assert np.array_equal(np.array(Image.open(path)), array)
     with pytest.raises(FileExistsError):
-        tool.write_folder(pictures, tmp_path / 'train')
+        tool.write_folder(images, tmp_path / 'train')

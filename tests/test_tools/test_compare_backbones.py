@@ -37,8 +37,8 @@ def test_table_json_and_plot(tmp_path):
     assert lines[2].startswith('| AutoNL-S | ')
     assert '| 76.5 | Li et al. 2020' in lines[2]
     assert lines[4].endswith('| - | - |')
-    picture = cv2.imread(str(plot))
-    assert picture.std() > 5
+    image = cv2.imread(str(plot))
+    assert image.std() > 5
 
 
 def test_every_network_has_a_config_and_a_source():

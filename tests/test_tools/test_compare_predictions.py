@@ -19,11 +19,11 @@ def classified(*predicted):
             for i, label in enumerate(predicted)]
 
 
-def test_half_precision(picture_folder, tiny_arch, tmp_path, scope):
+def test_half_precision(image_folder, tiny_arch, tmp_path, scope):
     cfg = Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py')
     cfg.model.backbone.update(arch=str(tiny_arch), out_indices=(-1, ))
     cfg.model.head.update(in_channels=64, num_classes=2)
-    cfg.test_dataloader.dataset.data_root = str(picture_folder)
+    cfg.test_dataloader.dataset.data_root = str(image_folder)
     path = tmp_path / 'config.py'
     cfg.dump(path)
     init_default_scope(cfg.default_scope)

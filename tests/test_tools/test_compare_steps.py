@@ -59,13 +59,13 @@ def test_costs(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def small_config(picture_folder, tmp_path_factory):
+def small_config(image_folder, tmp_path_factory):
     cfg = Config.fromfile(CONFIG)
     cfg.steps = {k: cfg.steps[k] for k in ('none', 'spatial_compaction')}
     cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = 2
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.batch_size = 8
-        loader.dataset.update(data_root=str(picture_folder), holdout=8)
+        loader.dataset.update(data_root=str(image_folder), holdout=8)
     cfg.train_dataloader.dataset.indices = 16
     path = tmp_path_factory.mktemp('steps') / 'steps.py'
     cfg.dump(path)

@@ -22,7 +22,7 @@ def test_sheet(tmp_path):
     assert values == [40, 120, 160]
     assert sheet[30, 5, 0] == sheet[60, 60, 0] == 255
 
-    # two folders: a row a picture
+    # two folders: a row an image
     other = tmp_path / 'other'
     other.mkdir()
     for i in range(4):

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Every COCO config trains an epoch, evaluates and resumes, at a small size.
 
-On the demo's scenes under names of COCO's classes, or on the pictures in COCO's
+On the demo's scenes under names of COCO's classes, or on the images in COCO's
 layout that the environment variable AUTONL_COCO names. Takes a minute or
 two a config::
 
@@ -57,7 +57,7 @@ def shrink(node, size):
 
 
 def small(path, coco, folder, epochs):
-    """Write the config for an epoch or two on few small pictures."""
+    """Write the config for an epoch or two on few small images."""
     cfg = Config.fromfile(path)
     for name in ('train', 'val', 'test'):
         loader = cfg[f'{name}_dataloader']

@@ -73,9 +73,9 @@ def rows(text):
 def test_every_task_at_any_size(name, options, output, files, monkeypatch,
                                 capfd):
     config, weights, model = files(name)
-    pictures = noise(9, 96, 96)
-    monkeypatch.setattr(tool, 'check_pictures',
-                        lambda *args: (list(pictures), 'squares'))
+    images = noise(9, 96, 96)
+    monkeypatch.setattr(tool, 'check_images',
+                        lambda *args: (list(images), 'squares'))
     call_main(monkeypatch, tool, config, weights, '--shape', 64, 96, '--dynamic',
               'batch', 'size', '--rounds', 1, *options)
     out, err = capfd.readouterr()
@@ -116,15 +116,15 @@ def test_fixed_size_and_batch(files, monkeypatch, capsys, tmp_path):
     call_main(monkeypatch, tool, config, weights, '--shape', 64, '--batch-size', 2,
               '--rounds', 1, '--out', tmp_path / 'two.onnx')
     out = capsys.readouterr().out
-    assert 'pictures (2, 3, 64, 64)' in out and 'on noise' in out
+    assert 'images (2, 3, 64, 64)' in out and 'on noise' in out
     assert [row[0] for row in rows(out)] == ['2x3x64x64']
     session = OnnxSession(tmp_path / 'two.onnx')
     # any number, in parts of two
-    pictures = noise(5, 64, 64)
-    logits, = session(pictures)
-    expected, = export.make_graph(model).reference(model, pictures)
+    images = noise(5, 64, 64)
+    logits, = session(images)
+    expected, = export.make_graph(model).reference(model, images)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match='takes pictures of 64x64'):
+    with pytest.raises(ValueError, match='takes images of 64x64'):
         session(noise(1, 64, 96))
     assert 'Sigmoid' in export.operators(onnx.load(tmp_path / 'two.onnx'))
 
@@ -157,11 +157,11 @@ def test_nothing_detected_is_no_check(files, monkeypatch, tmp_path):
     assert not list(tmp_path.glob('*.onnx*'))
 
 
-def test_pictures_of_a_folder(files, monkeypatch, picture_folder, capsys):
+def test_images_of_a_folder(files, monkeypatch, image_folder, capsys):
     config, weights, _ = files('classifier')
     call_main(monkeypatch, tool, config, weights, '--shape', 64, '--rounds', 1,
-              '--images', picture_folder)
-    assert f'on {picture_folder}:' in capsys.readouterr().out
+              '--images', image_folder)
+    assert f'on {image_folder}:' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('module', ['onnx', 'onnxruntime'])
@@ -176,7 +176,7 @@ def test_missing_libraries(module, files, monkeypatch):
     (['--labels'], 'label maps are for segmentors'),
     (['--batch-size', 0], '--batch-size is 0'),
     (['--out', 'nowhere/x.onnx'], "folder 'nowhere' does not exist"),
-    (['--images', 'nowhere'], "'nowhere' has no picture"),
+    (['--images', 'nowhere'], "'nowhere' has no image"),
     (['--shape', 64, 64, 64], 'expected a positive height and width'),
     (['--cfg-options', 'model.head.num_classes=3'], 'size mismatch'),
     (['--opset', 3], 'torch.onnx cannot export'),

@@ -16,7 +16,7 @@ SPEC.loader.exec_module(get_flops)
 
 def count(path, shape=None):
     cfg = Config.fromfile(ROOT / 'configs' / path)
-    shape = shape or configs.picture_size(cfg)
+    shape = shape or configs.input_size(cfg)
     model = configs.build_model(cfg)
     inputs, samples = get_flops.make_inputs(model, shape, cfg.default_scope)
     return model, inputs, get_flops.count_parts(model, inputs, samples)

@@ -49,15 +49,15 @@ def test_browse(config, task, demo_data, tmp_path, monkeypatch, scope, capsys):
                '--cfg-options',
                f'train_dataloader.dataset.data_root={demo_data / task}/',
                monkeypatch=monkeypatch)
-    assert '2 of 2 pictures' in capsys.readouterr().out
-    pictures = [cv2.imread(str(p)) for p in (tmp_path / 'out').iterdir()]
-    assert len(pictures) == 2
-    for picture in pictures:
-        assert picture.std() > 0
+    assert '2 of 2 images' in capsys.readouterr().out
+    images = [cv2.imread(str(p)) for p in (tmp_path / 'out').iterdir()]
+    assert len(images) == 2
+    for image in images:
+        assert image.std() > 0
 
 
 def test_browse_masks(demo_data, tmp_path, monkeypatch, scope):
-    """Of the pictures of Mask R-CNN, boxes and masks."""
+    """Of the images of Mask R-CNN, boxes and masks."""
     root = demo_data / 'det'
     names = [f'digit_{i}' for i in range(10)]
     run_script(ROOT / 'tools/analysis_tools/browse_dataset.py',

@@ -66,9 +66,9 @@ def test_layout(demo):
     for path in demo.rglob('*.*g'):
         side = 64 if 'cls' in path.parts else 160
         channels = () if 'gtFine' in path.parts else (3, )
-        picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        assert picture.shape == (side, side) + channels
-        assert picture.dtype == np.uint8
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert image.shape == (side, side) + channels
+        assert image.dtype == np.uint8
 
 
 def test_determinism(demo, tmp_path):
@@ -81,7 +81,7 @@ def test_determinism(demo, tmp_path):
     assert not [name for name in first if first[name] == other[name]]
 
 
-def test_counts_do_not_change_earlier_pictures(demo, tmp_path):
+def test_counts_do_not_change_earlier_images(demo, tmp_path):
     run(tmp_path, '--cls-train=12', '--det-val=6', '--seg-train=3')
     first, other = contents(demo), contents(tmp_path)
     shared = [n for n in set(first) & set(other) if n.endswith('g')]
@@ -148,16 +148,16 @@ def test_coco(demo, split):
     assert 0 not in coco.anns
 
     scans = tool.load_scans()[split]
-    for image in coco.dataset['images']:
-        path = demo / 'det' / split / image['file_name']
-        picture = cv2.imread(str(path))
-        assert picture.shape == (image['height'], image['width'], 3)
+    for entry in coco.dataset['images']:
+        path = demo / 'det' / split / entry['file_name']
+        image = cv2.imread(str(path))
+        assert image.shape == (entry['height'], entry['width'], 3)
 
-        # draw the picture again, to know the pixels of its digits
-        key = [0, 1, tool.SPLITS.index(split), image['id'] - 1]
+        # draw the image again, to know the pixels of its digits
+        key = [0, 1, tool.SPLITS.index(split), entry['id'] - 1]
         again, digits = tool.draw_scene(
             np.random.default_rng(key), scans, 160)
-        assert np.abs(picture[..., ::-1].astype(int) - again).mean() < 8
+        assert np.abs(image[..., ::-1].astype(int) - again).mean() < 8
 
         annotations = coco.loadAnns(coco.getAnnIds(imgIds=image['id']))
         assert 1 <= len(annotations) == len(digits) <= 5
@@ -217,9 +217,9 @@ def test_digits_stand_out():
     """Every digit differs in luminance from all of the background."""
     scans = tool.load_scans()['train']
     for seed in range(30):
-        picture, digits = tool.draw_scene(
+        image, digits = tool.draw_scene(
             np.random.default_rng(seed), scans, 160)
-        luminance = picture @ tool.LUMA
+        luminance = image @ tool.LUMA
         background = np.ones((160, 160), bool)
         for digit in digits:
             background[digit.window] = False
@@ -284,16 +284,16 @@ def test_never_replaces_what_others_made(tmp_path, meta):
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
 def test_interruption_leaves_no_half_set(name, error, tmp_path, monkeypatch):
     make = getattr(tool, f'make_{name}')
-    write_picture = tool.write_picture
+    write_image = tool.write_image
     written = []
 
-    def fail_at_seventh(path, picture):
+    def fail_at_seventh(path, image):
         written.append(path)
         if len(written) == 7:
             raise error
-        write_picture(path, picture)
+        write_image(path, image)
 
-    monkeypatch.setattr(tool, 'write_picture', fail_at_seventh)
+    monkeypatch.setattr(tool, 'write_image', fail_at_seventh)
     with pytest.raises(error):
         make(tmp_path, 10, 4)
     assert not list(tmp_path.iterdir())

@@ -6,18 +6,18 @@ from conftest import run_tool
 TOOL = 'tools/analysis_tools/plot_arch.py'
 
 
-def check_picture(path, height):
-    """The file is a picture for a README, not blank, of about a height."""
-    picture = cv2.imread(str(path))
-    assert abs(picture.shape[0] - height) < 100
-    assert 600 < picture.shape[1] < 1500
-    assert picture.std() > 10
+def check_image(path, height):
+    """The file is an image for a README, not blank, of about a height."""
+    image = cv2.imread(str(path))
+    assert abs(image.shape[0] - height) < 100
+    assert 600 < image.shape[1] < 1500
+    assert image.std() > 10
 
 
 def test_named(tmp_path):
     out = tmp_path / 'new_folder/plot.png'
     result = run_tool(TOOL, 's', 'l', '--out', out)
-    check_picture(out, 700)
+    check_image(out, 700)
     assert 'AutoNL-S: 18 blocks, 267 M MACs' in result.stdout
     assert 'AutoNL-L: 21 blocks, 353 M MACs' in result.stdout
 
@@ -26,7 +26,7 @@ def test_file(tiny_arch, tmp_path):
     out = tmp_path / 'plot.png'
     result = run_tool(TOOL, tiny_arch, '--input-shape', 32, 32,
                       '--num-classes', 10, '--out', out)
-    check_picture(out, 360)
+    check_image(out, 360)
     assert 'tiny_arch: 4 blocks' in result.stdout
     assert '10 classes' in result.stdout
 

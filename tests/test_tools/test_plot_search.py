@@ -53,12 +53,12 @@ def write_scalars(work_dir):
     (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, records)))
 
 
-def check_picture(path):
-    """The file is a picture for a README and not blank."""
-    picture = cv2.imread(str(path))
-    assert 700 < picture.shape[0] < 1000
-    assert 1200 < picture.shape[1] < 1500
-    assert picture.std() > 10
+def check_image(path):
+    """The file is an image for a README and not blank."""
+    image = cv2.imread(str(path))
+    assert 700 < image.shape[0] < 1000
+    assert 1200 < image.shape[1] < 1500
+    assert image.std() > 10
 
 
 @pytest.mark.parametrize('epochs, scalars', [(1, False), (12, True)])
@@ -69,7 +69,7 @@ def test_draws(epochs, scalars, tmp_path):
         write_scalars(tmp_path)
     out = run_tool(TOOL, tmp_path).stdout
     assert out.strip() == str(tmp_path / 'search.png')
-    check_picture(tmp_path / 'search.png')
+    check_image(tmp_path / 'search.png')
 
 
 def test_few_decisions_and_no_target(tmp_path):
@@ -77,7 +77,7 @@ def test_few_decisions_and_no_target(tmp_path):
     write_epoch(tmp_path, 1, ('kernel_size', ), 'ms', None)
     out = tmp_path / 'plots/plot.png'
     run_tool(TOOL, tmp_path, '--out', out)
-    check_picture(out)
+    check_image(out)
 
 
 def no_gates(work_dir):

@@ -17,7 +17,7 @@ publish = load_tool('publish_model')
 
 
 @pytest.fixture(scope='module')
-def trained(picture_folder, tiny_search, tmp_path_factory):
+def trained(image_folder, tiny_search, tmp_path_factory):
     """Checkpoint of a training with averages, its config, its accuracy."""
     work_dir = tmp_path_factory.mktemp('published')
     config = tiny_search.parent / 'retrain.py'

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from autonl_mm.cli import configs
 from autonl_mm.export import export, onnx_file, quantize
-from autonl_mm.export.images import config_pictures
+from autonl_mm.export.images import config_images
 from autonl_mm.export.onnx_file import OnnxSession
 
 
@@ -30,8 +30,8 @@ test_tool = load('tools/test.py')
 
 
 @pytest.fixture
-def exported(tmp_path, picture_folder, scope):
-    """Config and ONNX file of a tiny classifier of dark and bright pictures."""
+def exported(tmp_path, image_folder, scope):
+    """Config and ONNX file of a tiny classifier of dark and bright images."""
     cfg = Config.fromfile(ROOT / 'configs/mmpretrain/autonl-s_2xb128_cifar10.py')
     cfg.model.backbone.update(arch=TINY_ARCH.splitlines(), out_indices=(4, ))
     cfg.model.head.update(in_channels=64, num_classes=2)
@@ -39,11 +39,11 @@ def exported(tmp_path, picture_folder, scope):
     for loader in (cfg.train_dataloader, cfg.val_dataloader,
                    cfg.test_dataloader):
         loader.update(batch_size=4, num_workers=0, persistent_workers=False)
-        loader.dataset.update(data_root=str(picture_folder), holdout=8)
+        loader.dataset.update(data_root=str(image_folder), holdout=8)
     torch.manual_seed(0)
     model = configs.build_model(cfg)
-    pictures = torch.stack(config_pictures(cfg, 'train_dataloader', 24))
-    inputs = model.data_preprocessor(dict(inputs=pictures))['inputs']
+    images = torch.stack(config_images(cfg, 'train_dataloader', 24))
+    inputs = model.data_preprocessor(dict(inputs=images))['inputs']
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
@@ -53,7 +53,7 @@ def exported(tmp_path, picture_folder, scope):
         model.eval()
         # what tells the classes apart, in place of training
         feats, = model.extract_feat(inputs)
-        bright = pictures.mean((1, 2, 3)) > 120
+        bright = images.mean((1, 2, 3)) > 120
         axis = feats[bright].mean(0) - feats[~bright].mean(0)
         model.head.fc.weight.copy_(torch.stack([-axis, axis]))
         middle = (feats[bright].mean(0) + feats[~bright].mean(0)) / 2
@@ -67,7 +67,7 @@ def exported(tmp_path, picture_folder, scope):
 
 def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
     file, config = exported
-    call_main(monkeypatch, tool, file, config, '--pictures', 16, '--rounds', 1,
+    call_main(monkeypatch, tool, file, config, '--num-samples', 16, '--rounds', 1,
               '--work-dir', tmp_path / 'work')
     out = capsys.readouterr().out
     values = re.findall(
@@ -75,7 +75,7 @@ def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
         r'accuracy/top1 ([\d.]+) \|$', out, re.M)
     assert [name for name, _ in values] == ['net.onnx', 'net-int8.onnx']
     assert all(float(value) >= 90 for _, value in values)
-    assert 'calibrated (minmax) on 16 training pictures, 0 outliers' in out
+    assert 'calibrated (minmax) on 16 training images, 0 outliers' in out
     # the config of the model's own training is not written over
     assert not list((tmp_path / 'work').glob('*.py'))
     assert (tmp_path / 'work' / 'net-int8' / 'config.py').exists()
@@ -101,12 +101,12 @@ def test_all_of_light_nl(exported, scope):
     """--exclude without a word leaves nothing out."""
     file, config = exported
     cfg = Config.fromfile(config)
-    pictures = config_pictures(cfg, 'train_dataloader', 4)
-    content = quantize.quantize(str(file), pictures, exclude=())
+    images = config_images(cfg, 'train_dataloader', 4)
+    content = quantize.quantize(str(file), images, exclude=())
     count = OnnxSession(content).info['quantised']
-    part = quantize.quantize(str(file), pictures, exclude=('light_nl', '/se/'))
+    part = quantize.quantize(str(file), images, exclude=('light_nl', '/se/'))
     assert OnnxSession(part).info['quantised'] < count
-    logits = [OnnxSession(x)(torch.stack(pictures))[0]
+    logits = [OnnxSession(x)(torch.stack(images))[0]
               for x in (str(file), content, part)]
     for other in logits[1:]:
         assert not torch.equal(other, logits[0])
@@ -114,7 +114,7 @@ def test_all_of_light_nl(exported, scope):
 
 
 @pytest.mark.parametrize('arguments, words', [
-    (['--pictures', 0], 'expected at least 1'),
+    (['--num-samples', 0], 'expected at least 1'),
     (['--exclude', '.'], 'nothing is left to quantise'),
     (['--cfg-options', 'train_dataloader.dataset.data_root=no'],
      "'no' does not exist"),
@@ -127,20 +127,20 @@ def test_bad_input(arguments, words, exported, monkeypatch, tmp_path):
 
 def test_quantised_already(exported, monkeypatch):
     file, config = exported
-    pictures = config_pictures(Config.fromfile(config), 'train_dataloader', 1)
-    onnx_file.write(file, quantize.quantize(str(file), pictures))
+    images = config_images(Config.fromfile(config), 'train_dataloader', 1)
+    onnx_file.write(file, quantize.quantize(str(file), images))
     assert 'quantised already' in main_error(
         monkeypatch, tool, file, config, '--no-eval')
 
 
-def test_fewer_pictures_than_the_file_takes(exported):
+def test_fewer_images_than_the_file_takes(exported):
     file, config = exported
     cfg = Config.fromfile(config)
     graph = export.make_graph(configs.build_model(cfg), ())
     onnx_file.write(file, export.to_onnx(graph, (2, 3, 64, 64), ()))
-    pictures = config_pictures(cfg, 'train_dataloader', 1)
-    with pytest.raises(ValueError, match=r'1 pictures .* at least 2'):
-        quantize.quantize(str(file), pictures)
+    images = config_images(cfg, 'train_dataloader', 1)
+    with pytest.raises(ValueError, match=r'1 images .* at least 2'):
+        quantize.quantize(str(file), images)
 
 
 def test_missing_onnxruntime(exported, monkeypatch):
@@ -163,17 +163,17 @@ def test_outliers_are_no_measure(batch):
     class Session:
         outputs = ('logits', )
 
-        def __call__(self, pictures):
-            assert len(pictures) <= (batch or 1)
-            return [pictures.mean((2, 3))]
+        def __call__(self, images):
+            assert len(images) <= (batch or 1)
+            return [images.mean((2, 3))]
 
     Session.batch = batch
-    pictures = [torch.full((3, 4, 4), v)
+    images = [torch.full((3, 4, 4), v)
                 for v in (1., 2., 3., 29., 31., 1e12, float('nan'),
                         float('inf'), 2., 1.)]
-    kept = quantize.without_outliers(Session(), pictures)
+    kept = quantize.without_outliers(Session(), images)
     assert [p[0, 0, 0].item() for p in kept] == [1, 2, 3, 2, 1]
-    with pytest.raises(ValueError, match='all 2 pictures are NaN or infinite'):
-        quantize.without_outliers(Session(), pictures[6:8])
+    with pytest.raises(ValueError, match='all 2 images are NaN or infinite'):
+        quantize.without_outliers(Session(), images[6:8])
     Session.outputs = ('labels', )
-    assert quantize.without_outliers(Session(), pictures) is pictures
+    assert quantize.without_outliers(Session(), images) is images

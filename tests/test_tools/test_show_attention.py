@@ -20,7 +20,7 @@ spec.loader.exec_module(tool)
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """A picture, bright at the left, and a checkpoint."""
+    """An image, bright at the left, and a checkpoint."""
     folder = tmp_path_factory.mktemp('attention')
     image = np.zeros((96, 160, 3), np.uint8)
     image[:, :80] = (40, 120, 230)
@@ -91,10 +91,10 @@ def test_bad_input(files, tmp_path):
         ([image, CONFIG, checkpoint, '--layer', 'backbone.layers.2', *points],
          'backbone.layers.7.0.light_nl'),
         ([image, CONFIG, checkpoint, *layer, '--points', '400,1'],
-         'outside of the picture of width 160'),
+         'outside of the image of width 160'),
         (['nowhere.png', CONFIG, checkpoint, *layer, *points],
          "'nowhere.png' does not exist"),
-        ([CONFIG, CONFIG, checkpoint, *layer, *points], 'is no picture'),
+        ([CONFIG, CONFIG, checkpoint, *layer, *points], 'is no image'),
     ):
         result = run_tool(SCRIPT, *arguments, check=False)
         assert result.returncode and words in result.stdout

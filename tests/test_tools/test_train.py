@@ -14,7 +14,7 @@ CONFIG = ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py'
 
 
 @pytest.fixture
-def options(picture_folder, tiny_arch):
+def options(image_folder, tiny_arch):
     """--cfg-options for a run of seconds."""
     return [
         '--cfg-options', f'model.backbone.arch={tiny_arch}',
@@ -25,9 +25,9 @@ def options(picture_folder, tiny_arch):
         'train_dataloader.persistent_workers=False',
         'val_dataloader.persistent_workers=False',
         'test_dataloader.persistent_workers=False',
-        f'train_dataloader.dataset.data_root={picture_folder}',
-        f'val_dataloader.dataset.data_root={picture_folder}',
-        f'test_dataloader.dataset.data_root={picture_folder}',
+        f'train_dataloader.dataset.data_root={image_folder}',
+        f'val_dataloader.dataset.data_root={image_folder}',
+        f'test_dataloader.dataset.data_root={image_folder}',
         'train_dataloader.dataset.pipeline.1.crop_size=32',
         'train_cfg.max_epochs=2', 'param_scheduler.total_steps=2',
         'default_hooks.logger.interval=1'
@@ -132,7 +132,7 @@ def test_load_from_and_pretrained(options, tmp_path):
 
 
 def test_two_processes_train_like_one(options, tmp_path):
-    """Same pictures a step, so the same network; BN keeps its statistics."""
+    """Same images a step, so the same network; BN keeps its statistics."""
     same = [
         *options, 'model.backbone.norm_eval=True', 'model.neck.dropout=0.',
         'train_dataloader.dataset.pipeline.1.padding=0',
@@ -207,16 +207,16 @@ def test_empty_data_folder(options, tmp_path):
     assert 'Epoch(train)' not in failed.stdout
 
 
-def test_corrupt_picture_among_good_ones(options, picture_folder, tmp_path):
+def test_corrupt_image_among_good_ones(options, image_folder, tmp_path):
     data = tmp_path / 'data'
-    shutil.copytree(picture_folder, data)
+    shutil.copytree(image_folder, data)
     bad = data / 'train/a/0.jpg'
-    bad.write_bytes(b'no picture')
+    bad.write_bytes(b'no image')
     options = [o.replace('max_epochs=2', 'max_epochs=1') for o in options]
     log = run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'run',
                    *options,
                    f'train_dataloader.dataset.data_root={data}').stdout
-    assert f'skipped: {bad} is not a readable picture' in log
+    assert f'skipped: {bad} is not a readable image' in log
     assert (tmp_path / 'run/epoch_1.pth').exists()
 
     (data / 'val/b/3.jpg').write_bytes(b'')
@@ -224,7 +224,7 @@ def test_corrupt_picture_among_good_ones(options, picture_folder, tmp_path):
                       tmp_path / 'run2', *options,
                       f'val_dataloader.dataset.data_root={data}', check=False)
     assert failed.returncode != 0
-    assert f'{data}/val/b/3.jpg is not a readable picture' in failed.stdout
+    assert f'{data}/val/b/3.jpg is not a readable image' in failed.stdout
     # nothing is lost: the epoch before the evaluation was saved
     assert (tmp_path / 'run2/epoch_1.pth').exists()
 

@@ -24,7 +24,7 @@ def demo_data(tmp_path_factory):
 
 
 def options(task, root, epochs=1):
-    """An epoch on four small pictures."""
+    """An epoch on four small images."""
     options = ['--cfg-options', f'train_cfg.max_epochs={epochs}',
                'train_cfg.val_interval=1', 'train_dataloader.batch_size=2',
                f'param_scheduler.total_steps={epochs}',
@@ -70,7 +70,7 @@ def test_two_processes(config, task, metric, demo_data, tmp_path):
                    'train_dataloader.batch_size=1',
                    env=dict(PORT=free_port())).stdout
     assert 'SyncBN needs a GPU: 1 settings' in log
-    # four pictures, one a process
+    # four images, one a process
     checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
     assert checkpoint['meta']['iter'] == 2
     assert all(v.isfinite().all() for v in checkpoint['state_dict'].values())

@@ -26,7 +26,7 @@ def parse_args():
     parser.add_argument('--out', type=Path, required=True, help='folder')
     parser.add_argument(
         '--part', choices=['train', 'val', 'test'], default='train')
-    parser.add_argument('--count', type=int, default=20, help='pictures')
+    parser.add_argument('--count', type=int, default=20, help='images')
     return parser.parse_args()
 
 
@@ -37,7 +37,7 @@ def draw(visualizer, scope: str, item: dict, out_file: str) -> None:
         visualizer (Visualizer): The config's.
         scope (str): The codebase.
         item (dict): ``inputs``, ``(3, H, W)`` in BGR, and ``data_samples``.
-        out_file (str): Path of the picture.
+        out_file (str): Path of the image.
     """
     # OpenCV draws into whole arrays only.
     image = np.ascontiguousarray(item['inputs'].numpy()[::-1].transpose(1, 2, 0))
@@ -75,7 +75,7 @@ def main():
     for i in tqdm(range(count), leave=False):
         draw(visualizer, cfg.default_scope, dataset[i],
              str(args.out / f'{i:05d}.png'))
-    print(f'{args.out}: {count} of {len(dataset)} pictures of {loader}')
+    print(f'{args.out}: {count} of {len(dataset)} images of {loader}')
 
 
 if __name__ == '__main__':

@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Put pictures of a folder side by side, such as the predictions that
+"""Put images of a folder side by side, such as the predictions that
 ``tools/test.py --show-dir`` drew: annotation left, prediction right.
 
 They are spread evenly over the folder. Of several folders, whose names must be
-the same in each, every picture stands beside that of the next folder.
+the same in each, every image stands beside that of the next folder.
 """
 import argparse
 import sys
@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
-GAP = 6  # pixels of white between pictures
+GAP = 6  # pixels of white between images
 
 
-def find_pictures(folder: Path, count: int) -> List[Path]:
-    """Pictures below a folder, evenly spread over it by name.
+def find_images(folder: Path, count: int) -> List[Path]:
+    """Images below a folder, evenly spread over it by name.
 
     Args:
         folder (Path): Where to look, subfolders too.
@@ -30,18 +30,18 @@ def find_pictures(folder: Path, count: int) -> List[Path]:
     paths = sorted(
         p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
     if not paths:
-        raise FileNotFoundError(f'{folder} has no picture ({", ".join(SUFFIXES)})')
+        raise FileNotFoundError(f'{folder} has no image ({", ".join(SUFFIXES)})')
     places = np.linspace(0, len(paths) - 1, min(count, len(paths)))
     return [paths[round(i)] for i in places]
 
 
-def make_sheet(pictures: List[np.ndarray], columns: int,
+def make_sheet(images: List[np.ndarray], columns: int,
                width: int) -> np.ndarray:
-    """Pictures in rows, each of one width, a row as high as its highest.
+    """Images in rows, each of one width, a row as high as its highest.
 
     Args:
-        pictures (list[np.ndarray]): ``(H, W, 3)`` each.
-        columns (int): Pictures in a row.
+        images (list[np.ndarray]): ``(H, W, 3)`` each.
+        columns (int): Images in a row.
         width (int): Pixels that each is made wide.
 
     Returns:
@@ -51,7 +51,7 @@ def make_sheet(pictures: List[np.ndarray], columns: int,
         cv2.resize(
             p, (width, max(1, round(p.shape[0] * width / p.shape[1]))),
             interpolation=cv2.INTER_AREA
-            if width < p.shape[1] else cv2.INTER_CUBIC) for p in pictures
+            if width < p.shape[1] else cv2.INTER_CUBIC) for p in images
     ]
     rows = []
     for i in range(0, len(cells), columns):
@@ -71,32 +71,32 @@ def main() -> None:
     parser.add_argument('folders', type=Path, nargs='+', metavar='folder')
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument(
-        '--count', type=int, default=6, help='pictures of each folder')
+        '--count', type=int, default=6, help='images of each folder')
     parser.add_argument('--columns', type=int, default=2)
     parser.add_argument(
-        '--width', type=int, default=480, help='of one picture, in pixels')
+        '--width', type=int, default=480, help='of one image, in pixels')
     args = parser.parse_args()
     try:
         if min(args.count, args.columns, args.width) < 1:
             raise ValueError('--count, --columns and --width must be at least 1')
-        found = [find_pictures(f, args.count) for f in args.folders]
+        found = [find_images(f, args.count) for f in args.folders]
         names = [[p.name for p in paths] for paths in found]
         if any(n != names[0] for n in names):
-            raise ValueError('the folders have pictures of different names: '
+            raise ValueError('the folders have images of different names: '
                              f'{names[0][0]}, {names[-1][0]}, ...')
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'contact_sheet.py: {e}')
     paths = [p for row in zip(*found) for p in row]
-    pictures = [cv2.imread(str(p)) for p in paths]
-    broken = [str(p) for p, x in zip(paths, pictures) if x is None]
+    images = [cv2.imread(str(p)) for p in paths]
+    broken = [str(p) for p, x in zip(paths, images) if x is None]
     if broken:
-        sys.exit(f'contact_sheet.py: {broken[0]} is not a readable picture')
+        sys.exit(f'contact_sheet.py: {broken[0]} is not a readable image')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(args.out),
-                       make_sheet(pictures, args.columns, args.width)):
+                       make_sheet(images, args.columns, args.width)):
         sys.exit(f'contact_sheet.py: {args.out} could not be written: give a '
                  'name that ends in .png or .jpg')
-    print(f'{args.out}: {len(pictures)} pictures of '
+    print(f'{args.out}: {len(images)} images of '
           f'{", ".join(map(str, args.folders))}')
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Print parameters and MACs of a config's model, in all and part by part.
 
-Counted by mmengine's analyser on the forward pass for one picture:
+Counted by mmengine's analyser on the forward pass for one image:
 multiply-accumulates of convolutions, linear layers, matrix products and
 pooling, as in ``autonl_mm/cost.py``; not normalisation, activation,
 interpolation and the operators of mmcv (NMS, RoIAlign). Heads that are used in
@@ -33,7 +33,7 @@ def parse_args():
         '--shape',
         type=int,
         nargs='+',
-        help="height and width of the picture, or both in one; without it "
+        help="height and width of the image, or both in one; without it "
         "that of the config's test pipeline")
     return parser.parse_args()
 
@@ -114,7 +114,7 @@ def main():
     inputs, samples = make_inputs(model, shape, cfg.get('default_scope'))
     macs = count_parts(model, inputs, samples)
     height, width = inputs.shape[2:]
-    print(f'{args.config}, one picture of {height}x{width}\n')
+    print(f'{args.config}, one image of {height}x{width}\n')
     print('\n'.join(table(model, macs)))
 
 

@@ -17,7 +17,7 @@ import torch
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
 from autonl_mm.cli import configs
 from autonl_mm.cli.allocator import keep_freed_memory
-from autonl_mm.cost import LatencyTable, strided, walk
+from autonl_mm.cost import LatencyTable, iter_blocks, strided
 from autonl_mm.models import AutoNL, MBConv
 
 
@@ -55,7 +55,7 @@ def candidates(supernet):
     }
     size = strided(shape, 2)
     for block, (_, spec, in_size) in zip(supernet.space.blocks,
-                                         walk(arch, shape)):
+                                         iter_blocks(arch, shape)):
         for choice in block.choices():
             candidate = block.spec(choice)
             if candidate is None:
@@ -75,7 +75,7 @@ def measure(layers, batch_size, rounds, device):
 
     Args:
         layers (dict): As :func:`candidates` returns them.
-        batch_size (int): Pictures at a time.
+        batch_size (int): Images at a time.
         rounds (int): Measurements of each.
         device (str): Where to run.
 
@@ -122,8 +122,8 @@ def main():
     low, high = supernet.cost_range()
 
     whole = AutoNL(supernet.space.largest, **supernet.kwargs)
-    picture = (supernet.in_channels, *supernet.input_shape)
-    real = measure({'whole': (whole, picture)}, args.batch_size, args.rounds,
+    image = (supernet.in_channels, *supernet.input_shape)
+    real = measure({'whole': (whole, image)}, args.batch_size, args.rounds,
                    args.device)['whole']
     print(f'{args.out}: {len(latency)} entries in '
           f'{time.time() - start:.0f} s; networks of the space take '

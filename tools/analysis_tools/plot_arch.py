@@ -34,7 +34,7 @@ BLOCK_WIDTH, NETWORK_HEIGHT, LEAST_WIDTH = 0.46, 3.0, 7.5
 
 
 def name_of(arch: str) -> str:
-    """A network's name in the picture."""
+    """A network's name in the image."""
     return f'AutoNL-{arch.upper()}' if arch in ('s', 'l') else Path(arch).stem
 
 
@@ -45,7 +45,7 @@ def title_of(name: str, spec: ArchSpec, input_shape: Tuple[int, int],
     Args:
         name (str): The network's name.
         spec (ArchSpec): The network.
-        input_shape (tuple[int, int]): ``(H, W)`` of the input picture.
+        input_shape (tuple[int, int]): ``(H, W)`` of the input image.
         num_classes (int): Outputs of the classifier.
     """
     macs = count_macs(spec, input_shape, num_classes).total / 1e6
@@ -75,7 +75,7 @@ def draw_block(ax: Axes, x: int, block: BlockSpec, tallest: float) -> None:
         ax (Axes): The network's row.
         x (int): The block's place.
         block (BlockSpec): The block.
-        tallest (float): Expand ratio of the highest bar of the picture.
+        tallest (float): Expand ratio of the highest bar of the image.
     """
     colour = KERNEL_COLOURS.get(block.kernel_size, OTHER_KERNEL)
     ax.bar(x, block.expand_ratio / tallest, width=0.74, color=colour)
@@ -103,7 +103,7 @@ def draw_end(ax: Axes, x: int, word: str, channels: int, stride: int) -> None:
 
 
 def label_stage(ax: Axes, x: float, channels: int, stride: int) -> None:
-    """Channels and stride, counted from the picture, of a stage's output."""
+    """Channels and stride, counted from the image, of a stage's output."""
     for y, text in ((CHANNELS_ROW, f'{channels}'), (STRIDE_ROW, f'/{stride}')):
         ax.text(x, y, text, ha='center', va='center', fontsize=8)
 
@@ -114,7 +114,7 @@ def draw_network(ax: Axes, spec: ArchSpec, tallest: float) -> None:
     Args:
         ax (Axes): Where to.
         spec (ArchSpec): The network.
-        tallest (float): Expand ratio of the highest bar of the picture.
+        tallest (float): Expand ratio of the highest bar of the image.
     """
     stride = 2
     draw_end(ax, 0, 'stem', spec.stem_channels, stride)
@@ -140,8 +140,8 @@ def label_rows(ax: Axes, specs: List[ArchSpec], tallest: float) -> None:
 
     Args:
         ax (Axes): A network's row.
-        specs (list[ArchSpec]): All networks of the picture.
-        tallest (float): Expand ratio of the highest bar of the picture.
+        specs (list[ArchSpec]): All networks of the image.
+        tallest (float): Expand ratio of the highest bar of the image.
     """
     rows = {
         STRIDE_ROW: 'stride',
@@ -171,7 +171,7 @@ def label_rows(ax: Axes, specs: List[ArchSpec], tallest: float) -> None:
 
 
 def legend_of(specs: List[ArchSpec]) -> List[Patch]:
-    """Colours that occur in the picture, and what they mean."""
+    """Colours that occur in the image, and what they mean."""
     blocks = [b for spec in specs for b in spec.blocks]
     kernels = {b.kernel_size for b in blocks}
     entries = [
@@ -195,7 +195,7 @@ def draw(specs: List[ArchSpec], titles: List[str]) -> Figure:
         titles (list[str]): Their titles.
 
     Returns:
-        Figure: The picture.
+        Figure: The image.
     """
     places = max(len(spec.blocks) for spec in specs) + 2
     tallest = max(b.expand_ratio for spec in specs for b in spec.blocks)

@@ -157,7 +157,7 @@ def stage_starts(blocks: List[str]) -> List[int]:
 
 
 def word(decision: str, option) -> str:
-    """How an option is called in the picture."""
+    """How an option is called in the image."""
     if isinstance(option, bool):
         return 'yes' if option else 'no'
     if option == 0:
@@ -327,7 +327,7 @@ def draw(records: List[dict], logged: List[dict], name: str) -> Figure:
         name (str): Of the search.
 
     Returns:
-        Figure: The picture.
+        Figure: The image.
     """
     last = records[-1]
     depth = len(blocks_of(last['gates']))

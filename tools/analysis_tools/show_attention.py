@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Where LightNL looks: rows of its affinity laid over a picture.
+"""Where LightNL looks: rows of its affinity laid over an image.
 
 For each chosen position and layer, how much every other position weighs in
 what LightNL adds there: red adds the features found there, blue subtracts
@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('image', help='picture')
+    parser.add_argument('image', help='image')
     configs.add_config_args(parser)
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument(
@@ -34,20 +34,20 @@ def parse_args():
         nargs='+',
         required=True,
         metavar='NAME',
-        help='LightNL layers by their names in the model, one row of pictures '
+        help='LightNL layers by their names in the model, one row of images '
         'each; a wrong name lists them')
     parser.add_argument(
         '--points',
         nargs='+',
         required=True,
         metavar='X,Y',
-        help='positions in pixels of the picture, one column each')
+        help='positions in pixels of the image, one column each')
     parser.add_argument(
         '--size',
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='what the picture is resized to; default: as it is')
+        help='what the image is resized to; default: as it is')
     parser.add_argument('--out', type=Path, default=Path('attention.png'))
     return parser.parse_args()
 
@@ -57,14 +57,14 @@ def parse_point(text, height, width):
 
     Args:
         text (str): ``x,y``.
-        height (int): Of the picture.
-        width (int): Of the picture.
+        height (int): Of the image.
+        width (int): Of the image.
 
     Returns:
         tuple[float, float]: x and y.
 
     Raises:
-        ValueError: If it is of another form or outside of the picture.
+        ValueError: If it is of another form or outside of the image.
     """
     try:
         x, y = (float(part) for part in text.split(','))
@@ -73,7 +73,7 @@ def parse_point(text, height, width):
                          'such as 120,80') from None
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f'--points has {text!r}, which is outside of the '
-                         f'picture of width {width} and height {height}')
+                         f'image of width {width} and height {height}')
     return x, y
 
 
@@ -105,11 +105,11 @@ def attention(model, layers, image, points):
 
     Returns:
         tuple: From the layer's name to ``(P, h, w)``, and ``(H', W')``, the
-        size of the picture with the padding that the model gave it.
+        size of the image with the padding that the model gave it.
     """
-    picture = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    inputs = torch.from_numpy(image.transpose(2, 0, 1).copy())
     data = model.data_preprocessor(
-        dict(inputs=[picture], data_samples=[BaseDataElement()]), False)
+        dict(inputs=[inputs], data_samples=[BaseDataElement()]), False)
     inputs = data['inputs']
     height, width = inputs.shape[2:]
     rows = {}
@@ -141,7 +141,7 @@ def attention(model, layers, image, points):
 
 
 def draw(image, rows, points, size, out):
-    """One picture a layer and a position.
+    """One image a layer and a position.
 
     Args:
         image (np.ndarray): ``(H, W, 3)``, blue first.
@@ -195,7 +195,7 @@ def main():
                 raise FileNotFoundError(f'{path!r} does not exist')
         image = mmcv.imread(args.image)
         if image is None:
-            raise ValueError(f'{args.image} is no picture')
+            raise ValueError(f'{args.image} is no image')
         points = [parse_point(p, *image.shape[:2]) for p in args.points]
         if args.size:
             scale = np.array(args.size) / image.shape[:2]

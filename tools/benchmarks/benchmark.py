@@ -4,7 +4,7 @@
 Seven parts: AutoNL against the same networks without LightNL; what steps of
 LightNL cost in them; the LightNL layer against its formula written down with
 einsum in NCHW, and against mmcv's NonLocal2d; peak memory of a training step;
-growth with the size of the picture; AutoNL-S against timm's MnasNet in the
+growth with the size of the image; AutoNL-S against timm's MnasNet in the
 fastest form of each; and which operators the time of a forward pass goes to,
 on a CPU.
 
@@ -169,7 +169,7 @@ class LastMap(nn.Module):
         return maps[-1]
 
 
-def picture(batch_size, height, width, device):
+def image(batch_size, height, width, device):
     """A batch in channels_last, bfloat16 on a GPU."""
     x = torch.randn(batch_size, 3, height, width, device=device)
     return x.contiguous(memory_format=torch.channels_last)
@@ -270,7 +270,7 @@ def networks(args):
             print('timm is not installed: its networks are left out\n')
         else:
             names += BESIDE
-    x = picture(args.batch_size, args.input_size, args.input_size, args.device)
+    x = image(args.batch_size, args.input_size, args.input_size, args.device)
     rows = []
     for form in args.forms:
         for kind, make in KINDS.items():
@@ -301,7 +301,7 @@ def networks(args):
 # ------------------------------------------------------------------- ablation
 def ablation(args):
     """Part two: a forward pass with more and more of LightNL's steps."""
-    x = picture(args.batch_size, args.input_size, args.input_size, args.device)
+    x = image(args.batch_size, args.input_size, args.input_size, args.device)
     rows = []
     for arch in args.archs:
         names = [arch + variant for variant in (WITHOUT, *REDUCED, '')]
@@ -421,7 +421,7 @@ def layer(args):
 # --------------------------------------------------------------------- memory
 def memory_step(kind, name, batch_size, height, width, device):
     """What :func:`peak_memory` measures; found by its name."""
-    return SCALING_KINDS[kind](name, picture(batch_size, height, width, device))
+    return SCALING_KINDS[kind](name, image(batch_size, height, width, device))
 
 
 def memory(args):
@@ -462,7 +462,7 @@ def scaling(args):
         kinds.pop('fused')
     for name in args.archs:
         for kind, make in kinds.items():
-            calls = {size: make(name, picture(1, *size, args.device))
+            calls = {size: make(name, image(1, *size, args.device))
                      for size in args.sizes}
             times = in_turns(calls, args.rounds, args.device,
                              clock=args.clock)
@@ -475,7 +475,7 @@ def scaling(args):
                 network=name, kind=kind, seconds=times, mib=mib,
                 slope_of_time=slope(pixels, times),
                 slope_of_memory=slope(pixels, mib)))
-    print('Growth with the picture, batch 1; slope of the logarithm over that '
+    print('Growth with the image, batch 1; slope of the logarithm over that '
           'of the number of pixels, 1 is linear\n')
     names = ['x'.join(map(str, size)) for size in args.sizes]
     print_table(
@@ -509,7 +509,7 @@ def mnasnet(args):
     rows = []
     for batch_size in sorted({1, args.batch_size}):
         torch.compiler.reset()
-        x = picture(batch_size, args.input_size, args.input_size, 'cpu')
+        x = image(batch_size, args.input_size, args.input_size, 'cpu')
         engines = {'PyTorch': {
             (name, form): inference(name, x, form)
             for name in names for form in args.mnasnet_forms
@@ -576,7 +576,7 @@ def profile(args):
         return []
     rows = []
     names = network_names(args)
-    x = picture(args.batch_size, args.input_size, args.input_size, 'cpu')
+    x = image(args.batch_size, args.input_size, args.input_size, 'cpu')
     for name in names:
         step, runs = inference(name, x), []
         step()

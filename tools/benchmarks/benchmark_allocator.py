@@ -4,7 +4,7 @@ some configs' models, of any codebase, with glibc's defaults and with what the
 tools set.
 
 The setting can't be undone in a process, so that every measurement has one of
-its own, the two in turns. The pictures are noise: no data are needed.
+its own, the two in turns. The images are noise: no data are needed.
 """
 import argparse
 import json
@@ -59,7 +59,7 @@ def measure(config, batch_size, size, steps):
 
     Args:
         config (str): Path of the config.
-        batch_size (int): Pictures.
+        batch_size (int): Images.
         size (tuple[int, int]): Their height and width.
         steps (int): Measurements of each kind.
 

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Pictures per second of a config's data loader alone, by decoder and workers.
+"""Images per second of a config's data loader alone, by decoder and workers.
 
 All of a loader's work: reading, decoding, augmenting, packing, collating; of
 any codebase. Without workers it runs in one thread, so that the first column
-is pictures per second and core; with workers the cores that they share with
-this process count. Every measurement is a pass over the same pictures, which
+is images per second and core; with workers the cores that they share with
+this process count. Every measurement is a pass over the same images, which
 the system has in memory by then: a slow disk is not seen.
 """
 import argparse
@@ -50,7 +50,7 @@ def parse_args():
         default=[0, os.cpu_count()],
         help='default: none, and as many as there are cores')
     parser.add_argument(
-        '--pictures',
+        '--num-samples',
         type=int,
         default=512,
         help='in a pass; fewer where the data set has fewer')
@@ -61,7 +61,7 @@ def parse_args():
 
 
 def set_decoder(node, decoder):
-    """Let every transform of a config that loads pictures use a decoder.
+    """Let every transform of a config that loads images use a decoder.
 
     It becomes ours, as mmcv's own does not start turbojpeg.
 
@@ -86,12 +86,12 @@ def set_decoder(node, decoder):
 
 
 def make_pass(cfg, dataset, indices, workers):
-    """A pass over some pictures of a data set.
+    """A pass over some images of a data set.
 
     Args:
         cfg (dict): The config's dataloader.
         dataset (Dataset): Its data set.
-        indices (list[int]): The pictures.
+        indices (list[int]): The images.
         workers (int): Processes that load.
 
     Returns:
@@ -118,15 +118,15 @@ def main():
     args = parse_args()
     name = f'{args.part}_dataloader'
     try:
-        if min(args.pictures, args.rounds) < 1 or min(args.workers) < 0:
-            raise ValueError('expected pictures and rounds of at least 1 and '
+        if min(args.num_samples, args.rounds) < 1 or min(args.workers) < 0:
+            raise ValueError('expected images and rounds of at least 1 and '
                              'workers of at least 0')
         cfg = configs.read_config(args)
         check_data(cfg, [name])
         init_default_scope(cfg.default_scope)
         loader = cfg[name]
         if not set_decoder(loader.dataset, 'cv2'):
-            raise ValueError(f'{name} has no transform that decodes pictures')
+            raise ValueError(f'{name} has no transform that decodes images')
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'benchmark_loader.py: {e}')
     if not torch.cuda.is_available():
@@ -144,7 +144,7 @@ def main():
             continue
         dataset = DATASETS.build(loader.dataset)
         indices = np.random.default_rng(0).permutation(
-            len(dataset))[:args.pictures].tolist()
+            len(dataset))[:args.num_samples].tolist()
         for workers in args.workers:
             calls[decoder, workers] = make_pass(loader, dataset, indices,
                                                 workers)
@@ -153,8 +153,8 @@ def main():
     times = in_turns(calls, args.rounds)
     rates = {key: [len(indices) / t for t in values]
              for key, values in times.items()}
-    print(f'{args.config}, {name}, {len(indices)} pictures, batch '
-          f'{loader.batch_size}, {os.cpu_count()} cores; pictures per second, '
+    print(f'{args.config}, {name}, {len(indices)} images, batch '
+          f'{loader.batch_size}, {os.cpu_count()} cores; images per second, '
           f'median (lowest to highest) of {args.rounds} passes in turns\n')
     head = ['decoder'] + [f'{w} workers' if w else 'one core'
                           for w in args.workers]
@@ -171,7 +171,7 @@ def main():
                 dict(
                     vars(args), out=str(args.out), batch_size=loader.batch_size,
                     cores=os.cpu_count(), rates=[
-                        dict(decoder=d, workers=w, pictures_per_second=values)
+                        dict(decoder=d, workers=w, images_per_second=values)
                         for (d, w), values in rates.items()
                     ]), indent=1))
 

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Peak memory of a segmentor's prediction for one picture, by its size.
+"""Peak memory of a segmentor's prediction for one image, by its size.
 
 Of a process of its own on a CPU, of the allocator on a GPU, the model's
 weights included. Memory that grows linearly takes the same for each further
@@ -37,19 +37,19 @@ def make_step(config, height, width, device):
 
     Args:
         config (str): Config of a segmentor.
-        height (int): Of the picture.
-        width (int): Of the picture.
+        height (int): Of the image.
+        width (int): Of the image.
         device (str): Where to run.
 
     Returns:
         Callable: Forward pass up to the labels.
     """
     model = configs.build_model(Config.fromfile(config)).to(device)
-    picture = torch.rand(1, 3, height, width, device=device)
+    image = torch.rand(1, 3, height, width, device=device)
 
     @torch.no_grad()
     def step():
-        model(picture, mode='predict')
+        model(image, mode='predict')
 
     return step
 
@@ -63,8 +63,8 @@ def main():
     except ValueError:
         sys.exit(f'benchmark_memory.py: --sizes is {args.sizes}, expected '
                  'heights and widths such as 512x1024')
-    print(f'{args.config}, one picture, {args.device}\n')
-    print('| picture | peak memory, MiB | bytes a further pixel |')
+    print(f'{args.config}, one image, {args.device}\n')
+    print('| image | peak memory, MiB | bytes a further pixel |')
     print('|---|---|---|')
     last = None
     for height, width in sizes:

@@ -37,7 +37,7 @@ def make_step(kind, batch_size, size, device):
 
     Args:
         kind (str): One of :data:`KINDS`.
-        batch_size (int): Pictures.
+        batch_size (int): Images.
         size (int): Their side.
         device (str): Where to run.
 

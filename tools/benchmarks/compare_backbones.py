@@ -2,7 +2,7 @@
 """AutoNL beside the networks that its paper compares it with.
 
 Builds the classifiers of some configs and measures all of them in one run, in
-turns: latency of one picture and of a batch, and training throughput, as
+turns: latency of one image and of a batch, and training throughput, as
 medians with the fastest and the slowest run. Prints one table, writes JSON,
 and draws accuracy as published against measured latency and against MACs.
 """
@@ -164,8 +164,8 @@ def table(rows, batch_size):
         rows (list[dict]): One a network.
         batch_size (int): Of the batch.
     """
-    head = ['network', 'MACs', 'parameters', '1 picture, ms',
-            f'{batch_size} pictures, ms', 'training, pictures/s',
+    head = ['network', 'MACs', 'parameters', '1 image, ms',
+            f'{batch_size} images, ms', 'training, images/s',
             'top-1 as published', 'source']
     lines = [head, ['---'] * len(head)]
     for row in rows:
@@ -234,7 +234,7 @@ def draw(rows, out, title):
     """
     rows = [row for row in rows if row['top1']]
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, dpi=110)
-    labels = ('latency of one picture, ms, measured', 'MACs, millions')
+    labels = ('latency of one image, ms, measured', 'MACs, millions')
     xs = (lambda r: 1e3 * Spread.of(r['seconds']['latency']).median,
           lambda r: r['macs'] / 1e6)
     for ax, label, x_of in zip(axes, labels, xs):

@@ -133,12 +133,12 @@ def make_step(name, channels, side, batch_size, device, train):
     return step
 
 
-def in_mobilenet(names, picture=224):
+def in_mobilenet(names, image=224):
     """MACs and parameters that blocks add to MobileNetV2.
 
     Args:
         names (list[str]): Keys of :data:`BLOCKS`, or :data:`PAPERS`.
-        picture (int): Side of the picture. Defaults to 224.
+        image (int): Side of the image. Defaults to 224.
 
     Returns:
         dict[str, dict[str, int]]: ``macs`` and ``parameters`` of each.
@@ -146,7 +146,7 @@ def in_mobilenet(names, picture=224):
 
     def cost(plugins):
         net = PluginBackbone(MOBILENET, plugins)
-        return built_macs(net, 3, picture, picture), count_parameters(net)
+        return built_macs(net, 3, image, image), count_parameters(net)
 
     base = cost([])
     added = {}

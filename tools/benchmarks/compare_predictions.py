@@ -1,6 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """How far two runs of tools/test.py --out agree: of classifiers, on how many
-pictures in top-1; of segmentors, on how many pixels.
+images in top-1; of segmentors, on how many pixels.
 
 Such as in float32 and in half precision. Of detectors compare the metrics.
 """
@@ -16,12 +16,12 @@ def parse_args():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('first', type=Path, help='.pkl of tools/test.py --out')
-    parser.add_argument('second', type=Path, help='of the same pictures')
+    parser.add_argument('second', type=Path, help='of the same images')
     return parser.parse_args()
 
 
 def labels(sample):
-    """The labels that were predicted for a picture.
+    """The labels that were predicted for an image.
 
     Args:
         sample (dict): A prediction as ``tools/test.py --out`` writes it.
@@ -45,23 +45,23 @@ def agreement(first, second):
 
     Args:
         first (list[dict]): Predictions.
-        second (list[dict]): Of the same pictures, in the same order.
+        second (list[dict]): Of the same images, in the same order.
 
     Returns:
         tuple[int, int]: Equal labels, all labels.
 
     Raises:
-        ValueError: If they are of different pictures.
+        ValueError: If they are of different images.
     """
     if len(first) != len(second):
         raise ValueError(f'{len(first)} predictions against {len(second)}: '
-                         'expected two runs on the same pictures')
+                         'expected two runs on the same images')
     equal = total = 0
     for a, b in zip(first, second):
         if a.get('img_path') != b.get('img_path'):
             raise ValueError(f'{a.get("img_path")} against '
                              f'{b.get("img_path")}: expected two runs on the '
-                             'same pictures in the same order')
+                             'same images in the same order')
         equal += int((labels(a) == labels(b)).sum())
         total += labels(a).numel()
     return equal, total

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Write CIFAR-10's training pictures to OUT/train/<class>/<number>.png.
+"""Write CIFAR-10's training images to OUT/train/<class>/<number>.png.
 
 torchvision downloads them, or finds the archive in OUT.
 """
@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 
 def write_folder(dataset, out: Path) -> int:
-    """Write a dataset of (PIL picture, label), with ``classes``, as a folder.
+    """Write a dataset of (PIL image, label), with ``classes``, as a folder.
 
     Args:
-        dataset (Sequence): The pictures.
-        out (Path): Must not exist; appears once all pictures are written.
+        dataset (Sequence): The images.
+        out (Path): Must not exist; appears once all images are written.
 
     Returns:
-        int: How many pictures were written.
+        int: How many images were written.
 
     Raises:
         FileExistsError: If ``out`` exists.
@@ -29,8 +29,8 @@ def write_folder(dataset, out: Path) -> int:
     partial = out.with_name(out.name + '.part')
     for name in dataset.classes:
         (partial / name).mkdir(parents=True, exist_ok=True)
-    for i, (picture, label) in enumerate(tqdm(dataset, unit='img')):
-        picture.save(partial / dataset.classes[label] / f'{i:05d}.png')
+    for i, (image, label) in enumerate(tqdm(dataset, unit='img')):
+        image.save(partial / dataset.classes[label] / f'{i:05d}.png')
     partial.rename(out)
     return len(dataset)
 
@@ -46,7 +46,7 @@ def main() -> None:
         count = write_folder(dataset, args.out / 'train')
     except (OSError, RuntimeError) as e:
         sys.exit(f'cifar10_to_folder.py: {e}')
-    print(f'{count} pictures in {args.out / "train"}')
+    print(f'{count} images in {args.out / "train"}')
 
 
 if __name__ == '__main__':

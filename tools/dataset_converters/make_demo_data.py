@@ -6,11 +6,11 @@ The digits are scikit-learn's ``load_digits``: 1,797 real handwritten scans of
 textured backgrounds::
 
     data/demo
-    ├── cls                       ImageNet folders, 64x64, one digit a picture
+    ├── cls                       ImageNet folders, 64x64, one digit an image
     │   ├── meta.json             the settings the set was made with
     │   ├── train/digit_3/000003.jpg
     │   └── val/digit_3/000003.jpg
-    ├── det                       COCO, 160x160, 1 to 5 digits a picture
+    ├── det                       COCO, 160x160, 1 to 5 digits an image
     │   ├── meta.json
     │   ├── annotations/instances_{train,val}.json
     │   ├── train/000000.jpg
@@ -21,9 +21,9 @@ textured backgrounds::
         └── gtFine/{train,val}/demo/demo_000000_gtFine_labelTrainIds.png
 
 A scan is used either for training or for validation, never for both, in all
-three sets alike. Every picture has a random stream of its own: with the same
+three sets alike. Every image has a random stream of its own: with the same
 ``--seed`` (and the same versions of NumPy and OpenCV) the files are the same
-byte for byte, and asking for more pictures leaves the earlier ones as they
+byte for byte, and asking for more images leaves the earlier ones as they
 were.
 
 A set appears at its place when it is complete. A run that is killed outright
@@ -61,10 +61,10 @@ BACKGROUND = 10  # label value of the background in the segmentation set
 SETS = ('cls', 'det', 'seg')
 SPLITS = ('train', 'val')
 # Length in pixels of a scan's side in the scenes of det and seg; in cls it is
-# this share of the picture's side.
+# this share of the image's side.
 SCENE_SIDES = (24, 64)
 CLS_SIDES = (0.8, 0.95)
-# Smallest pictures that digits of these sides fit into legibly.
+# Smallest images that digits of these sides fit into legibly.
 MIN_SIZE = dict(cls=32, det=80, seg=80)
 MIN_CONTRAST = 80  # in grey levels, between a digit and all of the background
 LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B; sums to one
@@ -74,7 +74,7 @@ Scans = List[np.ndarray]
 
 
 class Digit(NamedTuple):
-    """A digit in a picture; ``alpha`` covers the ``(h, w)`` pixels at x, y.
+    """A digit in an image; ``alpha`` covers the ``(h, w)`` pixels at x, y.
 
     The digit's pixels are those with ``alpha >= 0.5``, and every row and
     column at the border of ``alpha`` holds one: (x, y, w, h) is the tight box.
@@ -152,8 +152,8 @@ def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
     """Mix a gradient, low-frequency noise, stripes and checks at random.
 
     Args:
-        rng (np.random.Generator): The picture's random stream.
-        size (int): Side of the picture.
+        rng (np.random.Generator): The image's random stream.
+        size (int): Side of the image.
 
     Returns:
         np.ndarray: The texture, of shape (size, size), from 0 to 1.
@@ -184,7 +184,7 @@ def draw_colour(rng: np.random.Generator, luminance: float) -> np.ndarray:
     """Draw a colour at random that has the luminance asked for.
 
     Args:
-        rng (np.random.Generator): The picture's random stream.
+        rng (np.random.Generator): The image's random stream.
         luminance (float): From 0 to 255.
 
     Returns:
@@ -212,11 +212,11 @@ def place_digits(rng: np.random.Generator, scans: Scans,
     A digit that finds no room is left out; the first one always does.
 
     Args:
-        rng (np.random.Generator): The picture's random stream.
+        rng (np.random.Generator): The image's random stream.
         scans (Scans): The scans to choose from.
         labels (Sequence[int]): The digits wanted.
         sides (tuple): Smallest and largest side of a scan in pixels.
-        size (int): Side of the picture.
+        size (int): Side of the image.
 
     Returns:
         list: The digits. No two share a pixel, and the IoU of their boxes is
@@ -241,17 +241,17 @@ def place_digits(rng: np.random.Generator, scans: Scans,
     return digits
 
 
-def draw_picture(rng: np.random.Generator, digits: Sequence[Digit],
+def draw_image(rng: np.random.Generator, digits: Sequence[Digit],
                  size: int) -> np.ndarray:
     """Draw a background and the digits on it.
 
     Args:
-        rng (np.random.Generator): The picture's random stream.
+        rng (np.random.Generator): The image's random stream.
         digits (Sequence[Digit]): The digits with their places.
-        size (int): Side of the picture.
+        size (int): Side of the image.
 
     Returns:
-        np.ndarray: The picture, RGB, of shape (size, size, 3), uint8.
+        np.ndarray: The image, RGB, of shape (size, size, 3), uint8.
     """
     # The background keeps to a band of luminances, and every digit keeps
     # clear of the band: it is legible whatever the texture below it. Above or
@@ -261,7 +261,7 @@ def draw_picture(rng: np.random.Generator, digits: Sequence[Digit],
     texture = draw_texture(rng, size)[..., None]
     ends = [low, high] if rng.random() < 0.5 else [high, low]
     first, second = (draw_colour(rng, luminance) for luminance in ends)
-    picture = first + (second - first) * texture
+    image = first + (second - first) * texture
 
     for digit in digits:
         rooms = {-1: low, 1: 255 - high}  # of a darker, of a brighter digit
@@ -269,11 +269,11 @@ def draw_picture(rng: np.random.Generator, digits: Sequence[Digit],
         contrast = rng.uniform(MIN_CONTRAST, rooms[sign])
         colour = draw_colour(
             rng, low - contrast if sign < 0 else high + contrast)
-        under = picture[digit.window]
+        under = image[digit.window]
         under += (colour - under) * digit.alpha[..., None]
 
-    picture += rng.normal(0, rng.uniform(0, 6), picture.shape)
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    image += rng.normal(0, rng.uniform(0, 6), image.shape)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def digit_polygons(digit: Digit) -> Tuple[List[List[float]], float]:
@@ -284,7 +284,7 @@ def digit_polygons(digit: Digit) -> Tuple[List[List[float]], float]:
 
     Returns:
         tuple: The polygons, each a flat list x0, y0, x1, y1, ... in pixels of
-        the picture (the top left pixel covers 0..1), and their area.
+        the image (the top left pixel covers 0..1), and their area.
     """
     # Pixel contours run through the pixels' centres, which makes a thin
     # stroke a whole pixel thinner. Fourfold enlargement leaves a quarter.
@@ -306,18 +306,18 @@ def digit_polygons(digit: Digit) -> Tuple[List[List[float]], float]:
     return polygons, area
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture or a label map in the format of the suffix."""
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an RGB image or a label map in the format of the suffix."""
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     # Encoded in memory because cv2.imwrite only returns False on a full disk.
-    _, data = cv2.imencode(path.suffix, picture)
+    _, data = cv2.imencode(path.suffix, image)
     path.write_bytes(data.tobytes())
 
 
 def streams(name: str, split: str, count: int,
             seed: int) -> Iterator[Tuple[int, np.random.Generator]]:
-    """Yield number and random stream of each picture, under a progress bar."""
+    """Yield number and random stream of each image, under a progress bar."""
     from tqdm import tqdm
     for index in tqdm(range(count), desc=f'{name}/{split}', unit='img'):
         key = [seed, SETS.index(name), SPLITS.index(split), index]
@@ -326,19 +326,19 @@ def streams(name: str, split: str, count: int,
 
 def draw_scene(rng: np.random.Generator, scans: Scans,
                size: int) -> Tuple[np.ndarray, List[Digit]]:
-    """Draw a picture of 1 to 5 digits, as det and seg have them.
+    """Draw an image of 1 to 5 digits, as det and seg have them.
 
     Args:
-        rng (np.random.Generator): The picture's random stream.
+        rng (np.random.Generator): The image's random stream.
         scans (Scans): The scans to choose from.
-        size (int): Side of the picture.
+        size (int): Side of the image.
 
     Returns:
-        tuple: The picture, RGB, of shape (size, size, 3), and its digits.
+        tuple: The image, RGB, of shape (size, size, 3), and its digits.
     """
     labels = rng.integers(10, size=rng.integers(1, 6))
     digits = place_digits(rng, scans, labels, SCENE_SIDES, size)
-    return draw_picture(rng, digits, size), digits
+    return draw_image(rng, digits, size), digits
 
 
 def write_cls(root: Path, split: str, scans: Scans, count: int, size: int,
@@ -350,8 +350,8 @@ def write_cls(root: Path, split: str, scans: Scans, count: int, size: int,
     for index, rng in streams('cls', split, count, seed):
         label = index % 10  # in turn: the classes are as good as balanced
         digits = place_digits(rng, scans, [label], sides, size)
-        write_picture(root / split / CLASSES[label] / f'{index:06d}.jpg',
-                      draw_picture(rng, digits, size))
+        write_image(root / split / CLASSES[label] / f'{index:06d}.jpg',
+                      draw_image(rng, digits, size))
 
 
 def write_det(root: Path, split: str, scans: Scans, count: int, size: int,
@@ -361,9 +361,9 @@ def write_det(root: Path, split: str, scans: Scans, count: int, size: int,
     (root / 'annotations').mkdir(exist_ok=True)
     images, annotations = [], []
     for index, rng in streams('det', split, count, seed):
-        picture, digits = draw_scene(rng, scans, size)
+        image, digits = draw_scene(rng, scans, size)
         file_name = f'{index:06d}.jpg'
-        write_picture(root / split / file_name, picture)
+        write_image(root / split / file_name, image)
         images.append(
             dict(id=index + 1, file_name=file_name, width=size, height=size))
         for digit in digits:
@@ -397,18 +397,18 @@ def write_det(root: Path, split: str, scans: Scans, count: int, size: int,
 def write_seg(root: Path, split: str, scans: Scans, count: int, size: int,
               seed: int) -> None:
     """Write one split of the segmentation set below ``root``."""
-    picture_dir = root / 'leftImg8bit' / split / 'demo'
+    image_dir = root / 'leftImg8bit' / split / 'demo'
     label_dir = root / 'gtFine' / split / 'demo'
-    picture_dir.mkdir(parents=True)
+    image_dir.mkdir(parents=True)
     label_dir.mkdir(parents=True)
     for index, rng in streams('seg', split, count, seed):
-        picture, digits = draw_scene(rng, scans, size)
+        image, digits = draw_scene(rng, scans, size)
         labels = np.full((size, size), BACKGROUND, np.uint8)
         for digit in digits:
             labels[digit.window][digit.mask] = digit.label
         stem = f'demo_{index:06d}'
-        write_picture(picture_dir / f'{stem}_leftImg8bit.png', picture)
-        write_picture(label_dir / f'{stem}_gtFine_labelTrainIds.png', labels)
+        write_image(image_dir / f'{stem}_leftImg8bit.png', image)
+        write_image(label_dir / f'{stem}_gtFine_labelTrainIds.png', labels)
 
 
 def make_meta(name: str, train: int, val: int, size: int, seed: int) -> dict:
@@ -419,7 +419,7 @@ def make_meta(name: str, train: int, val: int, size: int, seed: int) -> dict:
     """
     if min(train, val) < 1 or seed < 0 or size < MIN_SIZE[name]:
         raise ValueError(
-            f'{name}: needs at least 1 picture a split, a seed of at least 0 '
+            f'{name}: needs at least 1 image a split, a seed of at least 0 '
             f'and a size of at least {MIN_SIZE[name]}, got train={train}, '
             f'val={val}, seed={seed}, size={size}')
     return dict(
@@ -492,13 +492,13 @@ def _make(out: Union[str, Path], write: Callable[..., None], meta: dict,
 
 def make_cls(out: Union[str, Path], train: int = 4000, val: int = 500,
              size: int = 64, seed: int = 0, overwrite: bool = False) -> bool:
-    """Make the classification set: ImageNet folders, one digit a picture.
+    """Make the classification set: ImageNet folders, one digit an image.
 
     Args:
         out (str or Path): The folder to make ``cls`` in.
-        train (int): Number of training pictures. Defaults to 4000.
-        val (int): Number of validation pictures. Defaults to 500.
-        size (int): Side of the pictures, (size, size, 3). Defaults to 64.
+        train (int): Number of training images. Defaults to 4000.
+        val (int): Number of validation images. Defaults to 500.
+        size (int): Side of the images, (size, size, 3). Defaults to 64.
         seed (int): Seed of everything but the split. Defaults to 0.
         overwrite (bool): Make the set anew if it is there. Defaults to False.
 
@@ -519,7 +519,7 @@ def make_det(out: Union[str, Path], train: int = 600, val: int = 100,
     """Make the detection set: COCO with boxes and polygons of 1 to 5 digits.
 
     Digit d has the category id d + 1. For arguments and errors see
-    :func:`make_cls`; the defaults are 600 and 100 pictures of
+    :func:`make_cls`; the defaults are 600 and 100 images of
     (160, 160, 3).
     """
     meta = make_meta('det', train, val, size, seed)
@@ -532,7 +532,7 @@ def make_seg(out: Union[str, Path], train: int = 600, val: int = 100,
 
     The label maps, (size, size) of uint8, hold d at the pixels of digit d and
     10 at the background. For arguments and errors see :func:`make_cls`; the
-    defaults are 600 and 100 pictures of (160, 160, 3).
+    defaults are 600 and 100 images of (160, 160, 3).
     """
     meta = make_meta('seg', train, val, size, seed)
     return _make(out, write_seg, meta, overwrite)
@@ -568,16 +568,16 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
                                    ('seg', 600, 100, 160)):
         parser.add_argument(
             f'--{name}-train', type=at_least(1), default=train, metavar='N',
-            help='number of training pictures')
+            help='number of training images')
         parser.add_argument(
             f'--{name}-val', type=at_least(1), default=val, metavar='N',
-            help='number of validation pictures')
+            help='number of validation images')
         parser.add_argument(
             f'--{name}-size', type=at_least(MIN_SIZE[name]), default=size,
-            metavar='PIXELS', help='side of the pictures')
+            metavar='PIXELS', help='side of the images')
     parser.add_argument(
         '--seed', type=at_least(0), default=0, help='another one gives '
-        'other pictures; the split of the scans is always the same')
+        'other images; the split of the scans is always the same')
     parser.add_argument(
         '--overwrite', action='store_true', help='make sets that are there '
         'anew, also with other settings')

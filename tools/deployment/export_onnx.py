@@ -3,7 +3,7 @@
 
 Classifiers of mmpretrain (logits), encoder-decoders of mmseg (logits or label
 maps) and single-stage detectors of mmdet (boxes, scores and labels after
-non-maximum suppression). The file takes pictures as the config's test pipeline
+non-maximum suppression). The file takes images as the config's test pipeline
 makes them, float32 from 0 to 255 in OpenCV's channel order: channel order,
 normalisation and padding are in the graph. A file whose outputs in onnxruntime
 differ from the model's is not written.
@@ -21,7 +21,7 @@ from autonl_mm.benchmark.measure import Spread, device_name, in_turns
 from autonl_mm.cli import configs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.export import export, onnx_file
-from autonl_mm.export.images import check_pictures, to_batch
+from autonl_mm.export.images import check_images, to_batch
 
 # Beyond the export size, so that every stride's rounding is met.
 LARGER = ((0, 0), (21, 40), (64, 9))
@@ -41,10 +41,10 @@ def parse_args():
         '--shape',
         type=int,
         nargs='+',
-        help="height and width of the pictures, or both in one; without it "
+        help="height and width of the images, or both in one; without it "
         "those of the config's test pipeline")
     parser.add_argument(
-        '--batch-size', type=int, default=1, help='pictures a run')
+        '--batch-size', type=int, default=1, help='images a run')
     parser.add_argument(
         '--dynamic',
         nargs='+',
@@ -58,7 +58,7 @@ def parse_args():
     parser.add_argument('--opset', type=int, default=17)
     parser.add_argument(
         '--images',
-        help="folder of pictures to check with; without it the config's test "
+        help="folder of images to check with; without it the config's test "
         'data, or noise where that is missing')
     parser.add_argument(
         '--tolerance',
@@ -70,14 +70,14 @@ def parse_args():
     return parser.parse_args()
 
 
-def check_batches(args, graph, model, pictures, shape):
-    """Pictures of several sizes and numbers, where they may differ.
+def check_batches(args, graph, model, images, shape):
+    """Images of several sizes and numbers, where they may differ.
 
     Args:
         args (Namespace): The tool's.
         graph (TaskGraph): The graph.
         model (nn.Module): The model.
-        pictures (list[Tensor]): To take them from.
+        images (list[Tensor]): To take them from.
         shape (tuple[int, int]): Height and width of the export.
 
     Returns:
@@ -92,7 +92,7 @@ def check_batches(args, graph, model, pictures, shape):
         if 'batch' in args.dynamic:
             counts += [n for n in (1, 2, 3) if n != args.batch_size]
         return [
-            to_batch(pictures, counts[i % len(counts)], sizes[i % len(sizes)],
+            to_batch(images, counts[i % len(counts)], sizes[i % len(sizes)],
                      3 * i) for i in range(max(len(counts), len(sizes)))
         ]
 
@@ -111,34 +111,34 @@ def report(args, graph, session, opset, content, differences, source, strided):
     n = session.batch or 'N'
     h, w = (side or name for side, name in zip(session.size, 'HW'))
     nodes = sum(export.operators(
-        onnx_file.need('onnx').load_from_string(content)).values())
+        onnx_file.require('onnx').load_from_string(content)).values())
     print(f'{args.out}: {graph.task}, {len(content) / 2**20:.1f} MiB, opset '
           f'{opset}, {nodes} nodes, no Einsum')
-    print(f'input: pictures ({n}, 3, {h}, {w}), float32, 0 to 255, channels '
+    print(f'input: images ({n}, 3, {h}, {w}), float32, 0 to 255, channels '
           "as the config's pipeline loads them; normalisation is in the graph")
     if strided:
         print('height and width must be multiples of 32, as for the model')
     print(f'outputs: {", ".join(graph.outputs)}; differences from PyTorch, '
           f'on {source}:\n')
-    print('| pictures | largest difference | in shares of the largest |\n'
+    print('| images | largest difference | in shares of the largest |\n'
           '|---|---|---|')
     for shape, absolute, relative in differences:
         print(f'| {"x".join(map(str, shape))} | {absolute:.2g} | '
               f'{relative:.2g} |')
 
 
-def measure(graph, model, session, pictures, rounds):
+def measure(graph, model, session, images, rounds):
     """Print latencies, taken in turns."""
     with torch.no_grad():
         times = in_turns(
             {
-                'PyTorch': lambda: graph.reference(model, pictures),
-                'PyTorch, deploy form': lambda: graph(pictures),
-                'onnxruntime': lambda: session(pictures),
+                'PyTorch': lambda: graph.reference(model, images),
+                'PyTorch, deploy form': lambda: graph(images),
+                'onnxruntime': lambda: session(images),
             },
             rounds,
             settle=True)
-    shape = 'x'.join(map(str, pictures.shape))
+    shape = 'x'.join(map(str, images.shape))
     print(f'\n| {shape} on {device_name("cpu")} | median, ms | fastest | '
           'slowest |\n|---|---|---|---|')
     for name, values in times.items():
@@ -152,7 +152,7 @@ def main():
     args.out = args.out or str(Path(args.checkpoint).with_suffix('.onnx'))
     try:
         for name in ('onnx', 'onnxruntime'):
-            onnx_file.need(name)
+            onnx_file.require(name)
         if not osp.isfile(args.config):
             raise FileNotFoundError(f'config {args.config!r} does not exist')
         if not osp.isfile(args.checkpoint):
@@ -172,8 +172,8 @@ def main():
         checkpoint = load_checkpoint(
             model, args.checkpoint, map_location='cpu', strict=True)
         graph = export.make_graph(model, args.dynamic, args.labels)
-        pictures, source = check_pictures(cfg, args.images, 9)
-        batches, strided = check_batches(args, graph, model, pictures, shape)
+        images, source = check_images(cfg, args.images, 9)
+        batches, strided = check_batches(args, graph, model, images, shape)
         meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
         info = dict(classes=list(meta['classes'])) if 'classes' in meta else {}
         content = export.to_onnx(graph, batches[0].shape, args.dynamic,

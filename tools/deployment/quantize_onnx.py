@@ -2,7 +2,7 @@
 """Quantise an ONNX file to INT8, and measure what it costs.
 
 Static quantisation by onnxruntime, calibrated on the config's training
-pictures, which its test pipeline makes ready. Size, latency and the metrics of
+images, which its test pipeline makes ready. Size, latency and the metrics of
 the config's own evaluator on its test data are printed before and after.
 """
 import argparse
@@ -16,7 +16,7 @@ from autonl_mm.benchmark.measure import Spread, device_name, in_turns
 from autonl_mm.cli import launch
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.export import quantize
-from autonl_mm.export.images import config_pictures, to_batch
+from autonl_mm.export.images import config_images, to_batch
 from autonl_mm.export.onnx_file import OnnxSession, write
 
 
@@ -29,7 +29,7 @@ def parse_args():
     parser.add_argument(
         '--out', help='file to write; default: the model as -int8.onnx')
     parser.add_argument(
-        '--pictures', type=int, default=200, help='to calibrate on')
+        '--num-samples', type=int, default=200, help='to calibrate on')
     parser.add_argument(
         '--method',
         choices=list(quantize.METHODS),
@@ -84,9 +84,9 @@ def main():
     model = Path(args.model)
     args.out = args.out or str(model.with_name(f'{model.stem}-int8.onnx'))
     try:
-        if args.pictures < 1 or args.rounds < 1:
-            raise ValueError('--pictures and --rounds are '
-                             f'{args.pictures} and {args.rounds}, expected at '
+        if args.num_samples < 1 or args.rounds < 1:
+            raise ValueError('--num-samples and --rounds are '
+                             f'{args.num_samples} and {args.rounds}, expected at '
                              'least 1')
         before = OnnxSession(args.model)
         cfg = launch.load_config(args)
@@ -94,9 +94,9 @@ def main():
         check_data(cfg, loaders + ['test_dataloader'] *
                           (not args.no_eval))
         init_default_scope(cfg.get('default_scope', 'mmengine'))
-        pictures = config_pictures(cfg, 'train_dataloader', args.pictures)
-        before(to_batch(pictures, 1, tuple(pictures[0].shape[1:])))
-        usual = quantize.without_outliers(before, pictures)
+        images = config_images(cfg, 'train_dataloader', args.num_samples)
+        before(to_batch(images, 1, tuple(images[0].shape[1:])))
+        usual = quantize.without_outliers(before, images)
         content = quantize.quantize(args.model, usual, args.method,
                                     args.operators, args.exclude,
                                     args.reduce_range)
@@ -105,15 +105,15 @@ def main():
         sys.exit(f'quantize_onnx.py: {" ".join(str(e).split())}')
     write(args.out, content)
 
-    batch = to_batch(pictures, before.batch or 1,
-                     tuple(pictures[0].shape[1:]))
+    batch = to_batch(images, before.batch or 1,
+                     tuple(images[0].shape[1:]))
     times = in_turns(
         dict(before=lambda: before(batch), after=lambda: after(batch)),
         args.rounds,
         settle=True)
     print(f'{args.out}: {after.info["quantised"]} nodes quantised, calibrated '
-          f'({args.method}) on {len(usual)} training pictures, '
-          f'{len(pictures) - len(usual)} outliers left out; latency of '
+          f'({args.method}) on {len(usual)} training images, '
+          f'{len(images) - len(usual)} outliers left out; latency of '
           f'{"x".join(map(str, batch.shape))} on {device_name("cpu")}')
     print('\n| file | MiB | ms, median | fastest | slowest | metrics |\n'
           '|---|---|---|---|---|---|')

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""EMA whose time constant counts pictures, not iterations."""
+"""EMA whose time constant counts images, not iterations."""
 from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
@@ -11,7 +11,7 @@ from autonl_mm.registry import HOOKS
 class BatchScaledEMAHook(EMAHook):
     """mmengine's EMAHook with its momentum fitted to the batch size.
 
-    A decay of 0.9999 at batch 4096 averages over as many pictures as
+    A decay of 0.9999 at batch 4096 averages over as many images as
     ``0.9999 ** (batch / 4096)`` does at another batch size.
 
     Args:

@@ -14,7 +14,7 @@ class LabelCheckHook(Hook):
     """Refuse labels outside of the classes that the heads know.
 
     On a GPU they would end the process with an assertion of some kernel, on a
-    CPU with an index error that names no picture.
+    CPU with an index error that names no image.
     """
 
     priority = 'HIGHEST'
@@ -36,7 +36,7 @@ class LabelCheckHook(Hook):
         """Check a batch.
 
         Raises:
-            ValueError: Names picture, label and the classes there are.
+            ValueError: Names image, label and the classes there are.
         """
         if self.num_classes is None or not isinstance(data_batch, dict):
             return
@@ -54,9 +54,9 @@ class LabelCheckHook(Hook):
                 continue
             wrong = set(labels[wrong].unique().tolist()) - self.ignore
             if wrong:
-                picture = sample.metainfo.get('img_path', 'a picture')
+                image = sample.metainfo.get('img_path', 'an image')
                 raise ValueError(
-                    f'{picture} has labels {sorted(wrong)[:5]}, but the head '
+                    f'{image} has labels {sorted(wrong)[:5]}, but the head '
                     f'knows classes 0 to {self.num_classes - 1}: convert the '
                     'annotations, or set num_classes of the heads and '
                     'metainfo.classes of the datasets')

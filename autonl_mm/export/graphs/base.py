@@ -55,7 +55,7 @@ class Preprocess(nn.Module):
             self.pad_value = preprocessor.pad_val
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures to what the backbone takes."""
+        """Images to what the backbone takes."""
         if self.flip and x.shape[1] == 3:
             x = x[:, [2, 1, 0]]
         if self.normalise:

@@ -9,7 +9,7 @@ from .base import TaskGraph, logit_difference
 
 
 class ClassifierGraph(TaskGraph):
-    """Pictures to ``logits (N, classes)``, whose softmax are the scores."""
+    """Images to ``logits (N, classes)``, whose softmax are the scores."""
 
     task = 'classification'
     outputs = ('logits', )
@@ -19,9 +19,9 @@ class ClassifierGraph(TaskGraph):
         return self.model(self.preprocess(x), mode='tensor')
 
     @staticmethod
-    def reference(model: nn.Module, pictures: Tensor) -> List[Tensor]:
+    def reference(model: nn.Module, images: Tensor) -> List[Tensor]:
         """The logits of mmpretrain's model."""
-        inputs = model.data_preprocessor(dict(inputs=pictures))['inputs']
+        inputs = model.data_preprocessor(dict(inputs=images))['inputs']
         return [model(inputs, mode='tensor')]
 
     difference = staticmethod(logit_difference)

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """What of a detector goes into an ONNX file: all, up to the boxes it keeps.
 
-N pictures, C classes, M candidates of all maps, K boxes at most.
+N images, C classes, M candidates of all maps, K boxes at most.
 """
 from typing import List, Sequence, Tuple
 
@@ -19,17 +19,17 @@ class NonMaxSuppression(torch.autograd.Function):
     @staticmethod
     def forward(ctx, boxes: Tensor, scores: Tensor, count: int,
                 iou_threshold: float) -> Tensor:
-        """What is kept of each picture, the best first.
+        """What is kept of each image, the best first.
 
         Args:
             boxes (Tensor): ``(N, M, 4)``.
             scores (Tensor): ``(N, 1, M)``; of 0 for what is no candidate.
-            count (int): At most so many a picture.
+            count (int): At most so many an image.
             iou_threshold (float): Boxes that overlap a better one by more are
                 dropped.
 
         Returns:
-            Tensor: ``(kept, 3)``: picture, 0, box.
+            Tensor: ``(kept, 3)``: image, 0, box.
         """
         from mmcv.ops import nms
         rows = []
@@ -54,9 +54,9 @@ class NonMaxSuppression(torch.autograd.Function):
 
 
 class DetectorGraph(TaskGraph):
-    """Pictures to ``dets (N, K, 5)`` and ``labels (N, K)``.
+    """Images to ``dets (N, K, 5)`` and ``labels (N, K)``.
 
-    A row of ``dets`` is x1, y1, x2, y2 in pixels of the picture and the score;
+    A row of ``dets`` is x1, y1, x2, y2 in pixels of the image and the score;
     the best come first. Rows that are not needed have zeros and the label -1.
     What the config's ``test_cfg`` says is in the graph.
 
@@ -159,7 +159,7 @@ class DetectorGraph(TaskGraph):
         return scores, labels, priors[place], deltas
 
     def _clip(self, boxes: Tensor, x: Tensor) -> Tensor:
-        """Boxes inside of the picture, where the coder clips them."""
+        """Boxes inside of the image, where the coder clips them."""
         if not self.model.bbox_head.bbox_coder.clip_border:
             return boxes
         h, w = x.shape[2:]
@@ -191,11 +191,11 @@ class DetectorGraph(TaskGraph):
             # Boxes of different classes do not meet, as mmcv does it.
             offset = boxes.amax((1, 2), keepdim=True) + 1
             apart = boxes + labels.unsqueeze(-1) * offset
-        picture, _, box = NonMaxSuppression.apply(
+        image, _, box = NonMaxSuppression.apply(
             apart, scores.unsqueeze(1), count,
             cfg.nms.iou_threshold).unbind(1)
         kept = torch.zeros_like(scores).index_put(
-            (picture, box), scores[picture, box])
+            (image, box), scores[image, box])
         best, index = F.pad(kept, (0, count)).topk(count)
         valid = best.gt(0)
         index = index * valid
@@ -205,19 +205,19 @@ class DetectorGraph(TaskGraph):
         return dets, labels.where(valid, -torch.ones_like(labels))
 
     @staticmethod
-    def reference(model: nn.Module, pictures: Tensor) -> List[Tensor]:
+    def reference(model: nn.Module, images: Tensor) -> List[Tensor]:
         """What mmdet predicts, in the form of this graph's outputs."""
         from mmdet.structures import DetDataSample
-        size = tuple(pictures.shape[2:])
+        size = tuple(images.shape[2:])
         samples = [
             DetDataSample(metainfo=dict(
                 img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
-            for _ in pictures
+            for _ in images
         ]
         samples = model.test_step(
-            dict(inputs=list(pictures), data_samples=samples))
+            dict(inputs=list(images), data_samples=samples))
         count = model.bbox_head.test_cfg.max_per_img
-        dets = pictures.new_zeros(len(samples), count, 5)
+        dets = images.new_zeros(len(samples), count, 5)
         labels = torch.full((len(samples), count), -1)
         for i, sample in enumerate(samples):
             found = sample.pred_instances
@@ -244,8 +244,8 @@ class DetectorGraph(TaskGraph):
         """
         if not expected[1].ge(0).any():
             raise ValueError(
-                'nothing was detected in the pictures of the check, so it '
-                'says nothing: give pictures in which the model finds '
+                'nothing was detected in the images of the check, so it '
+                'says nothing: give images in which the model finds '
                 'something by --images, or lower model.test_cfg.score_thr or '
                 'model.bbox_head.test_cfg.score_thr by --cfg-options')
         share = torch.full((5, ), expected[0][..., :4].max().item())
@@ -258,7 +258,7 @@ class DetectorGraph(TaskGraph):
 
     def _farthest(self, dets: Tensor, labels: Tensor, others: Tensor,
                   other_labels: Tensor, share: Tensor) -> float:
-        """How far any box of a picture is from the nearest of others."""
+        """How far any box of an image is from the nearest of others."""
         floor = self.model.bbox_head.test_cfg.get('score_thr', 0)
         if other_labels.ge(0).all():
             floor = others[:, 4].min()

@@ -11,7 +11,7 @@ from .base import TaskGraph, logit_difference
 
 
 class SegmentorGraph(TaskGraph):
-    """Pictures to ``logits (N, classes, H, W)`` of each pixel.
+    """Images to ``logits (N, classes, H, W)`` of each pixel.
 
     Args:
         model (nn.Module): An encoder-decoder of mmseg in deploy form.
@@ -44,20 +44,20 @@ class SegmentorGraph(TaskGraph):
         return model.encode_decode(inputs, [dict(img_shape=inputs.shape[2:])])
 
     @classmethod
-    def reference(cls, model: nn.Module, pictures: Tensor) -> List[Tensor]:
-        """The logits of mmseg's model, whole pictures."""
+    def reference(cls, model: nn.Module, images: Tensor) -> List[Tensor]:
+        """The logits of mmseg's model, whole images."""
         from mmseg.structures import SegDataSample
         data = model.data_preprocessor(
-            dict(inputs=list(pictures),
-                 data_samples=[SegDataSample() for _ in pictures]))
-        h, w = pictures.shape[2:]
+            dict(inputs=list(images),
+                 data_samples=[SegDataSample() for _ in images]))
+        h, w = images.shape[2:]
         return [cls._logits(model, data['inputs'])[:, :, :h, :w]]
 
     difference = staticmethod(logit_difference)
 
 
 class LabelMapGraph(SegmentorGraph):
-    """Pictures to ``labels (N, H, W)``, the class of each pixel."""
+    """Images to ``labels (N, H, W)``, the class of each pixel."""
 
     outputs = ('labels', )
 

@@ -196,7 +196,7 @@ class AutoNL(DeployMixin, BaseModule):
         """``(N, in_channels, H, W)`` to a tuple, one map an index.
 
         Raises:
-            ValueError: If the channels differ or the picture is smaller than
+            ValueError: If the channels differ or the image is smaller than
                 the backbone's stride.
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels:
@@ -206,8 +206,8 @@ class AutoNL(DeployMixin, BaseModule):
                 'channels build it with in_channels')
         if min(x.shape[2:]) < self._full_stride:
             raise ValueError(
-                f'AutoNL got pictures of {x.shape[2]}x{x.shape[3]}, smaller '
-                f'than its stride {self._full_stride}: give larger pictures, '
+                f'AutoNL got images of {x.shape[2]}x{x.shape[3]}, smaller '
+                f'than its stride {self._full_stride}: give larger images, '
                 'or ask for earlier out_indices or a smaller output_stride')
         outs = []
         for i, layer in enumerate(self.layers):

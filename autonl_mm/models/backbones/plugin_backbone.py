@@ -14,7 +14,7 @@ from torch import Tensor
 from autonl_mm.deploy import DeployMixin
 from autonl_mm.registry import MODELS
 
-# Two pictures, neither of them square: channels are what stays the same from
+# Two images, neither of them square: channels are what stays the same from
 # one to the other, and heights and widths cannot be taken for each other.
 PROBE_SIZES = ((64, 96), (96, 160))
 # What torch puts before the base's names, and checkpoints do not have.
@@ -33,7 +33,7 @@ class PluginBackbone(DeployMixin, BaseModule):
     are found in the state dict as
     ``plugins.<place, '-' for '.'>.<abbreviation of the layer>``.
 
-    The channels of each place are found with two small pictures that pass
+    The channels of each place are found with two small images that pass
     through the base while it is built.
 
     Args:
@@ -142,7 +142,7 @@ def map_channels(
     """Find the submodules of a network after which a layer can be put.
 
     Args:
-        backbone (nn.Module): The network. Two small pictures pass through it
+        backbone (nn.Module): The network. Two small images pass through it
             in eval mode; it is left as it was.
 
     Returns:
@@ -151,7 +151,7 @@ def map_channels(
         the reason why not.
 
     Raises:
-        ValueError: If the network does not run on the pictures.
+        ValueError: If the network does not run on the images.
     """
     names = {module: name for name, module in backbone.named_modules()}
     modes = {module: module.training for module in names}
@@ -168,13 +168,13 @@ def map_channels(
     try:
         for size in PROBE_SIZES:
             outputs.append(defaultdict(list))
-            picture = param.new_zeros(1, conv.in_channels if conv else 3,
+            image = param.new_zeros(1, conv.in_channels if conv else 3,
                                       *size)
             with torch.no_grad():
-                backbone(picture)
+                backbone(image)
     except Exception as e:
         raise ValueError(
-            f'{type(backbone).__name__} does not run on a picture of '
+            f'{type(backbone).__name__} does not run on an image of '
             f'{size[0]}x{size[1]}, with which PluginBackbone finds its maps; '
             'backbones whose features are not maps, or maps of one size '
             f'only, take no plug-ins. {type(e).__name__}: {e}') from e
@@ -194,7 +194,7 @@ def map_channels(
         elif not _is_map(*(shape[0] for shape in shapes)):
             shape = shapes[0][0]
             others[name] = ('returns ' + (
-                f'{tuple(shape)} for a picture of {PROBE_SIZES[0][0]}x'
+                f'{tuple(shape)} for an image of {PROBE_SIZES[0][0]}x'
                 f'{PROBE_SIZES[0][1]}' if shape else 'more than one tensor'))
         else:
             channels[name] = shapes[0][0][1]
@@ -202,7 +202,7 @@ def map_channels(
 
 
 def _is_map(first: Optional[torch.Size], second: Optional[torch.Size]) -> bool:
-    """Whether these shapes of one output, of the two pictures, are maps'.
+    """Whether these shapes of one output, of the two images, are maps'.
 
     Channels last, tokens and attention weights are not.
     """

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """LightNL, the lightweight non-local block (AutoNL, section 3.1).
 
-Shapes: N pictures, C channels, H x W the map, k compact channels, s the
+Shapes: N images, C channels, H x W the map, k compact channels, s the
 stride, h x w = ceil(H/s) x ceil(W/s) the strided map.
 """
 from typing import Optional
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import DeployMixin
-from autonl_mm.ops import fused_light_nl, lay_out, load_fused_operators, runs_fused
+from autonl_mm.ops import fused_light_nl, load_fused_operators, pack_weights, runs_fused
 from autonl_mm.registry import MODELS
 
 ORDERS = ('auto', 'channel', 'spatial')
@@ -213,7 +213,7 @@ class LightNL(DeployMixin, BaseModule):
 
         super()._apply(keep_precision, *args, **kwargs)
         if self.fused:
-            lay_out(self.conv)
+            pack_weights(self.conv)
         return self
 
     def use_fused_operator(self) -> None:
@@ -231,7 +231,7 @@ class LightNL(DeployMixin, BaseModule):
         self.fused = (type(self) is LightNL and self.conv.bias is not None
                       and isinstance(self.norm, nn.Identity))
         if self.fused:
-            lay_out(self.conv)
+            pack_weights(self.conv)
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C, H, W)``.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autonl_mm.arch import BlockSpec
 from autonl_mm.deploy import DeployMixin
-from autonl_mm.ops import fused_mbconv, lay_out, load_fused_operators, runs_fused
+from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs_fused
 
 from .light_nl import LightNL, init_depthwise
 
@@ -163,7 +163,7 @@ class MBConv(DeployMixin, BaseModule):
         reduce = None if self.se is None else self.se.reduce
         gate = None if self.se is None else self.se.expand
         depthwise, project = self.depthwise.conv, self.project.conv
-        lay_out(expand, depthwise, gate, project)
+        pack_weights(expand, depthwise, gate, project)
         # Made once: looking layers up takes as long as a small block.
         self.fused = partial(
             fused_mbconv,

@@ -1,4 +1,4 @@
-# CIFAR-10's training pictures as a folder, one subfolder a class, enlarged
+# CIFAR-10's training images as a folder, one subfolder a class, enlarged
 # from 32x32 to 64x64. The last 5,000 of a fixed shuffle are held out.
 dataset_type = 'autonl_mm.HoldoutFolder'
 data_root = 'data/cifar10'
@@ -20,7 +20,7 @@ test_pipeline = [
     dict(type='Resize', scale=64, interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
-# test.py --tta: the picture and its mirror image
+# test.py --tta: the image and its mirror image
 tta_pipeline = [
     dict(type='autonl_mm.LoadImageOrSkip', skip=False),
     dict(

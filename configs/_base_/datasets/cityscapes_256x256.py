@@ -1,4 +1,4 @@
-# For two CPU cores: Cityscapes at a little over a third of its size; pictures
+# For two CPU cores: Cityscapes at a little over a third of its size; images
 # of CamVid's 480x360 keep theirs.
 _base_ = 'cityscapes_512x1024.py'
 

@@ -18,7 +18,7 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
-# Loading in the training process itself: these small pictures take 8 of a
+# Loading in the training process itself: these small images take 8 of a
 # step's 180 ms, and on two cores workers cost it more than that.
 train_dataloader = dict(
     batch_size=32,

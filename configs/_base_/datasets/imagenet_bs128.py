@@ -22,7 +22,7 @@ test_pipeline = [
         interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
-# test.py --tta: the picture and its mirror image
+# test.py --tta: the image and its mirror image
 tta_pipeline = [
     dict(type='autonl_mm.LoadImageOrSkip', skip=False),
     dict(

@@ -1,4 +1,4 @@
-# Semantic FPN for small pictures, ten classes and the background; the
+# Semantic FPN for small images, ten classes and the background; the
 # backbone gives maps at strides 4, 8 and 16.
 model = dict(
     type='EncoderDecoder',

@@ -1,5 +1,5 @@
 # The releases' recipe: 350 epochs of RMSprop by TensorFlow's rule, lr 0.016
-# per 256 pictures after 5 epochs of linear warm-up, times 0.97 every 2.4
+# per 256 images after 5 epochs of linear warm-up, times 0.97 every 2.4
 # epochs in steps, counted from the start.
 max_epochs = 350
 optim_wrapper = dict(

@@ -27,9 +27,9 @@ def loader(batch_size):
 
 
 @pytest.mark.parametrize('batch_size', [1, 128, 4096, 8192])
-def test_momentum_counts_pictures(batch_size):
+def test_momentum_counts_images(batch_size):
     momentum = momentum_for(train_dataloader=loader(batch_size))
-    # after as many pictures the average has forgotten as much
+    # after as many images the average has forgotten as much
     steps = 8192 // batch_size
     assert (1 - momentum)**steps == pytest.approx(0.9999**2, rel=1e-9)
 

@@ -20,7 +20,7 @@ DEMO = dict(
     cls='autonl-s_1xb32_demo-cls',
     det='retinanet_autonl-s_1xb8_demo-det',
     seg='semantic-fpn_autonl-s_1xb8_demo-seg')
-# The pictures' size, where a config depends on it.
+# The images' size, where a config depends on it.
 SMALL = dict(
     cls={'train_dataloader.dataset.pipeline.1.crop_size': 32},
     det={},
@@ -135,7 +135,7 @@ def check_curves(task, root, steps, window, seeds, options={}):
 
 @pytest.fixture(scope='module')
 def demo_data(tmp_path_factory):
-    """Some pictures of each of the demo's sets."""
+    """Some images of each of the demo's sets."""
     root = tmp_path_factory.mktemp('demo')
     run_tool('tools/dataset_converters/make_demo_data.py', '--out', root,
              *(f'--{task}-{part}={n}' for task in DEMO

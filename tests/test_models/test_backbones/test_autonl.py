@@ -204,7 +204,7 @@ def test_wrong_input_shape(shape):
     assert str(shape) in str(info.value) and 'in_channels' in str(info.value)
 
 
-def test_picture_smaller_than_the_stride():
+def test_image_smaller_than_the_stride():
     model = AutoNL(TINY).eval()
     assert model(torch.randn(1, 3, 32, 32))[0].shape[2:] == (1, 1)
     for size in (31, 64), (64, 31), (1, 1):
@@ -231,7 +231,7 @@ def test_tensorflow_padding():
             outs, want = model(x), plain(x)
             for out, other in zip(outs, want):
                 assert out.shape == other.shape
-    # an even picture is padded at the right and below only: the kernel's
+    # an even image is padded at the right and below only: the kernel's
     # first tap lies on the first pixel
     x = torch.randn(1, 3, 32, 32)
     conv = model.layers[0].conv

@@ -93,7 +93,7 @@ def settled(name):
                if isinstance(m, _BatchNorm)}
     for module in momenta:
         module.momentum = 1.
-    net(picture())
+    net(image())
     for module, momentum in momenta.items():
         module.momentum = momentum
         variance = module.running_var
@@ -101,7 +101,7 @@ def settled(name):
     return net.eval()
 
 
-def picture(n=2, h=64, w=96):
+def image(n=2, h=64, w=96):
     return torch.randn(n, 3, h, w, generator=torch.Generator().manual_seed(1))
 
 
@@ -123,7 +123,7 @@ def assert_close(got, want, tolerance=1e-3):
 def test_fresh_plugins_change_no_bit(name):
     base, net = build(name)
     assert len(net.plugins) == BASES[name][2]
-    x = picture()
+    x = image()
     for mode in (False, True):
         base.train(mode)
         net.train(mode)
@@ -148,7 +148,7 @@ def test_finds_the_channels(name):
         net.backbone.get_submodule(key.replace('-', '.'))
         layer.register_forward_hook(
             lambda m, args, out: seen.append((m.in_channels, out.shape)))
-    net(picture())
+    net(image())
     assert len(seen) == len(net.plugins)
     assert all(channels == shape[1] for channels, shape in seen)
 
@@ -169,7 +169,7 @@ def test_checkpoints_of_the_base_load(name, tmp_path):
     path = str(tmp_path / 'base.pth')
     nn.init.constant_(next(base.parameters()), 3.)
     torch.save(base.state_dict(), path)
-    x = picture()
+    x = image()
     base.eval(), net.eval()
     load_checkpoint(net, path, strict=False)  # by mmengine
     assert_equal(net(x), base(x))
@@ -197,7 +197,7 @@ def test_gradients_reach_everything(name):
     awake(net)
     for module in (base, net):
         module.train()
-        sum(out.square().mean() for out in module(picture())).backward()
+        sum(out.square().mean() for out in module(image())).backward()
     used = {key for key, p in base.named_parameters() if p.grad is not None}
     for key, param in net.named_parameters():
         if key.startswith('plugins.'):
@@ -214,7 +214,7 @@ def test_compiles_to_one_graph(name):
     net = settled(name)
     compiled = torch.compile(
         copy.deepcopy(net), fullgraph=True, backend='eager')
-    x = picture()
+    x = image()
     with torch.no_grad():
         assert_close(compiled(x), net(x))
 
@@ -227,18 +227,18 @@ def test_exports_to_onnx(name):
     file = io.BytesIO()
     axes = {0: 'n', 2: 'h', 3: 'w'}
     torch.onnx.export(
-        net, (picture(), ),
+        net, (image(), ),
         file,
         dynamo=False,
         input_names=['x'],
         dynamic_axes=dict(x=axes))
     session = runtime.InferenceSession(
         file.getvalue(), providers=['CPUExecutionProvider'])
-    # other pictures would be too far from the statistics
-    inputs = [picture()[:1], picture()[[0, 1, 0]].tile(2, 1)]
+    # other images would be too far from the statistics
+    inputs = [image()[:1], image()[[0, 1, 0]].tile(2, 1)]
     if name == 'efficientnet':
         # Its own padding depends on the size and is a constant of the graph.
-        inputs[1] = picture()[[0, 1, 0]]
+        inputs[1] = image()[[0, 1, 0]]
     for x in inputs:
         got = session.run(None, dict(x=x.numpy()))
         with torch.no_grad():
@@ -249,7 +249,7 @@ def test_exports_to_onnx(name):
 def test_copies_have_plugins_of_their_own(name):
     net = settled(name)
     twin = copy.deepcopy(net)
-    x = picture(1)
+    x = image(1)
     before = net(x)
     assert_equal(twin(x), before)
     for param in net.plugins.parameters():
@@ -265,7 +265,7 @@ def test_ema_follows_the_plugins():
     net = settled('resnet18')
     ema = ExponentialMovingAverage(net, momentum=0.5, update_buffers=True)
     ema.update_parameters(net)
-    x = picture(1)
+    x = image(1)
     assert_equal(ema(x), net(x))
     layer, averaged = (n.plugins.layer3.light_nl for n in (net, ema.module))
     nn.init.constant_(layer.norm.weight, 0.13)
@@ -277,11 +277,11 @@ def test_ema_follows_the_plugins():
 
 def test_pickles():
     net = settled('resnet18')
-    before = net(picture(1))
+    before = net(image(1))
     loaded = pickle.loads(pickle.dumps(net))
     for param in net.plugins.parameters():
         nn.init.zeros_(param)
-    assert_equal(loaded(picture(1)), before)
+    assert_equal(loaded(image(1)), before)
 
 
 @pytest.mark.slow
@@ -291,7 +291,7 @@ def test_onnx_by_torch_export():
     net = settled('resnet18')
     auto = torch.export.Dim.AUTO
     program = torch.onnx.export(
-        net, (picture(), ),
+        net, (image(), ),
         dynamo=True,
         dynamic_shapes=({
             0: auto,
@@ -303,7 +303,7 @@ def test_onnx_by_torch_export():
     program.save(file)
     session = runtime.InferenceSession(
         file.getvalue(), providers=['CPUExecutionProvider'])
-    x = picture().tile(2, 1)
+    x = image().tile(2, 1)
     got = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     with torch.no_grad():
         assert_close([torch.from_numpy(g) for g in got], net(x))
@@ -379,7 +379,7 @@ def test_the_base_stays_frozen(cfg):
     statistics = {k: v.clone() for k, v in base.state_dict().items()
                   if 'running' in k}
     awake(net)
-    sum(out.mean() for out in net(picture())).backward()
+    sum(out.mean() for out in net(image())).backward()
     for placed in net.plugins.values():
         assert placed.light_nl.conv.weight.grad is not None
         assert placed.light_nl.norm.num_batches_tracked == 1
@@ -419,7 +419,7 @@ def test_without_plugins_it_is_the_base():
     net = PluginBackbone(BASES['resnet18'][0])
     net.load_state_dict(base.state_dict())
     base.eval()
-    assert_equal(net.eval()(picture()), base(picture()))
+    assert_equal(net.eval()(image()), base(image()))
 
 
 def test_other_numbers_of_input_channels():
@@ -460,7 +460,7 @@ def test_in_a_classifier(tmp_path):
         backbone=cfg,
         plugins=[plugin(target)])
     plain.eval()
-    want = plain.backbone(picture())
+    want = plain.backbone(image())
     for backbone in (
             dict(wrapped, backbone=dict(cfg, init_cfg=pretrained)),
             dict(wrapped, init_cfg=pretrained)):
@@ -471,14 +471,14 @@ def test_in_a_classifier(tmp_path):
                 head=head,
                 init_cfg=dict(type='Constant', layer='BatchNorm2d', val=1)))
         model.init_weights()
-        assert_equal(model.eval().backbone(picture()), want)
+        assert_equal(model.eval().backbone(image()), want)
         report = model.load_state_dict(plain.state_dict(), strict=False)
         assert not report.unexpected_keys
         assert all(key.startswith('backbone.plugins.')
                    for key in report.missing_keys)
         load_checkpoint(model, path)
-        assert_equal(model.extract_feat(picture())[0],
-                     plain.extract_feat(picture())[0])
+        assert_equal(model.extract_feat(image())[0],
+                     plain.extract_feat(image())[0])
 
 
 # -------------------------------------------------------------- other layers
@@ -501,11 +501,11 @@ def test_mmcvs_plugins(name, cfg, abbr):
     net.init_weights()
     net.load_state_dict(base.state_dict(), strict=False)
     base.eval(), net.eval()
-    assert_equal(net(picture()), base(picture()))
+    assert_equal(net(image()), base(image()))
     net.train()
     for param in net.plugins.parameters():
         nn.init.normal_(param, std=0.1)
-    out = net(picture())
+    out = net(image())
     sum(o.square().mean() for o in out).backward()
     # a theta's or phi's shift cancels in a softmax
     assert all(p.grad is not None for p in net.plugins.parameters())
@@ -530,7 +530,7 @@ def test_several_at_one_place_come_one_after_the_other():
     order = []
     for layer in net.plugins.layer3:
         layer.register_forward_hook(lambda m, a, o: order.append(m))
-    net(picture())
+    net(image())
     assert order == list(net.plugins.layer3)
 
 
@@ -540,7 +540,7 @@ def test_earlier_hooks_see_what_the_base_sees():
     seen = []
     net.backbone.layer4.register_forward_hook(
         lambda m, args, out: seen.append(out))
-    assert torch.equal(net(picture())[0], seen[0])
+    assert torch.equal(net(image())[0], seen[0])
 
 
 # --------------------------------------------------------------------- errors
@@ -575,7 +575,7 @@ def test_places_that_are_none():
     # channels last
     text = refused(convnext, plugin(r'stages\.0\.0\.pointwise_conv1'))
     assert ("'stages.0.0.pointwise_conv1' returns (1, 16, 24, 160) for a "
-            'picture of 64x96') in text
+            'image of 64x96') in text
 
 
 def test_transformers():
@@ -596,7 +596,7 @@ def test_a_base_of_one_size():
     vit = dict(
         type='mmpretrain.TIMMBackbone', model_name='vit_tiny_patch16_224')
     text = refused(vit, plugin('.*'))
-    assert 'does not run on a picture of 64x96' in text
+    assert 'does not run on an image of 64x96' in text
     assert 'not maps' in text and '224' in text
 
 

@@ -1,12 +1,13 @@
-# make setup   environment in .venv: torch, mmcv with compiled ops, the OpenMMLab libraries, this project
-# make demo    sets up, then trains classifier, detector and segmentor on data that needs no download
-# make demo-full   search, export, retrain, detect, segment on the same data
-# make test    sets up, then runs the tests
-# make lint    ruff
+# make setup       makes .venv with torch, mmcv with compiled ops, the OpenMMLab libraries, this project
+# make demo        sets up, then trains classifier, detector and segmentor on data that needs no download
+# make demo-full   sets up, then searches, exports and retrains a detector and a segmentor on the same data
+# make test        sets up, then runs the tests
+# make test-slow   sets up, then runs the tests that take minutes each
+# make lint        sets up, then runs ruff
 #
-# STACK=onedl   builds on the maintained forks, in .venv-onedl
+# STACK=onedl   use the maintained forks, in .venv-onedl
 # PYTHON=...    the interpreter to use, 3.10 or 3.11 (3.10 to 3.12 with STACK=onedl)
-# CUDA=0        CPU ops only, even where a GPU is present
+# CUDA=0        build CPU ops only, even if there is a GPU
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -38,30 +39,30 @@ MMCV_VERSION = $(shell sed -n 's/^$(MMCV)==\([^;]*\).*/\1/p' $(CONSTRAINTS))
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -q -c $(CONSTRAINTS)
 FAIL = { echo "setup: $(1)" >&2; exit 1; }
-NET := check the network and the disk (pip's own message is above), then run make again
+NET := check the network and the disk space (see pip's message above) and run make again
 
-.PHONY: setup demo demo-full test lint
+.PHONY: setup demo demo-full test test-slow lint
 setup: $(VENV)/.project
 
 $(VENV)/.python:
-	@[ -n "$(PYTHON)" ] || $(call FAIL,no Python of $(PYTHONS) found: install one or name it with PYTHON=/path/to/python)
+	@[ -n "$(PYTHON)" ] || $(call FAIL,found no Python of version $(PYTHONS): install one or give its path with PYTHON=/path/to/python)
 	@v=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && [[ " $(PYTHONS) " == *" $$v "* ]] \
-	  || $(call FAIL,$(PYTHON) is Python $$v but STACK=$(STACK) needs one of $(PYTHONS): name it with PYTHON=/path/to/python)
-	@echo "setup: $(VENV) with $$($(PYTHON) --version)"
+	  || $(call FAIL,$(PYTHON) is Python $$v but STACK=$(STACK) needs one of $(PYTHONS): give its path with PYTHON=/path/to/python)
+	@echo "setup: making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $(VENV) || $(call FAIL,python -m venv failed: install the venv package of your Python (Debian: python3-venv))
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.python $(CONSTRAINTS) requirements/build.txt
-	@echo "setup: torch and torchvision (about 3 GB on first use)"
+	@echo "setup: installing torch and torchvision (about 3 GB to download the first time)"
 	@$(INSTALL) -r requirements/build.txt torch torchvision || $(call FAIL,torch did not install: $(NET))
 	@touch $@
 
 $(VENV)/.mmcv: $(VENV)/.torch
 	@command -v c++ >/dev/null || $(call FAIL,mmcv's ops need a C++ compiler: install g++ (Debian: apt-get install g++))
 	@[ "$(CUDA)" = 0 ] || command -v nvcc >/dev/null \
-	  || $(call FAIL,a GPU is present but nvcc is not: install the CUDA toolkit of torch's version or run make with CUDA=0 for CPU ops)
-	@[ -n "$(MMCV_VERSION)" ] || $(call FAIL,$(CONSTRAINTS) pins no $(MMCV): add a line $(MMCV)==VERSION)
-	@# The wheel depends on Python, torch and CUDA, which pip's own wheel cache does not know.
+	  || $(call FAIL,there is a GPU but no nvcc: install the CUDA toolkit of the version that torch was built for or run make with CUDA=0 for CPU ops)
+	@[ -n "$(MMCV_VERSION)" ] || $(call FAIL,$(CONSTRAINTS) does not pin $(MMCV): add the line $(MMCV)==VERSION)
+	@# Own cache: the wheel depends on Python, torch and CUDA, which pip's wheel cache does not tell apart.
 	@dir=$(WHEELS)/$(MMCV)-$(MMCV_VERSION)-$$($(VENV)/bin/python -c 'import sys, torch; print("cp%d%d-torch%s" % (*sys.version_info[:2], torch.__version__))')-cuda$(CUDA); \
 	if ! ls $$dir/*.whl >/dev/null 2>&1; then \
 	  echo "setup: compiling mmcv's ops, 7 to 13 minutes on two cores, once per machine (log: $(VENV)/mmcv-build.log)"; \
@@ -75,7 +76,7 @@ $(VENV)/.mmcv: $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.project: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt)
-	@echo "setup: the OpenMMLab libraries and this project"
+	@echo "setup: installing the OpenMMLab libraries and this project"
 	@$(INSTALL) -r requirements/mminstall$(SUFFIX).txt -r requirements/optional.txt -r requirements/tests.txt \
 	  || $(call FAIL,the OpenMMLab libraries did not install: $(NET))
 	@$(INSTALL) --no-build-isolation --no-deps -e . || $(call FAIL,the project did not install: $(NET))
@@ -83,6 +84,9 @@ $(VENV)/.project: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt)
 
 test: setup
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-slow: setup
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -92,20 +96,20 @@ TOOLS := tools/analysis_tools
 CLS := autonl-s_1xb32_demo-cls
 DET := retinanet_autonl-s_1xb8_demo-det
 SEG := semantic-fpn_autonl-s_1xb8_demo-seg
-# Evaluate once more, from the checkpoint, and draw: $(1) config, $(2) its work
-# dir, $(3) metric.
-SHOW = $(RUN) tools/test.py $(1) $$(cat $(2)/last_checkpoint) --work-dir $(2)/test --show-dir $(2)/drawn \
+# Evaluate again, from the checkpoint, and visualise the predictions: $(1) config,
+# $(2) its work dir, $(3) metric.
+SHOW = $(RUN) tools/test.py $(1) $$(cat $(2)/last_checkpoint) --work-dir $(2)/test --show-dir $(2)/vis \
   && $(RUN) $(TOOLS)/analyze_logs.py $(2) --metric $(3) \
-  && $(RUN) $(TOOLS)/contact_sheet.py $(2)/drawn --out $(2)/predictions.png
+  && $(RUN) $(TOOLS)/contact_sheet.py $(2)/vis --out $(2)/predictions.png
 
-# Start from the backbone of a checkpoint, $(1).
+# Options that load the backbone of the checkpoint $(1) before training.
 FROM = model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=$(1) \
   model.backbone.init_cfg.prefix=backbone.
 
 demo: setup
 	$(RUN) tools/dataset_converters/make_demo_data.py
 	$(RUN) tools/train.py configs/demo/$(CLS).py --work-dir work_dirs/$(CLS)
-	@# The classifier's backbone is where detector and segmentor start from.
+	@# Detector and segmentor start from the classifier's backbone.
 	$(RUN) tools/train.py configs/demo/$(DET).py --work-dir work_dirs/$(DET) \
 	  --cfg-options $(call FROM,$$(cat work_dirs/$(CLS)/last_checkpoint))
 	$(RUN) tools/train.py configs/demo/$(SEG).py --work-dir work_dirs/$(SEG) \
@@ -116,7 +120,7 @@ demo: setup
 
 SEARCH := autonl-supernet_retinanet_1xb8_demo-det
 FULL := work_dirs/demo-full
-# The searched network gives maps of 24, 40 and 80 channels at strides 4, 8, 16.
+# The searched network gives feature maps of 24, 40 and 80 channels at strides 4, 8, 16.
 SEARCHED := model.backbone.arch=$(FULL)/arch.txt
 demo-full: setup
 	$(RUN) tools/dataset_converters/make_demo_data.py --sets det seg
@@ -127,7 +131,7 @@ demo-full: setup
 	$(RUN) tools/train.py configs/demo/$(DET).py --work-dir $(FULL)/det --cfg-options \
 	  $(SEARCHED) 'model.backbone.out_indices=(3,4)' 'model.neck.in_channels=[40,80]' \
 	  $(call FROM,$(FULL)/subnet.pth)
-	@# What the detector has learnt is where the segmentor's backbone starts from.
+	@# The segmentor starts from the detector's backbone.
 	$(RUN) tools/train.py configs/demo/$(SEG).py --work-dir $(FULL)/seg --cfg-options \
 	  $(SEARCHED) 'model.backbone.out_indices=(2,3,4)' 'model.neck.in_channels=[24,40,80]' \
 	  $(call FROM,$$(cat $(FULL)/det/last_checkpoint))

@@ -22,9 +22,9 @@ def requirements(name):
 
 
 def add_mim_extension():
-    """Bring configs and tools to ``autonl_mm/.mim``, where mim looks.
+    """Put configs and tools into ``autonl_mm/.mim``, where mim looks for them.
 
-    Links for a development install, copies for a distribution.
+    A development install gets links, a distribution gets copies.
     """
     mim = ROOT / 'autonl_mm/.mim'
     develop = {'develop', 'editable_wheel'} & set(sys.argv)
@@ -58,25 +58,27 @@ if __name__ == '__main__':
         packages=find_packages(include=['autonl_mm', 'autonl_mm.*']),
         package_data={'autonl_mm': ['ops/*.cpp', 'ops/*.h', '.mim/**/*', '.mim/*']},
         include_package_data=True,
-        python_requires='>=3.8',
-        # mmengine and mmcv come from upstream or from the maintained forks,
-        # as the extras say; asking for either here would pull it over the
-        # other.
+        python_requires='>=3.10',
+        # mmengine and mmcv come from upstream or from the maintained forks, see
+        # the extras. Requiring one of them here would install it over the other.
         install_requires=requirements('runtime'),
         extras_require={
             'upstream': ['mmcv'] + requirements('mminstall'),
             'onedl': ['onedl-mmcv'] + requirements('mminstall-onedl'),
             'optional': requirements('optional'),
-            # to export, run and quantise ONNX files
+            # for exporting, running and quantising ONNX files
             'onnx': ['onnx', 'onnxruntime'],
-            # to read the authors' TensorFlow checkpoints, once
+            # for converting the authors' TensorFlow checkpoints
             'tensorflow': ['tensorflow'],
             'tests': requirements('tests'),
         },
         classifiers=[
             'License :: OSI Approved :: Apache Software License',
-            'Operating System :: OS Independent',
+            'Operating System :: POSIX :: Linux',
             'Programming Language :: Python :: 3',
+            'Programming Language :: Python :: 3.10',
+            'Programming Language :: Python :: 3.11',
+            'Programming Language :: Python :: 3.12',
             'Topic :: Scientific/Engineering :: Artificial Intelligence',
         ],
         zip_safe=False)

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What a network is: frozen data and the authors' text notation, no torch.
+"""Specs of networks, and the authors' text notation for them. No torch here.
 
-The notation writes one block a line, tokens joined by ``_`` in any order::
+The notation has one block per line, with tokens joined by ``_`` in any order::
 
     r1_k5_s22_e6_i24_o40_se0.25_nonlocal0.25-1
 
@@ -21,9 +21,9 @@ token                   meaning
 ``sw``                  swish, which AutoNL uses everywhere
 ======================  ====================================================
 
-``r``, ``k``, ``s``, ``e``, ``i`` and ``o`` are required. Empty lines and what
-follows ``#`` are ignored. The notation has no word for the head; a line
-``head<n>`` gives its channels where they are not 1280.
+``r``, ``k``, ``s``, ``e``, ``i`` and ``o`` are required. Empty lines and
+everything after ``#`` are ignored. The authors' notation cannot describe the
+head; here a line ``head<n>`` gives its channels if they are not 1280.
 """
 import os.path as osp
 import re
@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Sequence, Tuple, Union
 
 HEAD_CHANNELS = 1280
-# No network is deeper: a slip of the pen must not fill the memory.
+# No network is deeper; a typing error must not fill the memory.
 MAX_REPEATS = 1000
-# The notation takes six digits before the point, so a spec has no more.
+# The notation allows six digits before the decimal point; so does a spec.
 LIMIT = 10**6
 
 
@@ -54,8 +54,8 @@ class BlockSpec:
         se_ratio (float): Hidden units of squeeze-excite over
             ``in_channels``; 0 for none. Defaults to 0.
         nl_ratio (float): Channel ratio of LightNL; 0 for none. Defaults to 0.
-        nl_stride (int): Spatial stride of LightNL. Without LightNL it means
-            nothing and is set to 1, so that equal networks compare equal.
+        nl_stride (int): Spatial stride of LightNL. Without LightNL it has no
+            meaning and is set to 1, so that equal networks compare equal.
             Defaults to 1.
         skip (bool): Whether the block may add its input, which it does where
             stride and channels allow. Defaults to True.
@@ -154,15 +154,15 @@ class ArchSpec:
     """A network: stem, blocks, head.
 
     Args:
-        blocks (Sequence[BlockSpec]): The blocks, each taking the channels
-            that the one before gives.
+        blocks (Sequence[BlockSpec]): The blocks; the input channels of each
+            are the output channels of the one before.
         stem_channels (int): Output channels of the 3x3 stride-2 stem.
             Defaults to 32.
         head_channels (int): Output channels of the 1x1 head convolution.
             Defaults to 1280.
 
     Raises:
-        ValueError: If there are no blocks or channels do not chain.
+        ValueError: If there are no blocks or their channels do not fit.
     """
     blocks: Tuple[BlockSpec, ...]
     stem_channels: int = 32
@@ -187,7 +187,7 @@ class ArchSpec:
 
     @property
     def stages(self) -> Tuple[Tuple[BlockSpec, ...], ...]:
-        """Blocks grouped: a stage starts where stride is 2 or width changes."""
+        """Blocks by stage: a stage starts at stride 2 or a change of width."""
         stages: List[List[BlockSpec]] = []
         for block in self.blocks:
             if (not stages or block.stride == 2
@@ -207,10 +207,11 @@ class ArchSpec:
         """Parse the authors' notation.
 
         Args:
-            text (str): One block a line, see the module's docstring.
+            text (str): One block per line, see the module's docstring.
 
         Raises:
-            ValueError: Names the line, the token and what was expected.
+            ValueError: If the text is malformed; names the line, the token
+                and what was expected.
         """
         blocks: List[BlockSpec] = []
         head_channels = None
@@ -235,7 +236,7 @@ class ArchSpec:
             except ValueError as e:
                 raise ValueError(f'line {number} ({line!r}): {e}') from None
         if not blocks:
-            raise ValueError('no block found: expected one block a line, such '
+            raise ValueError('no block found: expected one block per line, such '
                              "as 'r1_k3_s11_e1_i32_o16'")
         return cls(
             tuple(blocks), blocks[0].in_channels,
@@ -253,14 +254,14 @@ class ArchSpec:
             text = Path(path).read_text(encoding='utf-8')
         except UnicodeDecodeError as e:
             raise ValueError(f'{path} is not a text file, expected blocks in '
-                             'the notation, one a line') from e
+                             'the notation, one per line') from e
         try:
             return cls.from_text(text)
         except ValueError as e:
             raise ValueError(f'{path}: {e}') from None
 
     def to_text(self) -> str:
-        """Write the notation; ``from_text`` gives back an equal spec."""
+        """The network in the notation; ``from_text`` reads back an equal spec."""
         lines = [block.to_text() for block in self.blocks]
         if self.head_channels != HEAD_CHANNELS:
             lines.append(f'head{self.head_channels}')
@@ -283,8 +284,8 @@ def _check_positive_int(name: str, value) -> None:
 
 
 def _parse_positive_int(token: str, digits: str) -> int:
-    # [0-9], not \d or int() alone: those also take '+3', '1_0' and the
-    # digits of other scripts. More digits than 6 are no width or count.
+    # [0-9], not \d or int() alone: those also accept '+3', '1_0' and the
+    # digits of other scripts. No width or count has more than 6 digits.
     if not re.fullmatch('[0-9]{1,6}', digits) or int(digits) < 1:
         raise ValueError(f'token {token!r}: expected a positive integer, '
                          f'got {digits!r}')
@@ -314,7 +315,7 @@ _REQUIRED = dict(
 
 
 def _parse_block(line: str) -> Iterator[BlockSpec]:
-    """Yield the BlockSpecs of one line, as many as it repeats."""
+    """Yield the BlockSpecs of one line, one per repeat."""
     tokens: Dict[str, str] = {}
     fields: Dict[str, object] = {}
     for token in line.split('_'):
@@ -391,8 +392,8 @@ def _as_int_if_whole(value: float) -> float:
 
 
 def _format(value: float) -> str:
-    # Positional digits that read back as the same float: an exponent's minus
-    # sign would be taken for the dash before LightNL's stride.
+    # Positional digits that read back as the same float. An exponent's minus
+    # sign would be read as the dash before LightNL's stride.
     text = format(Decimal(repr(float(value))), 'f')
     return text.rstrip('0').rstrip('.')
 
@@ -437,11 +438,14 @@ _NAMED = dict(s=AUTONL_S, l=AUTONL_L)
 
 def resolve_arch(arch: Union[str, PathLike, Sequence[str], ArchSpec]
                  ) -> ArchSpec:
-    """The spec that a config's ``arch`` means.
+    """Turn the ``arch`` of a config into a spec.
 
     Args:
         arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` or ``'l'``,
             the path of a notation file, lines of notation, or a spec.
+
+    Returns:
+        ArchSpec: The spec.
 
     Raises:
         ValueError: If it is none of these, or the notation is wrong.

@@ -1,16 +1,15 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Cost of blocks and of whole networks: MACs, or latency that was measured.
+"""Cost of blocks and of whole networks: MACs or measured latency.
 
-Counted as multiply-accumulates (MACs) are convolutions, the linear layer, the
-sums of global average pooling and LightNL's two products; not normalisation,
-activation and elementwise arithmetic. mmengine's ``FlopAnalyzer`` counts the
-same, operator by operator, once its count of batch normalisation is switched
-off.
+Multiply-accumulates (MACs) are counted for convolutions, the linear layer, the
+sums of global average pooling and LightNL's two products, but not for
+normalisation, activations and elementwise arithmetic. mmengine's
+``FlopAnalyzer`` gives the same count for every operator if its count of batch
+normalisation is switched off.
 
-A cost model, :class:`MacsModel` or :class:`LatencyTable`, says what a block
-costs and what the rest of a network does. A supernet asks it for every
-candidate block and weighs the answers by its gates, so the search knows no
-other formula.
+A cost model, :class:`MacsModel` or :class:`LatencyTable`, gives the cost of a
+block and of a whole network. A supernet asks it for the cost of every candidate
+block and weights these by its gates; the search has no other cost formula.
 """
 import json
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ class Cost:
     """MACs of a network, layer by layer.
 
     Args:
-        rows (tuple[LayerCost, ...]): One row a layer, in order of execution.
+        rows (tuple[LayerCost, ...]): One row per layer, in order of execution.
     """
     rows: Tuple[LayerCost, ...]
 
@@ -65,12 +64,12 @@ def light_nl_macs(channels, nl_channels, positions, sampled) -> Dict:
     Args:
         channels: C.
         nl_channels: k, the channels of the compact features.
-        positions: ``HW``, positions of the full map.
-        sampled: ``hw``, positions of the strided map.
+        positions: ``HW``, positions of the full feature map.
+        sampled: ``hw``, positions of the strided feature map.
 
     Returns:
-        dict: ``channel`` forms the C x k context matrix, ``spatial`` the
-        HW x hw affinity.
+        dict: MACs by order: ``channel`` forms the C x k context matrix,
+        ``spatial`` the HW x hw affinity.
     """
     return dict(
         channel=(sampled + positions) * nl_channels * channels,
@@ -79,7 +78,7 @@ def light_nl_macs(channels, nl_channels, positions, sampled) -> Dict:
 
 def light_nl_order(channels: int, nl_channels: int, positions: int,
                    sampled: int) -> str:
-    """The cheaper association order for a shape, ``channel`` in a tie."""
+    """The cheaper order for a shape, ``channel`` if both cost the same."""
     macs = light_nl_macs(channels, nl_channels, positions, sampled)
     return 'spatial' if macs['spatial'] < macs['channel'] else 'channel'
 
@@ -145,11 +144,11 @@ def count_macs(arch: ArchSpec,
             Defaults to (224, 224).
         num_classes (int, optional): Outputs of the classifier's linear
             layer; None for the backbone alone. Defaults to 1000.
-        with_head (bool): Whether the head convolution is built; where it is
-            not, there is no classifier either. Defaults to True.
+        with_head (bool): Whether the head convolution is built; without it
+            there is no classifier either. Defaults to True.
 
     Returns:
-        Cost: ``.total``, and ``.rows`` with one row a layer.
+        Cost: ``.total``, and ``.rows`` with one row per layer.
 
     Raises:
         ValueError: If ``input_shape`` is not a height and a width.
@@ -209,7 +208,7 @@ class MacsModel:
     """MACs as a cost model.
 
     Attributes:
-        unit (str): Of what the methods return.
+        unit (str): Unit of what the methods return.
     """
 
     unit = 'MACs'
@@ -223,20 +222,20 @@ class MacsModel:
                 input_shape: Size,
                 num_classes: Optional[int] = 1000,
                 with_head: bool = True) -> int:
-        """Cost of a whole network; arguments as of :func:`count_macs`."""
+        """Cost of a whole network; arguments as for :func:`count_macs`."""
         return count_macs(arch, input_shape, num_classes, with_head).total
 
 
 class LatencyTable:
-    """Latency of blocks, measured on some machine, as a cost model.
+    """Latency of blocks, measured on one machine, as a cost model.
 
-    Written by ``tools/analysis_tools/measure_latency.py``. A network's
-    latency is taken as the sum of its parts'.
+    ``tools/analysis_tools/measure_latency.py`` writes such tables. The latency
+    of a network is estimated as the sum of its parts.
 
     Args:
-        entries (dict[str, float]): From :meth:`block_key`, :meth:`stem_key`
-            and :meth:`head_key` to milliseconds.
-        source (str): Where they come from, for error messages. Defaults to
+        entries (dict[str, float]): Milliseconds by key, see
+            :meth:`block_key`, :meth:`stem_key` and :meth:`head_key`.
+        source (str): Name of the table in error messages. Defaults to
             ``'latency table'``.
 
     Raises:
@@ -262,7 +261,7 @@ class LatencyTable:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it holds something else.
+            ValueError: If it is not such a table.
         """
         try:
             entries = json.loads(Path(path).read_text())['latency_ms']
@@ -270,7 +269,7 @@ class LatencyTable:
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError,
                 json.JSONDecodeError) as e:
             raise ValueError(
-                f'{path} is no latency table: expected the JSON that '
+                f'{path} is not a latency table, expected the JSON that '
                 'tools/analysis_tools/measure_latency.py writes') from e
 
     @staticmethod
@@ -285,15 +284,15 @@ class LatencyTable:
 
     @staticmethod
     def head_key(arch: ArchSpec, in_size: Size) -> str:
-        """Key of the head convolution on maps of ``in_size``, ``(H, W)``."""
+        """Key of the head convolution with input ``in_size``, ``(H, W)``."""
         return (f'{in_size[0]}x{in_size[1]} '
                 f'head{arch.blocks[-1].out_channels}-{arch.head_channels}')
 
     def _lookup(self, key: str) -> float:
         if key not in self.entries:
             raise ValueError(
-                f'{self.source} has no entry {key!r}: measure the table anew '
-                'for this space and input shape with '
+                f'{self.source} has no entry {key!r}: measure it again for '
+                'this search space and input shape with '
                 'tools/analysis_tools/measure_latency.py')
         return self.entries[key]
 
@@ -315,8 +314,8 @@ class LatencyTable:
         Args:
             arch (ArchSpec): The network.
             input_shape (tuple[int, int]): ``(H, W)`` of the input image.
-            num_classes (int, optional): Not used: the same for all networks
-                and next to nothing.
+            num_classes (int, optional): Not used: the classifier is the same
+                for all networks and costs very little. Defaults to None.
             with_head (bool): Whether the head convolution is built. Defaults
                 to True.
 

@@ -1,6 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The deploy form: normalisation folded into the convolution before it, and
-AutoNL's blocks as one operator each.
+"""The deploy form of a model, for faster inference.
+
+Normalisation is folded into the convolution before it, and each of AutoNL's
+blocks can become one operator.
 """
 import torch.nn as nn
 from mmcv.cnn import ConvModule
@@ -11,41 +13,42 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from autonl_mm.ops import load_fused_operators
 
-# Exactly these types: subclasses may standardise the weight or do more than
-# normalise.
+# Not subclasses: they may standardise the weight or do more than normalise.
 CONVS = (nn.Conv2d, Conv2dAdaptivePadding)
-# The last is what revert_sync_batchnorm makes of the two before it.
+# revert_sync_batchnorm turns the two before it into the last one.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm, _BatchNormXd)
-# timm's, which has dropout and activation in it; timm need not be there.
+# timm's, with dropout and activation in it. By name, as timm may be missing.
 NORM_ACT = 'BatchNormAct2d'
 
 
 def switch_to_deploy(model: nn.Module, fused: bool = False) -> nn.Module:
-    """Bring a whole model of any of the three libraries into deploy form.
+    """Bring a model of mmpretrain, mmdet or mmseg into deploy form.
 
     Every batch normalisation that comes directly after a convolution is
-    folded into it, and modules with a ``switch_to_deploy`` of their own, such
-    as RepVGG's blocks, are asked to do it. The output stays the same but for
-    rounding. Doing it again changes nothing; a model that is built anew loads
-    the old checkpoints, and the deployed one's state dict loads into another
-    deployed model.
+    folded into it. Modules with their own ``switch_to_deploy``, such as
+    RepVGG's blocks, use that method. The output stays the same except for
+    rounding. Calling this again changes nothing.
+
+    Load checkpoints of training before the call: a model in deploy form only
+    loads the state dict of another model in deploy form.
 
     Args:
         model (nn.Module): A classifier, detector, segmentor or backbone.
-            Changed in place, and put into eval mode for good: what was folded
-            no longer learns statistics.
-        fused (bool): Whether AutoNL's blocks and LightNL become one operator
-            each in inference on a CPU in float32, see :meth:`autonl_mm.models
-            .MBConv.use_fused_operator` and that of LightNL. Needs a C++
-            compiler the first time. Not for a model that is to be exported.
-            Defaults to False.
+            Changed in place. It must stay in eval mode, because folded
+            normalisation no longer updates its statistics.
+        fused (bool): Whether each of AutoNL's blocks and LightNL becomes one
+            operator, for inference on a CPU in float32, see
+            :meth:`autonl_mm.models.MBConv.use_fused_operator` and the method
+            of LightNL. Needs a C++ compiler the first time. Not for a model
+            that will be exported. Defaults to False.
 
     Returns:
         nn.Module: The model.
 
     Raises:
-        TypeError: If the model has a supernet, which is to be exported first.
-        RuntimeError: If ``fused`` does not compile; the model is unchanged.
+        TypeError: If the model has a supernet: export its network first.
+        RuntimeError: If the operators of ``fused`` do not compile; the model
+            is then unchanged.
     """
     if fused:
         load_fused_operators()
@@ -62,7 +65,7 @@ def switch_to_deploy(model: nn.Module, fused: bool = False) -> nn.Module:
 
 
 class DeployMixin:
-    """Gives a module the method of mmpretrain's re-parameterised networks."""
+    """Adds the method ``switch_to_deploy``, as in mmpretrain's RepVGG."""
 
     def switch_to_deploy(self) -> None:
         """Fold normalisation, see :func:`autonl_mm.deploy.switch_to_deploy`."""
@@ -71,12 +74,12 @@ class DeployMixin:
 
 
 def fold_norms(module: nn.Module) -> None:
-    """Fold normalisation inside of a module into its convolutions.
+    """Fold the normalisation in a module into its convolutions.
 
-    A convolution and the normalisation that is the next child of the same
-    parent are taken to be called one after the other, as mmcv's
-    ``fuse_conv_bn`` does, but for a ConvModule of another order and where a
-    hook, such as that of a plug-in, sees what passes between them.
+    A normalisation is folded if it is the next child after a convolution in the
+    same parent, as in mmcv's ``fuse_conv_bn``. Exceptions are a ConvModule with
+    another order, and modules with a hook (such as that of a plug-in), which
+    would see other values.
 
     Args:
         module (nn.Module): Changed in place; in eval mode.
@@ -86,8 +89,8 @@ def fold_norms(module: nn.Module) -> None:
         norm_act = type(child).__name__ == NORM_ACT
         if type(child) in NORMS or norm_act:
             if conv is not None and _foldable(module, conv, child):
-                # A copy: heads share a convolution between levels, each with
-                # a normalisation of its own.
+                # A copy, because heads share a convolution between levels that
+                # each have their own normalisation.
                 folded = fuse_conv_bn_eval(conv, child)
                 if conv.bias is None:
                     folded.bias.requires_grad = folded.weight.requires_grad
@@ -104,7 +107,7 @@ def fold_norms(module: nn.Module) -> None:
 
 
 def _foldable(parent: nn.Module, conv: nn.Module, norm: nn.Module) -> bool:
-    """Whether a normalisation does the same inside of a convolution."""
+    """Whether a normalisation can be folded into a convolution."""
     if isinstance(parent, ConvModule):
         order = parent.order
         if order.index('norm') != order.index('conv') + 1:
@@ -117,9 +120,9 @@ def _foldable(parent: nn.Module, conv: nn.Module, norm: nn.Module) -> bool:
 
 
 def _check_bias(state_dict: dict, prefix: str, *args) -> None:
-    """Load hook: refuse what was saved before, whose norm would be lost."""
+    """Load hook: refuse weights from before folding; their norm would be lost."""
     if f'{prefix}weight' in state_dict and f'{prefix}bias' not in state_dict:
         raise RuntimeError(
             f'{prefix}weight comes from a network that is not in deploy form, '
-            'and the normalisation after it was folded away here: load the '
+            'but this model has its normalisation folded: load the '
             'checkpoint first, then call switch_to_deploy()')

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Inference whose weights and maps are in half precision throughout."""
+"""Inference with all weights and feature maps in half precision."""
 from typing import Any
 
 import torch
@@ -8,24 +8,23 @@ from torch import Tensor
 
 from autonl_mm.nas import task_model
 
-# Parts of a task model whose results go on in float32: scores are compared
-# and boxes made of them, which half precision is too coarse for.
+# Parts of a task model whose results are turned to float32. Half precision is too
+# coarse for comparing scores and computing boxes.
 OUTPUTS = ('head', 'bbox_head', 'rpn_head', 'mask_head', 'roi_head.bbox_head',
            'roi_head.mask_head', 'decode_head.conv_seg')
-# mmcv's operators have no bfloat16.
+# mmcv's operators do not support bfloat16.
 FLOAT32 = ('roi_head.bbox_roi_extractor', 'roi_head.mask_roi_extractor')
 
 
 def use_half(model: nn.Module, dtype: torch.dtype) -> None:
-    """Turn a task model's network to half precision, for inference.
+    """Convert a task model's network to half precision, for inference.
 
-    Images are still normalised, and predictions made of the heads' results,
-    in float32, and so are LightNL's branches, see
+    Three parts stay in float32: the normalisation of images, the predictions
+    from the heads' results, and the branches of LightNL, see
     :class:`~autonl_mm.models.LightNL`.
 
     Args:
-        model (nn.Module): Classifier, detector or segmentor, changed in
-            place.
+        model (nn.Module): Classifier, detector or segmentor, changed in place.
         dtype (torch.dtype): ``torch.float16`` or ``torch.bfloat16``.
     """
     model = task_model(model)
@@ -53,7 +52,7 @@ def _cast_outputs(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """Floating point tensors in nested sequences in another precision."""
+    """Convert the floating-point tensors in nested sequences."""
     if isinstance(value, (list, tuple)):
         return type(value)(_cast(item, dtype) for item in value)
     if isinstance(value, Tensor) and value.is_floating_point():

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Child registries of mmengine's, scope ``autonl_mm``.
+"""Registries of this package, children of mmengine's, scope ``autonl_mm``.
 
-``type='autonl_mm.AutoNL'`` works in any config, with nothing imported: mmengine
+``type='autonl_mm.AutoNL'`` works in any config without imports: mmengine
 imports this module to find the scope, and the locations below to find the
-class. The names in :data:`BARE_NAMES`, which nobody else has, are also known to
-mmengine's root registries, so that ``type='AutoNL'`` works after
+class. The names in :data:`BARE_NAMES`, which no other codebase uses, are also
+registered with mmengine's root registries, so that ``type='AutoNL'`` works after
 ``custom_imports = dict(imports=['autonl_mm'])`` under any ``default_scope``.
 """
 from mmengine.registry import DATASETS as ROOT_DATASETS
@@ -63,7 +63,7 @@ TRANSFORMS = PublicRegistry(
         'autonl_mm.datasets.transforms',
         'autonl_mm.datasets.release_center_crop'
     ])
-# Not imported by the package itself: its datasets are mmpretrain's.
+# Not imported by the package itself, because it needs mmpretrain.
 DATASETS = PublicRegistry(
     'dataset',
     parent=ROOT_DATASETS,

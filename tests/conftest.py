@@ -1,4 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import functools
+import importlib.util
 import os
 import socket
 import subprocess
@@ -148,6 +150,22 @@ def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300):
     return result
 
 
+@functools.cache
+def load_tool(path):
+    """Import a tool; the same module for the same path.
+
+    Args:
+        path (str): From the project's root, such as ``tools/train.py``.
+
+    Returns:
+        module: Named as the file, without its extension.
+    """
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def call_main(monkeypatch, tool, *args):
     """Run a loaded tool's main function in this process."""
     monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, args)])
@@ -155,7 +173,7 @@ def call_main(monkeypatch, tool, *args):
 
 
 def main_error(monkeypatch, tool, *args):
-    """The line that a loaded tool ends with, which bears its name."""
+    """The message that a loaded tool ends with; it starts with its name."""
     with pytest.raises(SystemExit) as error:
         call_main(monkeypatch, tool, *args)
     # a string is printed, and the status is 1

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Both releases' evaluation crops by their own rules, of RGB images."""
+"""The evaluation crops of both releases, reimplemented, for RGB images."""
 import math
 
 import numpy as np
@@ -49,5 +49,5 @@ def torch_reference(img):
 
 
 def normalize(img):
-    """``(H, W, 3)`` to what the networks get, ``(3, H, W)``."""
+    """An image ``(H, W, 3)`` as a network's input ``(3, H, W)``."""
     return ((img / 255 - MEAN) / STD).transpose(2, 0, 1)

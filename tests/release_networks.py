@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Both releases' networks by their own rules, on weights by their own names.
+"""The networks of both releases, reimplemented, with their names of weights.
 
 Independent of the package and of torch's convolutions. A network is a list of
 rows (expand, out, stride, kernel, LightNL's ratio, its stride, SE's ratio),
-the columns of the table in the paper's releases; every number is float64.
+as in the table of the releases. Everything is computed in float64.
 """
 import random
 
@@ -55,7 +55,7 @@ AUTONL_L = [
 
 
 def random_rows(seed):
-    """Rows of a network of 3 to 7 blocks, every kind of block in reach."""
+    """Rows of a random network of 3 to 7 blocks, of any kind."""
     rng = random.Random(seed)
     rows, width = [], 32
     for _ in range(rng.randint(3, 7)):
@@ -63,7 +63,7 @@ def random_rows(seed):
         out = width if rng.random() < 0.4 else rng.choice([12, 18, 22, 40])
         rows.append((rng.choice([1, 3, 6]), out, stride, rng.choice([3, 5, 7]),
                      rng.choice([0, 0.125, 0.25, 0.5, 1]), rng.choice([1, 2]),
-                     # of 18 and 22 channels the rounding rules differ
+                     # the rounding rules differ for 18 and 22 channels
                      rng.choice([0, 0.25, 0.3, 0.5])))
         width = out
     return rows
@@ -98,7 +98,7 @@ def product(x, ratio, stride):
 
 
 def windows(x, k, stride, pads):
-    """Every kernel position's pixels: ``((i, j), (N, C, H', W'))``."""
+    """For each kernel position, its pixels: ``((i, j), (N, C, H', W'))``."""
     (top, bottom), (left, right) = pads
     out = [(n + a + b - k) // stride + 1
            for n, (a, b) in zip(x.shape[2:], pads)]
@@ -116,11 +116,11 @@ def matmul(matrix, x):
 
 
 class Weights:
-    """Random weights that come into being, in float32, as they are asked for.
+    """Random float32 weights, each generated when it is first used.
 
     Args:
-        seed (int): Of the weights.
-        known (dict, optional): Those to use, instead of new ones.
+        seed (int): Random seed.
+        known (dict, optional): Weights to use instead of random ones.
     """
 
     def __init__(self, seed=0, known=None):
@@ -139,10 +139,10 @@ class Weights:
         return self.known[name].astype(np.float64)
 
     def norm(self, x, names, eps=1e-3):
-        """BN in evaluation with the four tensors named.
+        """BN in eval mode; ``names`` are the names of its four tensors.
 
-        New statistics are random, but of the input's size: LightNL is cubic,
-        networks with others overflow.
+        New statistics are random, but of the magnitude of the input: LightNL's
+        output grows with the cube of its input, and otherwise it overflows.
         """
         c = x.shape[1]
         gamma = self.get(names[0], (c, ), low=0.5, high=1.5)
@@ -162,7 +162,7 @@ def tf_release(x, rows, weights, head=1280, classes=1000):
         rows (list[tuple]): The network.
         weights (Weights): By the release's names.
         head (int): Channels of the head convolution.
-        classes (int): Of the linear layer.
+        classes (int): Outputs of the linear layer.
     """
     model = 'single-path/mnas_net_model/'
     count = dict(conv2d=0, depthwise_conv2d=0)
@@ -206,7 +206,7 @@ def tf_release(x, rows, weights, head=1280, classes=1000):
             for t in ('gamma', 'beta', 'moving_mean', 'moving_variance')
         ])
 
-    # Stem and head are built last, the stem runs first.
+    # Stem and head are built last, but the stem runs first.
     total = sum(1 + (e > 1) + 2 * bool(se) for e, *_, se in rows)
     x = swish(norm(conv(x, 'mnas_stem', 32, 3, 2, f'conv2d_{total}'),
                    'mnas_stem'))
@@ -280,7 +280,7 @@ def torch_release(x, rows, weights, head=1280, classes=1000):
         x = norm(conv(x, f'{name}.project_conv.0', out),
                  f'{name}.project_conv.1')
         if nl:
-            # H / H * W / W: what the release's divisor comes to
+            # the release's divisor, H / H * W / W
             y = product(x, nl, nl_stride) / x.shape[2] * x.shape[3]
             y = depthwise(y, f'{name}.nl_op.depthwise_conv', 3,
                           scale=0.1 / (x.shape[2] * x.shape[3]))

@@ -72,9 +72,12 @@ def randomize(supernet, seed):
             uniform(tensor, 0.5, 1.5)
         elif name.endswith(('norm.bias', 'bn.bias', 'running_mean')):
             uniform(tensor, -0.5, 0.5)
-        elif name.endswith(('distance', 'initial')) and (
-                'nl_ratio' in name or 'nl_stride' in name):
+        elif name.endswith('distance'):
             uniform(tensor, 0.5, 1.5)
+        elif name.endswith('initial'):
+            measured = torch.empty_like(tensor)
+            uniform(measured, 0.5, 1.5)
+            tensor.copy_(measured.where(supernet.gate_state.is_measured, tensor))
 
 
 def latencies(supernet):
@@ -94,7 +97,20 @@ def latencies(supernet):
     return entries
 
 
-def set_gain(gate, gain):
-    """Make a gate have measured this gain, a number or ``(n - 1, )``."""
-    gate.gain_weight.fill_(1)
-    gate.gain_sum.copy_(torch.as_tensor(gain).expand(gate.gain_sum.shape))
+def set_importance(state, importance):
+    """Let all gates have measured this importance, ``(G, )``."""
+    state.importance_weight.fill_(1)
+    state.importance_sum.copy_(importance)
+
+
+def gate_index(supernet, name):
+    """Slice of the flat gates that a decision has, named as in ``gates()``."""
+    _, stage, block, decision = name.split('.')
+    before = sum(len(s) for s in supernet.space.stages[:int(stage) - 1])
+    return supernet.gate_state.slices[before + int(block)][decision]
+
+
+@torch.no_grad()
+def set_threshold(supernet, name, value, index=slice(None)):
+    """Set thresholds of a decision, named as in ``gates()``."""
+    supernet.gate_state.threshold[gate_index(supernet, name)][index] = value

@@ -164,7 +164,7 @@ def test_round_trip_keeps_what_has_no_default():
     dict(se_ratio=10**400),
     dict(nl_ratio=0.5, nl_stride=10**6),
 ])
-def test_what_the_notation_cannot_write_is_no_spec(change):
+def test_spec_refuses_what_the_notation_cannot_express(change):
     field = list(change)[-1]
     with pytest.raises(ValueError, match=field):
         BlockSpec(**dict(
@@ -223,7 +223,7 @@ def test_tokens_come_in_any_order(tokens):
         ArchSpec.from_text(text)
 
 
-def test_every_token_arrives():
+def test_every_token_is_parsed():
     first, second, third = ArchSpec.from_text(f'{FIRST}\n{LINE}').blocks
     assert first == BlockSpec(32, 16, 1, 3, 1)
     assert second == BlockSpec(16, 24, 2, 5, 6, 0.25, 0.25, 2, False)
@@ -424,7 +424,7 @@ def test_fuzz_mutated_text(data):
         '\n' * 10**6,
     ],
     ids=['repeated', 'int', 'float', 'tiny', 'dashes', 'deep', 'blank'])
-def test_hostile_text_is_answered_soon(text):
+def test_hostile_text_is_parsed_quickly(text):
     start = time.perf_counter()
     parses_or_value_error(text)
     assert time.perf_counter() - start < 10
@@ -564,7 +564,7 @@ def test_resolve_arch(tmp_path):
     AUTONL_S.to_text(), 'x' * 5000, None, 3, ['s', 3], [None], dict(arch='s'),
     b's'
 ])
-def test_resolve_arch_says_what_it_takes(arch):
+def test_resolve_arch_says_what_it_expects(arch):
     with pytest.raises(ValueError) as info:
         resolve_arch(arch)
     message = str(info.value)

@@ -103,15 +103,16 @@ def test_thresholds_have_a_rate_of_their_own(path, scope):
     groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
     rate = {id(g['params'][0]): (g['lr'], g['weight_decay']) for g in groups}
     base = cfg.optim_wrapper.optimizer.lr
-    count = 0
+    thresholds = []
     for name, param in model.named_parameters():
         lr, decay = rate[id(param)]
         if name.endswith('threshold'):
             assert lr != base and decay == 0
-            count += 1
+            thresholds.append(param)
         else:
             assert lr == base
-    assert count == len(model.supernet.gates())
+    assert len(thresholds) == 1
+    assert thresholds[0] is model.supernet.gate_state.threshold
 
 
 def test_papers_search():

@@ -20,7 +20,7 @@ from autonl_mm.cost import (
 )
 
 pytest.importorskip('mmpretrain')
-torch.set_num_threads(1)  # small tensors, and other work on the cores
+torch.set_num_threads(1)  # small tensors; other processes use the cores
 
 
 def build_classifier(arch, num_classes=1000):
@@ -40,7 +40,7 @@ def build_classifier(arch, num_classes=1000):
 def measured_rows(model, input_shape):
     """mmengine's count, named as the rows of count_macs."""
     analyzer = FlopAnalyzer(model, torch.zeros(1, 3, *input_shape))
-    # None would not do: mmengine 0.10.7 prefers the handle it has.
+    # Not None: mmengine 0.10.7 would then use its default handle.
     analyzer.set_op_handle('aten::batch_norm', lambda inputs, outputs: 0)
     analyzer.unsupported_ops_warnings(False)
     analyzer.uncalled_modules_warnings(False)
@@ -110,7 +110,7 @@ def test_parameters_of_the_paper(arch, millions):
     assert round(params / 1e6, 2) == millions
 
 
-# -------------------------------------------------- against another's counter
+# ---------------------------------------------- against mmengine's counter
 @pytest.mark.parametrize('input_shape', [(224, 224), (225, 161)])
 @pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
 def test_rows_agree_with_mmengine(arch, input_shape):
@@ -173,7 +173,7 @@ def test_strided(size, stride, expected):
 
 # -------------------------------------------------------------------- LightNL
 def mobilenet_v2_places():
-    """Channels and map sizes of the 17 blocks' outputs at 224."""
+    """Channels and sizes of the 17 blocks' outputs at 224."""
     for channels, size, repeats in ((16, 112, 1), (24, 56, 2), (32, 28, 3),
                                     (64, 14, 4), (96, 14, 3), (160, 7, 3),
                                     (320, 7, 1)):
@@ -227,7 +227,7 @@ def test_cheaper_order_at_224(arch):
 
 
 @pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
-def test_large_maps_take_the_channel_order_and_cost_is_linear(arch):
+def test_large_feature_maps_use_the_channel_order_with_linear_cost(arch):
 
     def per_pixel(input_shape, order=None):
         total = 0
@@ -245,8 +245,8 @@ def test_large_maps_take_the_channel_order_and_cost_is_linear(arch):
     for input_shape in (512, 1024), (1024, 2048):
         assert {o for *_, o in orders(arch, input_shape)} == {'channel'}
     assert per_pixel((1024, 2048)) == per_pixel((512, 1024))
-    # 224 is not compared with 'auto' as such: its last maps are so small that
-    # the spatial order is cheaper still than the linear one.
+    # 224 is not compared in the 'auto' order: its last feature maps are so small
+    # that the spatial order is cheaper than the channel order.
     assert per_pixel((512, 1024)) <= per_pixel((224, 224), 'channel')
     assert per_pixel((224, 224)) < per_pixel((224, 224), 'channel')
     assert per_pixel((1024, 2048), 'spatial') > \
@@ -329,7 +329,7 @@ def test_latency_table_file(tmp_path):
     '{"latency_ms": {"a": -1}}', '{"latency_ms": {"a": true}}',
     '{"latency_ms": {"a": "1"}}', '{"latency_ms": {"a": NaN}}'
 ])
-def test_no_latency_table(text, tmp_path):
+def test_file_that_is_not_a_latency_table(text, tmp_path):
     path = tmp_path / 'latency.json'
     path.write_text(text)
     with pytest.raises(ValueError, match=r'latency\.json'):

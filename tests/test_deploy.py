@@ -54,12 +54,12 @@ def image(h=64, w=64, n=2):
 
 
 def check(model, run, left=0):
-    """The deploy form gives the same, and what else it promises.
+    """Check that the deploy form gives the same outputs, and its other properties.
 
     Args:
-        model (nn.Module): In eval mode, with weights of its own.
+        model (nn.Module): In eval mode, with random weights.
         run (Callable): From a model to a tuple of tensors.
-        left (int): Norms that come after no convolution.
+        left (int): Number of norms that do not come after a convolution.
 
     Returns:
         nn.Module: The deploy form.
@@ -149,7 +149,7 @@ class Doubled(LightNL):
 
 @pytest.fixture
 def operator_calls(monkeypatch):
-    """The maps that the fused operators are called for."""
+    """The feature maps that the fused operators are called with."""
     calls = []
 
     def record(layer, name):
@@ -260,7 +260,7 @@ def test_block_with_a_light_nl_that_is_not_fused(operator_calls):
 
 
 def test_weights_lie_as_the_operators_read_them():
-    """Whatever is done to the model; otherwise each call makes a copy."""
+    """In any state of the model; otherwise each call makes a copy."""
     layer = switch_to_deploy(block(), fused=True)
     x = torch.randn(2, 8, 6, 5)
 
@@ -434,7 +434,7 @@ def test_plugins_of_any_base(target, left):
 
 
 def test_timm_base():
-    """Its norms have an activation in them."""
+    """Its norms contain an activation."""
     timm = pytest.importorskip('timm')
     net = timm.create_model('mnasnet_small')
     trained(net, lambda m: m(image(n=4)))

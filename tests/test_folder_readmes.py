@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The snippets of the configs' READMEs, run as they stand."""
+"""The pages beside README.md: snippets run, links, options and tables hold."""
 import re
 
 import pytest
@@ -8,10 +8,16 @@ from conftest import ROOT, check_swap, write_snippet
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from autonl_mm import checkpoint
+from autonl_mm.checkpoint import patches
 
 FOLDERS = ['mmdet', 'mmseg']
 DOCS = ['tools/deployment/README.md', 'docs/deployment.md']
+# Where no pages of the project are; .mim holds links to configs and tools.
+SKIPPED = {'data', 'work_dirs', 'build', 'dist'}
+PAGES = sorted(
+    p for p in ROOT.rglob('*.md')
+    if not any(part in SKIPPED or part.startswith('.')
+               for part in p.relative_to(ROOT).parts))
 
 
 def read(folder):
@@ -48,7 +54,7 @@ def test_pretrained_snippet(tmp_path, scope, monkeypatch):
     init_default_scope('mmdet')
     backbone = MODELS.build(cfg.model).backbone
     lines = []
-    monkeypatch.setattr(checkpoint, 'print_log',
+    monkeypatch.setattr(patches, 'print_log',
                         lambda line, *args: lines.append(line))
     backbone.init_weights()
     said = re.search(r'loaded (\d+) of (\d+) tensors of AutoNL', read('mmdet'))
@@ -79,9 +85,79 @@ def test_files_and_options_of_docs_exist(name):
         assert (ROOT / file).exists(), file
     tools = ''.join(
         p.read_text() for p in [*ROOT.glob('tools/deployment/*.py'),
-                                *ROOT.glob('autonl_mm/engine/*.py')])
+                                *ROOT.glob('autonl_mm/cli/*.py')])
     for option in re.findall(r'(?<![\w-])--[a-z][a-z-]*', text):
         assert f"'{option}'" in tools, option
+
+
+def page_id(path):
+    return str(path.relative_to(ROOT))
+
+
+def without_code(text):
+    return re.sub(r'^```.*?^```$', '', text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text):
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r'^#+ (.+)$', without_code(text), re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', h.lower()).replace(' ', '-') for h in headings}
+
+
+def split_tables(text):
+    """Runs of lines that start with a bar, as lists of lines."""
+    runs = re.findall(r'(?:^\|.*\n?)+', without_code(text), re.MULTILINE)
+    return [run.splitlines() for run in runs]
+
+
+def is_table(rows):
+    return len(rows) > 1 and re.fullmatch(r'\|(?: *:?-+:? *\|)+', rows[1])
+
+
+@pytest.mark.parametrize('path', PAGES, ids=page_id)
+def test_no_table_is_cut(path):
+    """Every run of rows has its own header: a blank line would end the table."""
+    for rows in split_tables(path.read_text()):
+        assert is_table(rows), rows[0]
+
+
+def test_a_cut_table_is_found():
+    whole = '| a |\n|---|\n| 1 |\n| 2 |\n'
+    assert [bool(is_table(t)) for t in split_tables(whole)] == [True]
+    cut = '| a |\n|---|\n| 1 |\n\n| 2 |\n'
+    assert [bool(is_table(t)) for t in split_tables(cut)] == [True, False]
+
+
+@pytest.mark.parametrize('path', PAGES, ids=page_id)
+def test_links_resolve(path):
+    text = path.read_text()
+    for link in re.findall(r'\]\((?!http)([^)]+)\)', without_code(text)):
+        file, _, anchor = link.partition('#')
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text()), link
+
+
+@pytest.mark.parametrize('path', PAGES, ids=page_id)
+def test_commands_name_options_that_exist(path):
+    shared = ''.join(
+        p.read_text() for p in [*ROOT.glob('autonl_mm/cli/*.py'),
+                                ROOT / 'autonl_mm/benchmark/trials.py'])
+    code = re.findall(r'```bash\n(.*?)```|`((?:\w+=\S+ )*python [^`]+)`',
+                      path.read_text(), re.DOTALL)
+    lines = ''.join(block or inline + '\n' for block, inline in code)
+    for line in lines.replace('\\\n', ' ').splitlines():
+        script = re.search(r'(?<![\w/])tools/[\w/]+\.(?:py|sh)', line)
+        if script is None:
+            continue
+        script = ROOT / script[0]
+        assert script.exists(), line
+        if script.suffix == '.sh':
+            script = ROOT / f'tools/{script.stem.split("_")[-1]}.py'
+        source = script.read_text() + shared
+        for option in re.findall(r' (--[a-z][a-z-]*)', line.split('#')[0]):
+            assert f"'{option}'" in source, f'{option} in: {line}'
 
 
 @pytest.mark.parametrize('folder', FOLDERS)

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Inference in half precision throughout."""
+"""Inference with all weights and feature maps in half precision."""
 import copy
 
 import pytest
@@ -27,7 +27,7 @@ CONFIGS = dict(
 
 @pytest.fixture(scope='module')
 def digits(tmp_path_factory):
-    """A classifier trained for seconds, and images that it never saw."""
+    """A classifier trained for seconds, and images that it was not trained on."""
     torch.manual_seed(0)
     scans = load_digits()
     x = F.interpolate(torch.tensor(scans.images, dtype=torch.float32)[:, None],
@@ -77,7 +77,7 @@ def test_top1_of_a_trained_network(dtype, digits):
 @pytest.mark.parametrize('name', CONFIGS)
 @torch.no_grad()
 def test_whole_models(name, dtype, tiny_arch, scope):
-    """Predictions in float32 of a network in half precision, near float32's."""
+    """Predictions of a network in half precision are float32, near the exact ones."""
     cfg = Config.fromfile(ROOT / f'configs/{CONFIGS[name]}.py')
     backbone = cfg.model.backbone
     backbone.arch = str(tiny_arch)

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Imports run downwards, and there is no circle."""
 import ast
+from graphlib import TopologicalSorter
 
 import pytest
 from conftest import ROOT
-from graphlib import TopologicalSorter
 
 # From the bottom to the top; what shares a line does not import each other.
 LEVELS = [

@@ -1,4 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import ast
 import re
 import shutil
 import subprocess
@@ -43,6 +44,43 @@ def test_development_install_links_them():
     mim = ROOT / 'autonl_mm/.mim'
     for name in ('configs', 'tools', 'model-index.yml'):
         assert (mim / name).resolve() == ROOT / name
+
+
+def setup_arguments():
+    """Literal arguments of setup.py's call of ``setup``."""
+    calls = [n for n in ast.walk(ast.parse((ROOT / 'setup.py').read_text()))
+             if isinstance(n, ast.Call) and getattr(n.func, 'id', '') == 'setup']
+    call, = calls
+    return {k.arg: ast.literal_eval(k.value) for k in call.keywords
+            if k.arg in ('python_requires', 'classifiers')}
+
+
+def test_supported_versions_agree():
+    """setup.py, ruff and make name the same versions of Python, and Linux alone."""
+    arguments = setup_arguments()
+    classifiers = arguments['classifiers']
+    minors = [int(m[1]) for c in classifiers
+              if (m := re.fullmatch(r'Programming Language :: Python :: 3\.(\d+)', c))]
+    assert minors == list(range(min(minors), max(minors) + 1))
+    assert arguments['python_requires'] == f'>=3.{min(minors)}'
+    target, = re.findall(r'^target-version = "py3(\d+)"$',
+                         (ROOT / 'pyproject.toml').read_text(), re.MULTILINE)
+    assert int(target) == min(minors)
+    stacks = re.findall(r'^PYTHONS := (.+)$', (ROOT / 'Makefile').read_text(),
+                        re.MULTILINE)
+    made = {int(version.split('.')[1]) for s in stacks for version in s.split()}
+    assert sorted(made) == minors
+    systems = [c for c in classifiers if c.startswith('Operating System')]
+    assert systems == ['Operating System :: POSIX :: Linux']
+
+
+def test_required_torch_is_that_of_the_readme():
+    required, = re.findall(r'^torch>=([\d.]+)$',
+                           (ROOT / 'requirements/runtime.txt').read_text(),
+                           re.MULTILINE)
+    readme = ' '.join((ROOT / 'README.md').read_text().split())
+    assert f'torch {required} or later' in readme
+    assert f'Python {setup_arguments()["python_requires"][2:]} or later' in readme
 
 
 @pytest.mark.parametrize('stack', ['', '-onedl'])

@@ -4,7 +4,10 @@ import re
 
 import pytest
 from conftest import ROOT, check_swap, write_snippet
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, MODELS, init_default_scope
+
+from autonl_mm.registry import BARE_NAMES
 
 README = (ROOT / 'README.md').read_text()
 SNIPPETS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
@@ -65,6 +68,36 @@ def test_table_of_outputs():
                          ('stride', backbone.out_strides)):
         row = f'| {name} | ' + ' | '.join(map(str, values)) + ' |'
         assert row in README
+
+
+def test_safe_checkpoints_snippets():
+    """The import is in every swap, and the hook is found by its name."""
+    line = "custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])\n"
+    assert line in SNIPPETS
+    assert all(line in snippet for snippet in CONFIGS)
+    hook, = (s for s in SNIPPETS if s.startswith('default_hooks'))
+    names = {}
+    exec(hook, names)
+    hook = HOOKS.build(dict(names['default_hooks']['checkpoint']))
+    assert isinstance(hook, CheckpointHook)
+
+
+def test_bare_names_are_listed():
+    section = README.split('### Safe checkpoints')[1].split('\n## ')[0]
+    bullet, = (b for b in section.split('\n- ') if b.startswith('The bare names'))
+    named = re.findall(r'`(\w+)`', bullet.split('\n\n')[0])
+    assert sorted(named) == sorted(BARE_NAMES)
+
+
+def test_layout_lists_what_there_is():
+    """Every module and folder of the package, and every folder of the tools."""
+    layout = README.split('## Layout')[1].split('\n## ')[0]
+    package = {p.name + '/' * p.is_dir() for p in (ROOT / 'autonl_mm').iterdir()
+               if p.name[0] not in '_.' and p.name != 'version.py'}
+    tools = {p.name + '/' for p in (ROOT / 'tools').iterdir()
+             if p.is_dir() and p.name[0] not in '_.'}
+    listed = set(re.findall(r'^      ([\w.]+/?)  ', layout, re.MULTILINE))
+    assert listed == package | tools
 
 
 def test_files_named_exist():

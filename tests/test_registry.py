@@ -60,7 +60,7 @@ def test_scoped_names_need_no_import():
             ('mmseg', 'MODELS', autonl),
             ('mmengine', 'HOOKS', dict(type='autonl_mm.BatchScaledEMAHook')),
             ('mmpretrain', 'DATASETS', dict(
-                type='autonl_mm.HoldoutFolder', holdout=1, part='train',
+                type='autonl_mm.HoldoutFolder', holdout=1, split='train',
                 data_root='.', lazy_init=True)),
         ]
         registries = [
@@ -122,7 +122,7 @@ def test_core_needs_only_mmengine_and_mmcv_lite():
         model.init_weights()
         out = model(torch.zeros(2, 3, 64, 64))[0]
         assert out.shape == (2, 320, 2, 2)
-        assert autonl_mm.count_macs(model.arch).total == 266878784
+        assert autonl_mm.count_macs(model.arch()).total == 266878784
         for type_, root in [('RMSpropTF', OPTIMIZERS),
                             ('BatchScaledEMAHook', HOOKS),
                             ('CpuAmpOptimWrapper', OPTIM_WRAPPERS),

@@ -66,7 +66,7 @@ def test_model_builds_and_fits(path, scope):
     if path not in AUTONL:
         return
     spec = AUTONL_S if path in S else AUTONL_L
-    assert model.backbone.arch == spec
+    assert model.backbone.arch() == spec
     norms = [m for m in model.backbone.modules() if isinstance(m, _BatchNorm)]
     assert {m.eps for m in norms} == {1e-3}
     # SyncBN wherever a GPU sees but a few images at a time
@@ -83,7 +83,7 @@ def test_arch_from_file(path, scope, tmp_path):
     cfg = load(path, **{'model.backbone.arch': str(arch)})
     model = MODELS.build(cfg.model)
     check_channels(cfg.model, model)
-    assert {b.kernel_size for b in model.backbone.arch.blocks} == {3, 7}
+    assert {b.kernel_size for b in model.backbone.arch().blocks} == {3, 7}
 
 
 def sample(scope, size, label, with_mask=False):

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A classifier, a segmentor and two detectors of a tiny network."""
+"""A classifier, a segmentor and two detectors with a tiny backbone."""
 import copy
 
 import torch
@@ -12,9 +12,9 @@ import autonl_mm.models.dense_heads.ssdlite_head  # noqa: F401
 from autonl_mm.models import LightNL
 
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
-# Maps of 16 and 24 channels at strides 4 and 8
-MAPS = dict(type='autonl_mm.AutoNL', arch=TINY_ARCH.splitlines(),
-            out_indices=(2, 3))
+# Feature maps of 16 and 24 channels at strides 4 and 8
+BACKBONE = dict(type='autonl_mm.AutoNL', arch=TINY_ARCH.splitlines(),
+                out_indices=(2, 3))
 NMS = dict(nms_pre=50, score_thr=0.5, max_per_img=200,
            nms=dict(type='nms', iou_threshold=0.45))
 CONFIGS = dict(
@@ -23,7 +23,7 @@ CONFIGS = dict(
         model=dict(
             type='ImageClassifier',
             data_preprocessor=dict(to_rgb=True, **NORM),
-            backbone=dict(MAPS, out_indices=(4, )),
+            backbone=dict(BACKBONE, out_indices=(4, )),
             neck=dict(type='autonl_mm.PoolDropout'),
             head=dict(type='LinearClsHead', num_classes=2, in_channels=64))),
     segmentor=dict(
@@ -33,7 +33,7 @@ CONFIGS = dict(
             data_preprocessor=dict(
                 type='SegDataPreProcessor', bgr_to_rgb=True,
                 test_cfg=dict(size_divisor=8), **NORM),
-            backbone=MAPS,
+            backbone=BACKBONE,
             decode_head=dict(
                 type='FPNHead', in_channels=[16, 24], in_index=[0, 1],
                 feature_strides=[4, 8], channels=8, num_classes=3,
@@ -46,7 +46,7 @@ CONFIGS = dict(
             data_preprocessor=dict(
                 type='DetDataPreprocessor', bgr_to_rgb=True,
                 pad_size_divisor=32, **NORM),
-            backbone=MAPS,
+            backbone=BACKBONE,
             neck=dict(type='FPN', in_channels=[16, 24], out_channels=8,
                       num_outs=3),
             bbox_head=dict(
@@ -64,7 +64,7 @@ CONFIGS = dict(
             type='SingleStageDetector',
             data_preprocessor=dict(
                 type='DetDataPreprocessor', bgr_to_rgb=True, **NORM),
-            backbone=MAPS,
+            backbone=BACKBONE,
             neck=dict(
                 type='SSDNeck', in_channels=(16, 24), out_channels=(16, 24, 32),
                 level_strides=(2, ), level_paddings=(1, ), l2_norm_scale=None,
@@ -92,7 +92,7 @@ def noise(count, height, width):
 
 
 def build(cfg):
-    """A config's model as if it was trained: statistics fit, scores differ."""
+    """A config's model with fitting BN statistics and scores that differ."""
     cfg = Config(copy.deepcopy(dict(cfg)))
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)

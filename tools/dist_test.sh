@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test.py in several processes: one a GPU, or over gloo on the CPU.
+# test.py in several processes: one per GPU, or on the CPU over gloo.
 set -eu
 if [ $# -lt 3 ]; then
   echo "usage: $0 CONFIG CHECKPOINT GPUS [OPTIONS of tools/test.py]" >&2

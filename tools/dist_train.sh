@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# train.py in several processes: one a GPU, or over gloo on the CPU.
+# train.py in several processes: one per GPU, or on the CPU over gloo.
 set -eu
 if [ $# -lt 2 ]; then
   echo "usage: $0 CONFIG GPUS [OPTIONS of tools/train.py]" >&2

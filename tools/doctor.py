@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Say what is installed, what will work, and how to mend what will not.
+"""Report what is installed, which tasks work, and how to fix the others.
 
-Exit code 0 where classification, detection and segmentation all work.
+The exit code is 0 if classification, detection and segmentation all work.
 """
 import importlib
 import importlib.metadata
@@ -9,7 +9,7 @@ import platform
 import sys
 import warnings
 
-# import name -> distributions that provide it, upstream first
+# import name: distributions that provide it, the official one first
 LIBRARIES = dict(
     torch=['torch'],
     torchvision=['torchvision'],
@@ -26,27 +26,27 @@ TASKS = dict(
     detection=('mmdet', True),
     segmentation=('mmseg', True))
 SETUP = 'run make setup'
-FIXES = [  # first match on the error's text wins
+FIXES = [  # part of an error's text, and the fix; the first match counts
     ('libGL', 'install libgl1 (Debian: apt-get install libgl1) or replace '
      'opencv-python by opencv-python-headless'),
     ('libtorch_cuda', 'install torch and torchvision as a pair: ' + SETUP),
     ('pkg_resources', "pip install 'setuptools<81'"),
     ('ftfy', 'pip install ftfy'),
     ("'regex'", 'pip install regex'),
-    ('mmcv._ext', 'mmcv has no compiled ops: ' + SETUP),
-    ('undefined symbol', "mmcv's ops were compiled for another torch: remove "
+    ('mmcv._ext', 'mmcv lacks its compiled operators: ' + SETUP),
+    ('undefined symbol', "mmcv's operators were compiled for another torch: remove "
      'the environment, then ' + SETUP),
     ('MMCV==', "mmcv's version does not fit: " + SETUP),
 ]
 
 
 def fix_for(error: str) -> str:
-    """The remedy for an import error's text."""
+    """How to fix an import error, from its text."""
     return next((fix for sign, fix in FIXES if sign in error), SETUP)
 
 
 def try_import(name: str) -> str:
-    """Import a module; return the error's text, empty if there was none."""
+    """Import a module. Return the error's text, or '' without an error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -57,7 +57,7 @@ def try_import(name: str) -> str:
 
 
 def version_of(distributions) -> str:
-    """Name and version of the first distribution that is installed."""
+    """Name and version of the first installed distribution, or ''."""
     for name in distributions:
         try:
             return f'{name} {importlib.metadata.version(name)}'
@@ -67,7 +67,7 @@ def version_of(distributions) -> str:
 
 
 def run_ops() -> str:
-    """Run mmcv's compiled NMS; return what is wrong, empty if nothing."""
+    """Run mmcv's compiled NMS. Return the error's text, or '' without one."""
     error = try_import('mmcv.ops')
     if error:
         return error
@@ -81,7 +81,7 @@ def run_ops() -> str:
                 boxes.to(device),
                 torch.tensor([0.5, 0.9]).to(device),
                 iou_threshold=0.5)
-        except Exception as e:  # an op without this device's kernel
+        except Exception as e:  # such as a missing kernel for this device
             return f'nms on {device}: {type(e).__name__}: {e}'.split('\n')[0]
         if keep.tolist() != [1]:
             return f'nms on {device} kept {keep.tolist()}, expected [1]'
@@ -96,16 +96,16 @@ def main() -> int:
         errors[module] = try_import(module)
         line = f'{module:12} {version or "not installed"}'
         if version and errors[module]:
-            line += f' - does not import: {errors[module]}'
+            line += f' - cannot be imported: {errors[module]}'
         print(line)
     if not errors['torch']:
         import torch
         cuda = torch.version.cuda
         state = (f'{torch.cuda.device_count()} GPU(s)'
-                 if torch.cuda.is_available() else 'no GPU, runs on the CPU')
+                 if torch.cuda.is_available() else 'no GPU, everything runs on the CPU')
         print(f'CUDA         torch built for {cuda or "CPU only"}; {state}')
     ops_error = run_ops() if not errors['mmcv'] else errors['mmcv']
-    print(f'mmcv ops     {ops_error or "load and run"}')
+    print(f'mmcv ops     {ops_error or "work"}')
 
     print()
     failed = False

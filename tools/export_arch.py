@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Export what a search found: notation, weights, a config to retrain it."""
+"""Export the network of a search: notation, weights, config for retraining."""
 import argparse
 import copy
 import os
@@ -16,6 +16,7 @@ from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
     load_checkpoint,
+    write_whole,
 )
 from autonl_mm.cli import launch
 from autonl_mm.datasets.settings import check_data
@@ -28,12 +29,12 @@ def parse_args():
     parser.add_argument('checkpoint', help='checkpoint of the search')
     parser.add_argument('--out', required=True, help='notation file to write')
     parser.add_argument(
-        '--weights', help='file for the inherited weights, .pth')
+        '--weights', help='file to write with the inherited weights, .pth')
     parser.add_argument(
         '--config',
         dest='retrain_config',
-        help="config to write that retrains the network by the search "
-        "config's retrain_base")
+        help="config to write for retraining the network; it inherits from the "
+        "search config's retrain_base")
     parser.add_argument(
         '--eval',
         action='store_true',
@@ -46,11 +47,11 @@ def load_supernet(model, path):
     """Load a search's checkpoint.
 
     Args:
-        model (CostAwareModel): Of the search's config.
+        model (CostAwareModel): The model of the search's config.
         path (str): The checkpoint.
 
     Raises:
-        ValueError: If it belongs to another space.
+        ValueError: If it is from another search space or model.
     """
     state = load_checkpoint(path)
     state = state.get('state_dict', state)
@@ -60,20 +61,23 @@ def load_supernet(model, path):
                    or own[k].shape != state[k].shape)
     if wrong:
         raise ValueError(
-            f'{path} is of another space or model than the config: '
-            f'{len(wrong)} of {len(own)} tensors are missing, new or of '
-            f'another shape, such as {wrong[0]}. Give the config that it was '
-            'searched with (the work dir has a copy)')
+            f'{path} does not fit the search space or model of the config: '
+            f'{len(wrong)} of {len(own)} tensors are missing, additional or of '
+            f'another shape, such as {wrong[0]}. Use the config of the search '
+            '(there is a copy in its work dir)')
     model.load_state_dict(state)
 
 
 def task_config(cfg, model, arch):
-    """Config of the task model with the chosen network as its backbone.
+    """Config of the task model with the exported network as its backbone.
 
     Args:
         cfg (Config): The search's config.
-        model (CostAwareModel): Its model.
-        arch (ArchSpec): The chosen network.
+        model (CostAwareModel): The model of the search.
+        arch (ArchSpec): The exported network.
+
+    Returns:
+        ConfigDict: The config of the model.
     """
     task = copy.deepcopy(cfg.model.model)
     task.backbone = dict(
@@ -86,16 +90,20 @@ def task_config(cfg, model, arch):
 
 
 def write_retrain_config(path, base, arch):
-    """Write a config that overrides only the arch of a base config."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    base = os.path.relpath(base, path.parent)
+    """Write a config that overrides only the arch of a base config.
+
+    Args:
+        path (str): The file to write.
+        base (str): The base config.
+        arch (ArchSpec): The exported network.
+    """
+    base = os.path.relpath(base, Path(path).parent)
     lines = ''.join(f'    {line!r},\n' for line in
                     arch.to_text().splitlines())
-    path.write_text(f'_base_ = {base!r}\n\n'
-                    'model = dict(backbone=dict(arch=[\n'
-                    f'{lines}]))\n')
-    Config.fromfile(path)
+    write_whole(path, f'_base_ = {base!r}\n\n'
+                'model = dict(backbone=dict(arch=[\n'
+                f'{lines}]))\n')
+    Config.fromfile(path)  # raises if it cannot be read
 
 
 def evaluate(cfg, checkpoint, subnet):
@@ -103,14 +111,14 @@ def evaluate(cfg, checkpoint, subnet):
 
     Args:
         cfg (Config): The search's config.
-        checkpoint (str): Of the search.
-        subnet (nn.Module): The exported task model, loaded; its BN
+        checkpoint (str): The search's checkpoint.
+        subnet (nn.Module): The exported task model with its weights. Its BN
             statistics are recalibrated.
 
     Returns:
-        dict[str, dict]: By the network's name.
+        dict[str, dict]: Metrics by the name of the network.
     """
-    # Only this needs mmpretrain; it works for models of all codebases.
+    # Imported here because only this needs mmpretrain. It works for all codebases.
     from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
     cfg = cfg.copy()
     cfg.default_hooks = dict(checkpoint=None, logger=None)
@@ -138,8 +146,8 @@ def main():
                 f'checkpoint {args.checkpoint!r} does not exist')
         if args.retrain_config and not cfg.get('retrain_base'):
             raise ValueError(
-                '--config needs retrain_base in the config of the search, the '
-                'config to retrain by')
+                '--config needs retrain_base in the config of the search: the '
+                'config for retraining')
         if args.eval:
             check_data(cfg, ['train_dataloader', 'val_dataloader'])
         init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -147,9 +155,9 @@ def main():
         model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
         model = MODELS.build(model)
         if not isinstance(model, CostAwareModel):
-            raise ValueError(f'{args.config} trains a {type(model).__name__}, '
-                             'expected the config of a search, of a '
-                             'CostAwareModel')
+            raise ValueError(f'the model of {args.config} is a '
+                             f'{type(model).__name__}, expected the config of a '
+                             'search, whose model is a CostAwareModel')
         load_supernet(model, args.checkpoint)
     except (FileNotFoundError, ValueError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
@@ -157,7 +165,7 @@ def main():
 
     supernet = model.supernet
     arch, backbone_state = export_subnet(supernet)
-    Path(args.out).write_text(arch.to_text())
+    write_whole(args.out, arch.to_text())
     subnet = MODELS.build(task_config(cfg, model, arch))
     state = {
         k: v
@@ -172,7 +180,7 @@ def main():
     print(f'{args.out}: {len(arch.blocks)} blocks, '
           f'{supernet.cost().item():,.6g} {supernet.cost_model.unit} at '
           f'{supernet.input_shape[0]}x{supernet.input_shape[1]}, '
-          f'{params:,} parameters of the whole model')
+          f'{params:,} parameters in the whole model')
     if args.weights:
         save_checkpoint(dict(meta=dict(), state_dict=state), args.weights)
         print(f'{args.weights}: weights inherited from the supernet')

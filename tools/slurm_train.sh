@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# train.py on a slurm cluster. GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS
-# come from the environment.
+# train.py on a Slurm cluster. Reads GPUS, GPUS_PER_NODE, CPUS_PER_TASK and
+# SRUN_ARGS from the environment.
 set -eu
 if [ $# -lt 4 ]; then
   echo "usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [OPTIONS of tools/train.py]" >&2

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Train a classifier, detector or segmentor: ``default_scope`` decides."""
+"""Train a classifier, detector or segmentor; ``default_scope`` says which."""
 import argparse
 import sys
 
@@ -13,16 +13,17 @@ from autonl_mm.datasets.settings import check_data
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     launch.add_common_args(parser)
+    launch.add_amp_arg(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from a checkpoint; without a file, from the newest whole '
-        'one in the work dir')
+        help='continue from this checkpoint; without a file, from the newest '
+        'complete one in the work dir')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by the batch size over '
+        help='multiply the learning rate by the batch size divided by '
         'auto_scale_lr.base_batch_size')
     parser.add_argument(
         '--no-validate', action='store_true', help='train without evaluation')
@@ -40,8 +41,8 @@ def main():
         if args.auto_scale_lr:
             if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
                 raise ValueError('--auto-scale-lr needs '
-                                 'auto_scale_lr.base_batch_size, the config '
-                                 'has none')
+                                 'auto_scale_lr.base_batch_size in the config, '
+                                 'which does not have it')
             cfg.auto_scale_lr.enable = True
         launch.check_search(cfg)
         launch.set_resume(cfg, args.resume)

@@ -1,2 +1,2 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Measurements, and many trainings of one comparison."""
+"""Measurements, and sets of training runs for a comparison."""

@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Time, memory and MACs, measured by all tools in the same way.
+"""Time, memory and MACs, measured in the same way by all tools.
 
-Times come from runs in turns: what slows the machine for a while then slows
-nothing more than the rest, and medians of different things can be compared.
+Functions to be compared run in turns, round after round. If the machine is slow
+for a while, it is slow for all of them, and their medians stay comparable.
 """
 import itertools
 import math
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 try:
     from tqdm import tqdm
-except ImportError:  # a bar is not worth a requirement
+except ImportError:  # no requirement only for a progress bar
 
     def tqdm(items, **kwargs):
         return items
@@ -35,18 +35,18 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> 'Spread':
-        """Of a sequence that is not empty."""
+        """Compute them from a sequence that is not empty."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 def synchronize(device: str) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished all its work."""
     if torch.device(device).type == 'cuda':
         torch.cuda.synchronize(device)
 
 
 def device_name(device: str) -> str:
-    """What to call a device in a table, its threads included."""
+    """Name of a device for a table; for a CPU with the number of threads."""
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -57,33 +57,34 @@ def device_name(device: str) -> str:
 def in_turns(calls: Dict[str, Callable],
              rounds: int,
              device: str = 'cpu',
-             settle: bool = False,
+             warmup: bool = False,
              clock: Callable[[], float] = time.perf_counter
              ) -> Dict[str, List[float]]:
-    """Seconds that each of some functions takes, round after round.
+    """Measure the seconds that functions take, in turns, round after round.
 
     Args:
         calls (dict[str, Callable]): The functions, called without arguments.
-        rounds (int): Measurements of each.
-        device (str): What they run on. Defaults to ``'cpu'``.
-        settle (bool): Whether each is called once, not measured, before each
-            measurement: for short functions, that would else be measured with
-            caches full of the last one's data. Otherwise each is called once
-            before the first round. Defaults to False.
-        clock (Callable): What gives the seconds. Defaults to
-            ``time.perf_counter``; ``time.process_time`` counts the CPU time
-            of all threads, for a machine that has other work to do.
+        rounds (int): Number of measurements of each.
+        device (str): The device they run on. Defaults to ``'cpu'``.
+        warmup (bool): Whether to make one call that is not measured before
+            every measurement. This is for short functions: without it, the
+            caches hold data of the function before. If False, there is only
+            one such call of each function, before the first round. Defaults
+            to False.
+        clock (Callable): Function that returns the time in seconds. Defaults to
+            ``time.perf_counter``. ``time.process_time`` counts the CPU time
+            of all threads, for a machine that also does other work.
 
     Returns:
         dict[str, list[float]]: ``rounds`` measurements of each, in order.
     """
     times = {key: [] for key in calls}
-    if not settle:
+    if not warmup:
         for call in calls.values():
             call()
     for _ in tqdm(range(rounds), desc='rounds', leave=False):
         for key, call in calls.items():
-            if settle:
+            if warmup:
                 call()
             synchronize(device)
             start = clock()
@@ -97,26 +98,26 @@ def peak_memory(make_step: Callable,
                 args: tuple,
                 device: str = 'cpu',
                 limit: Optional[float] = None) -> float:
-    """Peak memory of a step beyond what the process had before, in MiB.
+    """Peak memory of a step beyond what the process used before, in MiB.
 
-    On a GPU as the allocator counts it. On a CPU the peak resident size of a
-    process of its own, which imports what it needs before it starts to count.
-    Freed memory is not kept there: how it falls to pieces differs from run to
-    run, and with it the peak by a third.
+    On a GPU, the allocator's count. On a CPU, the peak resident size of a separate
+    process, which does all imports before it starts to count. That process does
+    not keep freed memory: its fragmentation differs between runs, and changes the
+    peak by up to a third.
 
     Args:
-        make_step (Callable): What returns the step, itself a function without
-            arguments; on a CPU it must be one that pickle finds by name.
-        args (tuple): Its arguments.
-        device (str): What the step runs on. Defaults to ``'cpu'``.
-        limit (float, optional): MiB that the step may take on a CPU. Defaults
-            to None.
+        make_step (Callable): Function that returns the step, a function
+            without arguments. On a CPU, pickle must find it by its name.
+        args (tuple): Arguments of ``make_step``.
+        device (str): The device the step runs on. Defaults to ``'cpu'``.
+        limit (float, optional): Memory that the step may use on a CPU, in MiB.
+            Defaults to None, no limit.
 
     Returns:
-        float: MiB, of making the step and two runs of it.
+        float: MiB for making the step and running it twice.
 
     Raises:
-        MemoryError: If the step needs more memory than there is.
+        MemoryError: If the step needs more memory than is available.
         RuntimeError: If it fails in another way.
     """
     if torch.device(device).type == 'cuda':
@@ -133,9 +134,9 @@ def peak_memory(make_step: Callable,
     sender.close()
     try:
         result = receiver.recv()
-    except EOFError:  # the kernel ends what takes too much
-        result = MemoryError('a process ended before it could tell the '
-                             'memory of its step')
+    except EOFError:  # the kernel kills processes that use too much memory
+        result = MemoryError('the process of the measurement was ended before '
+                             'it could report the memory of its step')
     finally:
         process.join()
     if isinstance(result, Exception):
@@ -144,18 +145,17 @@ def peak_memory(make_step: Callable,
 
 
 def peak_of_tensors(make_step: Callable, args: tuple) -> float:
-    """Peak of what tensors take on a CPU beyond what they took before, in MiB.
+    """Peak memory of tensors on a CPU beyond what they used before, in MiB.
 
-    As a GPU's allocator counts it and, unlike :func:`peak_memory`, the same
-    in every run: without the buffers of oneDNN, and without what is lost
-    between pieces of freed memory.
+    Counted as by a GPU's allocator: without the buffers of oneDNN and without
+    fragmentation. Unlike :func:`peak_memory` it is the same in every run.
 
     Args:
         make_step (Callable): As for :func:`peak_memory`.
-        args (tuple): Its arguments.
+        args (tuple): Arguments of ``make_step``.
 
     Returns:
-        float: MiB, of making the step and two runs of it.
+        float: MiB for making the step and running it twice.
     """
     with torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU],
@@ -170,14 +170,14 @@ def peak_of_tensors(make_step: Callable, args: tuple) -> float:
 def _make_and_run(make_step: Callable, args: tuple) -> None:
     step = make_step(*args)
     step()
-    step()  # beside what the first run made, such as an optimiser's state
+    step()  # with what the first run keeps, such as an optimiser's state
 
 
 def _send_peak(sender, make_step: Callable, args: tuple,
                limit: Optional[float]) -> None:
     if limit is not None:
-        most = int(_status('VmSize') + limit * 2**20)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        maximum = int(_status('VmSize') + limit * 2**20)
+        resource.setrlimit(resource.RLIMIT_AS, (maximum, maximum))
     before = _status('VmRSS')
     try:
         _make_and_run(make_step, args)
@@ -189,26 +189,29 @@ def _send_peak(sender, make_step: Callable, args: tuple,
 
 
 def _status(field: str) -> int:
-    """Bytes of an entry of this process's status."""
-    # getrusage would count what the parent had when it started this process.
+    """An entry of this process's ``/proc`` status, in bytes."""
+    # getrusage would include the memory of the parent when it started this one.
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(f'{field}:'):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f'/proc/self/status has no {field}: memory is measured '
-                       'on Linux')
+    raise RuntimeError(f'/proc/self/status has no {field}: memory can only be '
+                       'measured on Linux')
 
 
 def built_macs(model: nn.Module, *input_shape: int) -> int:
-    """MACs of a network for one input, by torch's count of its operators.
+    """MACs of a network for one input, counted by torch from its operators.
 
-    Counted are convolutions, linear layers, matrix products and the sums of
-    global average pooling, as in :mod:`autonl_mm.cost`; not normalisation,
-    activation and elementwise arithmetic. Nothing is computed: the tensors
-    have no data, so that an affinity of any size can be counted.
+    Convolutions, linear layers, matrix products and the sums of global average
+    pooling count, as in :mod:`autonl_mm.cost`. Normalisation, activation and
+    elementwise arithmetic do not. Nothing is computed: the tensors have no data,
+    so an affinity matrix of any size can be counted.
 
     Args:
-        model (nn.Module): The network; put into eval mode.
+        model (nn.Module): The network. It is put into eval mode.
         *input_shape (int): ``C, H, W`` of the input.
+
+    Returns:
+        int: The number of multiply-accumulates.
     """
     model.eval()
     counter = FlopCounterMode(
@@ -221,9 +224,9 @@ def built_macs(model: nn.Module, *input_shape: int) -> int:
 
 
 def _operations_of_mean(shape, *args, out_shape=None, **kwargs) -> int:
-    return 2 * math.prod(shape)  # torch counts two a MAC
+    return 2 * math.prod(shape)  # torch counts two operations per MAC
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers a network learns."""
+    """Number of parameters of a network."""
     return sum(p.numel() for p in model.parameters())

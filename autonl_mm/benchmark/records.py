@@ -1,21 +1,22 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What mmengine logged of a run, read back."""
+"""Reading of the values that mmengine logged in a run."""
 import json
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 
 def read_scalars(work_dir: Path) -> Tuple[List[dict], List[dict], Path]:
-    """The newest run's training and evaluation records.
+    """Read the training and evaluation records of a run.
 
-    A run that was resumed has one folder a start; what a later start logged
-    replaces what earlier ones logged from its first step on.
+    A resumed run has one folder for each start. Records of a later start replace
+    those of earlier ones from its first step on.
 
     Args:
         work_dir (Path): The work dir.
 
     Returns:
-        tuple: Training records, evaluation records, the newest run's folder.
+        tuple: Training records, evaluation records, and the folder of the latest
+        start.
 
     Raises:
         FileNotFoundError: If nothing was logged there.
@@ -31,7 +32,7 @@ def read_scalars(work_dir: Path) -> Tuple[List[dict], List[dict], Path]:
         records = [json.loads(line) for line in path.read_text().splitlines()]
         for target, is_train in ((train, True), (evaluation, False)):
             own = {r['step']: r for r in records if ('loss' in r) == is_train}
-            # what an earlier start logged from there on was done anew
+            # these steps of an earlier start were repeated
             for step in [k for k in target if own and k >= min(own)]:
                 del target[step]
             target.update(own)
@@ -40,19 +41,23 @@ def read_scalars(work_dir: Path) -> Tuple[List[dict], List[dict], Path]:
 
 
 def metric_of(records: List[dict], metric: str = '') -> str:
-    """The evaluation metric to show: the one asked for, or the first.
+    """Name of an evaluation metric: the given one, or the first.
 
     Args:
         records (list[dict]): Evaluation records.
-        metric (str): The one asked for; may be empty. Defaults to ''.
+        metric (str): The metric; empty for the first that was logged. Defaults
+            to ''.
+
+    Returns:
+        str: The name.
 
     Raises:
-        ValueError: If it was not logged.
+        ValueError: If the metric was not logged.
     """
     names = [
         k for k in records[0] if k not in ('step', 'time', 'data_time')
     ]
     if metric and metric not in names:
-        raise ValueError(f'metric {metric!r} was not logged, there are '
+        raise ValueError(f'metric {metric!r} was not logged, expected one of '
                          f'{names}')
     return metric or names[0]

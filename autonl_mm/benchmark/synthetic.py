@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Batches for measurements of any codebase's model, without its data."""
+"""Synthetic batches for measurements, for models of all codebases."""
 from typing import Tuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from mmengine.registry import TRANSFORMS
 
 from autonl_mm.datasets.settings import leaf_datasets
 
-NUM_OBJECTS = 4  # in each image, for detectors
+NUM_OBJECTS = 4  # per image, for detectors
 
 
 def make_batch(cfg: Config,
@@ -17,21 +17,21 @@ def make_batch(cfg: Config,
                size: Tuple[int, int],
                part: str = 'train',
                seed: int = 0) -> dict:
-    """Noise with annotations, packed as the config's data loader does it.
+    """Make noise images with annotations, packed as in the config's pipeline.
 
     Args:
-        cfg (Config): Config of a classifier, detector or segmentor, whose
-            ``default_scope`` is set.
-        batch_size (int): Images.
-        size (tuple[int, int]): Their height and width.
-        part (str): ``'train'``, ``'val'`` or ``'test'``, whose packing is
-            used. Defaults to ``'train'``.
-        seed (int): Defaults to 0.
+        cfg (Config): Config of a classifier, detector or segmentor, with
+            ``default_scope`` set.
+        batch_size (int): Number of images.
+        size (tuple[int, int]): Height and width of the images.
+        part (str): The pipeline whose packing is used: ``'train'``, ``'val'``
+            or ``'test'``. Defaults to ``'train'``.
+        seed (int): Seed of the noise. Defaults to 0.
 
     Returns:
-        dict: ``inputs``, ``batch_size`` images of ``(3, H, W)`` in uint8,
-        and ``data_samples``, for ``model.train_step`` and ``model.test_step``.
-        Labels are 0 and 1.
+        dict: A batch for ``model.train_step`` and ``model.test_step``:
+        ``inputs``, a list of ``batch_size`` images of ``(3, H, W)`` in uint8,
+        and ``data_samples``. Labels are 0 and 1.
     """
     rng = np.random.default_rng(seed)
     dataset = cfg[f'{part}_dataloader'].dataset
@@ -43,7 +43,7 @@ def make_batch(cfg: Config,
 
 
 def _image(rng: np.random.Generator, h: int, w: int, masks: bool) -> dict:
-    """What a pipeline knows of an image before it packs it."""
+    """The results dict of a pipeline for one image, before packing."""
     corners = rng.uniform(0, 0.5, (NUM_OBJECTS, 2)) * (w, h)
     sides = rng.uniform(0.2, 0.5, (NUM_OBJECTS, 2)) * (w, h)
     results = dict(

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Many training runs of one comparison, each done once."""
+"""Sets of training runs for a comparison; finished runs are not repeated."""
 import argparse
 import json
 import os
@@ -13,44 +13,47 @@ from typing import Callable, List, Optional, Sequence
 from mmengine.config import DictAction
 from tqdm import tqdm
 
+from autonl_mm.checkpoint import write_whole
+
 from .records import metric_of, read_scalars
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a comparison.
+    """Add the options of a comparison of training runs.
 
     Args:
         parser (ArgumentParser): The tool's parser.
     """
-    parser.add_argument('--work-dir', type=Path, required=True)
+    parser.add_argument(
+        '--work-dir', type=Path, required=True, help='folder for all runs')
     parser.add_argument(
         '--seeds', type=int, default=3, help='training runs of each network')
     parser.add_argument(
         '--jobs',
         type=int,
         default=2,
-        help='training runs at a time, each on its share of the cores')
+        help='training runs at the same time; they share the cores')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         default={},
-        help='settings of the training runs')
+        help='override settings of the training runs: key=value')
 
 
 def run(command: Sequence, log: Path, threads: Optional[int] = None) -> float:
-    """Run a tool, its output into a file.
+    """Run a tool and write its output to a file.
 
     Args:
         command (Sequence): Script and arguments.
         log (Path): The file.
-        threads (int, optional): Threads of the run. Defaults to None, all.
+        threads (int, optional): Number of threads. Defaults to None, all cores.
 
     Returns:
-        float: Seconds it took.
+        float: Seconds that it took.
 
     Raises:
-        RuntimeError: If it fails; names the log.
+        RuntimeError: If the tool fails; names the log.
     """
     env = dict(os.environ)
     if threads:
@@ -73,24 +76,24 @@ def train(tool: Path,
           jobs: int,
           prepare: Optional[Callable[[], None]] = None,
           **key) -> dict:
-    """Train once; what was trained before is not trained again.
+    """Train once, or return the result of a finished run.
 
     Args:
         tool (Path): ``tools/train.py``.
         config (Path): The config.
-        out (Path): Work dir, in which ``result.json`` keeps the result.
+        out (Path): The work dir. The result is kept there in ``result.json``.
         options (dict): Settings that override the config's.
-        jobs (int): Runs at a time, each on its share of the cores.
-        prepare (Callable, optional): Called before the run, with ``out``
-            there. Defaults to None.
-        **key: What the run is one of, kept with its result.
+        jobs (int): Number of runs at the same time, which share the cores.
+        prepare (Callable, optional): Called before the run, when ``out`` exists.
+            Defaults to None.
+        **key: Values that identify the run, kept with its result.
 
     Returns:
-        dict: ``key``, the name and ``value`` of the last evaluation's first
-        ``metric``, and ``seconds``.
+        dict: ``key``; name (``metric``) and ``value`` of the first metric of the
+        last evaluation; ``seconds``.
 
     Raises:
-        ValueError: If ``out`` holds a run of another key.
+        ValueError: If ``out`` holds a run with another key.
         RuntimeError: If the run fails.
     """
     record = out / 'result.json'
@@ -98,8 +101,8 @@ def train(tool: Path,
         result = json.loads(record.read_text())
         if {k: result.get(k) for k in key} == key:
             return result
-        raise ValueError(f'{out} holds a run of another network: give '
-                         'another --work-dir or remove it')
+        raise ValueError(f'{out} holds another run: remove it or use another '
+                         '--work-dir')
     out.mkdir(parents=True, exist_ok=True)
     if prepare:
         prepare()
@@ -112,24 +115,36 @@ def train(tool: Path,
     metric = metric_of(evaluation)
     result = dict(
         key, metric=metric, value=evaluation[-1][metric], seconds=seconds)
-    record.write_text(json.dumps(result, indent=1))
+    write_whole(record, json.dumps(result, indent=1))
     return result
 
 
 def at_a_time(jobs: int, function: Callable, items: Sequence) -> List:
-    """``function`` of every item, in order, ``jobs`` of them at a time."""
+    """Call a function for every item, several at the same time.
+
+    Args:
+        jobs (int): Number of calls at the same time.
+        function (Callable): Called with one item.
+        items (Sequence): The items.
+
+    Returns:
+        list: The results, in the order of the items.
+    """
     with ThreadPoolExecutor(jobs) as pool:
         return list(tqdm(pool.map(function, items), total=len(items),
                          desc='training runs'))
 
 
 def summary(results: Sequence[dict], jobs: int) -> str:
-    """What was run, in one line.
+    """Summary of the training runs.
 
     Args:
-        results (Sequence[dict]): As :func:`train` returns them.
-        jobs (int): Runs at a time.
+        results (Sequence[dict]): Results of :func:`train`.
+        jobs (int): Number of runs at the same time.
+
+    Returns:
+        str: One line.
     """
     minutes = sum(r['seconds'] for r in results) / 60 / jobs
     return (f'metric {results[0]["metric"]}; {len(results)} training runs, '
-            f'{minutes:.0f} min with {jobs} at a time')
+            f'{minutes:.0f} min with {jobs} at the same time')

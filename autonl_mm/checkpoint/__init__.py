@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Checkpoints that run nothing and are never half-written."""
+"""Safe loading of checkpoints, and files that are never half-written."""
 from .config_text import UnsafeCheckpointError
 from .loading import BrokenCheckpointError, load_checkpoint
 from .patches import install

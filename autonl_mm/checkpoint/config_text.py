@@ -1,18 +1,19 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Config texts inside of checkpoints, read as data and never run.
+"""Config texts inside of checkpoints, read as data and never run as code.
 
-mmengine saves the config of a run in its checkpoints, as Python source, and
-executes it when a run is resumed (``meta['config']``) or when an inferencer gets
-a checkpoint alone (``message_hub['runtime_info']['cfg']``, ``meta['cfg']``). So
-a file of nothing but tensors and text could run any command. Three measures:
+mmengine saves the config of a run in its checkpoints as Python source. It executes
+this source when a run is resumed (``meta['config']``) or when an inferencer gets
+only a checkpoint (``message_hub['runtime_info']['cfg']``, ``meta['cfg']``). So even
+a file that holds only tensors and text could run any command. Three measures
+prevent this:
 
-- :func:`check_config_texts`: a checkpoint whose text does more than name values is
-  refused when it is loaded, whatever it is loaded for.
-- :func:`parse_config_text` takes the place of execution. It knows literals and
+- :func:`check_config_texts` refuses a checkpoint when it is loaded, for whatever
+  purpose, if its text does more than assign values.
+- :func:`parse_config_text` replaces execution. It accepts literals and
   ``dict(...)``.
-- :func:`check_buildable`: data can ask for code too, as ``type='os.system'``. An
-  inferencer builds a config out of a checkpoint only if all types in it are
-  registered.
+- :func:`check_buildable`: settings can ask for code too, such as
+  ``type='os.system'``. An inferencer builds a config from a checkpoint only if all
+  types in it are registered.
 """
 import ast
 import re
@@ -30,10 +31,10 @@ class UnsafeCheckpointError(RuntimeError):
     """The file asks for something that could run code; nothing of it was run."""
 
 
-# Characters; that of a detector of 1,203 classes has about 100,000.
+# In characters. The config of a detector of 1,203 classes has about 100,000.
 MAX_LENGTH = 4_000_000
-# What a text may call and still do nothing, if it does not redefine them. Written
-# by mmengine for settings such as ``out_indices=range(4)``.
+# Calls that do no harm, if the text does not redefine their names. mmengine writes
+# them for settings such as ``out_indices=range(4)``.
 HARMLESS_CALLS = {
     'dict', 'list', 'tuple', 'set', 'frozenset', 'range', 'slice', 'int', 'float',
     'complex', 'bool'
@@ -42,10 +43,10 @@ HARMLESS_NODES = (
     ast.Module, ast.Assign, ast.Expr, ast.Constant, ast.Name, ast.Attribute, ast.List,
     ast.Tuple, ast.Set, ast.Dict, ast.Call, ast.keyword, ast.UnaryOp, ast.USub,
     ast.UAdd, ast.Load, ast.Store)
-# Names that mmengine writes for numbers which have no literal
+# Names that mmengine writes for numbers without a literal
 NUMBERS = dict(inf=float('inf'), nan=float('nan'))
 SCOPES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'autonl_mm', 'torch'}
-# Settings that mmcv, mmdet and mmpretrain hand to eval()
+# Settings that mmcv, mmdet and mmpretrain pass to eval()
 EVALUATED = ('type', 'dtype', 'warp_mode')
 NAME = re.compile(r'[A-Za-z_][\w./-]*')
 
@@ -67,7 +68,7 @@ def _describe(node: ast.AST) -> str:
 
 
 def _find_harm(tree: ast.Module) -> Iterator[ast.AST]:
-    """Parts of a source that could run code or read other files."""
+    """Parts of a source text that could run code or read other files."""
     for node in ast.walk(tree):
         if not isinstance(node, HARMLESS_NODES):
             yield node
@@ -81,13 +82,13 @@ def _find_harm(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def config_texts(checkpoint: Any) -> Iterator[Tuple[str, str]]:
-    """Config texts of a checkpoint, each with its place.
+    """Find the config texts of a checkpoint.
 
     Args:
-        checkpoint (Any): What a checkpoint file holds.
+        checkpoint (Any): The content of a checkpoint file.
 
     Yields:
-        tuple[str, str]: Place, such as ``meta.cfg``, and text.
+        tuple[str, str]: The key, such as ``meta.cfg``, and the text.
     """
     for place in ('meta', 'message_hub.runtime_info'):
         node = checkpoint
@@ -102,24 +103,25 @@ def check_config_texts(checkpoint: Any, path: str) -> None:
     """Refuse a checkpoint whose config text would run code when it is executed.
 
     Args:
-        checkpoint (Any): What the file holds.
+        checkpoint (Any): The content of the file.
         path (str): The file, for the message.
 
     Raises:
-        UnsafeCheckpointError: Names file, place, line and source.
+        UnsafeCheckpointError: If a text could run code; names the file, the key,
+            the line and its source.
     """
     for place, text in config_texts(checkpoint):
         try:
             harm = next(map(_describe, _find_harm(_parse(text))), None)
         except (SyntaxError, ValueError):
-            continue  # no Python: it cannot be executed, and is not parsed either
+            continue  # not Python: it can neither be executed nor parsed
         except UnsafeCheckpointError as e:
             harm = str(e)
         if harm:
             raise UnsafeCheckpointError(
                 f'{path} is refused and nothing of it was run: the config text in '
                 f'its {place} would run code when it is read ({harm}). If you trust '
-                'it, save its tensors alone to a new file with the program it comes '
+                'it, save only its tensors to a new file with the program it comes '
                 'from: torch.save(model.state_dict(), file)')
 
 
@@ -127,14 +129,15 @@ def parse_config_text(text: str) -> dict:
     """The settings of a config text, without running it.
 
     Args:
-        text (str): Assignments of literals and ``dict(...)``, as mmengine's
-            ``Config.pretty_text`` has them.
+        text (str): Assignments of literals and ``dict(...)``, as in mmengine's
+            ``Config.pretty_text``.
 
     Returns:
-        dict: Setting by name.
+        dict: Settings by name.
 
     Raises:
-        UnsafeCheckpointError: If it has anything else; names line and source.
+        UnsafeCheckpointError: If the text has anything else; names the line and
+            its source.
     """
 
     def refuse(reason: str) -> UnsafeCheckpointError:
@@ -189,15 +192,15 @@ def parse_config_text(text: str) -> dict:
 
 
 def _registries() -> List[Registry]:
-    """mmengine's registries with all their children."""
+    """mmengine's registries and all their children."""
     found = [r for r in vars(mmengine.registry).values() if isinstance(r, Registry)]
-    for registry in found:  # grows on the way
+    for registry in found:  # the list grows while we go through it
         found.extend(registry.children.values())
     return found
 
 
 def _is_registered(name: str) -> bool:
-    """Whether ``scope.name`` or a whole import path names what is registered."""
+    """Whether a ``scope.name`` or a full import path is of a registered class."""
     scope, _, rest = name.partition('.')
     if scope not in SCOPES | {r.scope for r in _registries()}:
         return False
@@ -215,17 +218,17 @@ def _is_registered(name: str) -> bool:
 
 
 def check_buildable(node: Any) -> None:
-    """Refuse a config out of a checkpoint that asks for code by its data.
+    """Refuse a config from a checkpoint whose settings could run code.
 
-    mmengine's registries import and call what ``type`` names, registered or not;
-    libraries hand some settings to ``eval``, load pickles that a path names, and
-    run code of model hubs.
+    mmengine's registries import and call whatever ``type`` names, registered or
+    not. Libraries also pass some settings to ``eval``, load pickle files, and run
+    code from model hubs.
 
     Args:
         node (Any): The config or a part of it.
 
     Raises:
-        UnsafeCheckpointError: Names the setting.
+        UnsafeCheckpointError: If there is such a setting; names it.
     """
 
     def refuse(key: str, value: Any) -> None:
@@ -257,5 +260,5 @@ def check_buildable(node: Any) -> None:
 
 
 def _is_bare_name(name: str) -> bool:
-    """Whether a name without a scope is no module, which would be imported."""
+    """Whether a name without a scope is not a module, which would be imported."""
     return any(name in r.module_dict for r in _registries()) or find_spec(name) is None

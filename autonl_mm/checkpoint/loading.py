@@ -1,9 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Checkpoints that run nothing when they are loaded."""
+"""Loading of checkpoints without running code from them."""
 import _codecs
 import os.path as osp
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, Callable, Union
 
@@ -16,7 +17,7 @@ from .config_text import UnsafeCheckpointError, check_config_texts
 
 
 class BrokenCheckpointError(RuntimeError):
-    """The file is truncated or is no checkpoint."""
+    """The file is truncated or not a checkpoint."""
 
 
 def _refuse(*args) -> None:
@@ -30,11 +31,11 @@ _METHODS = {
 
 
 def _method(owner: Any, name: str) -> Callable:
-    """What a checkpoint gets for ``builtins.getattr``.
+    """Stands in for ``builtins.getattr`` in checkpoints.
 
-    HistoryBuffer pickles its statistics methods, OneCycleLR its annealing
-    function as calls of ``getattr``. The real one would lead from there to
-    ``__init__.__globals__`` and everywhere.
+    HistoryBuffer pickles its statistics methods, and OneCycleLR its annealing
+    function, as calls of ``getattr``. With the real ``getattr`` a file could reach
+    ``__init__.__globals__``, and from there any code.
     """
     for known, (cls, names) in _METHODS.items():
         if owner is known and name in names:
@@ -43,17 +44,17 @@ def _method(owner: Any, name: str) -> Callable:
     raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({owner},{name!r})')
 
 
-# Asked of the objects, because numpy 2 moved them from numpy.core to numpy._core.
+# Taken from objects, because numpy 2 moved them from numpy.core to numpy._core.
 _NUMPY_FUNCTIONS = dict(
     _reconstruct=np.empty(0).__reduce__()[0], scalar=np.float64().__reduce__()[0])
 
-# The dtypes of numbers and of text. Those of objects and of structures stay out:
-# with a forged state numpy takes bytes of the file for pointers.
+# The dtypes of numbers and of text, but not of objects and structures: with a
+# forged state numpy would use bytes of the file as pointers.
 _DTYPES = dict.fromkeys(type(np.dtype(code)) for code in '?bhilqBHILQefdgFDGSU')
 _DATA_TYPES = (HistoryBuffer, np.ndarray, *_DTYPES)
 
-# What a checkpoint may name beyond torch's own list, some of it under the name of
-# another: ``getattr`` and OneCycleLR's class are stand-ins.
+# What a checkpoint may use beyond torch's own list. ``getattr`` and OneCycleLR's
+# class are replaced by stand-ins with the same names.
 SAFE_GLOBALS = [
     *_DATA_TYPES, np.dtype, bytes, bytearray, complex, set, _codecs.encode,
     (_method, 'builtins.getattr'),
@@ -63,34 +64,44 @@ SAFE_GLOBALS = [
      for name, func in _NUMPY_FUNCTIONS.items()]
 
 
+TAR = "torch's old tar format"
+
+
 def _load(path: str, map_location: Any) -> Any:
+    # Checked here because torch's errors for such files differ between versions, and
+    # some look like errors of the disk.
     with open(path, 'rb') as file:
-        magic = file.read(4)
-    if magic[:1] != pickle.PROTO and magic != b'PK\x03\x04':
-        # torch would take zeros for an archive and say so
+        start = file.read(512)
+    if start[257:262] == b'ustar':
+        raise pickle.UnpicklingError(TAR)
+    if start[:4] == b'PK\x03\x04':
+        if not zipfile.is_zipfile(path):
+            raise EOFError('its end is missing')
+    elif start[:1] != pickle.PROTO:
         raise EOFError('it does not start like a checkpoint')
     with torch.serialization.safe_globals(SAFE_GLOBALS):
         return torch.load(path, map_location, weights_only=True)
 
 
 def _explain(path: str, error: BaseException) -> BaseException:
-    """The error to raise where loading ``path`` ended in ``error``."""
+    """The error to raise when loading ``path`` failed with ``error``."""
     if isinstance(error, pickle.UnpicklingError) and error.__context__:
         # torch wraps the cause in advice to turn the protection off.
         error = error.__context__
     reason = re.split(r'\.\s|\n', str(error))[0] or type(error).__name__
-    name = re.search(r'GLOBAL (\S+)', reason) or re.search('(TorchScript)', reason)
+    name = (re.search(r'GLOBAL (\S+)', reason)
+            or re.search(f'(TorchScript|{TAR})', reason))
     if name or re.match('Can only|Trying to|Unsupported', reason):
         return UnsafeCheckpointError(
             f'{path} is refused and nothing of it was run: it asks for '
             f'{name[1] if name else reason}, which could run code. If you trust '
-            'it, save its tensors alone to a new file with the program it comes '
+            'it, save only its tensors to a new file with the program it comes '
             'from: torch.save(model.state_dict(), file)')
     if re.search('cuda|device|data location|memory', reason, re.IGNORECASE):
         return error  # not the fault of the file
     return BrokenCheckpointError(
         f'{path} ({osp.getsize(path)} bytes) is truncated or not a checkpoint '
-        f'({reason}). Get it anew, or resume from an earlier one')
+        f'({reason}). Download or copy it again, or resume from an earlier one')
 
 
 def _load_safetensors(path: str, map_location: Any) -> dict:
@@ -100,28 +111,28 @@ def _load_safetensors(path: str, map_location: Any) -> dict:
         raise ImportError(
             f'{path} needs safetensors: pip install safetensors') from None
     if not isinstance(map_location, (str, torch.device)):
-        map_location = 'cpu'  # the functions and dicts that torch.load takes
+        map_location = 'cpu'  # torch.load also takes functions and dicts
     return load_file(path, device=str(map_location))
 
 
 def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
-    """Load a local checkpoint without running any code of it.
+    """Load a local checkpoint without running any code from it.
 
     Args:
-        path (str or Path): The file; ``.safetensors`` too, for which there
-            must be safetensors.
+        path (str or Path): The file. A ``.safetensors`` file needs the package
+            safetensors.
         map_location (Any): As in :func:`torch.load`. Defaults to 'cpu'.
 
     Returns:
-        Any: The content of the file, mostly a dict; of a ``.safetensors`` file
+        Any: The content of the file, usually a dict. For a ``.safetensors`` file
         ``dict(state_dict=...)``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        UnsafeCheckpointError: If it holds more than tensors, plain Python data,
-            numpy arrays of numbers or text, and HistoryBuffers, or a config text
-            that would run code.
-        BrokenCheckpointError: If it is truncated or no checkpoint.
+        FileNotFoundError: If the file does not exist.
+        UnsafeCheckpointError: If it holds anything other than tensors, plain
+            Python data, numpy arrays of numbers or text, and HistoryBuffers, or if
+            it holds a config text that would run code.
+        BrokenCheckpointError: If it is truncated or not a checkpoint.
     """
     path = osp.expanduser(path)
     if not osp.isfile(path):

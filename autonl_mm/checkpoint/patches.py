@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What :func:`install` puts into mmengine."""
+"""Replacements for functions of mmengine, which :func:`install` puts in place."""
 import os
 import os.path as osp
 from typing import Any, Optional
@@ -18,7 +18,7 @@ from .config_text import check_buildable, config_texts, parse_config_text
 from .loading import SAFE_GLOBALS, load_checkpoint
 from .writing import AtomicLocalBackend
 
-# mmengine's own, which some of these go on to call
+# mmengine's own functions, which some of the replacements call
 _load_with_prefix = mmengine_checkpoint._load_checkpoint_with_prefix
 _load_into_module = mmengine_checkpoint.load_state_dict
 _config_from_string = Config.fromstring
@@ -26,31 +26,31 @@ _init_inferred_model = mmengine_infer.BaseInferencer._init_model
 
 
 def install() -> None:
-    """Let mmengine load checkpoints safely and write files whole, in this process.
+    """Make mmengine load checkpoints safely and write files whole, in this process.
 
     From then on every checkpoint that mmengine, mmpretrain, mmdet or mmseg reads
     (``Runner.resume``, ``load_from``, ``init_cfg``, inferencers; local files, URLs
-    and model zoo names alike) goes through :func:`load_checkpoint`, and config texts
-    in it are read as data. Loading says how many of the model's tensors were found,
-    and fails where none was. Local files are written whole or not at all.
+    and model zoo names) goes through :func:`load_checkpoint`, and config texts in
+    it are read as data. Loading logs how many of the model's tensors were found,
+    and fails if there were none. Local files are written whole or not at all.
 
-    Importing ``autonl_mm`` does none of that. Our tools call this; a config does by
-    ``custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])``. Calling it again
-    changes nothing.
+    Importing ``autonl_mm`` does not do this. Our tools call it; a config can do so
+    by ``custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])``. Calling it
+    again changes nothing.
     """
-    # for those who call torch.load themselves
+    # for code that calls torch.load itself
     torch.serialization.add_safe_globals(SAFE_GLOBALS)
     # mmengine logs the names of its loaders from the 11th letter on. pavi:// needs a
-    # package that nobody outside has: it fails as a file that is not there.
+    # package that is not public: here it fails as a file that does not exist.
     for prefixes, loader in (
         (['', 'pavi://'], load_from_local),
         ([r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], load_from_ceph),
         (['open-mmlab://', 'openmmlab://'], load_from_openmmlab)):
         CheckpointLoader.register_scheme(prefixes, loader, force=True)
-    # http(s)://, torchvision:// and mmcls:// end in one function that looks this name
-    # up; torch.hub's function loads without protection.
+    # One function loads http(s)://, torchvision:// and mmcls://. It looks up this
+    # name, which is torch.hub's function and loads without protection.
     mmengine_checkpoint.load_url = load_url
-    # looked up by these names wherever mmengine loads
+    # mmengine looks up these names wherever it loads
     mmengine_checkpoint._load_checkpoint_with_prefix = load_checkpoint_with_prefix
     mmengine_checkpoint.load_state_dict = load_state_dict
     Config.fromstring = staticmethod(config_from_string)
@@ -101,15 +101,19 @@ def load_url(url: str,
 def load_checkpoint_with_prefix(prefix: str,
                                 filename: str,
                                 map_location: Any = None) -> dict:
-    """The tensors of a checkpoint below a prefix, their names without it.
+    """Tensors of a checkpoint whose names start with a prefix.
 
     Args:
         prefix (str): Such as ``'backbone.'`` for a classifier's backbone.
         filename (str): File, URL or model zoo name.
         map_location (Any): As in :func:`torch.load`. Defaults to None.
 
+    Returns:
+        dict: Tensors by name, the names without the prefix.
+
     Raises:
-        ValueError: If no name starts with the prefix; says which do exist.
+        ValueError: If no name starts with the prefix; lists the prefixes that
+            exist.
     """
     try:
         return _load_with_prefix(prefix, filename, map_location)
@@ -117,8 +121,8 @@ def load_checkpoint_with_prefix(prefix: str,
         state = CheckpointLoader.load_checkpoint(filename, map_location)
         names = sorted({k.split('.')[0] + '.' for k in state.get('state_dict', state)})
         raise ValueError(
-            f'{filename} has no tensor whose name starts with {prefix!r}, there are '
-            f'{", ".join(names[:8])}: give one of them as init_cfg.prefix, or None to '
+            f'{filename} has no tensor whose name starts with {prefix!r}, only with '
+            f'{", ".join(names[:8])}: set one of these as init_cfg.prefix, or None to '
             'load the whole file') from None
 
 
@@ -126,19 +130,19 @@ def load_state_dict(module: torch.nn.Module,
                     state_dict: dict,
                     strict: bool = False,
                     logger: Any = None) -> None:
-    """mmengine's ``load_state_dict``, which says how much was loaded.
+    """mmengine's ``load_state_dict``, which also logs how much was loaded.
 
-    It logs ``loaded N of M tensors of CLASS``. BN's counters of batches are left
-    out of the count: checkpoints of old lack them, and nothing needs them.
+    It logs ``loaded N of M tensors of CLASS``. BN's batch counters are not
+    counted: old checkpoints lack them, and nothing needs them.
 
     Args:
-        module (nn.Module): What to load into.
+        module (nn.Module): The module to load into.
         state_dict (dict): The checkpoint's tensors by name.
-        strict (bool): Whether names must agree. Defaults to False.
+        strict (bool): Whether the names must agree. Defaults to False.
         logger (Any): As in mmengine. Defaults to None.
 
     Raises:
-        ValueError: If the module has tensors and the checkpoint none of them.
+        ValueError: If the module has tensors and none of them is in the checkpoint.
     """
     target = module
     if is_model_wrapper(module) or isinstance(module, BaseTTAModel):
@@ -148,8 +152,8 @@ def load_state_dict(module: torch.nn.Module,
         for k, v in target.state_dict(keep_vars=True).items()
         if isinstance(v, torch.Tensor) and not k.endswith('num_batches_tracked')
     }
-    # Asked of the tensors, not of names and shapes: modules may rename what they
-    # load, and being loaded is being written to.
+    # A tensor that was loaded was written to, which changes its version. Names are
+    # not enough: modules may rename what they load.
     before = {k: v._version for k, v in own.items()}
     _load_into_module(module, state_dict, strict, logger)
     loaded = [k for k, v in own.items() if v._version > before[k]]
@@ -160,22 +164,25 @@ def load_state_dict(module: torch.nn.Module,
 
         raise ValueError(
             f'none of the {len(own)} tensors of {name} ({some(own)}) is in the '
-            f'checkpoint with its shape, whose tensors are {some(state_dict)}. Is it '
-            'of another network? For a part of it name the prefix, such as '
+            f'checkpoint with the same shape; it has {some(state_dict)}. Is it from '
+            'another network? To load a part of it, set the prefix: '
             "init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')")
     print_log(f'loaded {len(loaded)} of {len(own)} tensors of {name}', logger)
 
 
 def config_from_string(cfg_str: str, file_format: str) -> Config:
-    """``Config.fromstring``, which mmengine calls for checkpoints' texts.
+    """``Config.fromstring``, which mmengine calls for config texts of checkpoints.
 
     Args:
         cfg_str (str): The text.
         file_format (str): ``'.py'``, ``'.json'``, ``'.yaml'`` or ``'.yml'``.
 
+    Returns:
+        Config: The config.
+
     Raises:
-        UnsafeCheckpointError: If Python has more in it than literals and
-            ``dict(...)``.
+        UnsafeCheckpointError: If a Python text has anything other than literals
+            and ``dict(...)``.
     """
     if file_format == '.py':
         return Config(parse_config_text(cfg_str))
@@ -183,8 +190,8 @@ def config_from_string(cfg_str: str, file_format: str) -> Config:
 
 
 def init_inferred_model(self, cfg, weights=None, device='cpu') -> torch.nn.Module:
-    """``BaseInferencer._init_model``, which builds a config out of a checkpoint
-    only if that asks for registered classes alone."""
+    """``BaseInferencer._init_model``, which builds a config from a checkpoint only
+    if all classes in it are registered."""
     if weights and not cfg:
         content = CheckpointLoader.load_checkpoint(weights, map_location='cpu')
         for _, text in config_texts(content):

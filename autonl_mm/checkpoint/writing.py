@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Files that are whole or not there, and the newest whole checkpoint of a run."""
+"""Files that are written whole, and the newest complete checkpoint of a run."""
 import os
 import os.path as osp
 import re
@@ -17,20 +17,24 @@ from .loading import BrokenCheckpointError, load_checkpoint
 
 
 def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
-    """Write a file that is whole or as it was before, whatever ends the process.
+    """Write a file completely, or leave it as it was.
 
-    A kill leaves at most a ``.tmp`` beside it, which the next call overwrites.
+    This holds whatever ends the process. A kill leaves at most a ``.tmp`` file
+    beside the file, which the next call overwrites.
 
     Args:
-        path (str or Path): The file. Folders that are missing are made; a link is
-            written through.
-        content (bytes or str): Its content; text is written as UTF-8.
+        path (str or Path): The file. Missing folders are made. If it is a link, the
+            file that it points to is written.
+        content (bytes or str): The content; text is written as UTF-8.
+
+    Raises:
+        OSError: If the file cannot be written.
     """
     path = osp.realpath(path)
     if isinstance(content, str):
         content = content.encode()
     os.makedirs(osp.dirname(path), exist_ok=True)
-    # mmengine's ranks write some files all at once, each the same one
+    # All ranks of a run write some of mmengine's files, at the same time.
     partial = f'{path}.{get_rank()}.tmp'
     try:
         with open(partial, 'wb') as file:
@@ -45,24 +49,39 @@ def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
 
 @contextmanager
 def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
-    """A folder that is whole or as it was before, whatever ends the process.
+    """Write a folder completely, or leave it as it was.
+
+    This holds for errors in the ``with`` block and for a kill, which leaves at most
+    hidden folders beside it, such as ``.NAME.tmp``. The next call removes them, or
+    renames ``.NAME.old`` back if the kill came between the two renames. Only one
+    process may write the same folder at a time.
 
     Args:
-        path (str or Path): The folder; one that is there is replaced.
+        path (str or Path): The folder. An existing one is replaced.
 
     Yields:
         Path: An empty folder beside it, to be filled.
+
+    Raises:
+        OSError: If the folder cannot be made or renamed.
     """
     path = Path(path)
-    partial, old = (path.with_name(f'{path.name}.{end}') for end in ('tmp', 'old'))
-    for left in partial, old:  # by a kill
+    partial, old = (path.with_name(f'.{path.name}.{end}') for end in ('tmp', 'old'))
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for left in partial, old:
         shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         if path.exists():
             path.rename(old)
-        partial.rename(path)
+        try:
+            partial.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
     finally:
         for left in partial, old:
             shutil.rmtree(left, ignore_errors=True)
@@ -71,7 +90,7 @@ def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
 class AtomicLocalBackend(LocalBackend):
     """mmengine's local files, written by :func:`write_whole`."""
 
-    name = LocalBackend.__name__  # which callers compare
+    name = LocalBackend.__name__  # some callers compare the name
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
         if osp.exists(filepath) and not osp.isfile(filepath):
@@ -86,7 +105,7 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def _is_complete(path: str) -> bool:
-    """Whether there is such a file and it was written to its end."""
+    """Whether a file exists and was written to its end."""
     if not osp.isfile(path):
         return False
     try:
@@ -97,7 +116,7 @@ def _is_complete(path: str) -> bool:
     except (BrokenCheckpointError, zipfile.BadZipFile):
         return False
     except UnsafeCheckpointError:
-        pass  # complete: it is refused when it is loaded
+        pass  # complete, and refused when it is loaded
     return True
 
 
@@ -113,24 +132,25 @@ def _list_saved(folder: str) -> List[Tuple[int, float, str, str]]:
 
 
 def find_resumable(work_dir: Union[str, Path]) -> Optional[str]:
-    """Find the checkpoint from which a run that was stopped goes on.
+    """Find the checkpoint from which a stopped run continues.
 
-    It is the one that mmengine noted in ``last_checkpoint``, looked for in
-    ``work_dir`` first, as the folder may have been moved, or a later one that a
-    kill kept from being noted. Incomplete files are passed over.
+    mmengine writes the path of the newest checkpoint to ``last_checkpoint``. The
+    file of that name in ``work_dir`` counts first, because the folder may have been
+    moved. A later checkpoint is taken if a kill prevented mmengine from noting it.
+    Incomplete files are skipped.
 
     Args:
         work_dir (str or Path): The ``work_dir`` of the run.
 
     Returns:
-        str, optional: The path, or None if there is no checkpoint.
+        str, optional: The path, or None if there is no complete checkpoint.
     """
     note = osp.join(work_dir, 'last_checkpoint')
     last = ''
     if osp.isfile(note):
         last = Path(note).read_text(errors='replace').strip()
     if '://' in last:
-        return last  # stored remotely, where only whole files appear
+        return last  # remote storage only has complete files
     moved = osp.join(work_dir, osp.basename(last))
     if osp.isfile(moved):
         last = moved
@@ -138,8 +158,8 @@ def find_resumable(work_dir: Union[str, Path]) -> Optional[str]:
     if not _is_complete(last):
         saved = _list_saved(str(work_dir))
     else:
-        # Later by number and by time: a former run in the same folder may have
-        # got further, and copying changes times.
+        # Both number and time must be later: an earlier run in the same folder may
+        # have reached a higher number, and copying changes the times.
         saved = _list_saved(osp.dirname(last))
         noted = [entry for entry in saved if entry[3] == last]
         saved = [

@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Keep freed memory in the process on glibc.
 
-By default glibc hands every block of megabytes back to the kernel when it is
-freed. A network frees and takes such blocks at every operation, and the page
-faults of getting them back cost a CPU run more than its arithmetic.
+By default glibc returns each block of several megabytes to the kernel when it is
+freed. A network allocates and frees such blocks in every operation. On a CPU, the
+page faults of getting them back can take more time than the arithmetic.
 """
 import ctypes
 import os
@@ -17,11 +17,11 @@ SWITCH = 'AUTONL_KEEP_MEMORY'
 def keep_freed_memory() -> str:
     """Tell glibc to keep freed memory for the next allocation.
 
-    Call it once, before the first large tensor. The environment variable
-    ``AUTONL_KEEP_MEMORY=0`` turns it off.
+    Call it once, before the first large tensor is made. The environment
+    variable ``AUTONL_KEEP_MEMORY=0`` turns it off.
 
     Returns:
-        str: One line for the log that says what was done.
+        str: One line for the log, which says what was done.
     """
     if os.environ.get(SWITCH, '1') == '0':
         return f'allocator: left as it is ({SWITCH}=0)'

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What does not fit together in a task model and its data, found early."""
+"""Checks of a model and its data that run before training or testing starts."""
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import torch.nn as nn
@@ -8,20 +8,36 @@ from mmengine.runner import Runner
 from autonl_mm.datasets.settings import leaf_datasets
 from autonl_mm.nas import task_model
 
-# Necks whose first maps have the strides of the maps that they are given.
-STRIDE_KEEPING_NECKS = ('FPN', 'PAFPN', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'SSDNeck')
+# Necks whose first outputs have the strides of their inputs
+STRIDE_KEEPING_NECKS = ('FPN', 'PAFPN', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'SSDNeck',
+                        'DyHead', 'BFP')
+# Necks that leave the number of channels of each feature map as it is
+WIDTH_KEEPING_NECKS = ('GlobalAveragePooling', 'GeneralizedMeanPooling',
+                       'PoolDropout', 'BFP')
+# Necks whose in_channels and out_channels are one number: they take the last
+# feature map and return one.
+LAST_MAP_NECKS = ('LinearNeck', 'NonLinearNeck', 'DilatedEncoder')
+# Necks that return feature maps of out_channels each, this many: num_outs, or one
+# for each input where there is no such argument.
+UNIFORM_NECKS = ('FPN', 'PAFPN', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'DyHead')
+# Necks whose in_channels start with the last feature map
+REVERSED_NECKS = ('YOLOV3Neck', )
 
 
 def check_channels(cfg: dict, model: nn.Module) -> None:
     """Check that neck and heads take what the backbone gives.
 
+    A head behind a neck is compared with what the neck gives. Where that is
+    not known, the head is not checked.
+
     Args:
-        cfg (dict): The task model's config.
-        model (nn.Module): The model built from it. Backbones that do not
-            tell their ``out_channels`` and ``out_strides`` are not checked.
+        cfg (dict): The task model's config. ``neck`` may be a list of necks.
+        model (nn.Module): The model built from it. Backbones without
+            ``out_channels`` and ``out_strides`` are not checked.
 
     Raises:
-        ValueError: Names setting, value, and what would fit.
+        ValueError: If a setting does not fit; names the setting, its value,
+            and the value that would fit.
     """
     backbone = getattr(task_model(model), 'backbone', None)
     channels = getattr(backbone, 'out_channels', None)
@@ -30,62 +46,115 @@ def check_channels(cfg: dict, model: nn.Module) -> None:
         return
     cfg = cfg.get('model', cfg)  # of a CostAwareModel
     name = type(backbone).__name__
-    gives = (f'{name} gives {len(channels)} maps of {list(channels)} channels '
-             f'at strides {list(strides)} for out_indices '
+    gives = (f'{name} gives {len(channels)} feature maps of {list(channels)} '
+             f'channels at strides {list(strides)} for out_indices '
              f'{tuple(backbone.out_indices)}')
-    for key, value, fitting in _channel_settings(cfg, channels):
+    for key, value, fitting, neck in _channel_settings(cfg, channels):
         if value != fitting:
+            source, other = gives, 'out_indices of the backbone'
+            if neck:
+                source = f'the neck in front of it gives {neck} channels'
+                other = 'out_channels of the neck'
             if fitting is None:
-                raise ValueError(f'model.{key} is {value}, but {gives}')
+                raise ValueError(f'model.{key} is {value}, but {source}')
             raise ValueError(
-                f'model.{key} is {value}, but {gives}: set model.{key}='
-                f'{fitting}, or out_indices of the backbone that fit')
+                f'model.{key} is {value}, but {source}: set model.{key}='
+                f'{fitting}, or change {other}')
     for key, value, fitting in _stride_settings(cfg, strides):
         if value != fitting:
             raise ValueError(
-                f'model.{key} starts with {value}, but {gives}: the maps that '
-                f'are used have strides {fitting}. Set out_indices or '
-                f'output_stride of the backbone, or model.{key}, so that '
-                'they agree')
+                f'model.{key} starts with {value}, but {gives}: the feature maps '
+                f'that are used have strides {fitting}. Change out_indices or '
+                f'output_stride of the backbone, or model.{key}')
 
 
-def _channel_settings(cfg: dict, channels: Tuple[int, ...]
-                      ) -> Iterator[Tuple[str, Any, Any]]:
-    """Name, value and fitting value of what takes the backbone's maps."""
-    neck = cfg.get('neck')
-    if isinstance(neck, dict):
-        if isinstance(neck.get('in_channels'), (list, tuple)):
-            yield 'neck.in_channels', list(neck['in_channels']), list(channels)
-        if 'head' not in cfg:
-            return  # the heads take the neck's maps
-    for key in ('head', 'bbox_head', 'rpn_head', 'decode_head',
-                'auxiliary_head'):
-        heads = cfg.get(key) or []
-        many = isinstance(heads, (list, tuple))
-        for i, head in enumerate(heads if many else [heads]):
-            place = f'{key}.{i}' if many else key
+def _named(cfg: dict, key: str) -> List[Tuple[str, dict]]:
+    """Configs of a part of a model, one or a list, each with its place."""
+    part = cfg.get(key) or []
+    if isinstance(part, (list, tuple)):
+        return [(f'{key}.{i}', item) for i, item in enumerate(part)]
+    return [(key, part)]
+
+
+def _type_name(cfg: dict) -> str:
+    """Name of the class that a config builds, without its scope."""
+    kind = cfg.get('type', '')
+    return getattr(kind, '__name__', str(kind)).split('.')[-1]
+
+
+def _channel_settings(
+    cfg: dict, channels: Tuple[int, ...]
+) -> Iterator[Tuple[str, Any, Any, Optional[List[int]]]]:
+    """Settings that must agree with the feature maps they are for.
+
+    Yields:
+        tuple: Name, value, fitting value (None if there is none), and the
+        channels that the neck gives (None for those of the backbone).
+    """
+    from_neck = None
+    given: Optional[Tuple[int, ...]] = channels
+    for place, neck in _named(cfg, 'neck'):
+        value, kind = neck.get('in_channels'), _type_name(neck)
+        if given is None:
+            return  # of what the neck before gives nothing is known
+        if isinstance(value, (list, tuple)):
+            fitting = list(given[::-1] if kind in REVERSED_NECKS else given)
+            yield f'{place}.in_channels', list(value), fitting, from_neck
+        elif value is not None and kind in LAST_MAP_NECKS:
+            yield f'{place}.in_channels', value, given[-1], from_neck
+        elif value is not None and kind in UNIFORM_NECKS and len(set(given)) == 1:
+            yield f'{place}.in_channels', value, given[0], from_neck
+        given = _neck_channels(neck, given)
+        if given != channels:
+            from_neck = given and list(given)
+    if given is None:
+        return
+    for key in ('head', 'bbox_head', 'rpn_head', 'decode_head', 'auxiliary_head'):
+        for place, head in _named(cfg, key):
             value = head.get('in_channels')
             if value is None:
                 continue
-            # mmpretrain's and mmseg's heads take the last map by default.
+            # mmpretrain's and mmseg's heads take the last feature map by default.
             index = head.get('in_index', -1)
             if isinstance(value, (list, tuple)):
                 if 'in_index' not in head:
-                    index = range(len(channels))
-                fitting = _select(channels, index)
+                    index = range(len(given))
+                fitting = _select(given, index)
                 value = list(value)
             else:
-                fitting = _select(channels, [index])
+                fitting = _select(given, [index])
                 fitting = fitting and fitting[0]
-            yield f'{place}.in_channels', value, fitting
+            yield f'{place}.in_channels', value, fitting, from_neck
             if head.get('c1_in_channels'):
-                yield (f'{place}.c1_in_channels', head['c1_in_channels'],
-                       channels[0])
+                yield (f'{place}.c1_in_channels', head['c1_in_channels'], given[0],
+                       from_neck)
+
+
+def _neck_channels(neck: dict,
+                   given: Tuple[int, ...]) -> Optional[Tuple[int, ...]]:
+    """Channels of a neck's outputs, or None if they are not known.
+
+    Args:
+        neck (dict): The neck's config.
+        given (tuple[int, ...]): Channels of its inputs.
+    """
+    kind, out = _type_name(neck), neck.get('out_channels')
+    if kind in WIDTH_KEEPING_NECKS:
+        return given
+    if kind == 'SSDNeck' and isinstance(out, (list, tuple)):
+        return tuple(out)
+    if not isinstance(out, int):
+        return None
+    if kind in LAST_MAP_NECKS:
+        return (out, )
+    if kind in UNIFORM_NECKS:
+        return (out, ) * neck.get('num_outs', len(given))
+    return None
 
 
 def _select(channels: Tuple[int, ...],
             indices: Sequence[int]) -> Optional[List[int]]:
-    """The channels at indices, None where there are not so many maps."""
+    """The channels at the indices, or None if an index is out of range."""
     if any(not -len(channels) <= i < len(channels) for i in indices):
         return None
     return [channels[i] for i in indices]
@@ -94,39 +163,42 @@ def _select(channels: Tuple[int, ...],
 def _stride_settings(cfg: dict, strides: Tuple[int, ...]
                      ) -> Iterator[Tuple[str, List[int], List[int]]]:
     """Name, first values and fitting values of strides in heads."""
-    neck = cfg.get('neck') or {}
-    if neck and neck.get('type', '').split('.')[-1] not in STRIDE_KEEPING_NECKS:
-        return
-    start = neck.get('start_level', 0)
+    start = 0
+    for _, neck in _named(cfg, 'neck'):
+        if _type_name(neck) not in STRIDE_KEEPING_NECKS:
+            return
+        start += neck.get('start_level', 0)
     for key in ('rpn_head', 'bbox_head'):
-        prior = (cfg.get(key) or {}).get('anchor_generator') or {}
-        if isinstance(prior.get('strides'), (list, tuple)):
-            key = f'{key}.anchor_generator.strides'
-            yield (key, *_compare(prior['strides'], strides[start:]))
-    feature_strides = (cfg.get('decode_head') or {}).get('feature_strides')
-    if feature_strides:
-        yield ('decode_head.feature_strides',
-               *_compare(feature_strides, strides[start:]))
+        for place, head in _named(cfg, key):
+            prior = head.get('anchor_generator') or {}
+            if isinstance(prior.get('strides'), (list, tuple)):
+                place = f'{place}.anchor_generator.strides'
+                yield (place, *_compare(prior['strides'], strides[start:]))
+    for place, head in _named(cfg, 'decode_head'):
+        if head.get('feature_strides'):
+            yield (f'{place}.feature_strides',
+                   *_compare(head['feature_strides'], strides[start:]))
 
 
 def _compare(values: Sequence, strides: Sequence[int]
              ) -> Tuple[List[int], List[int]]:
-    """As many values and strides as there are of both."""
+    """The first of the values and of the strides, the same number of both."""
     values = [v[0] if isinstance(v, (list, tuple)) else v for v in values]
     count = min(len(values), len(strides))
     return values[:count], list(strides[:count])
 
 
 def check_datasets(runner: Runner, train: bool) -> None:
-    """Check that there is something to train on and to evaluate with.
+    """Check that the datasets have images, and those of detectors boxes.
 
     Args:
-        runner (Runner): The runner; its datasets are built.
-        train (bool): Whether it is to train, not to test.
+        runner (Runner): The runner; its datasets are built here.
+        train (bool): True to check the data of training and validation, False
+            to check those of testing.
 
     Raises:
-        ValueError: If a dataset has no image, or a detector's no box; names
-            the annotation file.
+        ValueError: If a dataset has no image, or a detector's dataset has no
+            box; names the annotation file.
     """
     names = ['test']
     if train:
@@ -134,31 +206,31 @@ def check_datasets(runner: Runner, train: bool) -> None:
     for name in names:
         evaluator = runner.cfg.get(f'{name}_evaluator') or {}
         if isinstance(evaluator, dict) and evaluator.get('format_only'):
-            continue  # of images whose boxes only a server knows
+            continue  # only a server has the annotations
         name = f'{name}_dataloader'
         source = _describe(runner.cfg[name]['dataset'])
         try:
             dataset = getattr(runner, name).dataset
         except ValueError as e:
-            # what mmengine's dataset says that has filtered out everything
+            # mmengine's message for a dataset that filtered out every image
             if 'need at least one array' not in str(e):
                 raise
             raise ValueError(
-                f'{name}.dataset is empty: {source} names no image, or none '
-                'that has a box of a known class. Check the annotations and '
+                f'{name}.dataset is empty: {source} has no image, or no image '
+                'with a box of a known class. Check the annotations and '
                 'metainfo.classes') from e
         if hasattr(dataset, 'get_data_info') and not any(
                 dataset.get_data_info(i).get('instances', True)
                 for i in range(len(dataset))):
             raise ValueError(
                 f'{name}.dataset has {len(dataset)} images but no box: '
-                f'{source} has no annotation of a known class. Give an '
+                f'{source} has no annotation of a known class. Use an '
                 'annotation file with boxes, and check that metainfo.classes '
                 'are its categories')
 
 
 def _describe(cfg: dict) -> str:
-    """Annotation file and data root, also of a dataset inside of wrappers."""
+    """Annotation file and data root of a dataset, which may be wrapped."""
     _, cfg = next(leaf_datasets('', cfg))
     return (f'ann_file {cfg.get("ann_file", "")!r} of data_root '
             f'{cfg.get("data_root", "")!r}')

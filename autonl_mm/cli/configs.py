@@ -1,8 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What every tool reads from a config."""
+"""Functions with which tools read configs and build their models."""
 import argparse
 import os.path as osp
-from typing import Optional, Sequence, Tuple
+import re
+from typing import List, Optional, Sequence, Tuple
 
 import torch.nn as nn
 from mmengine.config import Config, DictAction
@@ -13,9 +14,13 @@ from autonl_mm.checkpoint import install
 from autonl_mm.datasets.settings import leaf_datasets
 from autonl_mm.nas import AutoNLSuperNet, CostAwareModel
 
+# Settings of transforms that give the size of their results: of crops, of
+# resizing, and of ReleaseCenterCrop and padding
+SIZE_SETTINGS = ('crop_size', 'scale', 'size')
+
 
 def add_config_args(parser: argparse.ArgumentParser) -> None:
-    """Add the config and the option that overrides its settings.
+    """Add the argument ``config`` and ``--cfg-options``.
 
     Args:
         parser (ArgumentParser): The tool's parser.
@@ -33,14 +38,18 @@ def add_config_args(parser: argparse.ArgumentParser) -> None:
 def read_config(args: argparse.Namespace) -> Config:
     """Read the config and override its settings.
 
-    From then on checkpoints load safely and files are written whole, whatever the
-    config imports, see :func:`autonl_mm.checkpoint.install`.
+    This also calls :func:`autonl_mm.checkpoint.install`: from then on
+    checkpoints load safely and files are written whole, whatever the config
+    imports.
 
     Args:
-        args (Namespace): Of a parser with :func:`add_config_args`.
+        args (Namespace): Arguments from a parser with :func:`add_config_args`.
+
+    Returns:
+        Config: The config.
 
     Raises:
-        FileNotFoundError: If there is no such config.
+        FileNotFoundError: If the config does not exist.
     """
     if not osp.isfile(args.config):
         raise FileNotFoundError(f'config {args.config!r} does not exist')
@@ -57,10 +66,11 @@ def build_model(cfg: Config) -> nn.Module:
         cfg (Config): The config.
 
     Returns:
-        nn.Module: On the CPU, in eval mode, BN in the place of SyncBN.
+        nn.Module: On the CPU, in eval mode, with BN in place of SyncBN.
 
     Raises:
-        ValueError: If it is a search, which has no network yet.
+        ValueError: If it is the config of a search, which has no final network
+            yet.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = cfg.model.copy()
@@ -69,62 +79,130 @@ def build_model(cfg: Config) -> nn.Module:
     model = MODELS.build(model)
     if isinstance(model, CostAwareModel):
         raise ValueError(
-            'the config is a search, which has no network yet: export one '
-            'with tools/export_arch.py and give the config of that')
+            'this is the config of a search, which has no final network yet: '
+            'export one with tools/export_arch.py and use its config')
     return revert_sync_batchnorm(model).eval()
 
 
 def build_supernet(cfg: Config) -> AutoNLSuperNet:
-    """Build the supernet alone of a search's config.
+    """Build only the supernet of a search's config.
 
     Args:
         cfg (Config): The config.
 
+    Returns:
+        AutoNLSuperNet: The supernet.
+
     Raises:
-        ValueError: If it is no config of a search.
+        ValueError: If it is not the config of a search.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     backbone = dict(cfg.model.get('model', {}).get('backbone', {}))
     if not backbone.pop('type', '').endswith('AutoNLSuperNet'):
-        raise ValueError(f'{cfg.filename} is no config of a search, its model '
-                         'has no AutoNLSuperNet')
+        raise ValueError(f'{cfg.filename} is not the config of a search: its '
+                         'model has no AutoNLSuperNet')
     return AutoNLSuperNet(**backbone)
 
 
 def input_size(cfg: Config) -> Tuple[int, int]:
-    """``(H, W)`` that a config's test pipeline resizes or crops to.
+    """Size to which a config's test pipeline resizes or crops.
+
+    Where several transforms change the size, the last one counts.
 
     Args:
         cfg (Config): The config.
 
+    Returns:
+        tuple[int, int]: ``(H, W)``. For a resize that keeps the aspect ratio,
+        the largest height and width.
+
     Raises:
-        ValueError: If it leaves images as they are.
+        ValueError: If the pipeline leaves the size of images as it is.
     """
-    dataset = cfg.get('test_dataloader', {}).get('dataset')
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     _, dataset = next(leaf_datasets('', dataset), ('', {}))
     for transform in reversed(dataset.get('pipeline', [])):
-        size = transform.get('crop_size') or transform.get('scale')
-        if isinstance(size, int):
-            return size, size
-        if size:
-            return tuple(size)[::-1]  # pipelines say width first
-    raise ValueError("the config's test pipeline has no size: give --shape")
+        for key in SIZE_SETTINGS:
+            size = transform.get(key)
+            if isinstance(size, int):
+                return size, size
+            if size and len(size) == 2 and all(isinstance(n, int) for n in size):
+                return tuple(size)[::-1]  # pipelines give the width first
+    raise ValueError("the config's test pipeline does not set the size of images: "
+                     'give --input-shape')
 
 
-def parse_shape(shape: Optional[Sequence[int]], cfg: Config) -> Tuple[int, int]:
-    """``(H, W)`` that ``--shape`` says, or the config where it does not.
+def add_input_shape(parser: argparse.ArgumentParser,
+                    default: Optional[Sequence[int]] = None,
+                    help: str = "default: that of the config's test pipeline") -> None:
+    """Add ``--input-shape``, which :func:`parse_shape` reads.
 
     Args:
-        shape (Sequence[int], optional): Height and width, or both in one.
-        cfg (Config): The config.
+        parser (ArgumentParser): The tool's parser.
+        default (Sequence[int], optional): Height and width. Defaults to None.
+        help (str): What the default is, or what the shape is for. Defaults to
+            a sentence about the config.
+    """
+    parser.add_argument(
+        '--input-shape',
+        nargs='+',
+        type=int,
+        default=default,
+        metavar=('H', 'W'),
+        help=f'height and width, or one number for both; {help}')
+
+
+def parse_shape(shape: Optional[Sequence[int]],
+                cfg: Optional[Config] = None,
+                minimum: int = 1) -> Tuple[int, int]:
+    """``(H, W)`` from ``--input-shape``, or from the config without it.
+
+    Args:
+        shape (Sequence[int], optional): Height and width, or one number for
+            both. None or empty to take them from ``cfg``.
+        cfg (Config, optional): The config; needed if ``shape`` may be None.
+            Defaults to None.
+        minimum (int): Smallest height and width. Defaults to 1.
 
     Raises:
-        ValueError: If it is no size, or neither says any.
+        ValueError: If it is not a height and a width, one is below the
+            minimum, or neither option nor config gives them.
     """
     if not shape:
         return input_size(cfg)
     size = tuple(shape) * 2 if len(shape) == 1 else tuple(shape)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f'--shape is {shape}, expected a positive height and '
-                         'width')
+    if len(size) != 2 or min(size) < minimum:
+        bound = f' of at least {minimum}' if minimum > 1 else ''
+        raise ValueError(f'--input-shape is {list(shape)}, expected a positive '
+                         f'height and width{bound}')
     return size
+
+
+def parse_shapes(option: str, texts: Sequence[str], pattern: str,
+                 minimum: int = 1) -> List[Tuple[int, ...]]:
+    """Several shapes, such as ``224x224 320x320``.
+
+    Args:
+        option (str): The option that has them, for the message.
+        texts (Sequence[str]): The shapes.
+        pattern (str): What each looks like, such as ``'HxW'``; its numbers
+            are separated by ``x`` or ``:``.
+        minimum (int): Smallest number of a shape. Defaults to 1.
+
+    Returns:
+        list[tuple[int, ...]]: The numbers of each shape.
+
+    Raises:
+        ValueError: If a text does not match the pattern, or a number is below
+            the minimum.
+    """
+    count = len(re.split('[x:]', pattern))
+    shapes = []
+    for text in texts:
+        parts = re.split('[x:]', text)
+        if len(parts) != count or not all(
+                p.isdecimal() and int(p) >= minimum for p in parts):
+            raise ValueError(f'{option} has {text!r}, expected {pattern}, each '
+                             f'at least {minimum}')
+        shapes.append(tuple(map(int, parts)))
+    return shapes

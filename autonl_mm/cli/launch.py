@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What ``tools/train.py`` and ``tools/test.py`` share, for all codebases."""
+"""Functions that ``tools/train.py``, ``tools/test.py`` and others share."""
 import argparse
 import os
 import os.path as osp
@@ -22,7 +22,7 @@ from .configs import add_config_args, read_config
 
 
 def add_common_args(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing share.
+    """Add the options of all tools that build a runner.
 
     Args:
         parser (ArgumentParser): The tool's parser.
@@ -30,31 +30,39 @@ def add_common_args(parser: argparse.ArgumentParser) -> None:
     add_config_args(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
-        '--amp',
-        action='store_true',
-        help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
-    parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
         help='job launcher')
-    # torchrun passes the rank by the environment, the older
-    # torch.distributed.launch by either of these.
+    # torchrun passes the rank by an environment variable, the older
+    # torch.distributed.launch by one of these options.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_amp_arg(parser: argparse.ArgumentParser) -> None:
+    """Add ``--amp``, for training and testing.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
+    """
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the common options.
 
     Args:
-        args (Namespace): Of a parser with :func:`add_common_args`.
+        args (Namespace): Arguments from a parser with :func:`add_common_args`.
 
     Returns:
         Config: With ``launcher`` and ``work_dir`` set, ready for the devices
-        at hand.
+        that are available.
 
     Raises:
-        FileNotFoundError: If there is no such config.
+        FileNotFoundError: If the config does not exist.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args)
@@ -70,7 +78,10 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def prepare_cpu(cfg: Config) -> None:
-    """Fit a config to the CPU: allocator, gloo, a plain wrapper, plain BN.
+    """Prepare a run on the CPU.
+
+    Sets the memory allocator and, for several processes, the backend gloo, a
+    model wrapper without a CUDA device, and ``BN`` in place of ``SyncBN``.
 
     Args:
         cfg (Config): Changed in place.
@@ -81,13 +92,13 @@ def prepare_cpu(cfg: Config) -> None:
     count = replace_sync_bn(cfg.get('model'))
     if count:
         print_log(f'SyncBN needs a GPU: {count} settings of the model become '
-                  'BN, whose statistics are those of each process')
+                  'BN, which computes its statistics in each process')
     cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo'))))
     if cfg.launcher == 'pytorch' and not dist.is_initialized():
         # mmengine's init_dist would set a CUDA device first.
         dist.init_process_group('gloo')
-    # mmengine's default wrapper names a CUDA device; None is DDP's word for
-    # the device that the parameters are on.
+    # mmengine's default wrapper names a CUDA device. With None DDP uses the
+    # device of the parameters.
     wrapper = dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
@@ -103,7 +114,7 @@ def replace_sync_bn(node: Any) -> int:
         node (Any): A part of a config, changed in place.
 
     Returns:
-        int: How many there were.
+        int: The number of settings that were changed.
     """
     if isinstance(node, (list, tuple)):
         return sum(replace_sync_bn(item) for item in node)
@@ -117,19 +128,19 @@ def replace_sync_bn(node: Any) -> int:
 
 
 def use_amp(cfg: Config) -> None:
-    """Switch training to mixed precision.
+    """Turn on mixed precision for training.
 
     Args:
         cfg (Config): Changed in place.
 
     Raises:
-        ValueError: If the optimiser wrapper is neither the plain nor the AMP
-            one, whose work would be lost.
+        ValueError: If the optimiser wrapper is not ``OptimWrapper`` or
+            ``AmpOptimWrapper``: what another wrapper does would be lost.
     """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f"--amp needs optim_wrapper.type 'OptimWrapper', the "
+        raise ValueError(f"--amp needs optim_wrapper.type='OptimWrapper', the "
                          f'config has {kind!r}')
     if torch.cuda.is_available():
         wrapper.type = 'AmpOptimWrapper'
@@ -145,8 +156,8 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
 
     Args:
         cfg (Config): Changed in place.
-        resume (str, optional): ``'auto'`` for the newest whole checkpoint of
-            the work dir, a file, or None for no resuming.
+        resume (str, optional): ``'auto'`` for the newest complete checkpoint
+            in the work dir, a file, or None to start from the beginning.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -166,9 +177,9 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
 
 
 def use_onnx(cfg: Config, file: str) -> None:
-    """Put an ONNX file in the place of the config's model.
+    """Replace the config's model by an ONNX file.
 
-    Its evaluation goes to a folder of the file's name in the work dir.
+    Logs and results go to a subfolder of the work dir, named as the file.
 
     Args:
         cfg (Config): Changed in place.
@@ -176,43 +187,43 @@ def use_onnx(cfg: Config, file: str) -> None:
 
     Raises:
         ImportError: If onnxruntime is missing.
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no such file.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If ``tools/deployment/export_onnx.py`` did not write it.
     """
-    OnnxSession(file)  # what is wrong with it is said before data are read
+    OnnxSession(file)  # raises for a bad file before any data are read
     cfg.model = dict(type='autonl_mm.OnnxModel', file=file, model=cfg.model)
-    # The runner writes its config there; in the training's own work dir it
-    # would replace that of the model.
+    # The runner writes its config there. In the work dir of the training it
+    # would replace the config of the model.
     cfg.work_dir = osp.join(cfg.work_dir, osp.splitext(osp.basename(file))[0])
 
 
 def check_search(cfg: Config) -> None:
-    """Find a supernet that would be trained without its cost.
+    """Refuse a supernet that would be trained without its cost.
 
     Args:
         cfg (Config): The config.
 
     Raises:
-        ValueError: If the model has a supernet as its backbone but is no
+        ValueError: If the model has a supernet as its backbone but is not a
             CostAwareModel.
     """
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if str(backbone.get('type', '')).split('.')[-1] == 'AutoNLSuperNet':
         raise ValueError(
             'model.backbone is an AutoNLSuperNet outside of a CostAwareModel, '
-            'whose gates nothing would move: wrap the model, '
+            'so nothing would train its gates: wrap the model, '
             "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
             'cost_weight=...)')
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that the config asks for, and check its model.
+    """Build the config's runner and check its model.
 
     Args:
         cfg (Config): The config.
 
     Returns:
-        Runner: mmengine's, or the one that ``runner_type`` names.
+        Runner: mmengine's Runner, or the class in ``runner_type``.
 
     Raises:
         ValueError: If neck or heads do not fit the backbone.

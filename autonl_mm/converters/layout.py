@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What the two releases' converters share: target layers, checked tensors."""
+"""Shared by both converters: the layers to fill, and checked tensors."""
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
@@ -13,12 +13,12 @@ from autonl_mm.cost import iter_blocks, strided
 
 BN_TENSORS = ('weight', 'bias', 'running_mean', 'running_var')
 COUNTER = 'num_batches_tracked'
-# How many names of a kind an error shows.
-SHOWN = 3
+# How many names of each kind an error message lists.
+LISTED = 3
 
 
 class ConversionError(ValueError):
-    """The weights are not those of the release and the arch."""
+    """The weights do not fit the release or the arch."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,14 @@ class Layer:
             ``'se_expand'``, ``'project'``, ``'nl'`` (LightNL's), ``'head'``
             or ``'fc'``.
         name (str): Its name in an ``ImageClassifier`` of AutoNL.
-        norm (str, optional): Name of the BN behind it. None for none.
-        shape (tuple[int, ...]): Of its weight, as torch has it.
-        block (BlockSpec, optional): The block that it is part of.
+        norm (str, optional): Name of the BN after it; None if it has none.
+        shape (tuple[int, ...]): Shape of its weight in torch.
+        block (BlockSpec, optional): The block that it is part of. Defaults to
+            None.
         index (int, optional): The block's number in the network, from 0.
+            Defaults to None.
         size (tuple[int, int], optional): ``(H, W)`` of the block's output.
+            Defaults to None.
     """
     role: str
     name: str
@@ -46,7 +49,7 @@ class Layer:
 
     @property
     def bias(self) -> bool:
-        """Whether it has a bias: what has no BN."""
+        """Whether it has a bias, as all layers without BN do."""
         return self.norm is None
 
     def __str__(self) -> str:
@@ -66,6 +69,9 @@ def classifier_layers(
         num_classes (int): Outputs of the linear layer.
         input_shape (tuple[int, int]): ``(H, W)`` of the image, for the
             layers' ``size``. Defaults to (224, 224).
+
+    Returns:
+        list[Layer]: The layers.
     """
 
     def conv_module(role: str, name: str, *shape: int, **kwargs) -> Layer:
@@ -109,7 +115,7 @@ def classifier_layers(
 
 
 def flatten(tree: Any, prefix: str) -> Iterator[str]:
-    """Names of the tensors inside of dicts and lists, ``prefix.key.key``."""
+    """Names of the tensors in nested dicts and lists, ``prefix.key.key``."""
     if isinstance(tree, (Tensor, np.ndarray)):
         yield prefix
     elif isinstance(tree, Mapping):
@@ -122,20 +128,21 @@ def flatten(tree: Any, prefix: str) -> Iterator[str]:
 
 def prefer_averages(raw: Mapping[str, Any], shadows: Mapping[str, Any],
                     left_out: Dict[str, str], suffix: str) -> Dict[str, Any]:
-    """The moving averages where there are any, else the weights themselves.
+    """Return the moving averages if there are any, else the weights.
 
     Args:
         raw (Mapping): Weights by name.
         shadows (Mapping): Their moving averages by the same names.
-        left_out (dict): Gets what the averages replace.
-        suffix (str): What to name the averages by in an error.
+        left_out (dict): The names of weights that averages replace are added
+            to it.
+        suffix (str): Where the averages are, for the error message.
 
     Returns:
         dict: Weights by name.
 
     Raises:
-        ConversionError: If only some of the weights have an average; a
-            mixture is no network that anyone has evaluated.
+        ConversionError: If only some of the weights have an average: nobody
+            has evaluated a network with a mixture of both.
     """
     if not shadows:
         return dict(raw)
@@ -151,12 +158,13 @@ def prefer_averages(raw: Mapping[str, Any], shadows: Mapping[str, Any],
 
 
 class SourceTensors:
-    """Tensors of a release, each to be taken once.
+    """Tensors of a release, each of which is taken once.
 
-    What is wrong is gathered, so that the error says all of it.
+    Problems are collected, so that one error reports all of them.
 
     Args:
-        tensors (Mapping[str, Tensor | ndarray]): By the release's names.
+        tensors (Mapping[str, Tensor | ndarray]): Tensors by the release's
+            names.
     """
 
     def __init__(self, tensors: Mapping[str, Any]):
@@ -164,7 +172,7 @@ class SourceTensors:
         self._problems = defaultdict(list)
 
     def length(self, name: str) -> int:
-        """Length of a vector, 0 where there is none."""
+        """Length of the vector with this name, 0 if there is none."""
         shape = tuple(getattr(self._left.get(name), 'shape', ()))
         return shape[0] if len(shape) == 1 else 0
 
@@ -173,24 +181,24 @@ class SourceTensors:
              shape: Tuple[int, ...],
              what: Any,
              dtype: torch.dtype = torch.float32) -> Tensor:
-        """Take a tensor out.
+        """Take a tensor and check it.
 
         Args:
             name (str): Its name.
             shape (tuple[int, ...]): The shape that it must have.
-            what (Any): What it is for, for the error.
-            dtype (torch.dtype): Of the result. Defaults to float32.
+            what (Any): What it is used for, for the error message.
+            dtype (torch.dtype): Dtype of the result. Defaults to float32.
 
         Returns:
-            Tensor: A copy; zeros where something is wrong with it, which
-            :meth:`finish` raises.
+            Tensor: A copy. If there is a problem, zeros; :meth:`finish` then
+            raises an error.
         """
         value = self._left.pop(name, None)
         shape = tuple(shape)
         if value is None:
             self._problems['missing'].append(f'{name} for {what}')
         elif not isinstance(value, (Tensor, np.ndarray)):
-            self._problems['no tensors'].append(
+            self._problems['not a tensor'].append(
                 f'{name}, of type {type(value).__name__}')
         elif tuple(value.shape) != shape:
             self._problems['of another shape'].append(
@@ -208,25 +216,25 @@ class SourceTensors:
         return torch.zeros(shape, dtype=dtype)
 
     def ambiguous(self, problem: str, names: List[str]) -> None:
-        """Note that it is unclear what some tensors are.
+        """Record that some tensors cannot be assigned to layers.
 
         Args:
             problem (str): Why.
-            names (list[str]): The tensors, which count as dealt with.
+            names (list[str]): The tensors; they are not reported as unknown.
         """
         self._problems['ambiguous'].append(problem)
         for name in names:
             self._left.pop(name, None)
 
     def finish(self, arch: ArchSpec, num_blocks: int) -> None:
-        """Raise what was wrong.
+        """Check that there were no problems and no tensor is left.
 
         Args:
-            arch (ArchSpec): That the tensors were to fit.
-            num_blocks (int): How many blocks they seem to have.
+            arch (ArchSpec): The network that the tensors should fit.
+            num_blocks (int): Number of blocks that the tensors seem to have.
 
         Raises:
-            ConversionError: If anything was wrong or a tensor is left.
+            ConversionError: If there was a problem or a tensor is left.
         """
         if self._left:
             self._problems['unknown'] = list(self._left)
@@ -239,9 +247,9 @@ class SourceTensors:
             blocks += f' (the weights have {num_blocks})'
         raise ConversionError(
             f'the weights do not fit the arch of {blocks}: {kinds}. Give the '
-            'arch and the release that the weights are of, and the whole file')
+            'arch and the release of these weights, and the complete file')
 
 
 def _some(found: List[str]) -> str:
-    shown = ', '.join(found[:SHOWN])
-    return shown + ', ...' if len(found) > SHOWN else shown
+    shown = ', '.join(found[:LISTED])
+    return shown + ', ...' if len(found) > LISTED else shown

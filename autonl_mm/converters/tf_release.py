@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Weights of the authors' TensorFlow release.
 
-`LiYingwei/AutoNL <https://github.com/LiYingwei/AutoNL>`_ has its convolutions
-in ``single-path/mnas_net_model/<scope>/`` and their BNs in
-``single-path/<scope>/``, scopes being ``mnas_stem``, ``mnas_blocks_N`` (with
-``se`` and ``nl`` inside) and ``mnas_head``. TensorFlow numbers a kind's layers
-in building order, BNs from anew in each scope, so a layer is found by scope,
-kind and order.
+In `LiYingwei/AutoNL <https://github.com/LiYingwei/AutoNL>`_ the convolutions
+are in ``single-path/mnas_net_model/<scope>/`` and their BNs in
+``single-path/<scope>/``. The scopes are ``mnas_stem``, ``mnas_blocks_N`` (with
+``se`` and ``nl`` inside) and ``mnas_head``. TensorFlow numbers the layers of
+each kind in the order in which they are built, and starts again for the BNs of
+each scope. A layer is therefore found by scope, kind and order.
 """
 import re
 from collections import defaultdict
@@ -28,7 +28,7 @@ from .layout import (
 )
 
 AVERAGE = '/ExponentialMovingAverage'
-# What TensorFlow's optimisers keep, a variable's slots behind its name.
+# Variables of TensorFlow's optimisers, <variable>/<slot>.
 _SLOT = re.compile(
     r'.*/(RMSProp|Momentum|Adam\w*|Adagrad|Adadelta|Ftrl|LARS\w*|rms|momentum)'
     r'(_[1-9][0-9]*)?|(.*/)?beta[12]_power')
@@ -48,12 +48,13 @@ def select(source: Mapping[str, Any],
 
     Args:
         source (Mapping[str, ndarray]): Variables by name.
-        ema (bool): Whether ``<name>/ExponentialMovingAverage`` takes
-            precedence where there are any. Defaults to True.
+        ema (bool): Whether ``<name>/ExponentialMovingAverage`` is used
+            instead of ``<name>`` if there are such averages. Defaults to
+            True.
 
     Returns:
-        tuple[dict, dict]: Weights by name, without the suffix; and every
-        other variable's name with the reason why it is left out.
+        tuple[dict, dict]: Weights by name, without the suffix; and, by name,
+        the reason why each other variable is left out.
 
     Raises:
         ConversionError: If only some weights have an average.
@@ -77,22 +78,22 @@ def select(source: Mapping[str, Any],
 
 
 def convert(weights: Mapping[str, Any], arch: ArchSpec) -> Dict[str, Tensor]:
-    """The release's weights as those of an ``ImageClassifier`` of AutoNL.
+    """Convert the release's weights to an ``ImageClassifier`` with AutoNL.
 
     The classifier must pad as TensorFlow does, ``conv_cfg=dict(type=
     'Conv2dAdaptivePadding')``. Squeeze-excite has ``int(C * ratio)`` hidden
-    units in the release and ``round(C * ratio)`` here; where that is one more
-    it gets a unit of zeros, which changes nothing.
+    units in the release and ``round(C * ratio)`` here. If that is one more,
+    the extra unit is filled with zeros, which does not change the result.
 
     Args:
-        weights (Mapping[str, ndarray]): As :func:`select` gives them:
+        weights (Mapping[str, ndarray]): As :func:`select` returns them:
             convolutions ``(kh, kw, in, out)``, depthwise ones ``(kh, kw, C,
             1)``, the linear layer ``(in, out)``.
-        arch (ArchSpec): The network that they are of.
+        arch (ArchSpec): The network with these weights.
 
     Returns:
-        dict[str, Tensor]: float32 by AutoNL's names, ``backbone.`` and
-        ``head.fc.`` in front.
+        dict[str, Tensor]: The classifier's state dict, ``backbone.*`` and
+        ``head.fc.*``, in float32.
 
     Raises:
         ConversionError: If a variable is missing, unknown, of another shape
@@ -127,7 +128,7 @@ def convert(weights: Mapping[str, Any], arch: ArchSpec) -> Dict[str, Tensor]:
 
 
 def _shape(layer: Layer) -> Tuple[int, ...]:
-    """A layer's shape in torch's order, by the release's rounding."""
+    """A layer's shape in torch's order, with the release's rounding."""
     if not layer.role.startswith('se_'):
         return layer.shape
     hidden = max(1, int(layer.block.in_channels * layer.block.se_ratio))
@@ -138,7 +139,7 @@ def _shape(layer: Layer) -> Tuple[int, ...]:
 
 
 def _fill_up(tensor: Tensor, shape: Tuple[int, ...]) -> Tensor:
-    """Zeros behind a tensor's entries, up to a shape."""
+    """Append zeros to every dimension of a tensor, up to a shape."""
     pad = []
     for have, want in zip(tensor.shape[::-1], shape[::-1]):
         pad += [0, want - have]
@@ -164,15 +165,15 @@ def _match(layers: List[Layer], source: SourceTensors,
     """Find the release's name of each layer and BN.
 
     Args:
-        layers (list[Layer]): What to find.
-        source (SourceTensors): Is told what is ambiguous.
-        weights (Mapping): By the release's names.
+        layers (list[Layer]): Layers to find.
+        source (SourceTensors): Ambiguous layers are reported to it.
+        weights (Mapping): Weights by the release's names.
 
     Returns:
-        dict[str, str]: From our name of a layer or BN to the release's; to
-        one that is not in ``weights`` where it can't be told.
+        dict[str, str]: The release's name by our name, for layers and BNs.
+        If it is unknown, a name that is not in ``weights``.
     """
-    # (folder, kind) to {number: the layer's name}, and to its tensors
+    # By (folder, kind): names of layers by their number, and names of tensors.
     found = defaultdict(dict)
     tensors = defaultdict(list)
     for name in weights:
@@ -228,11 +229,11 @@ def _match(layers: List[Layer], source: SourceTensors,
 
 def _check_numbers(kind: str, numbers: List[Tuple[Layer, int, str]],
                    source: SourceTensors) -> None:
-    """Find layers whose numbers contradict the building order.
+    """Report layers whose numbers contradict the order of building.
 
-    In a block expand, SE reduce, SE expand, project; stem and head are built
-    last. Then an order of numbers is not the order of layers, by which they
-    are told apart.
+    That order is expand, SE reduce, SE expand, project in each block; stem and
+    head are built last. If the numbers have another order, they cannot be used
+    to tell layers apart.
     """
     def built(entry):
         layer = entry[0]
@@ -245,4 +246,4 @@ def _check_numbers(kind: str, numbers: List[Tuple[Layer, int, str]],
         if after <= before:
             source.ambiguous(
                 f'{second} should be built after {first}, but the numbers of '
-                f'{kind} say otherwise', [])
+                f'{kind} have another order', [])

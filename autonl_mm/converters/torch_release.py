@@ -3,8 +3,8 @@
 
 `meijieru/yet_another_mobilenet_series
 <https://github.com/meijieru/yet_another_mobilenet_series>`_ names the stem
-``features.0``, block N ``features.N+1``, the head convolution behind them and
-the linear layer ``classifier.1``.
+``features.0``, block N ``features.N+1``, the head convolution with the next
+number, and the linear layer ``classifier.1``.
 """
 import re
 from typing import Any, Dict, Mapping, Tuple
@@ -35,12 +35,12 @@ def select(source: Mapping[str, Any],
         source (Mapping): A state dict, or a training checkpoint ``{'model':
             ..., 'optimizer': ..., 'ema': {'shadow': {name: tensor}}, ...}``.
             Names may have the prefix ``module.``.
-        ema (bool): Whether moving averages take precedence where there are
-            any. Defaults to True.
+        ema (bool): Whether moving averages are used instead of the weights
+            if there are any. Defaults to True.
 
     Returns:
-        tuple[dict, dict]: Weights by name, without the prefix; and every
-        other tensor's name with the reason why it is left out.
+        tuple[dict, dict]: Weights by name, without the prefix; and, by name,
+        the reason why each other tensor is left out.
 
     Raises:
         ConversionError: If there is no state dict, or only some weights have
@@ -74,8 +74,8 @@ def select(source: Mapping[str, Any],
 def _without_prefix(tensors: Mapping[str, Any]) -> Dict[str, Any]:
     prefix = 'module.'
     if not all(isinstance(name, str) for name in tensors):
-        raise ConversionError('a state dict of the PyTorch release has names '
-                              'as keys, this one has other keys as well')
+        raise ConversionError('a state dict of the PyTorch release has only '
+                              'strings as keys, this one has others as well')
     if tensors and all(name.startswith(prefix) for name in tensors):
         return {name[len(prefix):]: t for name, t in tensors.items()}
     return dict(tensors)
@@ -84,22 +84,23 @@ def _without_prefix(tensors: Mapping[str, Any]) -> Dict[str, Any]:
 def convert(weights: Mapping[str, Tensor],
             arch: ArchSpec,
             input_shape: Tuple[int, int] = (224, 224)) -> Dict[str, Tensor]:
-    r"""The release's weights as those of an ``ImageClassifier`` of AutoNL.
+    r"""Convert the release's weights to an ``ImageClassifier`` with AutoNL.
 
-    The release does not divide LightNL's product by the map's size (its
-    ``f / H * W`` is :math:`f` on square maps), AutoNL does: the depthwise
-    kernel behind it is multiplied by :math:`HW` of the training resolution,
-    where the converted network computes what the release computes.
+    AutoNL divides LightNL's product by the size of the feature map, but the
+    release does not: its ``f / H * W`` is :math:`f` for square feature maps.
+    The depthwise kernel after the product is therefore multiplied by
+    :math:`HW` at the training resolution. At that resolution the converted
+    network computes the same as the release.
 
     Args:
-        weights (Mapping[str, Tensor]): As :func:`select` gives them.
-        arch (ArchSpec): The network that they are of.
-        input_shape (tuple[int, int]): ``(H, W)`` of the images that they
-            were trained on. Defaults to (224, 224).
+        weights (Mapping[str, Tensor]): As :func:`select` returns them.
+        arch (ArchSpec): The network with these weights.
+        input_shape (tuple[int, int]): ``(H, W)`` of the training images.
+            Defaults to (224, 224).
 
     Returns:
-        dict[str, Tensor]: float32 by AutoNL's names, ``backbone.`` and
-        ``head.fc.`` in front.
+        dict[str, Tensor]: The classifier's state dict, ``backbone.*`` and
+        ``head.fc.*``, in float32.
 
     Raises:
         ConversionError: If a tensor is missing, unknown, of another shape or
@@ -137,7 +138,7 @@ def convert(weights: Mapping[str, Tensor],
 
 
 def _names(layer: Layer, num_blocks: int) -> Tuple[str, str]:
-    """The release's names of a layer and of the BN behind it."""
+    """The release's names of a layer and of the BN after it."""
     if layer.role in ('stem', 'head'):
         feature = f'features.{0 if layer.role == "stem" else num_blocks + 1}'
         return f'{feature}.0', f'{feature}.1'
@@ -149,7 +150,7 @@ def _names(layer: Layer, num_blocks: int) -> Tuple[str, str]:
     if layer.role == 'nl':
         return f'{feature}.nl_op.depthwise_conv', f'{feature}.nl_op.bn'
     if layer.role == 'depthwise':
-        # Behind an expansion a slice of its channels comes first.
+        # After an expansion, number 0 is a slice of its channels.
         name = f'{feature}.depth_ops.0.{int(layer.block.with_expand)}'
     else:
         name = f'{feature}.{layer.role}_conv'

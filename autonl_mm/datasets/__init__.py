@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-# holdout_folder is left to the registry: it needs mmpretrain.
+# The registry imports holdout_folder when it is needed: it needs mmpretrain.
 from .release_center_crop import ReleaseCenterCrop, tf_bicubic
 from .transforms import LoadImageOrSkip
 

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A folder of images of which a fixed random part is held out."""
+"""A folder of images, split at random into training and validation."""
 from typing import List
 
 import numpy as np
@@ -12,34 +12,35 @@ from autonl_mm.registry import DATASETS
 class HoldoutFolder(CustomDataset):
     """mmpretrain's folder dataset, split by a fixed shuffle.
 
-    For data that comes without a validation set: the files, sorted by class
-    and name, are shuffled by ``seed``; the last ``holdout`` are held out.
+    For data without a validation set. The files, sorted by class and name, are
+    shuffled with ``seed``. The last ``holdout`` images are held out for
+    validation.
 
     Args:
-        holdout (int): How many images are held out.
-        part (str): ``'train'`` for the images before, ``'val'`` for those
-            held out.
+        holdout (int): Number of images to hold out.
+        split (str): ``'train'`` for the images that are not held out,
+            ``'val'`` for those that are.
         seed (int): Seed of the shuffle. Defaults to 0.
-        **kwargs: As for :class:`mmpretrain.datasets.CustomDataset`.
+        **kwargs: Arguments of :class:`mmpretrain.datasets.CustomDataset`.
 
     Raises:
-        ValueError: If ``part`` is unknown or the folder has no more images
-            than are held out.
+        ValueError: If ``split`` is unknown, or the folder does not have more
+            images than are to be held out.
     """
 
-    def __init__(self, holdout: int, part: str, seed: int = 0, **kwargs):
-        if part not in ('train', 'val'):
-            raise ValueError(f"part is {part!r}, expected 'train' or 'val'")
+    def __init__(self, holdout: int, split: str, seed: int = 0, **kwargs):
+        if split not in ('train', 'val'):
+            raise ValueError(f"split is {split!r}, expected 'train' or 'val'")
         if not isinstance(holdout, int) or holdout < 1:
             raise ValueError(f'holdout is {holdout!r}, expected a positive '
                              'number of images')
         self.holdout = holdout
-        self.part = part
+        self.split = split
         self.seed = seed
         super().__init__(**kwargs)
 
     def load_data_list(self) -> List[dict]:
-        """List the part's images: dicts of ``img_path``, ``gt_label``."""
+        """List the images of the split: dicts of ``img_path``, ``gt_label``."""
         data_list = super().load_data_list()
         if len(data_list) <= self.holdout:
             raise ValueError(
@@ -49,5 +50,5 @@ class HoldoutFolder(CustomDataset):
         order = np.random.RandomState(self.seed).permutation(len(data_list))
         keep = (
             order[:-self.holdout]
-            if self.part == 'train' else order[-self.holdout:])
+            if self.split == 'train' else order[-self.holdout:])
         return [data_list[i] for i in keep]

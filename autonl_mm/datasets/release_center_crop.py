@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Evaluation crops of the authors' two releases, to the pixel."""
+"""The evaluation crops of the authors' two releases, pixel by pixel."""
 from typing import Tuple
 
 import mmcv
@@ -11,7 +11,7 @@ from autonl_mm.registry import TRANSFORMS
 
 def _tf_bicubic_weights(in_size: int,
                         out_size: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Which four pixels make an output pixel, and their weights.
+    """The four input pixels of each output pixel, and their weights.
 
     Returns:
         tuple[ndarray, ndarray]: Indices and weights, both ``(out_size, 4)``.
@@ -23,25 +23,25 @@ def _tf_bicubic_weights(in_size: int,
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((distance - 5) * distance + 8) * distance * a - 4 * a
     weights = np.where(distance <= 1, near, far).astype(np.float32)
-    # at the borders the outermost pixel stands for those outside
+    # outside of the image the nearest pixel at the border is used
     return np.clip(first[:, None] + np.arange(4), 0, in_size - 1), weights
 
 
 def tf_bicubic(img: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
     """Resize as TensorFlow 1's ``tf.image.resize_bicubic`` does.
 
-    Cubic convolution with a = -0.75 at source positions ``i * scale``, that
-    is, corners aligned on the left and on top and no half-pixel centres; no
-    smoothing where the image shrinks. TensorFlow looks the weights up in a
-    table of 1024 steps, these are exact.
+    Cubic convolution with a = -0.75 at source positions ``i * scale``: the top
+    left corners are aligned, pixel centres are not shifted by a half, and
+    there is no smoothing when the image gets smaller. TensorFlow takes the
+    weights from a table of 1024 steps; here they are exact.
 
     Args:
         img (ndarray): ``(H, W, ...)``.
         size (tuple[int, int]): ``(H', W')``.
 
     Returns:
-        ndarray: ``(H', W', ...)`` in float32, neither rounded nor clipped: it
-        overshoots at edges, also beyond 0 and 255.
+        ndarray: ``(H', W', ...)`` in float32, neither rounded nor clipped:
+        near edges in the image, values may be below 0 or above 255.
     """
     rows, weights = _tf_bicubic_weights(img.shape[0], size[0])
     img = np.einsum('yk,yk...->y...', weights, img.astype(np.float32)[rows])
@@ -51,25 +51,25 @@ def tf_bicubic(img: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class ReleaseCenterCrop(BaseTransform):
-    """Centre crop and resize as a release evaluates.
+    """Centre crop and resize, as in the evaluation of a release.
 
-    A square of ``int(size / (size + padding) * shorter side)`` from the
-    centre, resized to ``size``.
+    Crops a square with sides of ``int(size / (size + padding) * shorter side)``
+    from the centre and resizes it to ``size``.
 
     Required Keys: ``img``. Modified Keys: ``img``, ``img_shape``.
 
     Args:
-        release (str): ``'tf'``: offsets ``(length - crop + 1) // 2``, resized
-            by :func:`tf_bicubic` to float32. ``'torch'``: offsets by
-            torchvision, ``round((length - crop) / 2)`` with halves to even,
-            resized by Pillow's bicubic to uint8.
-        size (int): Side of the result. Defaults to 224.
-        padding (int): How much the result would be larger, uncropped.
-            Defaults to 32.
+        release (str): ``'tf'``: offsets of ``(length - crop + 1) // 2``,
+            resized by :func:`tf_bicubic` to float32. ``'torch'``: offsets as
+            in torchvision, ``round((length - crop) / 2)`` with halves rounded
+            to even, resized by Pillow's bicubic filter to uint8.
+        size (int): Height and width of the result. Defaults to 224.
+        padding (int): Pixels by which the result would be larger without the
+            crop. Defaults to 32.
 
     Raises:
-        ValueError: If an argument is out of range or an image leaves no
-            crop.
+        ValueError: If an argument is out of range, or an image is too small
+            to crop.
     """
 
     def __init__(self, release: str, size: int = 224, padding: int = 32):

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What a config says of its data."""
+"""Dataset settings of a config: finding them and checking their paths."""
 import os.path as osp
 from typing import Iterator, Sequence, Tuple
 
@@ -7,11 +7,14 @@ from mmengine.config import Config
 
 
 def leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
-    """Datasets inside of wrappers, each with its place in the config.
+    """The innermost dataset configs, without their wrappers.
 
     Args:
-        key (str): Place of ``node``.
-        node: A dataset's config, or several.
+        key (str): Name of the setting that holds ``node``.
+        node (dict | list | None): Config of a dataset, or a list of them.
+
+    Yields:
+        tuple[str, dict]: Name of the setting and config of each dataset.
     """
     if isinstance(node, (list, tuple)):
         for i, item in enumerate(node):
@@ -25,14 +28,15 @@ def leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
 
 
 def check_data(cfg: Config, loaders: Sequence[str]) -> None:
-    """Find missing data before anything is built.
+    """Check that all data are there, before anything is built.
 
     Args:
         cfg (Config): The config.
         loaders (Sequence[str]): Names of the dataloaders that will be used.
 
     Raises:
-        FileNotFoundError: Names setting and path, and how to change it.
+        FileNotFoundError: If a folder or file is missing. Names the setting,
+            the path, and the option that changes it.
     """
     for loader in loaders:
         dataset = (cfg.get(loader) or {}).get('dataset')
@@ -54,5 +58,5 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
                 if path and '://' not in path and not osp.exists(path):
                     raise FileNotFoundError(
                         f'{key}.{name}: {path!r} does not exist. Put the data '
-                        f'there, or name its place with --cfg-options '
+                        f'there, or give their path with --cfg-options '
                         f'{key}.{name}=PATH')

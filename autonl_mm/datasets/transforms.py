@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Loading that survives a broken image."""
+"""Loading of images that names or skips broken ones."""
 from typing import Optional
 
 import mmcv
@@ -14,17 +14,16 @@ class LoadImageOrSkip(LoadImageFromFile):
     """LoadImageFromFile that names a broken image.
 
     Args:
-        skip (bool): Whether to log a broken image and return None, for
-            which mmengine's training datasets draw another one. Otherwise it
-            is an error. Only for training: in evaluation every image
-            counts. Defaults to True.
-        **kwargs: As for :class:`mmcv.transforms.LoadImageFromFile`. With
+        skip (bool): True to log a broken image and return None, so that
+            mmengine's training datasets take another image. False to raise an
+            error, for evaluation, where every image counts. Defaults to True.
+        **kwargs: Arguments of :class:`mmcv.transforms.LoadImageFromFile`. With
             ``imdecode_backend='turbojpeg'`` the orientation in an image's
-            EXIF data is ignored, and PNG and CMYK images can't be read.
+            EXIF data is ignored, and PNG and CMYK images cannot be read.
 
     Raises:
-        ValueError: If the image can't be read and ``skip`` is False, or
-            if the decoder is not installed.
+        ValueError: If the image cannot be read and ``skip`` is False, or if
+            the decoder is not installed.
     """
 
     def __init__(self, skip: bool = True, **kwargs):
@@ -36,20 +35,20 @@ class LoadImageOrSkip(LoadImageFromFile):
         """Load ``results['img_path']`` into ``results['img']``, (H, W, C).
 
         An image without a path stays as it is: ImageClassificationInferencer
-        loads images itself, and leaves out mmcv's transform alone.
+        loads images itself and removes only mmcv's own loading transform.
         """
         if 'img' in results and 'img_path' not in results:
             return results
         path = results['img_path']
-        start_decoder(self.imdecode_backend)  # in a worker that was spawned
+        start_decoder(self.imdecode_backend)  # for a spawned worker
         try:
             loaded = super().transform(results)
-            # mmcv's readers give nothing or no pixels for some broken files
+            # for some broken files mmcv returns None or an empty image
             good = loaded is not None and loaded['img'].size > 0
             cause = None if good else 'it has no pixels'
         except FileNotFoundError:
             raise
-        except Exception as e:  # what a decoder raises is its own affair
+        except Exception as e:  # decoders raise errors of many classes
             cause = f'{type(e).__name__}: {e}'
         if cause is None:
             return loaded
@@ -62,13 +61,13 @@ class LoadImageOrSkip(LoadImageFromFile):
 
 
 def start_decoder(name: str) -> None:
-    """Make a decoder ready, which mmcv does for its default one alone.
+    """Start an image decoder; mmcv itself starts only its default one.
 
     Args:
         name (str): An ``imdecode_backend`` of mmcv.
 
     Raises:
-        ValueError: If it is not installed.
+        ValueError: If the decoder is not installed.
     """
     if name != 'turbojpeg' or mmcv.image.io.jpeg is not None:
         return
@@ -81,5 +80,5 @@ def start_decoder(name: str) -> None:
             "needs the package PyTurboJPEG and the system's libturbojpeg: "
             "apt-get install libturbojpeg0; pip install 'PyTurboJPEG<2'"
         ) from e
-    finally:  # mmcv sets it even where it fails
+    finally:  # mmcv changes its default even if this fails
         mmcv.use_backend(default)

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A task model to an ONNX file, checked before it is there."""
+"""Export of a task model to ONNX, with a check against PyTorch."""
 import copy
 import io
 from collections import Counter
@@ -18,14 +18,20 @@ DYNAMIC = ('batch', 'size')
 
 
 class Difference(NamedTuple):
-    """How far a file's outputs are from the model's on some images."""
+    """Difference between the outputs of a file and of the model.
+
+    Attributes:
+        shape (tuple[int, ...]): Shape of the images, ``(N, 3, H, W)``.
+        absolute (float): Largest absolute difference of the outputs.
+        relative (float): ``absolute`` divided by the largest output.
+    """
     shape: Tuple[int, ...]
     absolute: float
     relative: float
 
 
 class ExportError(RuntimeError):
-    """A graph that must not be used."""
+    """The model cannot be exported, or the exported graph is wrong."""
 
 
 def make_graph(model: nn.Module,
@@ -34,17 +40,17 @@ def make_graph(model: nn.Module,
     """Make the graph of a model, in deploy form.
 
     Args:
-        model (nn.Module): A task model; left as it is.
-        dynamic (Sequence[str]): What may differ from run to run, of
+        model (nn.Module): A task model; it is not changed.
+        dynamic (Sequence[str]): Dimensions that may change between runs, from
             :data:`DYNAMIC`. Defaults to ().
-        labels (bool): Whether a segmentor is to give label maps. Defaults to
-            False.
+        labels (bool): Whether a segmentor gives label maps instead of logits.
+            Defaults to False.
 
     Returns:
-        TaskGraph: In eval mode.
+        TaskGraph: The graph, in eval mode.
 
     Raises:
-        ValueError: If there is no graph for the model.
+        ValueError: If the model cannot be exported.
     """
     kind = graph_type(model, labels)
     graph = kind(switch_to_deploy(copy.deepcopy(model)))
@@ -63,29 +69,29 @@ def to_onnx(graph: nn.Module,
     Args:
         graph (TaskGraph): See :func:`make_graph`.
         shape (Sequence[int]): ``N, 3, H, W`` of the images.
-        dynamic (Sequence[str]): What may differ from run to run, of
+        dynamic (Sequence[str]): Dimensions that may change between runs, from
             :data:`DYNAMIC`. Defaults to ().
-        opset (int): Defaults to 17.
-        info (dict): For the file to say of itself beside its task. Defaults
+        opset (int): ONNX opset version. Defaults to 17.
+        info (dict): Metadata to store in the file beside its task. Defaults
             to {}.
 
     Returns:
-        bytes: The file's content.
+        bytes: The content of the ONNX file.
 
     Raises:
-        ExportError: If torch cannot export it, or an Einsum is in it.
+        ExportError: If torch cannot export the graph, or it has an Einsum node.
     """
     onnx = require('onnx')
     images = torch.rand(*shape) * 255
     axes = {0: 'N'} if 'batch' in dynamic else {}
     if 'size' in dynamic:
         axes.update({2: 'H', 3: 'W'})
-    # Those of outputs follow from these.
+    # The other axes of the outputs follow from these.
     out_axes = {name: {0: 'N'} for name in graph.outputs if 0 in axes}
     file = io.BytesIO()
     try:
-        # A trace warns of every size that Python reads; the check on several
-        # sizes finds those that matter.
+        # Tracing warns about every size that is read in Python. The check on
+        # several sizes finds those that matter.
         with quiet('torch.onnx', 'torch.jit'):
             torch.onnx.export(
                 graph, (images, ),
@@ -95,7 +101,7 @@ def to_onnx(graph: nn.Module,
                 input_names=['input'],
                 output_names=list(graph.outputs),
                 dynamic_axes=dict(input=axes, **out_axes))
-    except Exception as e:  # torch has no common class for them
+    except Exception as e:  # torch's errors have no common class
         raise ExportError(
             f'torch.onnx cannot export the {graph.task} graph: '
             f'{first_line(e)}') from e
@@ -104,17 +110,20 @@ def to_onnx(graph: nn.Module,
     if count['Einsum']:
         raise ExportError(
             f'the graph has {count["Einsum"]} Einsum nodes, which runtimes '
-            'compute slowly or not at all: write them as MatMul in the model')
+            'compute slowly or not at all: use torch.matmul in the model')
     set_info(model, dict(info, task=graph.task))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 
 
 def operators(model) -> Counter:
-    """How many nodes of each kind there are, inside of subgraphs too.
+    """Count the nodes of each type, including those in subgraphs.
 
     Args:
         model (onnx.ModelProto): The model.
+
+    Returns:
+        Counter: Number of nodes by type, such as ``'Conv'``.
     """
     count: Counter = Counter()
     graphs = [model.graph]
@@ -126,7 +135,7 @@ def operators(model) -> Counter:
 
 
 def first_line(error: Exception) -> str:
-    """Kind and first line of an error; torch appends its whole graph."""
+    """Class and first line of an error; torch appends its whole graph."""
     return f'{type(error).__name__}: {error}'.splitlines()[0]
 
 
@@ -135,22 +144,22 @@ def compare(session: OnnxSession,
             model: nn.Module,
             batches: Sequence[Tensor],
             tolerance: float) -> List[Difference]:
-    """Compare a file with the model that it was made of.
+    """Compare a file with the model from which it was exported.
 
     Args:
         session (OnnxSession): The file.
-        graph (TaskGraph): Its graph.
+        graph (TaskGraph): The graph of the file.
         model (nn.Module): The model, not in deploy form.
         batches (Sequence[Tensor]): Images ``(N, 3, H, W)``.
-        tolerance (float): Largest difference, in shares of the largest
+        tolerance (float): Largest allowed difference, relative to the largest
             output.
 
     Returns:
-        list[Difference]: One a batch.
+        list[Difference]: One for each batch.
 
     Raises:
-        ExportError: If outputs differ by more, or are not numbers.
-        ValueError: If the images do not make for a comparison.
+        ExportError: If the outputs differ by more, or are not finite.
+        ValueError: If the images do not allow a comparison.
     """
     results = []
     for images in batches:
@@ -160,7 +169,7 @@ def compare(session: OnnxSession,
         try:
             got = session(images)
         except Exception as e:  # onnxruntime's errors have no common class
-            raise ExportError(f'onnxruntime cannot run it on images of '
+            raise ExportError(f'onnxruntime cannot run the file on images of '
                               f'{shape}: {first_line(e)}') from e
         absolute, scale = graph.difference(got, expected)
         difference = Difference(
@@ -168,7 +177,8 @@ def compare(session: OnnxSession,
         if not difference.relative <= tolerance:  # NaN too
             raise ExportError(
                 f'on images of {shape} the outputs of onnxruntime and '
-                f'PyTorch differ by {absolute:.3g}, {difference.relative:.3g} '
-                f'of the largest, more than {tolerance:g}')
+                f'PyTorch differ by {absolute:.3g}, which is '
+                f'{difference.relative:.3g} of the largest output and more than '
+                f'the tolerance of {tolerance:g}')
         results.append(difference)
     return results

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Real images to check and to calibrate a graph with."""
+"""Images for checking and calibrating a graph."""
 from itertools import islice
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -16,23 +16,24 @@ from autonl_mm.datasets.settings import check_data, leaf_datasets
 
 
 def config_images(cfg: Config, loader: str, count: int) -> List[Tensor]:
-    """Images of a config's data as its test pipeline makes them.
+    """Images from a config's data, after its test pipeline.
 
     Args:
         cfg (Config): The config.
-        loader (str): Whose data: ``'train_dataloader'`` or
-            ``'test_dataloader'``.
-        count (int): So many of a fixed shuffle, or all if there are less.
+        loader (str): The dataloader whose data to use: ``'train_dataloader'``
+            or ``'test_dataloader'``.
+        count (int): Number of images, taken from a fixed shuffle; all images
+            if there are fewer.
 
     Returns:
-        list[Tensor]: ``(3, H, W)`` each, not normalised.
+        list[Tensor]: Images of ``(3, H, W)``, not normalised.
 
     Raises:
-        FileNotFoundError: If the data is not there.
+        FileNotFoundError: If the data or the dataloader is missing.
     """
     if not cfg.get(loader) or not cfg.get('test_dataloader'):
         raise FileNotFoundError(
-            f'the config needs {loader} and test_dataloader for images')
+            f'the config needs {loader} and test_dataloader to give images')
     check_data(cfg, [loader])
     (_, node), = islice(leaf_datasets(loader, cfg[loader].dataset), 1)
     (_, test), = islice(
@@ -43,20 +44,23 @@ def config_images(cfg: Config, loader: str, count: int) -> List[Tensor]:
 
 
 def check_images(cfg: Config, folder: Optional[str],
-                   count: int) -> Tuple[List[Tensor], str]:
-    """Images for the check of a graph, the best that there are.
+                 count: int) -> Tuple[List[Tensor], str]:
+    """Images with which to check a graph.
+
+    They come from the folder, else from the config's test data, else they are
+    noise.
 
     Args:
         cfg (Config): The config.
-        folder (str, optional): A folder of images, instead of the config's
-            test data. Where there is neither, noise is made.
-        count (int): How many.
+        folder (str, optional): A folder of images.
+        count (int): Number of images, at most.
 
     Returns:
-        tuple[list[Tensor], str]: Images ``(3, H, W)`` and what they are.
+        tuple[list[Tensor], str]: Images of ``(3, H, W)``, and a description of
+        their source.
 
     Raises:
-        FileNotFoundError: If the folder has no image.
+        FileNotFoundError: If a folder is given and has no image.
     """
     if folder:
         images = []
@@ -84,13 +88,14 @@ def check_images(cfg: Config, folder: Optional[str],
 
 def to_batch(images: List[Tensor], count: int, size: Tuple[int, int],
              start: int = 0) -> Tensor:
-    """Some of the images at a size, the first ones again after the last.
+    """Resize some of the images and stack them.
 
     Args:
-        images (list[Tensor]): ``(3, h, w)`` each.
-        count (int): N.
-        size (tuple[int, int]): H and W.
-        start (int): Number of the first. Defaults to 0.
+        images (list[Tensor]): Images of ``(3, h, w)``.
+        count (int): Number of images, N. After the last image follows the
+            first one again.
+        size (tuple[int, int]): Height and width of the batch, H and W.
+        start (int): Index of the first image. Defaults to 0.
 
     Returns:
         Tensor: ``(N, 3, H, W)``.

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""ONNX files: reading, running, and what they say of themselves."""
+"""ONNX files: running them, and the metadata in them."""
 import io
 import json
 import logging
@@ -13,37 +13,37 @@ from typing import Dict, Iterator, List, Union
 import numpy as np
 import torch
 
-# Key of a file's metadata
+# Key of our entry in a file's metadata
 KEY = 'autonl_mm'
 
 
 def require(name: str) -> ModuleType:
-    """Import onnx or onnxruntime, which the package does without.
+    """Import onnx or onnxruntime, which are optional dependencies.
 
     Args:
-        name (str): The module.
+        name (str): Name of the module.
 
     Returns:
-        ModuleType: It.
+        ModuleType: The module.
 
     Raises:
-        ImportError: Says what to install.
+        ImportError: If it is missing; says what to install.
     """
     try:
         return import_module(name)
     except ImportError as e:
         raise ImportError(
-            f'ONNX files need {name.split(".")[0]}, which does not import '
+            f'ONNX files need {name.split(".")[0]}, which cannot be imported '
             f"({e}): pip install 'autonl_mm[onnx]', or pip install onnx "
             'onnxruntime') from None
 
 
 @contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Keep exporters' advice, and graphs that they print, off the screen.
+    """Hide warnings and output of exporters, such as the graphs they print.
 
     Args:
-        *loggers (str): Names of loggers that are to pass on errors only.
+        *loggers (str): Names of loggers that should log only errors.
     """
     found = [logging.getLogger(name) for name in loggers]
     levels = [logger.level for logger in found]
@@ -65,16 +65,16 @@ class OnnxSession:
         file (str | Path | bytes): The file, or its content.
 
     Attributes:
-        info (dict): What the file says of itself: ``task``, the names of its
-            ``classes`` where they are known, and for a quantised file
-            ``quantised``.
-        batch (int | None): Images a run, None for any number.
+        info (dict): Metadata of the file: ``task``, the names of the
+            ``classes`` if they are known, and for a quantised file the number
+            of ``quantised`` nodes.
+        batch (int | None): Number of images per run, None for any number.
         size (tuple): Height and width, None for any.
 
     Raises:
         ImportError: If onnxruntime is missing.
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no ONNX file of this project.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not an ONNX file of this project.
     """
 
     def __init__(self, file: Union[str, Path, bytes]):
@@ -110,8 +110,8 @@ class OnnxSession:
 
         Args:
             images (Tensor): ``(N, 3, H, W)`` as they were loaded, not
-                normalised. A file of a fixed batch takes any N, in parts, the
-                last one filled up.
+                normalised. N may be any number: a file with a fixed batch size
+                runs several times, with the last batch padded.
 
         Returns:
             list[Tensor]: The file's outputs.
@@ -126,7 +126,7 @@ class OnnxSession:
                     'the file takes images of '
                     f'{self.size[0]}x{self.size[1]}, got one of '
                     f'{images.shape[2]}x{images.shape[3]}: export with '
-                    '--dynamic size, or let the pipeline resize to it')
+                    '--dynamic size, or resize the images in the pipeline')
         step = self.batch or len(images)
         parts = []
         for start in range(0, len(images), step):
@@ -140,25 +140,10 @@ class OnnxSession:
 
 
 def set_info(model, info: Dict) -> None:
-    """Write down what a file is.
+    """Set the metadata of a file.
 
     Args:
-        model (onnx.ModelProto): Changed in place.
-        info (dict): See :class:`OnnxSession`.
+        model (onnx.ModelProto): The file's model, changed in place.
+        info (dict): The metadata, see :class:`OnnxSession`.
     """
     require('onnx').helper.set_model_props(model, {KEY: json.dumps(info)})
-
-
-def write(path: Union[str, Path], content: bytes) -> None:
-    """Write a file that is whole or not there, whatever ends the process.
-
-    Args:
-        path (str | Path): The file; one that is there is replaced.
-        content (bytes): Its content.
-    """
-    part = Path(f'{path}.part')
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""An ONNX file in the place of a task model's network, for evaluation."""
+"""A model that runs an ONNX file, for evaluation."""
 from typing import List, Optional, Sequence, Union
 
 import torch
@@ -15,35 +15,36 @@ from .onnx_file import OnnxSession
 
 @MODELS.register_module()
 class OnnxModel(BaseModel):
-    """What ``tools/deployment/export_onnx.py`` wrote, to be evaluated.
+    """A file of ``tools/deployment/export_onnx.py`` as a model of a config.
 
-    The config's dataloader feeds it and its evaluator judges it, as the model
-    that it was made of; it runs on the CPU.
+    It is used with the config's dataloader and evaluator, like the model from
+    which it was exported. It runs on the CPU.
 
     Args:
         file (str): The ONNX file.
-        model (dict): Config of the task model, whose code makes predictions
-            of a segmentor's logits and a detector's boxes.
-        data_preprocessor (dict, optional): Not used; it is in the graph.
-            Defaults to None.
+        model (dict): Config of the task model. Its code turns a segmentor's
+            logits and a detector's boxes into predictions.
+        data_preprocessor (dict, optional): The config's preprocessor, for
+            building ``model``. Images are not preprocessed: this is part of
+            the graph. Defaults to None.
 
     Raises:
         ImportError: If onnxruntime is missing.
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is none of this project, or of another task
-            than the model.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not from this project, or is for another
+            task than the model.
     """
 
     def __init__(self,
                  file: str,
                  model: dict,
                  data_preprocessor: Optional[dict] = None):
-        # It only brings samples to the device; images may differ in size.
+        # This only moves samples to the device; image sizes may differ.
         super().__init__(BaseDataPreprocessor())
         self.session = OnnxSession(file)
         self.task: str = self.session.info['task']
         if self.task == 'classification':
-            # Its forward pass hands on what it is given, here logits.
+            # Its forward pass returns its input, here logits.
             self.model = MODELS.build(dict(type='mmpretrain.ClsHead'))
             return
         model = dict(model, data_preprocessor=data_preprocessor
@@ -64,16 +65,20 @@ class OnnxModel(BaseModel):
         """Predict.
 
         Args:
-            inputs (Tensor | Sequence[Tensor]): Images ``(N, 3, H, W)``, or
-                one ``(3, H, W)`` each, not normalised.
-            data_samples (list, optional): One an image.
-            mode (str): ``'predict'``, nothing else.
+            inputs (Tensor | Sequence[Tensor]): Images ``(N, 3, H, W)``, or a
+                sequence of ``(3, H, W)``, not normalised.
+            data_samples (list, optional): One for each image.
+            mode (str): Only ``'predict'``.
 
         Returns:
             list: The samples, with predictions.
+
+        Raises:
+            ValueError: If ``mode`` is another.
         """
         if mode != 'predict':
-            raise ValueError(f'mode is {mode!r}: an ONNX file only predicts')
+            raise ValueError(f"mode is {mode!r}, expected 'predict': an ONNX file "
+                             'cannot be trained')
         if self.task == 'segmentation':
             if not isinstance(inputs, Tensor):
                 inputs = torch.stack(list(inputs))
@@ -89,7 +94,7 @@ class OnnxModel(BaseModel):
             ])
 
     def _run(self, inputs: Union[Tensor, Sequence[Tensor]]) -> List[Tensor]:
-        """The session's outputs, of images of one size or of several."""
+        """Outputs for images of one size or of several sizes."""
         if isinstance(inputs, Tensor):
             return self.session(inputs)
         if len({x.shape for x in inputs}) == 1:
@@ -98,7 +103,7 @@ class OnnxModel(BaseModel):
         return [torch.cat(outs) for outs in zip(*parts)]
 
     def _logits(self, inputs: Tensor, batch_img_metas: List[dict]) -> Tensor:
-        """In the place of mmseg's encode_decode."""
+        """Replaces mmseg's ``encode_decode``."""
         output, = self.session(inputs)
         if self.session.outputs == ['labels']:
             count = max(self.model.out_channels, 2)
@@ -107,7 +112,7 @@ class OnnxModel(BaseModel):
 
     @staticmethod
     def _instances(dets: Tensor, labels: Tensor, meta: dict) -> InstanceData:
-        """One image's boxes, in pixels of the file it was loaded from."""
+        """Boxes of one image, in pixels of the image file."""
         valid = labels >= 0
         scale = dets.new_tensor(meta.get('scale_factor', (1., 1.)))
         return InstanceData(

@@ -11,21 +11,22 @@ from torch import Tensor
 from .onnx_file import OnnxSession, quiet, require, set_info
 
 METHODS = dict(minmax='MinMax', entropy='Entropy', percentile='Percentile')
-# What INT8 makes faster. Elementwise operators, and those that choose boxes,
-# stay in float.
+# INT8 makes these faster. Elementwise operators and those that select boxes stay
+# in float.
 OPERATORS = ('Conv', 'Gemm', 'MatMul')
-# A logit beyond the median image's largest by this factor is an outlier's.
+# An image is an outlier if its largest logit exceeds that of the median image by
+# this factor.
 OUTLIER = 10
-# LightNL is cubic in its input, and so are the relative errors of eight bits.
+# LightNL is cubic in its input, so it multiplies relative errors of eight bits.
 EXCLUDE = ('light_nl', )
 
 
 class Calibration:
-    """Images in the form in which onnxruntime asks for them.
+    """Reader of calibration images for onnxruntime.
 
     Args:
         session (OnnxSession): The file.
-        images (list[Tensor]): ``(3, H, W)`` each.
+        images (list[Tensor]): Images of ``(3, H, W)``.
     """
 
     def __init__(self, session: OnnxSession, images: List[Tensor]):
@@ -46,26 +47,27 @@ class Calibration:
 
 def without_outliers(session: OnnxSession,
                      images: List[Tensor]) -> List[Tensor]:
-    """The images on which a network's logits are of the usual size.
+    """Remove images on which a network's logits are unusually large.
 
-    LightNL is cubic in its input: on a few images in a thousand the maps of a
-    trained network explode, by many orders of magnitude. Ranges that hold them
-    leave no steps for the rest.
+    LightNL is cubic in its input: on a few images in a thousand the feature
+    maps of a trained network grow by many orders of magnitude. A quantisation
+    range that includes them has too few steps for all other images.
 
     Args:
         session (OnnxSession): The network.
-        images (list[Tensor]): ``(3, H, W)`` each.
+        images (list[Tensor]): Images of ``(3, H, W)``.
 
     Returns:
-        list[Tensor]: Those whose largest logit is at most :data:`OUTLIER`
-        times the median image's; all if the file gives no logits.
+        list[Tensor]: The images whose largest logit is at most
+        :data:`OUTLIER` times that of the median image. All images if the file
+        does not give logits.
 
     Raises:
-        ValueError: If not one image has finite logits.
+        ValueError: If no image has finite logits.
     """
     if session.outputs[0] != 'logits':
         return images
-    step = session.batch or 1  # of other images the sizes may differ
+    step = session.batch or 1  # image sizes may differ if it is not fixed
     largest = torch.cat([
         session(torch.stack(images[i:i + step]))[0].flatten(1).abs().amax(1)
         for i in range(0, len(images), step)
@@ -74,8 +76,8 @@ def without_outliers(session: OnnxSession,
     if not len(finite):
         raise ValueError(f'the logits of all {len(images)} images are NaN '
                          'or infinite: the network or the images are broken')
-    usual = largest <= OUTLIER * finite.median()  # not if it is NaN
-    return [p for p, keep in zip(images, usual) if keep]
+    usual = largest <= OUTLIER * finite.median()  # False for NaN
+    return [image for image, keep in zip(images, usual) if keep]
 
 
 def quantize(file: str,
@@ -84,53 +86,58 @@ def quantize(file: str,
              operators: Sequence[str] = OPERATORS,
              exclude: Sequence[str] = EXCLUDE,
              reduce_range: bool = False) -> bytes:
-    """Quantise a file: QDQ, weights by channel, activations unsigned.
+    """Quantise a file to INT8.
+
+    The file gets QDQ nodes, weights quantised per channel, and unsigned
+    activations.
 
     Args:
-        file (str): What ``tools/deployment/export_onnx.py`` wrote.
-        images (list[Tensor]): To calibrate on, ``(3, H, W)`` each, at sizes
+        file (str): A file of ``tools/deployment/export_onnx.py``.
+        images (list[Tensor]): Images to calibrate on, ``(3, H, W)``, at sizes
             that the file takes.
-        method (str): Of :data:`METHODS`, how ranges are found. Defaults to
-            ``'minmax'``.
-        operators (Sequence[str]): Kinds of nodes to quantise. Defaults to
+        method (str): How ranges are found: a key of :data:`METHODS`. Defaults
+            to ``'minmax'``.
+        operators (Sequence[str]): Types of nodes to quantise. Defaults to
             :data:`OPERATORS`.
-        exclude (Sequence[str]): Regular expressions; nodes in whose names one
-            is found are not quantised. Defaults to :data:`EXCLUDE`.
-        reduce_range (bool): Whether weights get seven bits, for processors
-            without VNNI, whose sums of eight-bit products saturate. Defaults
-            to False.
+        exclude (Sequence[str]): Regular expressions. Nodes whose names match
+            one are not quantised. Defaults to :data:`EXCLUDE`.
+        reduce_range (bool): Whether to use seven bits for weights, for
+            processors without VNNI, on which sums of eight-bit products
+            saturate. Defaults to False.
 
     Returns:
         bytes: The content of the quantised file.
 
     Raises:
-        ValueError: If the file is quantised already, if nothing of it would
-            be, or if there are fewer images than it takes at a time.
+        ValueError: If the file is already quantised, if no node would be
+            quantised, or if there are fewer images than its batch size.
     """
     onnx = require('onnx')
     quantization = require('onnxruntime.quantization')
     preprocess = require('onnxruntime.quantization.shape_inference')
     session = OnnxSession(file)
     if session.info.get('quantised'):
-        raise ValueError(f'{file} is quantised already: give the file that '
-                         'it was made of')
+        raise ValueError(f'{file} is already quantised: give the file from '
+                         'which it was made')
     if len(images) < (session.batch or 1):
         raise ValueError(f'{len(images)} images to calibrate on, expected '
-                         f'at least {session.batch or 1}, which the file '
-                         'takes at a time')
-    # onnxruntime logs to the root
+                         f'at least {session.batch or 1}, the batch size of '
+                         'the file')
+    # onnxruntime logs to the root logger
     with tempfile.TemporaryDirectory() as folder, quiet(''):
         ready, out = Path(folder) / 'ready.onnx', Path(folder) / 'int8.onnx'
         preprocess.quant_pre_process(file, ready, skip_symbolic_shape=True)
         nodes = [node for node in onnx.load(ready).graph.node
                  if node.op_type in operators]
-        excluded = [node.name for node in nodes
-                    if any(re.search(e, node.name) for e in exclude)]
+        excluded = [
+            node.name for node in nodes
+            if any(re.search(pattern, node.name) for pattern in exclude)
+        ]
         if len(excluded) == len(nodes):
             raise ValueError(
                 f'nothing is left to quantise: the file has {len(nodes)} nodes '
-                f'of {", ".join(operators)}, all of them excluded by '
-                f'{list(exclude)}')
+                f'of type {", ".join(operators)}, and {list(exclude)} exclude '
+                'all of them')
         quantization.quantize_static(
             ready,
             out,

@@ -1,14 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 from .cost_aware_model import CostAwareModel, task_model
 from .export import export_subnet
-from .gates import CompactnessGates, NestedGates, WeightGates, indicator
+from .gates import GateState, indicator
 from .search_hook import SearchHook
 from .space import BlockSpace, SearchSpace
 from .superkernel import SearchableMBConv
 from .supernet import AutoNLSuperNet
 
 __all__ = [
-    'AutoNLSuperNet', 'BlockSpace', 'CompactnessGates', 'CostAwareModel', 'NestedGates',
-    'SearchHook', 'SearchSpace', 'SearchableMBConv', 'WeightGates', 'export_subnet',
-    'indicator', 'task_model'
+    'AutoNLSuperNet', 'BlockSpace', 'CostAwareModel', 'GateState', 'SearchHook',
+    'SearchSpace', 'SearchableMBConv', 'export_subnet', 'indicator', 'task_model'
 ]

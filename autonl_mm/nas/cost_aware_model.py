@@ -22,10 +22,10 @@ class CostAwareModel(BaseModel):
     r"""A task model with the cost of its backbone in the objective.
 
     The paper's objective is :math:`CE(w, t) + \lambda \log(cost(t))`, whose
-    outcome hangs on :math:`\lambda` and on the length of the run. With
+    outcome depends on :math:`\lambda` and on the length of the run. With
     ``target`` the penalty is :math:`\lambda |\log(cost / target)|`, and
     wherever the cost leaves the ``budget``, the costs that are allowed so far,
-    the network of the most gain inside of it is chosen, see
+    the most important network inside of it is chosen, see
     :meth:`AutoNLSuperNet.fit_budget`. The search hook narrows the budget from
     the whole space to 2% around the target.
 
@@ -106,17 +106,17 @@ class CostAwareModel(BaseModel):
         self.budget = (low * (min_cost / low)**(1 - progress),
                        high * (max_cost / high)**(1 - progress))
 
-    def settle(self, anew: bool = False) -> None:
+    def enforce_budget(self, force: bool = False) -> None:
         """Bring the cost into the budget.
 
         Args:
-            anew (bool): Whether to choose the best network inside of the
-                budget even if the present one lies in it. Defaults to False.
+            force (bool): Whether to choose the most important network inside of
+                the budget even if the present one lies in it. Defaults to False.
         """
         if self.target is None:
             return
         low, high = self.budget
-        if anew or not low <= self.supernet.cost().item() <= high:
+        if force or not low <= self.supernet.cost().item() <= high:
             self.supernet.fit_budget(low, high)
 
     @contextmanager
@@ -145,7 +145,7 @@ class CostAwareModel(BaseModel):
         """
         if mode != 'loss':
             return self.model(inputs, data_samples, mode=mode)
-        self.settle()
+        self.enforce_budget()
         losses = self.model(inputs, data_samples, mode='loss')
         cost = self.supernet.cost()
         if self.target is None:

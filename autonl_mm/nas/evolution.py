@@ -1,49 +1,49 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Which network is best, by trying them."""
+"""The best network of many candidates, by trying them."""
 from typing import Callable, Hashable, List, Optional, Tuple
 
 import torch
 
-# How many of the best are kept to make new ones from.
+# Best networks that are kept, from which new ones are made
 NUM_PARENTS = 8
-# Blocks that are drawn anew in a network made from another.
+# Blocks that are sampled again in a network made from another
 NUM_MUTATIONS = 2
-# Shares of the batches after which the worse half is given up.
+# 1 / share of the batches after which the worse half is dropped
 HALVINGS = (16, 8, 4, 2)
-# Networks in a row that are no new candidates, before it is given up.
+# Samples in a row without a new candidate after which the search for one ends
 TRIES = 2000
 
 Choices = List[Tuple[int, ...]]
 
 
 def evolution_search(start: Choices,
-            draw: Callable[[], Choices],
-            allowed: Callable[[Choices], bool],
-            network: Callable[[Choices], Hashable],
-            losses: Callable[[Choices, int, int], List[float]],
-            batches: int,
-            candidates: int,
-            generator: torch.Generator) -> Tuple[Choices, float, float]:
-    """The network of the least loss, found by evolution.
+                     sample: Callable[[], Choices],
+                     allowed: Callable[[Choices], bool],
+                     network: Callable[[Choices], Hashable],
+                     losses: Callable[[Choices, int, int], List[float]],
+                     batches: int,
+                     candidates: int,
+                     generator: torch.Generator) -> Tuple[Choices, float, float]:
+    """The network of the lowest loss, found by evolution.
 
-    Half of the candidates are drawn. Two generations of a quarter each are
-    made of the best so far, with some blocks drawn anew. Networks that cost
-    the same differ in their losses by less than one batch can tell, and all
-    batches for all candidates would take too long, so a generation is tried
+    Half of the candidates are sampled. Two generations of a quarter each are
+    made from the best so far, with some blocks sampled again. Networks of the
+    same cost differ in their losses by less than one batch can tell, and all
+    batches for all candidates would take too long. So a generation is tried
     by successive halving: all on a sixteenth of the batches, the better half
     on an eighth, and so on; only the last few on all of them.
 
     Args:
         start (list[tuple[int, ...]]): The first candidate, choices by block.
-        draw (Callable): Draws choices.
+        sample (Callable): Samples choices.
         allowed (Callable): Whether choices may be a candidate.
-        network (Callable): The network of choices, to try none twice.
+        network (Callable): The network of choices, so that none is tried twice.
         losses (Callable): Of choices, the losses on the batches from one
             index up to another.
-        batches (int): How many there are.
-        candidates (int): How many to try besides the first; fewer if there
-            are no more.
-        generator (Generator): Source of chance.
+        batches (int): Number of batches.
+        candidates (int): Number of networks to try besides the first; fewer if
+            there are no more.
+        generator (Generator): Source of random numbers.
 
     Returns:
         tuple[list[tuple[int, ...]], float, float]: The best choices, and the
@@ -58,12 +58,12 @@ def evolution_search(start: Choices,
 
     def another(evolved: bool) -> Optional[Choices]:
         for _ in range(TRIES):
-            choices = drawn = draw()
+            choices = sampled = sample()
             if evolved:
                 choices = list(best[number(len(best))][1])
                 for _ in range(NUM_MUTATIONS):
                     block = number(len(choices))
-                    choices[block] = drawn[block]
+                    choices[block] = sampled[block]
             if allowed(choices) and network(choices) not in seen:
                 seen.add(network(choices))
                 return choices

@@ -27,7 +27,7 @@ def export_subnet(supernet: AutoNLSuperNet
         dict of copies.
     """
     net = build_subnet(supernet)
-    return net.arch, dict(net.state_dict())
+    return net.arch(), dict(net.state_dict())
 
 
 def build_subnet(supernet: AutoNLSuperNet) -> AutoNL:

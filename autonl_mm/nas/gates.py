@@ -3,36 +3,41 @@
 
 A decision has n options, each contained in the next, and n - 1 gates. Gate i
 says whether the part that option i + 1 has beyond option i is there; a part
-is there only if all before it are. It is on where its value exceeds its
+is there only if all before it are. A gate is on where its value exceeds its
 threshold: ``1(v > t)``, with the gradient of ``sigmoid(v - t)``.
 
-The values are the energies of weights (:class:`WeightGates`) or distances
-between affinities (:class:`CompactnessGates`). With ``statistic='norm'`` they
-are the paper's, ``||w||^2`` and ``||A_i - A_gt||^2``. These are in the hundreds
-for whole kernels, where the sigmoid has no gradient, and no gate ever moves.
-Hence ``statistic='relative'``: divided by what they were at initialisation,
-they start at 1.
+The values are energies of weights, or distances between affinities for LightNL's
+channel ratio and stride. With ``statistic='norm'`` they are the paper's,
+``||w||^2`` and ``||A_i - A_gt||^2``. These are in the hundreds for whole kernels,
+where the sigmoid has no gradient, and no gate ever moves. Hence
+``statistic='relative'``: divided by what they were at initialisation, they
+start at 1.
 """
-from typing import Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence
 
 import torch
 import torch.nn as nn
+from mmengine.dist import all_reduce
 from torch import Tensor
 
 STATISTICS = ('relative', 'norm')
-# Share of the gates of a drawn network that show a number between off and on.
+# Decisions whose values are distances, measured in training
+MEASURED = ('nl_ratio', 'nl_stride')
+# Share of the gates of a sampled network that take a number between off and on
 BETWEEN_RATE = 0.1
+# Share of an iteration in the moving averages of importance, which is noisy
+IMPORTANCE_MOMENTUM = 0.0005
 
 
 class _Indicator(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, value, threshold, shown, weight):
+    def forward(ctx, value, threshold, sampled, weight):
         margin = value - threshold
         ctx.save_for_backward(margin)
         ctx.weight = weight
         on = (margin > 0).to(margin.dtype)
-        return on if shown is None else on.where(shown.isnan(), shown.to(on))
+        return on if sampled is None else on.where(sampled.isnan(), sampled.to(on))
 
     @staticmethod
     def backward(ctx, grad):
@@ -45,212 +50,224 @@ class _Indicator(torch.autograd.Function):
 
 def indicator(value: Tensor,
               threshold: Tensor,
-              shown: Optional[Tensor] = None,
+              sampled: Optional[Tensor] = None,
               weight: Optional[Tensor] = None) -> Tensor:
     """``1(value > threshold)`` with the gradient of a sigmoid.
 
     Args:
         value (Tensor): v.
         threshold (Tensor): t, of the same shape.
-        shown (Tensor, optional): What is returned instead where it is not
-            NaN, for exploring. Defaults to None.
+        sampled (Tensor, optional): What is returned instead where it is not
+            NaN. Defaults to None.
         weight (Tensor, optional): Factor of the gradient. Defaults to None.
 
     Returns:
         Tensor: 0 or 1; its gradient is that of ``sigmoid(v - t)``.
     """
-    return _Indicator.apply(value, threshold, shown, weight)
+    return _Indicator.apply(value, threshold, sampled, weight)
 
 
-class NestedGates(nn.Module):
-    """The gates of one decision.
+class GateState(nn.Module):
+    r"""The state of all gates of a supernet, in flat tensors of G gates.
+
+    Before an iteration :meth:`sample` writes down which numbers the gates take in
+    it. The forward pass takes all gates from here in one tensor, the blocks use
+    slices of it, and the gradient that the backward pass leaves on it says by how
+    much each part lowers the loss. After the iteration :meth:`average_importance`
+    takes that gradient, averaged over ranks, into moving averages.
+
+    **Importance.** The gradient of a gate that is on says what the loss gains by
+    more of its part, which is nothing once the weights behind it are trained, and
+    less than nothing under the noise of training: by it alone everything would be
+    switched off. What the loss gains by the part as a whole is
+    :math:`L(1) - L(0) = \int_0^1 L'(g) dg`, the mean gradient of a gate that is
+    somewhere between off and on. So in an iteration that is sampled most gates are
+    those of a random network, a few take a random number from 0 to 1, and
+    importance and the gradients of thresholds come from those few alone.
 
     Args:
-        options (Sequence): From the smallest to the largest.
-        statistic (str): ``'relative'`` or ``'norm'``, see the module's
-            docstring. Defaults to ``'relative'``.
+        options (Sequence[Mapping[str, Sequence]]): For each block the options of
+            each decision, from the smallest to the largest; decisions of one
+            option have no gates and are left out.
+        skippable (Sequence[bool]): For each block whether its first gate of
+            ``expand_ratio`` switches the whole block.
+        statistic (str): ``'relative'`` or ``'norm'``, see the module's docstring.
+        momentum (float): Share of a new measurement in the averages of distances.
 
     Attributes:
-        threshold (Parameter): ``(n - 1, )``, from 0: everything is on at
-            first.
-        shown (Tensor): ``(n - 1, )``, what the last iteration was shown.
+        slices (list[dict[str, slice]]): For each block the gates of each decision.
+        threshold (Parameter): ``(G, )``, from 0: everything is on at first.
     """
 
-    def __init__(self, options: Sequence, statistic: str = 'relative'):
+    def __init__(self, options: Sequence[Mapping[str, Sequence]],
+                 skippable: Sequence[bool], statistic: str, momentum: float):
         super().__init__()
-        self.options = tuple(options)
         self.statistic = statistic
-        self.threshold = nn.Parameter(torch.zeros(len(options) - 1))
+        self.momentum = momentum
+        self.slices: List[Dict[str, slice]] = []
+        count = 0
+        for decisions in options:
+            own = {}
+            for name, values in decisions.items():
+                own[name] = slice(count, count + len(values) - 1)
+                count += len(values) - 1
+            self.slices.append(own)
+        self.threshold = nn.Parameter(torch.zeros(count))
         # What the values are divided by; 0 stands for not known yet.
-        self.register_buffer('initial', torch.zeros(len(options) - 1))
-        # moving averages, whose quotient is the gain
-        self.register_buffer('gain_sum', torch.zeros(len(options) - 1))
-        self.register_buffer('gain_weight', torch.zeros(len(options) - 1))
-        self.shown: Optional[Tensor] = None
-        self._draw: Optional[Tensor] = None
-        self._weight: Optional[Tensor] = None
-        self._task_grad: Optional[Tensor] = None
+        self.register_buffer('initial', torch.zeros(count))
+        self.register_buffer('distance', torch.zeros(count))
+        # moving averages, whose quotient is the importance
+        self.register_buffer('importance_sum', torch.zeros(count))
+        self.register_buffer('importance_weight', torch.zeros(count))
+        self._add_structure(skippable)
+        # Of the present iteration: what was sampled, at which rate, and the gates
+        # of the forward pass, which receive the gradient.
+        self._sampled: Optional[Tensor] = None
+        self._rate = 0.0
+        self._on: Optional[Tensor] = None
 
-    def explore(self, on: Optional[Tensor], rate: float,
-                generator: torch.Generator) -> None:
-        r"""Draw what the gates show in the next iteration.
+    def _add_structure(self, skippable: Sequence[bool]) -> None:
+        """Masks ``is_measured (G, )`` and ``ancestors (G, G)``: row g marks the
+        gates that must be on for the part of g to be seen."""
+        count = len(self.threshold)
+        is_measured = torch.zeros(count, dtype=torch.bool)
+        ancestors = torch.zeros(count, count, dtype=torch.bool)
+        for own, skips in zip(self.slices, skippable):
+            for name, gates in own.items():
+                is_measured[gates] = name in MEASURED
+                for gate in range(gates.start, gates.stop):
+                    ancestors[gate, gates.start:gate] = True
+                if skips and name != 'expand_ratio':
+                    ancestors[gates, own['expand_ratio'].start] = True
+                if name in MEASURED and 'nl' in own:
+                    ancestors[gates, own['nl'].start] = True
+        self.register_buffer('is_measured', is_measured, persistent=False)
+        self.register_buffer('ancestors', ancestors, persistent=False)
 
-        The gradient of a gate that is on says what the loss gains by more of
-        its part, which is nothing once the weights behind it are trained, and
-        less than nothing under the noise of training: by it alone everything
-        would be switched off. What the loss gains by the part as a whole is
-        :math:`L(1) - L(0) = \int_0^1 L'(g) dg`, the mean gradient of a gate
-        that is somewhere between off and on. So most gates show what they are
-        in a network that was drawn, and a few a number from 0 to 1, and it is
-        the last that the gradient is taken from.
+    def values(self, energies: Tensor) -> Tensor:
+        """``(G, )``, what the gates hold against their thresholds.
 
         Args:
-            on (Tensor, optional): ``(n - 1, )``, 0 or 1, of the network that
-                was drawn; None to show what is decided.
-            rate (float): How often a network is drawn.
-            generator (Generator): Source of chance.
+            energies (Tensor): ``(G, )``, sums of squares of each gate's weights;
+                anything where distances are measured.
         """
-        self._draw, self._weight = None, torch.zeros_like(self.threshold)
-        if on is not None:
-            between, number = torch.rand((2, *self.threshold.shape),
-                                         generator=generator)
-            between = between < BETWEEN_RATE
-            draw = number.where(between, on.to(number.dtype))
-            self._draw = draw.to(self.threshold.device)
-            # The mean over iterations is that of the gradients in between.
-            self._weight += between.to(self._weight) / (BETWEEN_RATE * rate)
-
-    def stop_exploring(self) -> None:
-        """Show what is decided, with the gradient of that."""
-        self._draw = self._weight = None
-
-    @property
-    def gain(self) -> Tensor:
-        """``(n - 1, )``, how much each part lowers the task's loss, averaged
-        over iterations; 0 before it was measured."""
-        measured = self.gain_weight > 0
-        return torch.where(
-            measured, self.gain_sum /
-            self.gain_weight.where(measured, torch.ones_like(self.gain_sum)),
-            torch.zeros_like(self.gain_sum))
-
-    def _value(self, value: Tensor) -> Tensor:
         known = self.initial > 0
+        value = torch.where(self.is_measured, self.distance, energies)
         if self.statistic == 'relative':
             value = value / self.initial.where(known, torch.ones_like(value))
         return value.where(known, torch.ones_like(value))
 
-    def indicators(self, value: Tensor) -> Tensor:
-        """``(n - 1, )`` hard gates for values of that shape; explores in
-        training."""
-        if not self.training:
-            return indicator(value, self.threshold)
-        on = indicator(value, self.threshold, self._draw, self._weight)
-        self.shown = on.detach()
-        if on.requires_grad:
-            on.register_hook(self._keep_grad)
-        return on
-
-    def _keep_grad(self, grad: Tensor) -> None:
-        self._task_grad = grad
-
-    def take_gain(self) -> Tuple[Tensor, Tensor]:
-        """What the last iteration says of the gains.
-
-        Returns:
-            tuple[Tensor, Tensor]: Both ``(n - 1, )``: the gains as they were
-            seen, and how much of them could be seen. Where a gate before is
-            off, or the gate was not drawn from between, that is nothing.
-        """
-        grad, self._task_grad = self._task_grad, None
-        if grad is None or self._weight is None:
-            return torch.zeros_like(self.gain_sum), torch.zeros_like(
-                self.gain_sum)
-        drawn = (self._weight > 0).to(grad.dtype)
-        before = torch.cat([self.shown.new_ones(1), self.shown[:-1]])
-        return -grad * drawn, before.cumprod(0) * drawn
-
     @torch.no_grad()
-    def average_gain(self, gain: Tensor, weight: Tensor,
-                     momentum: float) -> None:
-        """Take what :meth:`take_gain` returned into the moving averages.
+    def remember(self, energies: Tensor) -> None:
+        """Take ``energies``, ``(G, )``, as those at initialisation."""
+        self.initial.copy_(energies.where(~self.is_measured, self.initial))
+
+    def decide(self, values: Tensor, relaxed: bool = False) -> Tensor:
+        """``(G, )`` gates, whatever was sampled.
 
         Args:
-            gain (Tensor): ``(n - 1, )``.
-            weight (Tensor): ``(n - 1, )``.
-            momentum (float): Share of an iteration.
-        """
-        self.gain_sum.lerp_(gain.to(self.gain_sum.dtype), momentum)
-        self.gain_weight.lerp_(weight.to(self.gain_sum.dtype), momentum)
-
-    def decided(self, value: Tensor, relaxed: bool = False) -> Tensor:
-        """``(n - 1, )`` gates without exploring.
-
-        Args:
-            value (Tensor): ``(n - 1, )``.
+            values (Tensor): As :meth:`values` returns them.
             relaxed (bool): Whether to return the sigmoids instead of the hard
                 indicators. Defaults to False.
         """
         if relaxed:
-            return (value - self.threshold).sigmoid()
-        return indicator(value, self.threshold)
+            return (values - self.threshold).sigmoid()
+        return indicator(values, self.threshold)
 
-
-class WeightGates(NestedGates):
-    """Gates on the energy of weights, one group of weights a gate."""
-
-    def forward(self, energy: Tensor) -> Tensor:
-        """Values of the gates.
+    def sample(self, on: Optional[Tensor], rate: float,
+               generator: torch.Generator) -> None:
+        """Write down which numbers the gates take in the next iteration.
 
         Args:
-            energy (Tensor): ``(n - 1, )``, sums of squares of the groups.
-
-        Returns:
-            Tensor: ``(n - 1, )``; the energy over that at initialisation, or
-            the energy itself.
+            on (Tensor, optional): ``(G, )`` of 0 and 1, a sampled network; None
+                for what is decided.
+            rate (float): How often a network is sampled.
+            generator (Generator): Source of random numbers.
         """
-        return self._value(energy)
+        self._rate = rate
+        self._sampled = torch.full_like(self.threshold, float('nan'))
+        if on is None:
+            return
+        # one draw for each decision
+        sizes = [gates.stop - gates.start for own in self.slices
+                 for gates in own.values()]
+        between, number = torch.cat(
+            [torch.rand((2, n), generator=generator) for n in sizes], 1)
+        self._sampled.copy_(number.where(between < BETWEEN_RATE, on.to(number)))
+
+    def stop_sampling(self) -> None:
+        """Let the gates be what is decided, with the gradient of that."""
+        self._sampled = self._on = None
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The ``(G, )`` gates of a forward pass: those that were sampled, if any and
+        in training, or those that are decided.
+
+        Args:
+            values (Tensor): As :meth:`values` returns them.
+        """
+        if not self.training or self._sampled is None:
+            return self.decide(values)
+        weight = self._is_between().to(values) / (BETWEEN_RATE * self._rate)
+        on = indicator(values, self.threshold, self._sampled, weight)
+        if on.requires_grad:
+            on.retain_grad()
+        self._on = on
+        return on
+
+    def _is_between(self) -> Tensor:
+        return (self._sampled > 0) & (self._sampled < 1)
 
     @torch.no_grad()
-    def remember(self, energy: Tensor) -> None:
-        """Take ``energy``, ``(n - 1, )``, as that at initialisation."""
-        self.initial.copy_(energy)
+    def average_importance(self, loss_scale: float = 1.0) -> None:
+        """Take the last iteration's gradient into the averages, over ranks.
 
+        A gate counts as far as its part could be seen: not where a part before it,
+        its block, or the LightNL that it belongs to was off.
 
-class CompactnessGates(NestedGates):
-    """Gates on a moving average of distances, measured in training.
+        Args:
+            loss_scale (float): What mixed precision multiplied the loss by.
+                Gradients that overflowed under it are left out, as the
+                optimiser does. Defaults to 1.
+        """
+        on, self._on = self._on, None
+        if on is None:
+            return
+        grad = torch.zeros_like(on) if on.grad is None else on.grad
+        between = self._is_between().to(on)
+        gain = -grad * between
+        all_reduce(gain, 'mean')
+        gain = gain / loss_scale
+        if not gain.isfinite().all():
+            return
+        visible = torch.where(self.ancestors, on.detach(), torch.ones_like(on))
+        self.importance_sum.lerp_(gain.to(self.importance_sum), IMPORTANCE_MOMENTUM)
+        self.importance_weight.lerp_(
+            (visible.prod(1) * between).to(self.importance_weight),
+            IMPORTANCE_MOMENTUM)
 
-    Option i is taken if its distance from the largest is below the threshold
-    and no smaller one's is, so gate i is on where it is above.
-
-    Args:
-        options (Sequence): From the smallest to the largest.
-        statistic (str): As for :class:`NestedGates`.
-        momentum (float): Share of a new measurement in the average. Defaults
-            to 0.1.
-    """
-
-    def __init__(self,
-                 options: Sequence,
-                 statistic: str = 'relative',
-                 momentum: float = 0.1):
-        super().__init__(options, statistic)
-        self.momentum = momentum
-        self.register_buffer('distance', torch.zeros(len(options) - 1))
-
-    def forward(self) -> Tensor:
-        """Values of the gates, ``(n - 1, )``; 1 before any measurement."""
-        return self._value(self.distance)
+    @property
+    def importance(self) -> Tensor:
+        """``(G, )``, how much each part lowers the task's loss, averaged over
+        iterations; 0 before it was measured."""
+        measured = self.importance_weight > 0
+        weight = self.importance_weight.where(
+            measured, torch.ones_like(self.importance_sum))
+        return (self.importance_sum / weight) * measured
 
     @torch.no_grad()
-    def update(self, distance: Tensor) -> None:
-        """Take in a measurement, ``(n - 1, )``.
+    def average_distances(self, distances: Tensor) -> None:
+        """Take a batch's distances into the averages, over ranks.
 
         The gates are decided by an average over batches, since the network
         that is exported must not change with the batch.
+
+        Args:
+            distances (Tensor): ``(G, )``; anything where none are measured.
         """
-        first = self.initial == 0
-        self.initial.copy_(
-            self.initial.where(~first, distance.clamp(min=1e-12)))
-        mean = self.distance.lerp(distance, self.momentum)
-        self.distance.copy_(mean.where(~first, distance))
+        all_reduce(distances, 'mean')  # so that every rank decides alike
+        first = self.is_measured & (self.initial == 0)
+        self.initial.copy_(distances.clamp(min=1e-12).where(first, self.initial))
+        mean = self.distance.lerp(distances, self.momentum)
+        mean = distances.where(first, mean)
+        self.distance.copy_(mean.where(self.is_measured, self.distance))

@@ -1,15 +1,15 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Which options are worth most for what they cost."""
+"""The most valuable options for a total cost."""
 from typing import List, Sequence
 
 import numpy as np
 
-# Into so many parts the range of total costs is divided.
+# Number of parts into which the range of total costs is divided
 BINS = 4000
 
 
 def solve_knapsack(values: Sequence[np.ndarray], costs: Sequence[np.ndarray],
-                  low: float, high: float) -> List[int]:
+                   low: float, high: float) -> List[int]:
     """Choose one option of every group for the greatest total value.
 
     A knapsack with one item of every group, solved by dynamic programming
@@ -19,8 +19,8 @@ def solve_knapsack(values: Sequence[np.ndarray], costs: Sequence[np.ndarray],
     Args:
         values (Sequence[ndarray]): Of the options of every group, ``(n, )``.
         costs (Sequence[ndarray]): Likewise.
-        low (float): Least total cost.
-        high (float): Largest total cost.
+        low (float): Minimum total cost.
+        high (float): Maximum total cost.
 
     Returns:
         list[int]: Index of the option of every group. Where no total lies in

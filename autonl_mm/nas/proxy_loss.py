@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The losses of a model on the same few images, time and again."""
+"""Training losses of a model on the same few images each time."""
 import random
 from contextlib import contextmanager
 from itertools import islice
@@ -17,28 +17,28 @@ from torch.utils.data import DataLoader
 
 
 class ProxyLoss:
-    """Training losses on a few batches that are drawn once.
+    """Training losses on a few batches that are loaded once.
 
-    They are batches of the training data, augmented as such, by which
-    normalisation normalises; they stay in main memory, as they were loaded.
-    Neither drawing nor measuring leaves a trace: running statistics and random
-    states are afterwards what they were before.
+    They are batches of the training data, with its augmentation, and BN
+    normalises by each batch; they stay in main memory as they were loaded.
+    Neither loading nor measuring changes the run: running statistics and random
+    states are restored.
 
     Args:
-        runner (Runner): Of the training; with its seed images are drawn,
-            by its optimiser's precision losses are computed.
+        runner (Runner): Of the training. Its seed decides which images are
+            loaded, its optimiser's precision is that of the losses.
         model (BaseModel): The model.
-        images (int): How many images, of all ranks together; rounded up
+        num_samples (int): Number of images of all ranks together; rounded up
             to whole batches.
     """
 
-    def __init__(self, runner: Runner, model: BaseModel, images: int):
+    def __init__(self, runner: Runner, model: BaseModel, num_samples: int):
         self.runner = runner
         self.model = model
         loader = runner.train_dataloader
         batch_size = loader.batch_sampler.batch_size
-        count = -(-images // (batch_size * get_world_size()))
-        # A loader of its own: the run's is in the midst of an epoch.
+        count = -(-num_samples // (batch_size * get_world_size()))
+        # A separate loader: that of the run is in the middle of an epoch.
         loader = DataLoader(
             loader.dataset,
             batch_size,

@@ -16,16 +16,15 @@ that, the gates act elsewhere:
 - Squeeze-excite without hidden units would multiply by sigmoid(0). Off, its
   factor is 1.
 """
-from typing import Dict, Iterator, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import torch
-import torch.nn as nn
 from torch import Tensor
 from torch.func import functional_call
 
 from autonl_mm.models import MBConv
 
-from .gates import CompactnessGates, WeightGates
+from .gates import MEASURED
 from .space import DECISIONS, BlockSpace
 
 
@@ -115,7 +114,9 @@ def affinity_distances(x: Tensor, channels: Sequence[int],
         finest stride, and ``nl_stride``, ``(len(strides) - 1, )``, with all
         channels; averages over the batch.
     """
-    x = x[:, :channels[-1]].float()
+    x = x[:, :channels[-1]]
+    if x.dtype != torch.float64:
+        x = x.float()  # products of half precision overflow
 
     def gram(stride: int) -> Tensor:
         y = x[:, :, ::stride, ::stride].flatten(2)
@@ -158,28 +159,25 @@ def _one_minus_cos2(product: Tensor, square_a: Tensor,
 
 
 class SearchableMBConv(MBConv):
-    """:class:`MBConv` with gates for the choices of a :class:`BlockSpace`.
+    """:class:`MBConv` that is cut down by gates for the choices of its space.
 
     Args:
         space (BlockSpace): The choices.
-        statistic (str): Of the gates, ``'relative'`` or ``'norm'``.
-        momentum (float): Of the averages of affinities' distances.
+        statistic (str): How distances are measured, ``'relative'`` or ``'norm'``.
         **kwargs: As for MBConv.
 
     Attributes:
-        gates (ModuleDict): The gates of each decision that is one.
-        measured (dict[str, Tensor]): Distances of the last training batch,
-            for the supernet to average over ranks.
+        options (dict[str, tuple]): Of each decision that has more than one.
 
     Shape:
         ``(N, C_in, H, W)`` in, ``(N, C_out, ceil(H/stride), ceil(W/stride))``
         out.
     """
 
-    def __init__(self, space: BlockSpace, statistic: str, momentum: float,
-                 **kwargs):
+    def __init__(self, space: BlockSpace, statistic: str, **kwargs):
         super().__init__(space.largest, **kwargs)
         self.space = space
+        self.statistic = statistic
         spec = self.spec
         widths = dict(
             expand_ratio=[int(spec.in_channels * e)
@@ -190,16 +188,10 @@ class SearchableMBConv(MBConv):
             nl=[9 * on for on in space.nl],
             nl_ratio=[int(spec.out_channels * r) for r in space.nl_ratio])
         self.parts = {name: part_sizes(w) for name, w in widths.items()}
-        self.gates = nn.ModuleDict()
-        for name in DECISIONS:
-            options = space.options[name]
-            if len(options) == 1:
-                continue
-            if name in ('nl_ratio', 'nl_stride'):
-                self.gates[name] = CompactnessGates(options, statistic,
-                                                    momentum)
-            else:
-                self.gates[name] = WeightGates(options, statistic)
+        self.options = {
+            name: space.options[name]
+            for name in DECISIONS if len(space.options[name]) > 1
+        }
         rings = torch.zeros(
             len(space.kernel_size), spec.kernel_size, spec.kernel_size)
         for ring, k in zip(rings, space.kernel_size):
@@ -207,23 +199,17 @@ class SearchableMBConv(MBConv):
             ring[edge:edge + k, edge:edge + k] = 1
         rings[1:] -= rings[:-1].clone()
         self.register_buffer('rings', rings, persistent=False)
-        self.measured: Dict[str, Tensor] = {}
-        self._remember()
 
-    def init_weights(self) -> None:
-        """As MBConv; the gates measure the weights against these."""
-        super().init_weights()
-        self._remember()
+    def energies(self) -> Dict[str, Tensor]:
+        """Energy of every group of weights that has a gate, by decision.
 
-    def _remember(self) -> None:
-        for name, energy in self._energies().items():
-            self.gates[name].remember(energy)
-
-    def _energies(self) -> Dict[str, Tensor]:
-        """Energy of every group of weights that has a gate, by decision."""
+        Returns:
+            dict[str, Tensor]: ``(n - 1, )`` for n options; zeros where distances
+            are measured instead.
+        """
         energies = {}
         kernel = self.depthwise.conv.weight.square()
-        for name in self.gates:
+        for name, options in self.options.items():
             if name == 'expand_ratio':
                 energies[name] = part_energies(
                     kernel.sum((1, 2, 3)), self.parts[name])
@@ -236,67 +222,41 @@ class SearchableMBConv(MBConv):
                     self.parts[name])
             elif name == 'nl':
                 energies[name] = self.light_nl.conv.weight.square().sum()[None]
+            else:
+                energies[name] = kernel.new_zeros(len(options) - 1)
         return energies
 
-    def values(self) -> Dict[str, Tensor]:
-        """Values that the gates hold against their thresholds."""
-        energies = self._energies()
-        return {
-            name: gate(energies[name]) if name in energies else gate()
-            for name, gate in self.gates.items()
-        }
-
-    def take_gains(self) -> Dict[str, Tuple[Tensor, Tensor]]:
-        """What the last iteration says of all gains, by decision.
-
-        Returns:
-            dict[str, tuple[Tensor, Tensor]]: As
-            :meth:`NestedGates.take_gain`; nothing inside of a block that is
-            off can be seen, nor what LightNL that is off is like.
-        """
-        result = {}
-        for name, gate in self.gates.items():
-            gain, weight = gate.take_gain()
-            if weight.any():
-                for parent, inside in self._parents():
-                    if name in inside:
-                        weight = weight * parent
-            result[name] = gain, weight
-        return result
-
-    def _parents(self) -> Iterator[Tuple[Tensor, Sequence[str]]]:
-        """Gates as last shown, each with the decisions that hang on it."""
-        if self.space.skippable:
-            yield (self.gates['expand_ratio'].shown[0],
-                   [d for d in DECISIONS if d != 'expand_ratio'])
-        if 'nl' in self.gates:
-            yield self.gates['nl'].shown[0], ('nl_ratio', 'nl_stride')
-
-    def probabilities(self, relaxed: bool = False) -> Tuple[Tensor, ...]:
+    def probabilities(self, gates: Dict[str, Tensor]) -> Tuple[Tensor, ...]:
         """Share of every option of every decision, in float64.
 
         Args:
-            relaxed (bool): Whether to relax the gates to sigmoids. Defaults
-                to False: one option has all.
+            gates (dict[str, Tensor]): Of each decision, hard or relaxed to numbers
+                from 0 to 1; hard ones give all to one option.
         """
-        values = self.values()
         shares = []
         for name in DECISIONS:
-            if name not in self.gates:
+            if name not in gates:
                 shares.append(self.rings.new_ones(1, dtype=torch.float64))
                 continue
-            on = self.gates[name].decided(values[name], relaxed)
+            on = gates[name]
             reached = torch.cat([on.new_ones(1), on.cumprod(0)]).double()
             shares.append(
                 torch.cat([reached[:-1] - reached[1:], reached[-1:]]))
         return tuple(shares)
 
-    def _inner_forward(self, x: Tensor) -> Tensor:
-        values = self.values()
-        gates = {
-            name: gate.indicators(values[name])
-            for name, gate in self.gates.items()
-        }
+    def forward(self,
+                x: Tensor,
+                gates: Dict[str, Tensor],
+                distances: Optional[Dict[str, Tensor]] = None) -> Tensor:
+        """``(N, C_in, H, W)`` to ``(N, C_out, H', W')``.
+
+        Args:
+            x (Tensor): The feature map.
+            gates (dict[str, Tensor]): ``(n - 1, )`` for each decision of n options.
+            distances (dict[str, Tensor], optional): Of the same shapes; where the
+                affinities' distances of this batch are written to. Defaults to
+                None, nothing is measured.
+        """
         block_on, hidden = self._split('expand_ratio', gates)
         out = x if self.expand is None else self.expand(x)
         out = self._depthwise(out, gates.get('kernel_size'))
@@ -304,6 +264,8 @@ class SearchableMBConv(MBConv):
             out = self._squeeze_excite(out, hidden, gates)
         out = self._project(out, hidden)
         if self.light_nl is not None:
+            if distances is not None:
+                self._measure(out.detach(), distances)
             branch = self._light_nl(out, gates)
             nl_on = gates.get('nl')
             out = out + (branch if nl_on is None else
@@ -349,7 +311,7 @@ class SearchableMBConv(MBConv):
     def _project(self, x: Tensor, hidden: Optional[Tensor]) -> Tensor:
         if hidden is None:
             return self.project(x)
-        # Scaling the inputs of the weights is scaling the map, which is large.
+        # Scaling the weights' inputs is cheaper than scaling the feature map.
         conv = self.project.conv
         weight = conv.weight * hidden[:, None, None]
         return self.project.norm(
@@ -357,8 +319,6 @@ class SearchableMBConv(MBConv):
 
     def _light_nl(self, x: Tensor, gates: Dict[str, Tensor]) -> Tensor:
         stride = self.light_nl.stride
-        if self.training and torch.is_grad_enabled():
-            self._measure(x.detach())
         channels = unit_weights(gates.get('nl_ratio'), self.parts['nl_ratio'])
         h, w = (-(-size // stride) for size in x.shape[2:])
         positions = position_weights(
@@ -371,13 +331,16 @@ class SearchableMBConv(MBConv):
             weight = positions if weight is None else weight * positions
         return self.light_nl.branch(x, weight)
 
-    def _measure(self, x: Tensor) -> None:
-        """Keep the distances of this batch where a gate wants them."""
-        if 'nl_ratio' not in self.gates and 'nl_stride' not in self.gates:
+    @torch.no_grad()
+    def _measure(self, x: Tensor, distances: Dict[str, Tensor]) -> None:
+        """Write the distances of this batch where a gate wants them."""
+        wanted = [name for name in MEASURED if name in self.options]
+        if not wanted:
             return
         channels = [int(self.spec.out_channels * r)
                     for r in self.space.nl_ratio]
-        statistic = next(iter(self.gates.values())).statistic
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            self.measured = affinity_distances(x, channels,
-                                               self.space.nl_stride, statistic)
+        with torch.autocast(x.device.type, enabled=False):
+            measured = affinity_distances(x, channels, self.space.nl_stride,
+                                          self.statistic)
+        for name in wanted:
+            distances[name].copy_(measured[name])

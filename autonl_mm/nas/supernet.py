@@ -4,7 +4,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce
+from mmengine.model import Sequential
 from torch import Tensor
 
 from autonl_mm.arch import ArchSpec, BlockSpec
@@ -12,16 +12,13 @@ from autonl_mm.cost import LatencyTable, MacsModel, check_input_shape, iter_bloc
 from autonl_mm.models import AutoNL
 from autonl_mm.registry import MODELS
 
-from .gates import STATISTICS, NestedGates
+from .gates import STATISTICS, GateState
 from .knapsack import solve_knapsack
 from .space import DECISIONS, BlockSpace, SearchSpace
 from .superkernel import SearchableMBConv
 
-# How far beyond its threshold a gate is put that is switched by hand.
+# How far beyond its threshold a gate is put when a network is chosen
 SWITCHED_MARGIN = 0.05
-# Share of an iteration in the moving averages of the gates' gains, which are
-# noisy.
-GAIN_MOMENTUM = 0.0005
 
 
 @MODELS.register_module()
@@ -29,8 +26,8 @@ class AutoNLSuperNet(AutoNL):
     """Supernet of AutoNL's search (section 3.2 of the paper), a backbone.
 
     Its weights are those of the largest network of the space, which the gates
-    cut down; see :class:`SearchableMBConv`. Train it inside of a
-    :class:`CostAwareModel`.
+    cut down; see :class:`SearchableMBConv`, and :class:`GateState` for how they
+    change in a training step. Train it inside of a :class:`CostAwareModel`.
 
     Args:
         space (str | Mapping): ``'mnasnet'``, the paper's, or a dict, see
@@ -81,7 +78,7 @@ class AutoNLSuperNet(AutoNL):
         if out_indices is None:
             out_indices = (last_stage + 1, )
         # read by _build_block, which AutoNL's constructor calls in order
-        self._block_args = [(b, statistic, momentum) for b in space.blocks]
+        self._block_args = [(b, statistic) for b in space.blocks]
         super().__init__(
             arch=space.largest, out_indices=out_indices, **kwargs)
         if max(self.out_indices) < last_stage:
@@ -90,6 +87,10 @@ class AutoNLSuperNet(AutoNL):
                 f'{last_stage} stages: what is not built cannot be searched, '
                 'leave those stages out of the space or ask for the last one')
         self.space = space
+        self.gate_state = GateState(
+            [block.options for block in self.blocks],
+            [block.space.skippable for block in self.blocks], statistic, momentum)
+        self.gate_state.remember(self._energies())
         self.kwargs = dict(kwargs, out_indices=self.out_indices)
         self.input_shape = check_input_shape(input_shape)
         self.with_head = max(self.out_indices) > last_stage
@@ -99,6 +100,13 @@ class AutoNLSuperNet(AutoNL):
     def _build_block(self, spec: BlockSpec, with_cp: bool,
                      **kwargs) -> SearchableMBConv:
         return SearchableMBConv(*self._block_args.pop(0), **kwargs)
+
+    def init_weights(self) -> None:
+        """As AutoNL; the gates measure the weights against these."""
+        super().init_weights()
+        if not isinstance(self.init_cfg,
+                          dict) or self.init_cfg.get('type') != 'Pretrained':
+            self.gate_state.remember(self._energies())
 
     @property
     def blocks(self) -> List[SearchableMBConv]:
@@ -134,20 +142,20 @@ class AutoNLSuperNet(AutoNL):
         self.sample_around(None)
 
     def sample_around(self, cost: Optional[float]) -> None:
-        r"""Set which networks are drawn for exploring.
+        r"""Set which networks :meth:`sample` returns.
 
-        What a part is worth depends on the rest of the network: a second
+        How important a part is depends on the rest of the network: a second
         block much where it is one of four, little where it is one of nine.
-        So they are drawn with probabilities in proportion to
+        So networks are sampled with probabilities in proportion to
         :math:`e^{-\beta cost}`, from all of the space but around the cost
         that is searched for; among networks of equal costs they are uniform.
 
         Args:
-            cost (float, optional): The mean of the draws. Defaults to None,
-                uniform draws.
+            cost (float, optional): The mean cost of the samples. Defaults to
+                None, uniform samples.
         """
         tables = [t.flatten() for t in self._tables]
-        low, high = -1.0, 1.0  # beta, in shares of what a unit is worth
+        low, high = -1.0, 1.0  # beta, in units of 1% of the most expensive block
         unit = max(t.max().item() for t in tables) / 100
         for _ in range(50 if cost else 0):
             beta = (low + high) / 2
@@ -159,7 +167,7 @@ class AutoNLSuperNet(AutoNL):
         self._chances = [(-beta / unit * t).softmax(0) for t in tables]
 
     def cost_range(self) -> Tuple[float, float]:
-        """Cost of the cheapest and of the most expensive network of the space."""
+        """Minimum and maximum cost of the networks of the space."""
         return (self._rest_cost + sum(t.min().item() for t in self._tables),
                 self._rest_cost + sum(t.max().item() for t in self._tables))
 
@@ -178,26 +186,40 @@ class AutoNLSuperNet(AutoNL):
         Returns:
             Tensor: A scalar in float64, in MACs or milliseconds.
         """
+        on = self._by_block(self.gate_state.decide(self._values(), relaxed))
         total = self._rest_cost
-        for block, expected in zip(self.blocks, self._tables):
-            shares = block.probabilities(relaxed)
+        for block, gates, expected in zip(self.blocks, on, self._tables):
+            shares = block.probabilities(gates)
             expected = expected.to(shares[0].device)
             for share in shares:
                 expected = torch.tensordot(share, expected, 1)
             total = total + expected
         return total
 
+    def _energies(self) -> Tensor:
+        """``(G, )``, of the weights of every gate."""
+        return torch.cat(
+            [e for block in self.blocks for e in block.energies().values()])
+
+    def _values(self) -> Tensor:
+        """``(G, )``, what every gate compares with its threshold."""
+        return self.gate_state.values(self._energies())
+
+    def _by_block(self, flat: Tensor) -> List[Dict[str, Tensor]]:
+        """Slices of a flat tensor of all gates, by block and decision."""
+        return [{name: flat[gates] for name, gates in own.items()}
+                for own in self.gate_state.slices]
+
+    @torch.no_grad()
     def _margins(self) -> List[Dict[str, List[float]]]:
         """Value minus threshold of every gate, by block and decision."""
-        with torch.no_grad():
-            margins = [{
-                name: value - block.gates[name].threshold
-                for name, value in block.values().items()
-            } for block in self.blocks]
-            flat = torch.cat([m for b in margins for m in b.values()])
-        numbers = iter(flat.tolist())
-        return [{name: [next(numbers) for _ in m]
-                 for name, m in b.items()} for b in margins]
+        return self._numbers(self._values() - self.gate_state.threshold)
+
+    def _numbers(self, flat: Tensor) -> List[Dict[str, List[float]]]:
+        """As :meth:`_by_block`, in lists of numbers."""
+        numbers = flat.tolist()
+        return [{name: numbers[gates] for name, gates in own.items()}
+                for own in self.gate_state.slices]
 
     def choices(self) -> List[Tuple[int, ...]]:
         """Index of the chosen option of every decision, by block."""
@@ -207,54 +229,40 @@ class AutoNLSuperNet(AutoNL):
         """The network that the gates choose."""
         return self.space.arch(self.choices())
 
+    @torch.no_grad()
     def gates(self) -> Dict[str, dict]:
         """Every decision, for logs and plots.
 
         Returns:
             dict[str, dict]: By the decision's name, such as
             ``layers.2.0.kernel_size``: its ``options``, the ``choice``, and a
-            list of each gate's ``value``, ``threshold``, ``margin`` and ``gain``.
+            list of each gate's ``value``, ``threshold``, ``margin`` and
+            ``importance``.
         """
         names = [f'layers.{i}.{j}'
                  for i, stage in enumerate(self.space.stages, 1)
                  for j in range(len(stage))]
+        state, values = self.gate_state, self._values()
+        numbers = {
+            key: self._numbers(flat) for key, flat in dict(
+                value=values, threshold=state.threshold,
+                margin=values - state.threshold, importance=state.importance).items()
+        }
         result = {}
-        with torch.no_grad():
-            for name, block in zip(names, self.blocks):
-                for decision, value in block.values().items():
-                    gate = block.gates[decision]
-                    value = value.tolist()
-                    threshold = gate.threshold.tolist()
-                    margin = [v - t for v, t in zip(value, threshold)]
-                    result[f'{name}.{decision}'] = dict(
-                        options=list(gate.options),
-                        choice=gate.options[_reached(margin)],
-                        value=value,
-                        threshold=threshold,
-                        margin=margin,
-                        gain=gate.gain.tolist())
+        for i, (name, block) in enumerate(zip(names, self.blocks)):
+            for decision, options in block.options.items():
+                own = {key: number[i][decision] for key, number in numbers.items()}
+                result[f'{name}.{decision}'] = dict(
+                    options=list(options),
+                    choice=options[_reached(own['margin'])],
+                    **own)
         return result
 
-    def _all_gates(self) -> List[NestedGates]:
-        return [gate for block in self.blocks
-                for gate in block.gates.values()]
-
-    def thresholds(self) -> List[Tensor]:
-        """Copies of all thresholds."""
-        return [gate.threshold.detach().clone()
-                for gate in self._all_gates()]
-
-    @torch.no_grad()
-    def set_thresholds(self, thresholds: List[Tensor]) -> None:
-        """Set all thresholds, as :meth:`thresholds` returns them."""
-        for gate, threshold in zip(self._all_gates(), thresholds):
-            gate.threshold.copy_(threshold)
-
-    def draw(self, generator: torch.Generator) -> List[Tuple[int, ...]]:
+    def sample(self, generator: torch.Generator) -> List[Tuple[int, ...]]:
         """A random network, as :meth:`sample_around` says.
 
         Args:
-            generator (Generator): Source of chance.
+            generator (Generator): Source of random numbers.
 
         Returns:
             list[tuple[int, ...]]: As :meth:`choices`.
@@ -264,86 +272,62 @@ class AutoNLSuperNet(AutoNL):
         return [tuple(map(int, np.unravel_index(i, table.shape)))
                 for i, table in zip(flat, self._tables)]
 
-    def explore(self, rate: float, seed: int) -> None:
-        """Set what the gates show in the next training iteration, see
-        :meth:`NestedGates.explore`.
+    def sample_gates(self, rate: float, seed: int) -> None:
+        """Set the gates of the next training iteration, see :class:`GateState`.
 
         Args:
-            rate (float): Probability of showing a network that is drawn as a
+            rate (float): Probability of taking a network that is sampled as a
                 whole, rather than what is decided. 0 is the paper's rule, in
                 which the gradient is that of what is decided.
-            seed (int): Of the draw, which depends on nothing else, so that
+            seed (int): Of the sample, which depends on nothing else, so that
                 all ranks and a resumed run have the same.
         """
         if not rate:
-            self.stop_exploring()
+            self.gate_state.stop_sampling()
             return
         generator = torch.Generator().manual_seed(seed)
-        network = self.draw(generator)
-        shown = torch.rand((), generator=generator) < rate
-        for block, choice in zip(self.blocks, network):
-            drawn = dict(zip(DECISIONS, choice))
-            for name, gate in block.gates.items():
-                on = torch.arange(len(gate.options) - 1) < drawn[name]
-                gate.explore(on if shown else None, rate, generator)
+        on = self._on(self.sample(generator))
+        sampled = torch.rand((), generator=generator) < rate
+        self.gate_state.sample(on if sampled else None, rate, generator)
 
-    @torch.no_grad()
-    def average_gains(self, loss_scale: float = 1.0) -> None:
-        """Take the last iteration's gains into their averages, over ranks.
-
-        Args:
-            loss_scale (float): What mixed precision multiplied the loss by.
-                Gradients that overflowed under it are left out, as the
-                optimiser does. Defaults to 1.
-        """
-        taken = [pair for block in self.blocks
-                 for pair in block.take_gains().values()]
-        flat = torch.cat([gain for gain, _ in taken])
-        all_reduce(flat, 'mean')
-        flat = flat / loss_scale
-        if not flat.isfinite().all():
-            return
-        sizes = [len(gain) for gain, _ in taken]
-        for gate, gain, (_, weight) in zip(self._all_gates(),
-                                           flat.split(sizes), taken):
-            gate.average_gain(gain, weight, GAIN_MOMENTUM)
-
-    def stop_exploring(self) -> None:
-        """Let the gates show what they decided."""
-        for gate in self._all_gates():
-            gate.stop_exploring()
+    def _on(self, choices: Sequence[Sequence[int]]) -> Tensor:
+        """``(G, )`` of bool, the gates of a network, on the CPU."""
+        return torch.cat([
+            torch.arange(len(block.options[name]) - 1) < option
+            for block, choice in zip(self.blocks, choices)
+            for name, option in zip(DECISIONS, choice) if name in block.options
+        ])
 
     @torch.no_grad()
     def fit_budget(self, low: float, high: float) -> float:
-        """Choose the network of the most gain whose cost lies in an interval.
+        """Choose the most important network whose cost lies in an interval.
 
-        The gain of a network is the sum of its parts' average gains: the
+        The importance of a network is the sum of that of its parts: the
         task's loss, linear in the gates. That makes it a knapsack, see
-        :func:`solve_knapsack`. While no gains were measured the margins take
-        their place, and a network inside of the interval stays as it is.
+        :func:`solve_knapsack`. While no importance was measured the margins take
+        its place, and a network inside of the interval stays as it is.
 
         Args:
-            low (float): Least cost.
-            high (float): Largest cost.
+            low (float): Minimum cost.
+            high (float): Maximum cost.
 
         Returns:
             float: The cost afterwards; the one nearest to the interval if the
             space has none inside.
         """
-        margins = self._margins()
-        worth = [{name: gate.gain.tolist()
-                  for name, gate in block.gates.items()}
-                 for block in self.blocks]
-        if not any(any(w) for own in worth for w in own.values()):
+        importance = self.gate_state.importance
+        if importance.any():
+            parts = self._numbers(importance)
+        else:
             cost = self.cost().item()
             if low <= cost <= high:
                 return cost
-            worth = margins
-        values = [_total_worth(block.space, own)
-                  for block, own in zip(self.blocks, worth)]
+            parts = self._margins()
+        values = [_total_importance(block.space, own)
+                  for block, own in zip(self.blocks, parts)]
         flat = solve_knapsack([v.ravel() for v in values],
-                             [t.numpy().ravel() for t in self._tables],
-                             low - self._rest_cost, high - self._rest_cost)
+                              [t.numpy().ravel() for t in self._tables],
+                              low - self._rest_cost, high - self._rest_cost)
         self.choose([np.unravel_index(i, table.shape)
                      for i, table in zip(flat, self._tables)])
         return self.cost().item()
@@ -358,8 +342,16 @@ class AutoNLSuperNet(AutoNL):
         Args:
             choices (Sequence[Sequence[int]]): As :meth:`choices`.
         """
-        for block, own, choice in zip(self.blocks, self._margins(), choices):
-            _switch(block, own, choice)
+        threshold = self.gate_state.threshold
+        for slices, margins, choice in zip(self.gate_state.slices, self._margins(),
+                                           choices):
+            for name, option in zip(DECISIONS, choice):
+                # gates behind the first one that is off say nothing
+                for i, margin in enumerate(margins.get(name, [])[:option + 1]):
+                    on = i < option
+                    if (margin > 0) != on:
+                        wanted = SWITCHED_MARGIN if on else -SWITCHED_MARGIN
+                        threshold[slices[name].start + i] += margin - wanted
 
     def cost_of(self, choices: Sequence[Sequence[int]]) -> float:
         """Cost of a network.
@@ -384,58 +376,46 @@ class AutoNLSuperNet(AutoNL):
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """As AutoNL; in training the affinities' distances are measured."""
-        outs = super().forward(x)
-        measured = [(block.gates[name], distance) for block in self.blocks
-                    for name, distance in block.measured.items()
-                    if name in block.gates]
-        if measured:
-            # one message for all, so that every rank decides alike
-            flat = torch.cat([distance for _, distance in measured])
-            all_reduce(flat, 'mean')
-            sizes = [len(distance) for _, distance in measured]
-            for (gate, _), mean in zip(measured, flat.split(sizes)):
-                gate.update(mean)
-            for block in self.blocks:
-                block.measured = {}
-        return outs
+        self._check_input(x)
+        state = self.gate_state
+        gates = iter(self._by_block(state(self._values())))
+        distances, slots = None, iter([None] * len(self.blocks))
+        if self.training and torch.is_grad_enabled():
+            distances = torch.zeros_like(state.distance)
+            slots = iter(self._by_block(distances))
+        outs = []
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Sequential):  # a stage
+                for block in layer:
+                    x = block(x, next(gates), next(slots))
+            else:
+                x = layer(x)
+            if i in self.out_indices:
+                outs.append(x)
+        if distances is not None:
+            state.average_distances(distances)
+        return tuple(outs)
 
 
-def _total_worth(space: BlockSpace, worth: Dict[str, List[float]]
-                 ) -> np.ndarray:
+def _total_importance(space: BlockSpace, parts: Dict[str, List[float]]
+                      ) -> np.ndarray:
     """Sum over the parts that every choice has, of ``space.shape``.
 
     Args:
         space (BlockSpace): The choices.
-        worth (dict[str, list[float]]): Of the part of every gate.
+        parts (dict[str, list[float]]): Importance of the part of every gate.
     """
     def of(name):
-        parts = np.cumsum([0.0, *worth.get(name, [])])
+        parts_of = np.cumsum([0.0, *parts.get(name, [])])
         axes = [1] * len(DECISIONS)
         axes[DECISIONS.index(name)] = -1
-        return parts.reshape(axes)
+        return parts_of.reshape(axes)
 
     nl_on = np.array(space.nl, float).reshape(1, 1, 1, -1, 1, 1)
     inside = of('kernel_size') + of('se_ratio') + of('nl') + nl_on * (
         of('nl_ratio') + of('nl_stride'))
     block_on = np.array([e > 0 for e in space.expand_ratio], float)
     return of('expand_ratio') + block_on.reshape(-1, 1, 1, 1, 1, 1) * inside
-
-
-def _switch(block: SearchableMBConv, margins: Dict[str, List[float]],
-            choice: Sequence[int]) -> None:
-    """Move the thresholds of the gates that have to be other than they are.
-
-    Args:
-        block (SearchableMBConv): The block.
-        margins (dict[str, list[float]]): Of its gates.
-        choice (Sequence[int]): Index of the option of every decision.
-    """
-    for name, option in zip(DECISIONS, choice):
-        for i, margin in enumerate(margins.get(name, [])[:option + 1]):
-            on = i < option
-            if (margin > 0) != on:
-                wanted = SWITCHED_MARGIN if on else -SWITCHED_MARGIN
-                block.gates[name].threshold[i] += margin - wanted
 
 
 def _choice(margins: Dict[str, List[float]]) -> Tuple[int, ...]:

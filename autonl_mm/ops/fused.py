@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""LightNL and MBConv as operators on a CPU, compiled when first asked for."""
+"""LightNL and MBConv as single CPU operators, compiled at their first use."""
 import hashlib
 import os
 import platform
@@ -22,16 +22,17 @@ FLAGS = ('-std=c++20', '-O3', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-share
 
 
 def load_fused_operators() -> None:
-    """Make the functions below work; the first time this compiles them.
+    """Load the operators that the functions below call.
 
-    That takes forty seconds, and the result is kept in
-    ``~/.cache/autonl_mm``, for all processors of the architecture. (Not by
-    ``torch.utils.cpp_extension``: it needs ninja on the path, and a process
-    that is killed while it compiles leaves a lock that others wait for.)
+    The first call on a machine compiles them, which takes 40 seconds or more.
+    The library is kept in ``autonl_mm`` inside of ``XDG_CACHE_HOME``, by
+    default ``~/.cache``, and runs on all processors of the architecture.
+    ``torch.utils.cpp_extension`` is not used: it needs ninja, and a process
+    that is killed while it compiles leaves a lock that others wait for.
 
     Raises:
-        RuntimeError: If there is no C++ compiler (``c++``, or what ``CXX``
-            names), or it fails.
+        RuntimeError: If the C++ compiler (``c++``, or the one that the
+            environment variable ``CXX`` names) does not start or fails.
     """
     if hasattr(torch.ops.autonl_mm, 'mbconv'):
         return
@@ -42,7 +43,7 @@ def load_fused_operators() -> None:
                f'fused-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so')
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
-        # Other processes see the whole library or none.
+        # Moved there when it is complete: no process ever loads half a library.
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             part = Path(folder) / library.name
             _compile(part)
@@ -65,8 +66,8 @@ def _compile(out: Path) -> None:
     except OSError as e:
         raise RuntimeError(
             f'the fused operators need a C++ compiler, but {compiler!r} does not '
-            'start: install g++, or name one by the environment variable '
-            f'CXX ({e})') from e
+            'start: install g++, or name another compiler in the environment '
+            f'variable CXX ({e})') from e
     if result.returncode:
         raise RuntimeError('the fused operators did not compile: '
                            f'{" ".join(command)}\n{result.stdout[-2000:]}')
@@ -87,18 +88,22 @@ def fused_light_nl(x: Tensor,
 
     Args:
         x (Tensor): Features, ``(N, C, H, W)``, float32, on the CPU.
-        weight (Tensor): ``(C, 1, 3, 3)``, of the depthwise convolution.
-        bias (Tensor): ``(C, )``, of the same.
-        nl_channels (int): k, as for :func:`~autonl_mm.models.layers.light_nl
+        weight (Tensor): Weight of the depthwise convolution,
+            ``(C, 1, 3, 3)``.
+        bias (Tensor): Its bias, ``(C, )``.
+        nl_channels (int): k, as in :func:`~autonl_mm.models.layers.light_nl
             .light_nl`.
-        stride (int): s, the same. Defaults to 1.
-        order (str): The same. Defaults to ``'auto'``.
-        dilation (int): Of the convolution. Defaults to 1.
-        residual (Tensor, optional): ``(N, C, H, W)``, float32. Defaults to
-            None.
+        stride (int): s, as there. Defaults to 1.
+        order (str): Order of the products, as there. Defaults to ``'auto'``.
+        dilation (int): Dilation of the convolution. Defaults to 1.
+        residual (Tensor, optional): Added to the result, ``(N, C, H, W)``,
+            float32. Defaults to None.
 
     Returns:
         Tensor: ``(N, C, H, W)``, in the memory format of ``x``.
+
+    Raises:
+        RuntimeError: If a shape, a dtype or a setting does not fit; names it.
     """
     return torch.ops.autonl_mm.light_nl.default(
         x, weight, bias, residual, nl_channels, stride, dilation,
@@ -116,28 +121,33 @@ def fused_mbconv(x: Tensor,
                  light_nl: Optional[nn.Module] = None) -> Tensor:
     """An inverted residual block in one pass, forward only.
 
-    All numbers of channels are multiples of 8. Fastest where ``x`` is in
-    channels_last, and weights are as :func:`pack_weights` leaves them. Call
+    All numbers of channels must be multiples of 8. Fastest where ``x`` is in
+    channels_last and :func:`pack_weights` was called on the layers. Call
     :func:`load_fused_operators` first.
 
     Args:
         x (Tensor): Features, ``(N, C_in, H, W)``, float32, on the CPU.
-        expand (nn.Conv2d, optional): 1x1, before the activation; None for a
-            block without. All convolutions have a bias.
-        depthwise (nn.Conv2d): k x k, padded by ``dilation * (k // 2)``,
-            before the activation.
-        reduce (nn.Conv2d, optional): Squeeze-excite's first, 1x1, before the
-            activation; None for a block without.
-        gate (nn.Conv2d, optional): Its second, before a sigmoid.
-        project (nn.Conv2d): 1x1.
+        expand (nn.Conv2d, optional): 1x1 convolution, followed by the
+            activation; None for a block without it. All convolutions must
+            have a bias.
+        depthwise (nn.Conv2d): Depthwise k x k convolution with padding
+            ``dilation * (k // 2)``, followed by the activation.
+        reduce (nn.Conv2d, optional): First 1x1 convolution of squeeze-excite,
+            followed by the activation; None for a block without it.
+        gate (nn.Conv2d, optional): Its second 1x1 convolution, followed by a
+            sigmoid.
+        project (nn.Conv2d): 1x1 convolution without activation.
         activation (str): ``'silu'`` or ``'hardswish'``.
         identity (bool): Whether ``x`` is added to the result.
-        light_nl (LightNL, optional): After the project convolution, its
-            normalisation folded. Defaults to None.
+        light_nl (LightNL, optional): Applied after the project convolution;
+            its normalisation must be folded. Defaults to None.
 
     Returns:
         Tensor: ``(N, C_out, ceil(H/stride), ceil(W/stride))``, in the memory
         format of ``x``.
+
+    Raises:
+        RuntimeError: If a shape, a dtype or a setting does not fit; names it.
     """
     parameters = []
     for conv in (expand, depthwise, reduce, gate, project,
@@ -160,17 +170,20 @@ def fused_mbconv(x: Tensor,
 
 
 def runs_fused(x: Tensor) -> bool:
-    """Whether the operators compute what is asked for: float32 on a CPU,
+    """Whether the operators can be used for ``x``: float32, on the CPU,
     without gradients."""
     return (x.dtype == torch.float32 and x.device.type == 'cpu'
             and not torch.is_grad_enabled())
 
 
 def pack_weights(*convs: Optional[nn.Conv2d]) -> None:
-    """Put output channels last in the memory of weights, ``(O, I, k, k)``.
+    """Store the weights, ``(O, I, k, k)``, with output channels last.
 
-    The operators read them so; otherwise each call makes a copy. Shapes and
-    values stay the same.
+    This is the layout that the operators read; with another one, each call
+    makes a copy. Shapes and values stay the same.
+
+    Args:
+        convs (nn.Conv2d, optional): Convolutions to change; None is skipped.
     """
     for conv in filter(None, convs):
         weight = conv.weight.data
@@ -179,7 +192,7 @@ def pack_weights(*convs: Optional[nn.Conv2d]) -> None:
 
 
 def _spatial(order: str, shape, nl_channels: int, stride: int) -> bool:
-    """Whether LightNL of a map, ``(C, H, W)``, forms the affinity."""
+    """Whether LightNL of a feature map ``(C, H, W)`` forms the affinity."""
     if order == 'auto':
         c, h, w = shape
         order = light_nl_order(c, nl_channels, h * w,

@@ -1,11 +1,12 @@
 // Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 //
 // LightNL in deploy form as one operator on a CPU, float32:
-// x + depthwise3x3(light_nl(x)) + bias, and the block's residual. A row of
-// y = light_nl(x) is computed when the convolution comes to it and is in the cache
-// while it is needed; x is read twice and nothing but the result is written.
+// x + depthwise3x3(light_nl(x)) + bias, and the block's residual. Each row of
+// y = light_nl(x) is computed just before the convolution needs it and stays in the
+// cache for as long as it is needed; x is read twice, and only the result is
+// written.
 //
-// Maps are channels_last: a row a position, C numbers each.
+// Feature maps are channels_last: the C numbers of one position lie together.
 #include "light_nl.h"
 
 #include <torch/library.h>
@@ -17,18 +18,22 @@
 
 namespace autonl_mm {
 
-// out = a b, or added to what is there
+// out = a b, or with ADD: out += a b
 template <bool ADD>
 INLINE void multiply(Left a, Right b, float* out, int64_t out_row, int64_t rows, int64_t cols,
                      int64_t depth) {
   int64_t c = 0;
-  const auto columns = [&]<int B>() {
-    in_panels<ROWS<B>>(rows, [&]<int R>(int64_t first) {
+  const auto columns = [&]<int B>() INLINE_LAMBDA {
+    in_panels<ROWS<B>>(rows, [&]<int R>(int64_t first) INLINE_LAMBDA {
       float* const to = out + first * out_row + c;
       tile<R, B>(
           {a.data + first * a.row, a.row, a.col}, {b.data + c, b.row}, depth,
-          [&](int r, int j) { return ADD ? at_vec(to + r * out_row + j * LANES) : Vec{}; },
-          [&](int r, int j, Vec sum) { at_vec(to + r * out_row + j * LANES) = sum; });
+          [&](int r, int j) INLINE_LAMBDA {
+            return ADD ? at_vec(to + r * out_row + j * LANES) : Vec{};
+          },
+          [&](int r, int j, Vec sum) INLINE_LAMBDA {
+            at_vec(to + r * out_row + j * LANES) = sum;
+          });
     });
     c += B * LANES;
   };
@@ -58,9 +63,9 @@ void add_product(Left a, Right b, float* out, int64_t out_row, int64_t rows, int
   multiply<true>(a, b, out, out_row, rows, cols, depth);
 }
 
-// A row of the result: x + bias + the taps, (9, C), on three rows of y, which
-// have `dilation` positions of zeros before and after their W; and the residual
-// if there is one.
+// One row of the result: x + bias + the 3x3 convolution of three rows of y, plus the
+// residual if there is one. `taps` is (9, C). Each row of y is padded with `dilation`
+// positions of zeros on both sides.
 FOR_EACH_TARGET
 void convolve(const float* const* y, const float* x, const float* residual, const float* taps,
               const float* bias, float* out, int64_t width, int64_t channels,
@@ -88,9 +93,9 @@ void convolve(const float* const* y, const float* x, const float* residual, cons
     }
 }
 
-LightNL::LightNL(at::IntArrayRef map, const at::Tensor& weight, const at::Tensor& bias, int64_t k,
-                 int64_t stride, int64_t dilation, bool spatial)
-    : C(map[1]), H(map[2]), W(map[3]), k(k), stride(stride), dilation(dilation),
+LightNL::LightNL(at::IntArrayRef sizes, const at::Tensor& weight, const at::Tensor& bias,
+                 int64_t k, int64_t stride, int64_t dilation, bool spatial)
+    : C(sizes[1]), H(sizes[2]), W(sizes[3]), k(k), stride(stride), dilation(dilation),
       h(stride > 0 ? (H + stride - 1) / stride : 0), w(stride > 0 ? (W + stride - 1) / stride : 0),
       spatial(spatial), taps(outputs_last(weight)), shift(bias.contiguous()) {
   TORCH_CHECK(weight.sizes() == at::IntArrayRef({C, 1, 3, 3}) &&
@@ -105,7 +110,7 @@ LightNL::LightNL(at::IntArrayRef map, const at::Tensor& weight, const at::Tensor
               ", ", stride, ", ", dilation);
 }
 
-// The k x C context matrix by some rows of samples, added to what is there.
+// Adds to the k x C context matrix what rows first to last of the samples give.
 void LightNL::add_context(const float* x, int64_t first, int64_t last, float* context) const {
   const int64_t row = stride * W * C, sample = stride * C;
   const float* rows = x + first * row;
@@ -118,7 +123,8 @@ void LightNL::add_context(const float* x, int64_t first, int64_t last, float* co
 void LightNL::operator()(const float* x, const float* residual, float* out) const {
   const float scale = 1.f / (H * W);
   const int64_t positions = h * w;
-  // channel order: the context; spatial order: samples' first k channels, transposed
+  // `factor` is (k, columns). Channel order: the context. Spatial order: the first k
+  // channels of the samples, transposed.
   const int64_t columns = spatial ? (positions + LANES - 1) / LANES * LANES : C;
   std::vector<float> factor(k * columns);
   std::vector<float> samples(spatial && stride > 1 ? positions * C : 0);
@@ -131,7 +137,7 @@ void LightNL::operator()(const float* x, const float* residual, float* out) cons
     }
     if (stride > 1) values = samples.data();
   } else {
-    // The first share of it is made in its place.
+    // Each thread sums its share: the first one in `factor`, the rest in `others`.
     const int64_t shares = parts_of(h), size = k * C;
     std::vector<float> others((shares - 1) * size);
     at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
@@ -149,7 +155,7 @@ void LightNL::operator()(const float* x, const float* residual, float* out) cons
     std::vector<float> y(lines * line), zeros(line);
     std::vector<float> affinity(spatial ? W * columns : 0);
     const int64_t first = begin * H / bands, last = end * H / bands;
-    int64_t next = std::max<int64_t>(0, first - dilation);  // row of y
+    int64_t next = std::max<int64_t>(0, first - dilation);  // the next row of y to compute
     for (int64_t r = first; r < last; r++) {
       for (; next < std::min(H, r + dilation + 1); next++) {
         const Left rows = {x + next * W * C, C, 1};
@@ -174,22 +180,23 @@ void LightNL::operator()(const float* x, const float* residual, float* out) cons
 }
 
 at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
-                    const c10::optional<at::Tensor>& residual, int64_t k, int64_t stride,
+                    const std::optional<at::Tensor>& residual, int64_t k, int64_t stride,
                     int64_t dilation, bool spatial) {
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
-              "light_nl: expected a float32 map (N, C, H, W), got ", input.scalar_type(), " ",
-              input.sizes());
+              "light_nl: expected a float32 feature map (N, C, H, W), got ",
+              input.scalar_type(), " ", input.sizes());
   TORCH_CHECK(!residual || (residual->sizes() == input.sizes() &&
                             residual->scalar_type() == at::kFloat),
               "light_nl: expected a float32 residual ", input.sizes());
   const LightNL layer(input.sizes(), weight, bias, k, stride, dilation, spatial);
   if (!input.numel()) return at::empty_like(input);
 
-  const auto map = input.contiguous(at::MemoryFormat::ChannelsLast);
-  const auto other = residual ? residual->contiguous(at::MemoryFormat::ChannelsLast) : map;
-  auto result = at::empty_like(map, at::MemoryFormat::ChannelsLast);
+  const auto features = input.contiguous(at::MemoryFormat::ChannelsLast);
+  const auto other = residual ? residual->contiguous(at::MemoryFormat::ChannelsLast)
+                              : features;
+  auto result = at::empty_like(features, at::MemoryFormat::ChannelsLast);
   const int64_t image = input[0].numel();
-  const float* const x = map.data_ptr<float>();
+  const float* const x = features.data_ptr<float>();
   const float* const add = residual ? other.data_ptr<float>() : nullptr;
   float* const out = result.data_ptr<float>();
   for_images(input.size(0), 1, [&](int64_t n, int64_t) {
@@ -198,9 +205,9 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
   return result.contiguous(format_of(input));
 }
 
-// What the result looks like, for torch.compile.
+// Shape and memory format of the result, for torch.compile.
 at::Tensor light_nl_meta(const at::Tensor& input, const at::Tensor&, const at::Tensor&,
-                         const c10::optional<at::Tensor>&, int64_t, int64_t, int64_t, bool) {
+                         const std::optional<at::Tensor>&, int64_t, int64_t, int64_t, bool) {
   return at::empty_like(input, format_of(input));
 }
 

@@ -7,14 +7,15 @@
 
 namespace autonl_mm {
 
-// LightNL in deploy form for maps of one size.
+// LightNL in deploy form for feature maps of one size.
 struct LightNL {
-  // Throws if something does not fit.
-  LightNL(at::IntArrayRef map, const at::Tensor& weight, const at::Tensor& bias, int64_t k,
+  // `sizes` is (N, C, H, W). Throws if an argument does not fit it.
+  LightNL(at::IntArrayRef sizes, const at::Tensor& weight, const at::Tensor& bias, int64_t k,
           int64_t stride, int64_t dilation, bool spatial);
 
-  // x + depthwise3x3(light_nl(x)) + bias + residual of one image, (H, W, C), by
-  // all threads unless it is called by one of several. No residual: null.
+  // x + depthwise3x3(light_nl(x)) + bias + residual of one image, (H, W, C).
+  // `residual` may be null. Uses all threads, or only the calling one when it is
+  // called inside of a parallel region.
   void operator()(const float* x, const float* residual, float* out) const;
 
  private:
@@ -25,8 +26,9 @@ struct LightNL {
   const at::Tensor taps, shift;  // (9, C), (C)
 };
 
-// f(first, last) for all images: one after the other by all threads, or, if there
-// are enough, by one thread each, at most `together` at a time.
+// Calls f(first, last) for ranges of images that together are all images. With
+// fewer images than threads: one image at a time, so that all threads share it.
+// Otherwise each thread takes its own images, at most `together` per call.
 template <class F>
 void for_images(int64_t images, int64_t together, F f) {
   if (images < at::get_num_threads()) {
@@ -38,18 +40,18 @@ void for_images(int64_t images, int64_t together, F f) {
   }
 }
 
-// Parts that the work on an image falls into, so that all threads have some.
+// How many parts to split the work on one image into, so that no thread is idle.
 inline int64_t parts_of(int64_t rows) {
   return at::in_parallel_region() ? 1 : std::min<int64_t>(at::get_num_threads(), rows);
 }
 
-// (outputs, ...) to (..., outputs): free where memory lies so, see
-// MBConv.use_fused_operator.
+// (outputs, ...) to (..., outputs). Copies nothing if the memory has this layout
+// already, which pack_weights in fused.py sees to.
 inline at::Tensor outputs_last(const at::Tensor& weight) {
   return weight.flatten(1).t().contiguous();
 }
 
-// Of a result: channels_last, if the input is.
+// Memory format of the result: channels_last if the input is, else contiguous.
 inline at::MemoryFormat format_of(const at::Tensor& input) {
   return input.is_contiguous(at::MemoryFormat::ChannelsLast) ? at::MemoryFormat::ChannelsLast
                                                              : at::MemoryFormat::Contiguous;

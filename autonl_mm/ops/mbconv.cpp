@@ -2,11 +2,11 @@
 //
 // An inverted residual block in deploy form as one operator on a CPU, float32:
 // 1x1 expand, depthwise, squeeze-excite, 1x1 project, LightNL, identity add. The
-// expanded map, most of what the block would read and write, is made some channels
-// of some rows at a time, is convolved depthwise while it is in the cache, and
-// never exists as a whole.
+// expanded feature map, which is most of what a block reads and writes, never exists
+// as a whole: a few of its channels and rows are computed at a time and convolved
+// depthwise while they are in the cache.
 //
-// Maps are channels_last: a row a position, C numbers each.
+// Feature maps are channels_last: the C numbers of one position lie together.
 #include <torch/library.h>
 
 #include <algorithm>
@@ -26,9 +26,10 @@ enum Activation { NONE, SILU, HARDSWISH };
 
 typedef int32_t Ints __attribute__((vector_size(4 * LANES), aligned(4)));
 
-// 1 + exp(-x), where |x| > 60 counts as 60: x / (1 + exp(-x)) is x or less than
-// 1e-26 x from there. To 2e-7, and 1e-6 at -60: 2^n is made of the bits of a sum,
-// 2^f, for f in [-0.5, 0.5], is the polynomial of least relative error, 7.5e-8.
+// 1 + exp(-x), with x clamped to [-60, 60]: beyond, x / (1 + exp(-x)) is x, or less
+// than 1e-26 x. The relative error is 2e-7, and 1e-6 at -60. exp(-x) is 2^n 2^f: the
+// bits of a sum give 2^n, and 2^f, for f in [-0.5, 0.5], is the polynomial of minimum
+// relative error, 7.5e-8.
 INLINE Vec one_plus_exp(Vec x) {
   const Vec low = Vec{} - 60.f, high = Vec{} + 60.f;
   x = x < low ? low : x;
@@ -57,19 +58,19 @@ INLINE Vec activate(Vec x) {
   return x;
 }
 
-// Channels that are worked on together: as many vectors as a tile has.
+// Channels that are computed together: as many vectors as a tile has.
 struct Slice {
   int64_t first;
   int vectors;
   int64_t width() const { return vectors * LANES; }
 };
-constexpr int64_t MOST = 3 * LANES;
-constexpr int64_t CACHE = 512 * 1024 / sizeof(float);  // half of a core's, on many
+constexpr int64_t MAX_WIDTH = 3 * LANES;  // of a slice
+constexpr int64_t CACHE = 512 * 1024 / sizeof(float);  // half of the L2 cache of many cores
 
-// f.operator()<vectors, activation>()
+// Calls f.operator()<vectors, act>().
 template <class F>
 INLINE void with_constants(int vectors, Activation act, F f) {
-  const auto with_act = [&]<int B>() {
+  const auto with_act = [&]<int B>() INLINE_LAMBDA {
     switch (act) {
       case NONE: return f.template operator()<B, NONE>();
       case SILU: return f.template operator()<B, SILU>();
@@ -84,17 +85,17 @@ INLINE void with_constants(int vectors, Activation act, F f) {
 }
 
 // A slice of a 1x1 convolution of `rows` positions with `depth` channels:
-// act(a panel + bias) + residual. `panel` is (depth, width). Position i goes to
-// out + place[i], or, without places, to out + i * out_row.
+// act(a panel + bias) + residual. `panel` is (depth, width). The result for position
+// i is written at out + place[i], or at out + i * out_row if `place` is null.
 FOR_EACH_TARGET
 void convolve_1x1(const float* a, int64_t rows, int64_t depth, const float* panel,
                   const float* bias, int vectors, Activation act, const float* residual,
                   float* out, int64_t out_row, const int32_t* place) {
-  with_constants(vectors, act, [&]<int B, Activation ACT>() {
-    in_panels<ROWS<B>>(rows, [&]<int R>(int64_t first) {
+  with_constants(vectors, act, [&]<int B, Activation ACT>() INLINE_LAMBDA {
+    in_panels<ROWS<B>>(rows, [&]<int R>(int64_t first) INLINE_LAMBDA {
       tile<R, B>({a + first * depth, depth, 1}, {panel, B * LANES}, depth,
-                 [&](int, int j) { return at_vec(bias + j * LANES); },
-                 [&](int r, int j, Vec sum) {
+                 [&](int, int j) INLINE_LAMBDA { return at_vec(bias + j * LANES); },
+                 [&](int r, int j, Vec sum) INLINE_LAMBDA {
                    const int64_t i = first + r;
                    const int64_t at = (place ? place[i] : i * out_row) + j * LANES;
                    sum = activate<ACT>(sum);
@@ -104,7 +105,7 @@ void convolve_1x1(const float* a, int64_t rows, int64_t depth, const float* pane
   });
 }
 
-// Some channels of positions that are `channels` apart, the same way.
+// Copies a slice of `rows` positions with `channels` channels to out + place[i].
 FOR_EACH_TARGET
 void copy_slice(const float* x, int64_t rows, int64_t channels, int vectors, float* out,
                 const int32_t* place) {
@@ -113,32 +114,32 @@ void copy_slice(const float* x, int64_t rows, int64_t channels, int vectors, flo
       at_vec(out + place[i] + j * LANES) = at_vec(x + i * channels + j * LANES);
 }
 
-// A vector would be filled with zeros first, a pass over all of it.
+// Not std::vector, which would first fill the memory with zeros.
 using Memory = std::unique_ptr<float[]>;
 Memory uninitialised(int64_t size) { return Memory(new float[size]); }
 
-// Some rows of a slice of a map with zeros around it, (rows, cols, width).
+// Some rows of a slice of a feature map, with zeros around them: (rows, cols, width).
 struct Padded {
-  Padded(int64_t most_rows, int64_t map_cols, int64_t pad)
-      : cols(map_cols + 2 * pad), data(uninitialised(most_rows * cols * MOST)),
-        map_cols(map_cols), pad(pad) {}
+  Padded(int64_t max_rows, int64_t inner_cols, int64_t pad)
+      : cols(inner_cols + 2 * pad), data(uninitialised(max_rows * cols * MAX_WIDTH)),
+        inner_cols(inner_cols), pad(pad) {}
 
-  // Of which the rows from `first` to `last` are the map's.
+  // Rows first to last are those of the feature map, the others are padding.
   void reshape(int64_t rows, int64_t first, int64_t last, int64_t width) {
-    if (shape == std::array{rows, first, last, width}) return;  // zeros are where they were
+    if (shape == std::array{rows, first, last, width}) return;  // the zeros are there already
     shape = {rows, first, last, width};
     std::fill_n(data.get(), rows * cols * width, 0.f);
     place.clear();
     for (int64_t i = first; i < last; i++)
-      for (int64_t j = pad; j < pad + map_cols; j++) place.push_back((i * cols + j) * width);
+      for (int64_t j = pad; j < pad + inner_cols; j++) place.push_back((i * cols + j) * width);
   }
 
   const int64_t cols;
   const Memory data;
-  std::vector<int32_t> place;  // of each position of the map
+  std::vector<int32_t> place;  // where each position of the feature map lies
 
  private:
-  const int64_t map_cols, pad;
+  const int64_t inner_cols, pad;
   std::array<int64_t, 4> shape{};
 };
 
@@ -147,17 +148,17 @@ struct Depthwise {
   int64_t channels, kernel, stride, dilation;
 };
 
-// A slice of a depthwise convolution: act(conv + bias), `rows` x `cols`
-// positions `conv.channels` apart, and their sums. x is (..., x_cols, width) with
-// the padding.
+// A slice of a depthwise convolution, act(conv + bias), of `rows` x `cols` positions
+// that are `conv.channels` numbers apart, and the sums over these positions. x is
+// (..., x_cols, width), padding included.
 FOR_EACH_TARGET
 void convolve_depthwise(const float* x, int64_t x_cols, const Depthwise& conv, int vectors,
                         Activation act, int64_t rows, int64_t cols, float* out, float* sums) {
-  with_constants(vectors, act, [&]<int B, Activation ACT>() {
+  with_constants(vectors, act, [&]<int B, Activation ACT>() INLINE_LAMBDA {
     constexpr int64_t width = B * LANES;
     Vec total[B] = {};
     for (int64_t row = 0; row < rows; row++)
-      in_panels<4>(cols, [&]<int R>(int64_t first) {
+      in_panels<4>(cols, [&]<int R>(int64_t first) INLINE_LAMBDA {
         const float* from = x + conv.stride * (row * x_cols + first) * width;
         float* const to = out + (row * cols + first) * conv.channels;
         Vec sum[R][B];
@@ -209,19 +210,19 @@ void squeeze_excite(const float* mean, const SqueezeExcite& se, Activation act, 
     at_vec(gates + c) = 1.f / one_plus_exp(at_vec(gates + c));
 }
 
-// rows of x times gates
+// x *= gates, for one position
 FOR_EACH_TARGET
 void multiply(float* x, const float* gates, int64_t channels) {
   for (int64_t c = 0; c < channels; c += LANES) at_vec(x + c) *= at_vec(gates + c);
 }
 
-// A slice's columns of a matrix (depth, channels).
+// Copies a slice's columns of a matrix (depth, channels) to a panel (depth, width).
 void pack(const float* matrix, int64_t depth, int64_t channels, const Slice& slice,
           float* panel) {
   const float* row = matrix + slice.first;
   for (int64_t i = 0; i < depth; i++, row += channels)
     for (int64_t j = 0; j < slice.width(); j += LANES) {
-      __builtin_prefetch(row + j + 24 * channels);  // with one image this waits for memory
+      __builtin_prefetch(row + j + 24 * channels);  // one image alone would wait for memory
       at_vec(panel + i * slice.width() + j) = at_vec(row + j);
     }
 }
@@ -233,11 +234,12 @@ std::vector<Slice> slices_of(int64_t channels) {
   return slices;
 }
 
-using Maybe = c10::optional<at::Tensor>;
+using Maybe = std::optional<at::Tensor>;
 
-// A convolution's parameters as the operator reads them: outputs last, if transposed.
+// A convolution's parameters as the operator reads them: with `transposed`, the
+// output channels come last.
 struct Conv {
-  // Throws if they are others than expected.
+  // Throws if the parameters are not as expected.
   Conv(const char* name, const Maybe& weight, const Maybe& bias, at::IntArrayRef sizes,
        bool transposed) {
     TORCH_CHECK(weight && weight->sizes() == sizes && weight->scalar_type() == at::kFloat &&
@@ -255,30 +257,30 @@ struct Conv {
   at::Tensor weight, bias;
 };
 
-// The block without LightNL for maps of one size.
+// The block without LightNL, for feature maps of one size.
 struct Block {
   int64_t C, M, O;       // channels in, between and out
-  int64_t H, W, oh, ow;  // of the maps in and out
+  int64_t H, W, oh, ow;  // sizes of the feature maps in and out
   int64_t kernel, stride, dilation;
   Activation act;
   std::optional<Conv> expand;
   Conv depthwise;
-  std::optional<Conv> reduce, gate;  // squeeze-excite's
+  std::optional<Conv> reduce, gate;  // of squeeze-excite
   int64_t hidden;
   Conv project;
 
   int64_t pad() const { return dilation * (kernel / 2); }
 
-  // Rows of the result are made in bands, so that the expanded rows that they need
-  // stay in the cache; those that two bands need are computed twice.
+  // The result is computed in bands of rows, so that the expanded rows that a band
+  // needs stay in the cache. Expanded rows that two bands need are computed twice.
   int64_t rows_of_band() const {
-    const int64_t fit = (CACHE / ((W + 2 * pad()) * MOST) - 2 * pad() - 1) / stride + 1;
+    const int64_t fit = (CACHE / ((W + 2 * pad()) * MAX_WIDTH) - 2 * pad() - 1) / stride + 1;
     return std::clamp<int64_t>(fit, 1, oh);
   }
   int64_t bands() const { return (oh + rows_of_band() - 1) / rows_of_band(); }
   Padded padded() const { return {(rows_of_band() - 1) * stride + 2 * pad() + 1, W, pad()}; }
 
-  // Of some images one after the other, `residual` added if it is not null.
+  // The block's output for `images` images, plus `residual` unless that is null.
   void operator()(int64_t images, const float* x, const float* residual, float* out) const {
     if (reduce) return with_se(images, x, residual, out);
     for (int64_t n = 0; n < images; n++)
@@ -291,22 +293,23 @@ struct Block {
     if (expand) pack(expand->weights(), C, M, slice, panel);
   }
 
-  // Rows first to last of the depthwise convolution of a slice of an image, into
-  // (rows, ow, M), and their sums. The panel is the expand weights'.
+  // Expansion and depthwise convolution of one slice of one image: rows first to last
+  // into `out`, (rows, ow, M), and the sums over their positions into `sums`, (M).
+  // `panel` holds the slice's expand weights, see pack_expand.
   void expand_and_convolve(const float* x, const Slice& slice, int64_t first, int64_t last,
-                           const float* panel, Padded& map, float* out,
+                           const float* panel, Padded& padded, float* out,
                            float* sums) const {
     const int64_t top = first * stride - pad(), bottom = (last - 1) * stride + pad() + 1;
     const int64_t from = std::max<int64_t>(top, 0), until = std::min(bottom, H);
-    map.reshape(bottom - top, from - top, until - top, slice.width());
+    padded.reshape(bottom - top, from - top, until - top, slice.width());
     if (expand)
       convolve_1x1(x + from * W * C, (until - from) * W, C, panel,
-                   expand->biases() + slice.first, slice.vectors, act, nullptr, map.data.get(),
-                   0, map.place.data());
+                   expand->biases() + slice.first, slice.vectors, act, nullptr, padded.data.get(),
+                   0, padded.place.data());
     else
       copy_slice(x + from * W * C + slice.first, (until - from) * W, C, slice.vectors,
-                 map.data.get(), map.place.data());
-    convolve_depthwise(map.data.get(), map.cols,
+                 padded.data.get(), padded.place.data());
+    convolve_depthwise(padded.data.get(), padded.cols,
                        {depthwise.weights() + slice.first, depthwise.biases() + slice.first, M,
                         kernel, stride, dilation},
                        slice.vectors, act, last - first, ow, out + slice.first,
@@ -317,7 +320,8 @@ struct Block {
     pack(project.weights(), M, O, slice, panel);
   }
 
-  // A slice of positions first to last; `middle` is that of the first.
+  // One slice of the project convolution, for positions first to last. `middle` is
+  // its input for position first.
   void project_positions(const float* middle, const Slice& slice, int64_t first, int64_t last,
                          const float* panel, const float* residual,
                          float* out) const {
@@ -326,20 +330,20 @@ struct Block {
                  slice.vectors, NONE, residual ? residual + at : nullptr, out + at, O, nullptr);
   }
 
-  // A band of an image is projected while it is in the cache.
+  // Without squeeze-excite: each band is projected while it is in the cache.
   void without_se(const float* x, const float* residual, float* out) const {
-    // As many for each thread, if there are rows enough.
+    // The same number of bands for each thread, if there are enough rows.
     const int64_t parts = parts_of(oh);
     const int64_t bands = std::min((this->bands() + parts - 1) / parts * parts, oh);
     at::parallel_for(0, bands, 1, [&](int64_t begin, int64_t end) {
-      Padded map = padded();
-      const Memory panel = uninitialised(std::max(C, M) * MOST), sums = uninitialised(M);
+      Padded buffer = padded();
+      const Memory panel = uninitialised(std::max(C, M) * MAX_WIDTH), sums = uninitialised(M);
       const Memory middle = uninitialised(rows_of_band() * ow * M);
       for (int64_t b = begin; b < end; b++) {
         const int64_t first = b * oh / bands, last = (b + 1) * oh / bands;
         for (const Slice& slice : slices_of(M)) {
           pack_expand(slice, panel.get());
-          expand_and_convolve(x, slice, first, last, panel.get(), map, middle.get(), sums.get());
+          expand_and_convolve(x, slice, first, last, panel.get(), buffer, middle.get(), sums.get());
         }
         for (const Slice& slice : slices_of(O)) {
           pack_project(slice, panel.get());
@@ -349,7 +353,7 @@ struct Block {
     });
   }
 
-  // Squeeze-excite needs all of an image before the first of it is projected.
+  // With squeeze-excite: it needs the whole image before anything can be projected.
   void with_se(int64_t images, const float* x, const float* residual, float* out) const {
     const int64_t bands = this->bands(), positions = oh * ow, size = positions * M;
     const Memory memory = uninitialised(images * size);
@@ -358,15 +362,15 @@ struct Block {
     const auto slices = slices_of(M), out_slices = slices_of(O);
     const int64_t n_slices = slices.size(), n_out_slices = out_slices.size();
     at::parallel_for(0, bands * n_slices, 1, [&](int64_t begin, int64_t end) {
-      Padded map = padded();
-      const Memory panel = uninitialised(C * MOST);
+      Padded buffer = padded();
+      const Memory panel = uninitialised(C * MAX_WIDTH);
       for (int64_t item = begin; item < end; item++) {
         const int64_t b = item / n_slices;
         const int64_t first = b * oh / bands, last = (b + 1) * oh / bands;
         const Slice& slice = slices[item % n_slices];
         pack_expand(slice, panel.get());
         for (int64_t n = 0; n < images; n++)
-          expand_and_convolve(x + n * H * W * C, slice, first, last, panel.get(), map,
+          expand_and_convolve(x + n * H * W * C, slice, first, last, panel.get(), buffer,
                               middle + n * size + first * ow * M,
                               sums.data() + (n * bands + b) * M);
       }
@@ -384,10 +388,11 @@ struct Block {
       for (int64_t i = begin; i < end; i++)
         multiply(middle + i * M, gates.data() + i / positions * M, M);
     });
-    // Few positions are split by channels, so that weights are read but once.
+    // Few positions are split among threads by channels, so that each weight is read
+    // only once.
     const int64_t parts = positions < 48 * at::get_num_threads() ? 1 : parts_of(positions);
     at::parallel_for(0, parts * n_out_slices, 1, [&](int64_t begin, int64_t end) {
-      const Memory panel = uninitialised(M * MOST);
+      const Memory panel = uninitialised(M * MAX_WIDTH);
       for (int64_t item = begin; item < end; item++) {
         const int64_t part = item / n_out_slices;
         const int64_t first = part * positions / parts, last = (part + 1) * positions / parts;
@@ -411,8 +416,8 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
                   const std::string& activation, int64_t stride, int64_t dilation,
                   int64_t nl_channels, int64_t nl_stride, int64_t nl_dilation, bool nl_spatial) {
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
-              "mbconv: expected a float32 map (N, C, H, W), got ", input.scalar_type(), " ",
-              input.sizes());
+              "mbconv: expected a float32 feature map (N, C, H, W), got ",
+              input.scalar_type(), " ", input.sizes());
   TORCH_CHECK(depthwise_weight.dim() == 4 && project_weight.dim() == 4 &&
                   (!reduce_weight || reduce_weight->dim() == 4),
               "mbconv: expected weights of four dimensions");
@@ -453,13 +458,13 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
   }
   if (!result.numel()) return result;
 
-  const auto map = input.contiguous(at::MemoryFormat::ChannelsLast);
+  const auto features = input.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t in_size = C * H * W, out_size = O * block.oh * block.ow;
-  // Images whose maps are small are worked on together, so that weights are read
-  // from the cache.
+  // Images with small feature maps are computed together, so that the weights are
+  // read from the cache.
   const int64_t together = std::max<int64_t>(1, CACHE / (M * block.oh * block.ow));
   for_images(N, together, [&](int64_t first, int64_t last) {
-    const float* const x = map.data_ptr<float>() + first * in_size;
+    const float* const x = features.data_ptr<float>() + first * in_size;
     float* const out = result.data_ptr<float>() + first * out_size;
     const float* const residual = identity ? x : nullptr;
     if (!light_nl) return block(last - first, x, residual, out);
@@ -471,7 +476,7 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
   return result.contiguous(format_of(input));
 }
 
-// What the result looks like, for torch.compile.
+// Shape and memory format of the result, for torch.compile.
 at::Tensor mbconv_meta(const at::Tensor& input, const Maybe&, const Maybe&, const at::Tensor&,
                        const at::Tensor&, const Maybe&, const Maybe&, const Maybe&, const Maybe&,
                        const at::Tensor& project_weight, const at::Tensor&, const Maybe&,

@@ -1,11 +1,15 @@
 // Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 //
-// Products of matrices in registers, for the operators beside this file.
+// Matrix products in registers, for the operators in this folder.
 #pragma once
 #include <cstdint>
 
-// One binary for every processor: a function marked so is compiled for each of
-// these, with all that it calls.
+// One binary for every processor: a function with this mark is compiled once for
+// each of these instruction sets. All that it calls must be inlined into it: code
+// that is not is compiled for the default instruction set only, and that passes a
+// Vec in memory, where a caller with AVX passes it in a register. `flatten` alone
+// does not make sure of it, so mark functions with INLINE and lambdas with
+// INLINE_LAMBDA, after their parameters.
 #if defined(__x86_64__) && defined(__gnu_linux__)
 #define FOR_EACH_TARGET \
   __attribute__((flatten, target_clones("fma", "default")))
@@ -13,6 +17,7 @@
 #define FOR_EACH_TARGET
 #endif
 #define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 namespace autonl_mm {
 
@@ -22,20 +27,21 @@ typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4)));
 INLINE Vec& at_vec(float* p) { return *reinterpret_cast<Vec*>(p); }
 INLINE const Vec& at_vec(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 
-// (rows, depth), elements `row` and `col` apart
+// Left factor, (rows, depth). `row` and `col` are the strides of its dimensions,
+// in elements.
 struct Left {
   const float* data;
   int64_t row, col;
 };
 
-// (depth, cols) or (rows, cols), rows `row` apart
+// Right factor, (depth, cols). `row` is the stride of its rows, in elements.
 struct Right {
   const float* data;
   int64_t row;
 };
 
-// R rows and B * LANES columns of a product. Sums begin with start(r, j), and
-// store(r, j, sum) takes them, for row r and vector j.
+// R rows and B * LANES columns of a product. The sum for row r and vector j starts
+// from start(r, j) and is handed to store(r, j, sum).
 template <int R, int B, class Start, class Store>
 INLINE void tile(Left a, Right b, int64_t depth, Start start, Store store) {
   Vec sum[R][B];
@@ -53,18 +59,18 @@ INLINE void tile(Left a, Right b, int64_t depth, Start start, Store store) {
     for (int j = 0; j < B; j++) store(r, j, sum[r][j]);
 }
 
-// f.operator()<R>(first) for panels of nearly as many rows each, at most MOST.
-// (Seven are better done as three and four than as six and one, which would wait
-// for its own sums.)
-template <int MOST, class F>
+// Calls f.operator()<R>(first) for panels of R rows, R at most MAX_ROWS and nearly
+// the same for all. (Seven rows are done as three and four rather than six and one:
+// one row alone would wait for its own sums.)
+template <int MAX_ROWS, class F>
 INLINE void in_panels(int64_t rows, F f) {
-  static_assert(MOST <= 6);
-  const int64_t panels = (rows + MOST - 1) / MOST;
+  static_assert(MAX_ROWS <= 6);
+  const int64_t panels = (rows + MAX_ROWS - 1) / MAX_ROWS;
   for (int64_t p = 0; p < panels; p++) {
     const int64_t first = p * rows / panels;
     switch ((p + 1) * rows / panels - first) {
-      case 6: if constexpr (MOST >= 6) f.template operator()<6>(first); break;
-      case 5: if constexpr (MOST >= 5) f.template operator()<5>(first); break;
+      case 6: if constexpr (MAX_ROWS >= 6) f.template operator()<6>(first); break;
+      case 5: if constexpr (MAX_ROWS >= 5) f.template operator()<5>(first); break;
       case 4: f.template operator()<4>(first); break;
       case 3: f.template operator()<3>(first); break;
       case 2: f.template operator()<2>(first); break;
@@ -73,13 +79,14 @@ INLINE void in_panels(int64_t rows, F f) {
   }
 }
 
-// Vectors of the next tile of so many columns: three, where that leaves none of one.
+// How many vectors the next tile takes of the columns that are left: three, unless
+// that leaves a single vector for the last tile.
 inline int vectors_of(int64_t cols) {
   const int64_t vectors = cols / LANES;
   return vectors == 4 ? 2 : vectors < 3 ? vectors : 3;
 }
 
-// Rows of a tile of B vectors: what 16 registers hold.
+// Rows of a tile that is B vectors wide: as many as 16 registers hold.
 template <int B>
 constexpr int ROWS = B == 3 ? 4 : 6;
 

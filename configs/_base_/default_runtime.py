@@ -1,4 +1,5 @@
-# What every config needs, whatever its codebase.
+# Needed by the configs of all codebases. The import makes mmengine load checkpoints
+# safely and write files completely.
 custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])
 
 default_hooks = dict(
@@ -8,7 +9,7 @@ default_hooks = dict(
     checkpoint=dict(
         type='autonl_mm.SafeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    # warns when the data loader is what limits the run
+    # warns when the data loader is the bottleneck
     data_time=dict(type='autonl_mm.DataTimeHook'),
 )
 env_cfg = dict(

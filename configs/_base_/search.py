@@ -1,8 +1,8 @@
-# What a search adds to training: schedule and records of the gates, and BN
-# recalibrated before each evaluation, since its statistics lag behind them.
-# The network is chosen at the end of the warm-up. Thresholds that move before
-# that would train the supernet towards one network, and the others would look
-# bad when they are tried.
+# What a search adds to training: the schedule and the records of the gates, and BN
+# that is recalibrated before each evaluation, because its statistics lag behind the
+# gates. The network is chosen at the end of the warm-up. If thresholds moved before
+# that, the supernet would be trained towards one network, and the other candidates
+# would look bad when they are evaluated.
 custom_hooks = [
     dict(
         type='autonl_mm.SearchHook',

@@ -7,9 +7,9 @@ _base_ = [
 ]
 
 max_epochs = 12
-# On a CPU depthwise convolutions are about twice as fast in this layout.
+# On a CPU, depthwise convolutions are about twice as fast in this memory layout.
 custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
-# One group of parameters, which the fused step needs to be fast.
+# A single parameter group: the fused step is fast only with few groups.
 optim_wrapper = dict(optimizer=dict(lr=4e-3, fused=True))
 param_scheduler = dict(eta_max=4e-3, total_steps=max_epochs)
 train_cfg = dict(max_epochs=max_epochs)

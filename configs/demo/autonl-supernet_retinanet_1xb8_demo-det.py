@@ -17,9 +17,9 @@ model = dict(
     model=task_model,
     cost_weight=0.05,
     target=30e6)
-# A demo is short: it tries few candidates on few images.
+# The demo is short: it evaluates few candidates on few images.
 search_hook, bn_hook = _base_.custom_hooks
-custom_hooks = [dict(search_hook, candidates=64, images=64), bn_hook]
+custom_hooks = [dict(search_hook, candidates=64, num_samples=64), bn_hook]
 visualizer = dict(vis_backends=[
     dict(type='LocalVisBackend'),
     dict(type='TensorboardVisBackend'),

@@ -8,7 +8,7 @@ _base_ = [
 ]
 
 max_epochs = 8
-# On a CPU depthwise convolutions are about twice as fast in this layout.
+# On a CPU, depthwise convolutions are about twice as fast in this memory layout.
 custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 model = dict(
     backbone=dict(
@@ -16,7 +16,7 @@ model = dict(
         arch='s',
         out_indices=(3, 5),
         norm_cfg=dict(type='BN', momentum=0.1, eps=1e-3)),
-    # without the map at stride 4, which would double the time
+    # without the feature map at stride 4, which would double the time
     neck=dict(in_channels=[40, 96], num_outs=3),
     bbox_head=dict(
         anchor_generator=dict(octave_base_scale=3, strides=[8, 16, 32])))

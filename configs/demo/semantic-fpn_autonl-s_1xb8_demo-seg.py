@@ -8,7 +8,7 @@ _base_ = [
 ]
 
 max_epochs = 14
-# On a CPU depthwise convolutions are about twice as fast in this layout.
+# On a CPU, depthwise convolutions are about twice as fast in this memory layout.
 custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 model = dict(
     backbone=dict(
@@ -17,9 +17,9 @@ model = dict(
         out_indices=(2, 3, 5),
         norm_cfg=dict(type='BN', momentum=0.1, eps=1e-3)),
     neck=dict(in_channels=[24, 40, 96]),
-    # Nine pixels in ten are background: weights whose mean over the pixels is
-    # one. The mean is left to the runner, as mmseg's own looks the weight of
-    # an ignored pixel up and fails.
+    # Nine of ten pixels are background. The mean of these weights over the pixels is
+    # one. reduction='none' leaves the mean to the runner: mmseg's own reads the weight
+    # of ignored pixels and fails.
     decode_head=dict(
         loss_decode=dict(
             class_weight=[3.6] * 10 + [0.7], reduction='none')))

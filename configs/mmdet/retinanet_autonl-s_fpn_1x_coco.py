@@ -8,6 +8,6 @@ model = dict(
         type='autonl_mm.AutoNL',
         arch='s',
         out_indices=(2, 3, 5, 7),
-        # two images a GPU are too few for statistics of their own
+        # two images per GPU are too few for batch statistics
         norm_cfg=dict(type='SyncBN', momentum=0.01, eps=1e-3)),
     neck=dict(in_channels=[24, 40, 96, 320]))

@@ -1,15 +1,15 @@
-# From scratch until it fits the 100 training images of coco128, on which it
-# is evaluated too: small images, a narrow FPN and head, for two CPU cores.
+# Training from scratch until the detector fits the 100 training images of coco128, on
+# which it is also evaluated. Small images, a narrow FPN and head, for two CPU cores.
 _base_ = 'retinanet_autonl-s_fpn_1x_coco.py'
 
 data_root = 'data/coco128/'
 scale = (384, 384)
 max_epochs = 120
 
-# On a CPU depthwise convolutions are about twice as fast in this layout.
+# On a CPU, depthwise convolutions are about twice as fast in this memory layout.
 custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 model = dict(
-    # Statistics with a momentum of 0.01 would lag behind in a run this short.
+    # In such a short run, BN statistics with a momentum of 0.01 would lag behind.
     backbone=dict(norm_cfg=dict(type='BN', momentum=0.1)),
     neck=dict(out_channels=96, norm_cfg=dict(type='BN')),
     bbox_head=dict(
@@ -17,7 +17,7 @@ model = dict(
         feat_channels=96,
         stacked_convs=2,
         norm_cfg=dict(type='GN', num_groups=16),
-        # from 16 pixels on: most boxes are small at this size
+        # anchors from 16 pixels on, because most boxes are small at this size
         anchor_generator=dict(octave_base_scale=2, scales_per_octave=2)))
 
 train_pipeline = [

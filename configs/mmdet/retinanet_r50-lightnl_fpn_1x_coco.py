@@ -6,8 +6,7 @@ default_hooks = dict(checkpoint=dict(type='autonl_mm.SafeCheckpointHook'))
 
 model = dict(
     backbone=dict(
-        # the stock config's frozen statistics would be no statistics for
-        # norms that are new
+        # The stock config freezes BN statistics. New norms have none yet.
         norm_cfg=dict(type='SyncBN', requires_grad=True),
         norm_eval=False,
         plugins=[

@@ -1,4 +1,4 @@
-# The same places with mmcv's conventional block, for comparison.
+# mmcv's conventional block in the same places as retinanet_r50-lightnl, for comparison.
 _base_ = 'retinanet_r50-lightnl_fpn_1x_coco.py'
 
 model = dict(

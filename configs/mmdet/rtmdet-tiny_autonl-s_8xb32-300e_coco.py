@@ -3,7 +3,7 @@ custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])
 default_hooks = dict(checkpoint=dict(type='autonl_mm.SafeCheckpointHook'))
 
 model = dict(
-    # The stock config feeds BGR, as its backbone was pretrained.
+    # The stock config feeds BGR, because its backbone was pretrained on BGR.
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],

@@ -4,9 +4,9 @@ custom_imports = dict(imports=[
 ])
 default_hooks = dict(checkpoint=dict(type='autonl_mm.SafeCheckpointHook'))
 
-# Its maps at strides 16 and 32 have MobileNetV2's 96 and 1280 channels. The
-# batch of 24 a GPU has statistics of its own; their momentum is the stock
-# config's, for training from scratch.
+# The feature maps at strides 16 and 32 have 96 and 1280 channels, as in MobileNetV2.
+# 24 images per GPU are enough for batch statistics; their momentum is that of the
+# stock config, for training from scratch.
 model = dict(
     backbone=dict(
         _delete_=True,
@@ -14,5 +14,5 @@ model = dict(
         arch='s',
         out_indices=(5, 8),
         norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3)),
-    # mmdet's own, which cannot predict in mmdet 3.3.0
+    # The original SSDHead cannot predict in mmdet 3.3.0.
     bbox_head=dict(type='autonl_mm.SSDLiteHead'))

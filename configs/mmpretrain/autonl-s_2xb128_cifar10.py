@@ -1,5 +1,5 @@
-# 5 epochs from scratch, sized for two CPU cores: one process of batch 128 or
-# two. AdamW's rate of 3e-3 serves both; --auto-scale-lr scales it from 256.
+# 5 epochs from scratch, for two CPU cores: one or two processes with batch size 128.
+# AdamW's learning rate of 3e-3 works for both; --auto-scale-lr scales it from 256.
 _base_ = [
     '../_base_/models/autonl_cls_10cls.py',
     '../_base_/datasets/cifar10_bs128.py',

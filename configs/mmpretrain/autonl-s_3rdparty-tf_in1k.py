@@ -1,6 +1,6 @@
 # AutoNL-S with the weights of the authors' TensorFlow release, converted by
-# tools/model_converters/autonl_to_mm.py: TensorFlow's padding, and the
-# release's crop and resize in evaluation.
+# tools/model_converters/autonl_to_mm.py. It uses TensorFlow's padding, and the
+# release's crop and resize for evaluation.
 _base_ = 'autonl-s_32xb128_in1k.py'
 
 model = dict(backbone=dict(conv_cfg=dict(type='Conv2dAdaptivePadding')))

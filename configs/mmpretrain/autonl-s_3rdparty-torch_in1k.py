@@ -1,5 +1,5 @@
 # AutoNL-S with the weights of the authors' PyTorch release, converted by
-# tools/model_converters/autonl_to_mm.py, evaluated on the release's crops.
+# tools/model_converters/autonl_to_mm.py. It is evaluated on the release's crops.
 _base_ = 'autonl-s_32xb128_in1k.py'
 
 test_pipeline = [

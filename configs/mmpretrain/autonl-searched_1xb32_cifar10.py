@@ -1,6 +1,6 @@
-# Retrains for three epochs, from scratch at 32x32, a network that
-# autonl-supernet_1xb32_cifar10.py found; tools/export_arch.py --config writes
-# a config that puts another one here.
+# Retrains a network that autonl-supernet_1xb32_cifar10.py found, for three epochs
+# from scratch at 32x32. tools/export_arch.py --config writes a variant of this config
+# with another network.
 _base_ = [
     '../_base_/models/autonl_cls_10cls.py',
     '../_base_/datasets/cifar10_bs128_32px.py',
@@ -8,7 +8,7 @@ _base_ = [
     '../_base_/mmpretrain_runtime.py',
 ]
 
-# On a CPU depthwise convolutions are about twice as fast in this layout.
+# On a CPU, depthwise convolutions are about twice as fast in this memory layout.
 custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 model = dict(
     backbone=dict(out_indices=(-1, ), arch=[
@@ -21,7 +21,7 @@ model = dict(
         'r1_k5_s11_e3_i80_o80_se0.5_nonlocal0.125-1',
         'head320',
     ]),
-    # Three epochs do not overfit.
+    # In three epochs it does not overfit.
     neck=dict(dropout=0.),
     head=dict(in_channels=320))
 optim_wrapper = dict(optimizer=dict(lr=6e-3))

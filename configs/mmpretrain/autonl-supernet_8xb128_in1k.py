@@ -1,6 +1,6 @@
 # The paper's search on ImageNet: 8 epochs on one machine of 8 GPUs, the first
-# five eighths of them a warm-up that drops indicators at a falling rate. For
-# the paper's objective, cost_weight * log(MACs), set target to None.
+# five eighths of them a warm-up in which networks are sampled at a falling rate.
+# For the paper's objective, cost_weight * log(MACs), set target to None.
 _base_ = [
     '../_base_/models/autonl_cls.py',
     '../_base_/datasets/imagenet_bs128.py',
@@ -25,7 +25,7 @@ optim_wrapper = dict(
         momentum=0.9,
         eps=1e-3,
         weight_decay=1e-5),
-    # The thresholds' rate is for 3,750 steps after the warm-up.
+    # The thresholds' learning rate is chosen for 3,750 steps after the warm-up.
     paramwise_cfg=dict(
         norm_decay_mult=0.,
         bias_decay_mult=0.,
@@ -49,11 +49,11 @@ custom_hooks = [
     dict(type='autonl_mm.SearchHook', warmup=0.625, freeze_at=0.9),
     dict(type='mmpretrain.PreciseBNHook', num_samples=8192),
 ]
-# An epoch's workers end with it, or a resumed search would see other crops.
+# Workers end with the epoch, otherwise a resumed search would see other crops.
 train_dataloader = dict(persistent_workers=False)
 visualizer = dict(vis_backends=[
     dict(type='LocalVisBackend'),
     dict(type='TensorboardVisBackend'),
 ])
-# what tools/export_arch.py --config writes a variant of
+# tools/export_arch.py --config writes a variant of this config
 retrain_base = '{{ fileDirname }}/autonl-s_32xb128_in1k.py'

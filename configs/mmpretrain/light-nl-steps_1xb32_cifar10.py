@@ -1,8 +1,8 @@
 # The steps from a conventional non-local block to LightNL (AutoNL, section
 # 3.1), each after the project convolution of all 8 blocks of one network, on
-# CIFAR-10 at 32x32 (maps of 16x16, 8x8 and 4x4): 5 epochs of 20,000 images.
-# tools/benchmarks/compare_steps.py trains all of them; alone, this config
-# trains the last.
+# CIFAR-10 at 32x32 (feature maps of 16x16, 8x8 and 4x4): 5 epochs of 20,000 images.
+# tools/benchmarks/compare_steps.py trains all steps. Used alone, this config trains
+# the last one.
 _base_ = 'autonl-searched_1xb32_cifar10.py'
 
 norm_cfg = dict(type='BN', momentum=0.1, eps=1e-3)
@@ -37,7 +37,7 @@ steps = dict(
                 norm_cfg=norm_cfg),
             target=target)
     ],
-    # stride 2 but for the smallest maps
+    # stride 2 except on the smallest feature maps
     spatial_compaction=[
         dict(
             cfg=dict(

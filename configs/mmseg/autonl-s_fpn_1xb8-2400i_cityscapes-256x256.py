@@ -1,5 +1,5 @@
-# A short run for two CPU cores, on small images and with narrow FPN and
-# head. CamVid in Cityscapes' layout runs by it too, see the README.
+# A short run for two CPU cores, with small images, a narrow FPN and a narrow head.
+# It also works for CamVid in Cityscapes' layout, see the README.
 _base_ = [
     '../_base_/models/fpn_autonl-s.py',
     '../_base_/datasets/cityscapes_256x256.py',
@@ -7,11 +7,11 @@ _base_ = [
     '../_base_/mmseg_iter_runtime.py',
 ]
 
-# On a CPU depthwise convolutions are about twice as fast in this layout.
+# On a CPU, depthwise convolutions are about twice as fast in this memory layout.
 custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 model = dict(
     data_preprocessor=dict(size=(256, 256)),
-    # Statistics with a momentum of 0.01 would lag behind in a run this short.
+    # In such a short run, BN statistics with a momentum of 0.01 would lag behind.
     backbone=dict(norm_cfg=dict(type='BN', momentum=0.1)),
     neck=dict(out_channels=64),
     decode_head=dict(

@@ -1,6 +1,6 @@
 # The paper's transfer experiment: LightNL after the second 1x1 convolution of
-# every block, after its BN; with stride 2 where the map is larger than 14x14
-# for an image of 224x224, that is in the first three stages.
+# every block, after its BN. Its stride is 2 where the feature map of a 224x224 image
+# is larger than 14x14, which is in the first three stages.
 _base_ = 'mobilenetv2-d16_deeplabv3_4xb4-40k_voc12aug-512x512.py'
 
 light_nl = dict(
@@ -11,8 +11,8 @@ model = dict(
         type='autonl_mm.PluginBackbone',
         backbone=_base_.model.backbone,
         plugins=[
-            # layer1 to layer3 give maps of 112, 56 and 28 pixels. The first
-            # block does not expand: its second convolution is the 1x1.
+            # layer1 to layer3 give feature maps of 112, 56 and 28 pixels. The first
+            # block does not expand: its second convolution is the only 1x1.
             dict(cfg=dict(stride=2, **light_nl), target=r'layer1\.0\.conv\.1'),
             dict(
                 cfg=dict(stride=2, **light_nl),
@@ -20,7 +20,7 @@ model = dict(
             dict(
                 cfg=dict(stride=1, **light_nl),
                 target=r'layer[45]\.\d+\.conv\.2'),
-            # where the last stride was exchanged for dilation
+            # where the last stride is replaced by dilation
             dict(
                 cfg=dict(stride=1, dilation=2, **light_nl),
                 target=r'layer[67]\.\d+\.conv\.2'),

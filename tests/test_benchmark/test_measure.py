@@ -8,15 +8,15 @@ import torch.nn as nn
 from autonl_mm.benchmark import measure
 
 
-@pytest.mark.parametrize('settle,want', [(False, 'abababab'),
+@pytest.mark.parametrize('warmup,want', [(False, 'abababab'),
                                          (True, 'aabbaabbaabb')])
-def test_runs_in_turns(settle, want):
+def test_runs_in_turns(warmup, want):
     order = []
     times = measure.in_turns(
         dict(a=lambda: order.append('a'),
              b=lambda: order.append('b') or time.sleep(0.002)),
         rounds=3,
-        settle=settle)
+        warmup=warmup)
     assert ''.join(order) == want
     assert list(times) == ['a', 'b']
     assert all(len(t) == 3 for t in times.values())
@@ -31,7 +31,7 @@ def test_spread():
 def allocate(mib, fail=False):
     if fail:
         raise ValueError('a mistake')
-    # Of one step's memory the allocator may not make the next one's.
+    # Held, so that the allocator does not reuse the memory in the next step.
     held = torch.empty(mib, 2**18)
     return lambda: held.fill_(1.)
 

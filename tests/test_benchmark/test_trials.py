@@ -9,7 +9,7 @@ from autonl_mm.benchmark import trials
 
 @pytest.fixture
 def tool(tmp_path):
-    """Stands for train.py: logs what mmengine would, counts its runs."""
+    """A replacement for train.py: logs like mmengine and counts its runs."""
     path = tmp_path / 'train.py'
     path.write_text(textwrap.dedent("""
         import json, os, sys
@@ -50,7 +50,7 @@ def test_trains_once(tool, tmp_path, monkeypatch):
     again = train(arch='a', seed=1)
     assert again == json.loads((out / 'result.json').read_text())
     assert (out / 'runs').read_text() == 'x' and prepared == [True]
-    with pytest.raises(ValueError, match='another network'):
+    with pytest.raises(ValueError, match='holds another run'):
         train(arch='b', seed=1)
 
 

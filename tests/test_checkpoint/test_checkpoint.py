@@ -37,7 +37,7 @@ checkpoint.install()
 
 
 def plain_load(path):
-    """Without protection: the reference, and proof that evil files are evil."""
+    """Loads without protection: the reference, and proof that files are unsafe."""
     return torch.load(path, weights_only=False)
 
 
@@ -285,7 +285,7 @@ def test_file_gets_no_other_attribute(tmp_path, owner, name):
     ('V8', (3, '|', None, ('a', ), dict(a=(Call(np.dtype, 'O'), 0)), 8, 1, 0)),
 ])
 def test_forged_numpy_dtype_is_refused(tmp_path, code, state):
-    """The bytes would be dereferenced as pointers: a crash or worse."""
+    """The bytes would be used as pointers, which may crash or run code."""
 
     class Forged:
 
@@ -299,7 +299,7 @@ def test_forged_numpy_dtype_is_refused(tmp_path, code, state):
             return reconstruct, args, (1, (1, ), Forged(), False, b'A' * 8)
 
     path = save(Array(), tmp_path / 'evil.pth')
-    plain_load(path)  # comes to pass, and printing it would crash
+    plain_load(path)  # it loads, and printing the content would crash
     with pytest.raises(UnsafeCheckpointError):
         load_checkpoint(path)
 
@@ -328,7 +328,7 @@ def test_functions_cannot_be_rewritten(tmp_path):
 
 
 def test_torchscript_and_tar_are_refused(tmp_path):
-    """Kinds that torch up to 2.5 opened in spite of weights_only=True."""
+    """Formats that torch up to 2.5 opened even with weights_only=True."""
     script = str(tmp_path / 'script.pth')
     torch.jit.script(torch.nn.Linear(1, 1)).save(script)
     with pytest.raises(UnsafeCheckpointError, match=r'script\.pth.*TorchScript'):
@@ -378,7 +378,7 @@ def test_evil_checkpoint_of_newer_protocol_is_refused(tmp_path,
 
 
 def test_someone_elses_allow_list(tmp_path):
-    """torch forgets it on request; ours is there all the same."""
+    """Clearing torch's list does not remove ours."""
     path = save(HistoryBuffer([1.], [1]), tmp_path / 'a.pth')
     torch.serialization.clear_safe_globals()
     assert load_checkpoint(path).max() == 1
@@ -512,7 +512,7 @@ def test_object_storage(tmp_path, monkeypatch, url):
 
 
 def test_every_scheme_is_ours():
-    """A loader of mmengine's left here may load without protection."""
+    """A loader of mmengine that was not replaced may load without protection."""
     ours = {prefix for prefix, load in CheckpointLoader._schemes.items()
             if load.__module__ == patches.__name__}
     via_load_url = {'http://', 'https://', 'torchvision://', 'modelzoo://',
@@ -563,7 +563,7 @@ def test_backend_writes_through_links_and_into_devices(tmp_path, monkeypatch):
 
 
 def run_and_die(work_dir, victim):
-    """For a process of its own: dies in the midst of its second save."""
+    """Runs in a separate process, which is killed during its second save."""
     calls = []
 
     def die(*args):
@@ -791,7 +791,7 @@ def test_wrong_prefix_names_those_there_are(classifier):
 
 
 def test_renamed_while_loading_counts(tmp_path, said):
-    """Some modules rename old names in a hook of their own."""
+    """Some modules rename old names in their own hook."""
 
     class Renaming(torch.nn.Linear):
 

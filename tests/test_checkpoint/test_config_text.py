@@ -1,14 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """No entry of the five libraries or of our tools runs a checkpoint's config text."""
-import importlib.util
-import os
 import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, main_error, run_tool
+from conftest import ROOT, load_tool, main_error, run_tool
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
@@ -71,7 +69,7 @@ def put(content, place, text):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """Makes of a checkpoint one with a text that creates a file; checks that not."""
+    """Adds a text that creates a file to a checkpoint; checks that it did not run."""
     sentinel = tmp_path / 'ran'
 
     def make(content, place='meta.config', kind='call'):
@@ -118,7 +116,7 @@ def test_refused_as_text(tmp_path, kind):
     assert not sentinel.exists()
 
 
-# The entries, each with a checkpoint that is whole but for its text.
+# All ways to load a checkpoint, which is valid except for its text.
 
 
 @pytest.fixture(scope='module')
@@ -208,7 +206,7 @@ def inferencer(name, weights, config=None):
 
 @pytest.mark.parametrize('name', ['mmdet', 'mmseg'])
 def test_inferencer_of_weights_alone(scope, tmp_path, name):
-    """A harmless text serves an inferencer as ever."""
+    """An inferencer can use a harmless text."""
     cfg, state = build(name)
     path = tmp_path / 'weights.pth'
     meta = dict(dataset_meta=dict(classes=('a', 'b'), palette=[(0, 0, 0), (9, 9, 9)]))
@@ -239,7 +237,7 @@ def test_get_model_of_a_hostile_file(scope, hostile):
                   pretrained=hostile(dict(state_dict={})))
 
 
-# What asks for code as data
+# Settings that ask for code
 BUILDS = {
     'type': "model.type='os.system'",
     'two dots': "model.backbone.type='mmengine.utils.package_utils.call_command'",
@@ -342,14 +340,6 @@ def test_any_text_is_read_or_refused(text):
         check_config_texts(check, 'a.pth')
     except UnsafeCheckpointError as e:
         assert str(e).startswith('a.pth')
-
-
-def load_tool(path):
-    spec = importlib.util.spec_from_file_location(
-        os.path.basename(path)[:-3], ROOT / path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
 
 
 DEMO = 'configs/mmpretrain/autonl-s_2xb128_cifar10.py'

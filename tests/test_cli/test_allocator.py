@@ -74,7 +74,7 @@ def test_elsewhere_nothing_is_done(monkeypatch):
     assert 'not glibc' in allocator.keep_freed_memory()
 
 
-def test_refusal_is_told(monkeypatch):
+def test_refusal_is_reported(monkeypatch):
 
     class Libc:
 
@@ -92,7 +92,7 @@ def test_every_tool_that_runs_a_network_sets_it():
     """And says so: what the call returns is printed or logged."""
     network = re.compile(r'\.backward\(|(train|test)_step\(|no_grad\(|runner\.\w+\(')
     said = re.compile(r'print\(keep_freed_memory|launch\.load_config|'
-                      r'told = keep_freed_memory')
+                      r'setting = keep_freed_memory')
     tools = [p for p in ROOT.glob('tools/**/*.py')
              if network.search(p.read_text())]
     assert len(tools) >= 8

@@ -18,7 +18,7 @@ from autonl_mm.datasets.settings import check_data
 
 @pytest.fixture(autouse=True)
 def no_side_effects(monkeypatch):
-    """A CPU machine; neither LOCAL_RANK nor malloc's settings outlive it."""
+    """A machine without a GPU; LOCAL_RANK and malloc's settings are restored."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(launch, 'keep_freed_memory', lambda: 'allocator: x')
     monkeypatch.setenv('LOCAL_RANK', '0')
@@ -66,7 +66,7 @@ def test_rank_by_option(config, flag, monkeypatch):
     monkeypatch.delenv('LOCAL_RANK')
     launch.load_config(parse(config, f'{flag}=3'))
     assert os.environ['LOCAL_RANK'] == '3'
-    monkeypatch.setenv('LOCAL_RANK', '1')  # torchrun's word counts
+    monkeypatch.setenv('LOCAL_RANK', '1')  # torchrun's value counts
     launch.load_config(parse(config, f'{flag}=3'))
     assert os.environ['LOCAL_RANK'] == '1'
 
@@ -78,7 +78,7 @@ def test_bad_launcher():
 
 # --------------------------------------------------------------------- CPU
 def no_process_group(*args, **kwargs):
-    raise AssertionError('no process group was asked for')
+    raise AssertionError('no process group is needed')
 
 
 def test_cpu_without_launcher(monkeypatch):
@@ -300,7 +300,7 @@ def test_missing_data_is_named(data, kwargs, setting, path):
             check_data(cfg, ['train_dataloader'])
         message = str(info.value)
         assert message.startswith(f'{place}.{setting}: {path!r} does not')
-        # what it advises to set helps
+        # the setting that the message names helps
         advised = re.search(r'--cfg-options (\S+)=PATH', message)[1]
         cfg.merge_from_dict({advised: data})
         if 'ann_file' not in kwargs or setting != 'data_root':

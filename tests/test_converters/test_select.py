@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What is taken from a checkpoint, and which mistakes are found."""
+"""Which tensors are taken from a checkpoint, and which mistakes are reported."""
 import numpy as np
 import pytest
 import release_networks as reference
@@ -8,7 +8,7 @@ import torch
 from autonl_mm.arch import ArchSpec
 from autonl_mm.converters import ConversionError, tf_release, torch_release
 
-# 0.3 * 22 hidden units of SE: 6 by TensorFlow's rounding, 7 by ours
+# SE has 0.3 * 22 hidden units: 6 with TensorFlow's rounding, 7 with ours
 ROWS = [(1, 22, 1, 3, 0, 1, 0), (3, 22, 1, 5, 0, 1, 0.3),
         (3, 24, 2, 3, 0.5, 2, 0.5)]
 ARCH = ArchSpec.from_text(reference.notation(ROWS, 40))
@@ -51,7 +51,7 @@ def assert_equal(got, expected):
 
 
 def with_training(weights):
-    """Variables of a training checkpoint around weights."""
+    """Variables of a training checkpoint that contains the weights."""
     full = {k: v + 1 for k, v in weights.items()}
     full.update({k + AVERAGE: v for k, v in weights.items()})
     full['global_step'] = np.int64(7)
@@ -78,7 +78,7 @@ def test_tf_without_averages(tf_weights):
     assert_equal(got, {k: v + 1 for k, v in tf_weights.items()})
     assert all(k + AVERAGE in left_out for k in tf_weights)
     assert len(got) + len(left_out) == len(source)
-    # nothing to choose from
+    # without averages there is no choice
     assert tf_release.select(tf_weights) == (tf_weights, {})
 
 
@@ -113,7 +113,7 @@ def test_tf_first_layers_have_no_number(tf_weights):
     assert f'{model}/depthwise_conv2d/depthwise_kernel' in tf_weights
 
 
-def test_tf_numbers_are_no_text(tf_weights):
+def test_tf_numbers_are_not_sorted_as_text(tf_weights):
     """conv2d_11 comes after conv2d_8, and any number may be the first."""
     moved = {}
     for name, value in tf_weights.items():
@@ -126,7 +126,7 @@ def test_tf_numbers_are_no_text(tf_weights):
                  tf_release.convert(tf_weights, ARCH))
 
 
-def test_tf_units_that_rounding_adds(tf_weights):
+def test_tf_hidden_units_added_by_rounding(tf_weights):
     state = tf_release.convert(tf_weights, ARCH)
     se = 'backbone.layers.1.1.se'
     bias = tf_weights[f'{MODEL}mnas_blocks_1/se/conv2d_2/bias']
@@ -181,7 +181,7 @@ def test_tf_mistakes(mistake, tf_weights):
 
 
 def training_checkpoint(weights, prefix='module.'):
-    """A training checkpoint of the release whose shadows are the weights."""
+    """A training checkpoint of the release whose moving averages are the weights."""
     raw = {prefix + k: v + 1 for k, v in weights.items()}
     for name in weights:
         if name.endswith('running_mean'):
@@ -244,7 +244,7 @@ def test_torch_factor_follows_the_resolution(torch_weights):
     for side, size in ((224, 56), (97, 25)):  # at stride 4
         state = torch_release.convert(torch_weights, ARCH, (side, side))
         assert torch.equal(state[name], theirs * size**2)
-    # not in place
+    # the source is not changed
     assert theirs.abs().max() < 1
 
 
@@ -287,7 +287,7 @@ MISTAKES = dict(
     nan=(lambda w, n: w.update({n: w[n] * float('nan')}),
          ['1 not finite: {}']),
     no_tensor=(lambda w, n: w.update({n: 'text'}),
-               ['1 no tensors: {}, of type str']),
+               ['1 not a tensor: {}, of type str']),
 )
 
 

@@ -22,14 +22,14 @@ def folder(tmp_path):
     return write(tmp_path)
 
 
-def build(root, part, holdout=3, **kwargs):
+def build(root, split, holdout=3, **kwargs):
     return DATASETS.build(
         dict(
             type='autonl_mm.HoldoutFolder',
             data_root=str(root),
             data_prefix='train',
             holdout=holdout,
-            part=part,
+            split=split,
             **kwargs))
 
 
@@ -44,7 +44,7 @@ ALL = {(name, int(name.startswith('dog'))) for name in NAMES}
 
 
 @pytest.mark.parametrize('holdout', [1, 3, 9])
-def test_parts_are_disjoint_and_complete(folder, holdout):
+def test_splits_are_disjoint_and_complete(folder, holdout):
     train = names(build(folder, 'train', holdout))
     val = names(build(folder, 'val', holdout))
     assert len(val) == holdout and len(train) == 10 - holdout
@@ -52,7 +52,7 @@ def test_parts_are_disjoint_and_complete(folder, holdout):
 
 
 def test_the_split_is_known(folder):
-    # numpy.random.RandomState(0).permutation(10), whose stream is frozen
+    # numpy.random.RandomState(0).permutation(10), which numpy never changes
     order = [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]
     assert [n for n, _ in names(build(folder, 'train'))] == [
         NAMES[i] for i in order[:-3]
@@ -62,12 +62,12 @@ def test_the_split_is_known(folder):
     ]
 
 
-def test_the_split_does_not_hang_on_the_file_system(folder, tmp_path):
+def test_the_split_does_not_depend_on_the_file_system(folder, tmp_path):
     other = write(tmp_path / 'other', NAMES[::-1])
     np.random.seed(3)
-    for part in 'train', 'val':
-        assert names(build(folder, part)) == names(build(other, part))
-        assert names(build(folder, part)) == names(build(folder, part))
+    for split in 'train', 'val':
+        assert names(build(folder, split)) == names(build(other, split))
+        assert names(build(folder, split)) == names(build(folder, split))
 
 
 def test_seed(folder):
@@ -92,21 +92,21 @@ def test_reads_images(folder):
 
 @pytest.mark.parametrize('holdout', [10, 11, 5000])
 def test_folder_must_have_more_than_is_held_out(folder, holdout):
-    for part in 'train', 'val':
+    for split in 'train', 'val':
         with pytest.raises(ValueError) as info:
-            build(folder, part, holdout)
+            build(folder, split, holdout)
         message = str(info.value)
         assert str(folder / 'train') in message
         assert '10 images' in message and str(holdout) in message
 
 
 @pytest.mark.parametrize('kwargs,words', [
-    (dict(part='test'), "part is 'test', expected 'train' or 'val'"),
-    (dict(part=None), 'part is None'),
-    (dict(part='val', holdout=0), 'holdout is 0'),
-    (dict(part='val', holdout=-3), 'holdout is -3'),
-    (dict(part='val', holdout=0.1), 'holdout is 0.1'),
-    (dict(part='val', holdout='3'), "holdout is '3'"),
+    (dict(split='test'), "split is 'test', expected 'train' or 'val'"),
+    (dict(split=None), 'split is None'),
+    (dict(split='val', holdout=0), 'holdout is 0'),
+    (dict(split='val', holdout=-3), 'holdout is -3'),
+    (dict(split='val', holdout=0.1), 'holdout is 0.1'),
+    (dict(split='val', holdout='3'), "holdout is '3'"),
 ])
 def test_bad_argument_is_named(folder, kwargs, words):
     with pytest.raises(ValueError, match=words):

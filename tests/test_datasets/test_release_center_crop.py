@@ -27,7 +27,7 @@ def images():
 
 
 def run_config(release, path):
-    """What the network of a release's config gets, ``(3, 224, 224)``."""
+    """Input of the network in a release's config, ``(3, 224, 224)``."""
     init_default_scope('mmpretrain')
     cfg = Config.fromfile(
         ROOT / f'configs/mmpretrain/autonl-s_3rdparty-{release}_in1k.py')
@@ -109,7 +109,7 @@ def test_tf_bicubic_shapes():
 
 
 def test_orientation_tags_are_ignored(tmp_path, scope):
-    """As both releases ignore them."""
+    """Both releases ignore them too."""
     img = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees

@@ -64,7 +64,7 @@ def dataset(paths, test_mode=False, max_refetch=50, **kwargs):
 
 @pytest.fixture
 def images(tmp_path):
-    """Four good images, between them one of each broken kind."""
+    """Four good images, and one of each kind of broken image between them."""
     good, broken = [], []
     for i in range(4):
         good.append(tmp_path / f'good_{i}.jpg')
@@ -119,7 +119,7 @@ def test_without_skip_it_is_an_error(tmp_path, kind, backend, log):
 def test_truncated_image(tmp_path, log):
     path = tmp_path / 'truncated.jpg'
     path.write_bytes(jpeg()[:len(jpeg()) // 2])
-    # Pillow refuses it. OpenCV may give the half that it has.
+    # Pillow refuses it. OpenCV may return the half that is there.
     assert LoadImageOrSkip(imdecode_backend='pillow')(
         dict(img_path=str(path))) is None
     assert str(path) in log[0]
@@ -160,14 +160,14 @@ def test_evaluation_does_not_lose_images(images):
     broken = images[1]
     with pytest.raises(ValueError, match=r'empty\.jpg'):
         dataset([broken[1]], test_mode=True, skip=False)[0]
-    # even with skip, mmengine takes no None from a test pipeline
+    # even with skip, mmengine does not accept None from a test pipeline
     with pytest.raises(Exception, match='should not get `None`'):
         dataset([broken[1]], test_mode=True)[0]
 
 
 # ------------------------------------------------------------------- decoders
 class TurboJPEG:
-    """What mmcv uses of PyTurboJPEG."""
+    """The part of PyTurboJPEG that mmcv uses."""
 
     def decode(self, content, pixel_format):
         return cv2.imdecode(np.frombuffer(content, np.uint8), 1)
@@ -175,7 +175,7 @@ class TurboJPEG:
 
 @pytest.mark.parametrize('spawned', [False, True])
 def test_turbojpeg_is_started(spawned, images, monkeypatch):
-    """By mmcv 2.1 alone, its decoder is None and every image fails."""
+    """mmcv 2.1 does not start it: its decoder is None and every image fails."""
     monkeypatch.setattr(mmcv.image.io, 'TurboJPEG', TurboJPEG)
     monkeypatch.setattr(mmcv.image.io, 'jpeg', None)
     load = LoadImageOrSkip(skip=False, imdecode_backend='turbojpeg')

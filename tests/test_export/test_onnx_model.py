@@ -1,11 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A model's ONNX file predicts what the model does."""
+"""A model and its ONNX file make the same predictions."""
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from tiny_models import CONFIGS, build, noise
 
+from autonl_mm.checkpoint import write_whole
 from autonl_mm.export import export, onnx_file
 
 
@@ -16,7 +17,7 @@ def make(tmp_path, scope):
     def make(name, labels=False):
         model = build(CONFIGS[name])
         graph = export.make_graph(model, export.DYNAMIC, labels)
-        onnx_file.write(tmp_path / 'x.onnx', export.to_onnx(
+        write_whole(tmp_path / 'x.onnx', export.to_onnx(
             graph, (1, 3, 64, 64), export.DYNAMIC))
         return model, MODELS.build(dict(
             type='autonl_mm.OnnxModel', file=str(tmp_path / 'x.onnx'),
@@ -48,7 +49,7 @@ def test_classifier(make):
 def test_segmentor(make, labels):
     from mmseg.structures import SegDataSample
     model, twin = make('segmentor', labels)
-    # images were enlarged from this size; label maps cannot be reduced alike
+    # images were enlarged from this size; label maps cannot be resized exactly
     ori_shape = (64, 96) if labels else (50, 70)
     a, b = (
         net.test_step(dict(

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from mmengine.registry import MODELS
-from search_spaces import TINY_SPACE, latencies, randomize, set_gain
+from search_spaces import TINY_SPACE, latencies, randomize, set_importance
 
 from autonl_mm import count_macs
 from autonl_mm.nas import CostAwareModel
@@ -88,30 +88,32 @@ def test_target_is_held():
         assert abs(losses_of(model)['cost'].item() / target - 1) <= 0.05
 
 
-def test_best_network_is_chosen_anew():
+def test_best_network_is_chosen_by_force():
     low, high = build().supernet.cost_range()
     model = build(target=(low * high)**0.5)
-    model.settle()
+    model.enforce_budget()
     before = model.supernet.arch()
-    for block in model.supernet.blocks:
-        for name, gate in block.gates.items():
-            set_gain(gate, -1.0 if name == 'kernel_size' else 0.1)
-    model.settle()
+    importance = torch.full_like(model.supernet.gate_state.importance, 0.1)
+    for slices in model.supernet.gate_state.slices:
+        if 'kernel_size' in slices:
+            importance[slices['kernel_size']] = -1.0
+    set_importance(model.supernet.gate_state, importance)
+    model.enforce_budget()
     assert model.supernet.arch() == before
-    model.settle(anew=True)
+    model.enforce_budget(force=True)
     low, high = model.budget
     assert low <= model.supernet.cost().item() <= high
     assert {b.kernel_size for b in model.supernet.arch().blocks} == {3}
 
 
-def test_settle():
+def test_enforce_budget():
     model = build()
     low, high = model.supernet.cost_range()
     for share in (0, 0.1, 0.5, 0.9, 1):
         target = low**(1 - share) * high**share
         model = build(target=target)
         randomize(model.supernet, 5)
-        model.settle()
+        model.enforce_budget()
         assert abs(model.supernet.cost().item() / target - 1) <= 0.05
 
 
@@ -157,7 +159,7 @@ def test_latency_table_as_cost(tmp_path):
     path.write_text(json.dumps(dict(latency_ms=latencies(build().supernet))))
     low, high = build(cost=str(path)).supernet.cost_range()
     model = build(cost=str(path), target=(low + high) / 2)
-    model.settle()
+    model.enforce_budget()
     cost = model.supernet.cost().item()
     assert abs(cost / model.target - 1) <= 0.05
     assert model.supernet.cost_model.unit == 'ms'

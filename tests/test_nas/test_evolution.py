@@ -21,7 +21,7 @@ class Candidates:
         self.limit = limit
         self.tried = []
 
-    def draw(self):
+    def sample(self):
         numbers = torch.randint(OPTIONS, (BLOCKS, ), generator=self.generator)
         return [(n, ) for n in numbers.tolist()]
 
@@ -37,15 +37,16 @@ class Candidates:
         return [self.loss(choices) + n for n in
                 self.noise[start:stop].tolist()]
 
-    def evolution_search(self, candidates, start=((0, ), ) * BLOCKS):
-        return evolution_search(list(start), self.draw, self.allowed, tuple,
-                       self.losses, BATCHES, candidates, self.generator)
+    def search(self, candidates, start=((0, ), ) * BLOCKS):
+        return evolution_search(
+            list(start), self.sample, self.allowed, tuple, self.losses, BATCHES,
+            candidates, self.generator)
 
 
 def test_finds_what_is_best():
     for seed in range(5):
         space = Candidates(seed)
-        best, before, loss = space.evolution_search(400)
+        best, before, loss = space.search(400)
         # of 4096 networks it tries a tenth
         every = sorted(
             space.loss([(n, ) for n in numbers]) for numbers in
@@ -58,7 +59,7 @@ def test_finds_what_is_best():
 
 def test_tries_each_once_and_only_what_is_allowed():
     space = Candidates(0, limit=6)
-    best, _, _ = space.evolution_search(200)
+    best, _, _ = space.search(200)
     assert len(space.tried) == len(set(space.tried)) == 201
     assert all(map(space.allowed, space.tried))
     assert space.allowed(best)
@@ -67,16 +68,16 @@ def test_tries_each_once_and_only_what_is_allowed():
 def test_a_first_that_is_best_stays():
     space = Candidates(1)
     start = [(n, ) for n in space.table.argmin(1).tolist()]
-    best, before, loss = space.evolution_search(100, start)
+    best, before, loss = space.search(100, start)
     assert best == start and before == loss
 
 
 def test_ends_where_there_are_no_more():
-    space = Candidates(2, limit=1)  # 7 networks, hard to draw
-    space.evolution_search(50)
+    space = Candidates(2, limit=1)  # 7 networks, hard to find
+    space.search(50)
     assert 1 <= len(space.tried) <= 7
     space = Candidates(2, limit=-1)
-    best, before, loss = space.evolution_search(20)
+    best, before, loss = space.search(20)
     assert best == [(0, )] * BLOCKS and before == loss
 
 
@@ -90,7 +91,7 @@ def test_halving():
         return losses(choices, start, stop)
 
     space.losses = watched
-    space.evolution_search(128)
+    space.search(128)
     parts = Counter(tried)
     # 16 batches: all, halves, and at last as many as survive; the first too
     whole = parts.pop((0, BATCHES))

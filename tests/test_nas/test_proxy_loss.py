@@ -32,14 +32,14 @@ def test_the_same_each_time_and_without_a_trace(runner):
     state = {k: v.clone() for k, v in model.state_dict().items()}
     iterator = iter(runner.train_dataloader)  # of the epoch under way
     before = random_states()
-    probe = ProxyLoss(runner, model.model, 16)
-    losses = probe.losses(0, 4)
-    assert len(probe.batches) == len(losses) == 4
+    proxy = ProxyLoss(runner, model.model, 16)
+    losses = proxy.losses(0, 4)
+    assert len(proxy.batches) == len(losses) == 4
     assert len(set(losses)) == 4
-    assert probe.losses(0, 4) == losses
-    assert probe.losses(0, 1) + probe.losses(1, 3) == losses[:3]
-    assert probe.losses(3, 9) == losses[3:]
-    assert probe.losses(4, 9) == []
+    assert proxy.losses(0, 4) == losses
+    assert proxy.losses(0, 1) + proxy.losses(1, 3) == losses[:3]
+    assert proxy.losses(3, 9) == losses[3:]
+    assert proxy.losses(4, 9) == []
     assert ProxyLoss(runner, model.model, 13).losses(0, 9) == losses
     assert random_states() == before
     for name, value in model.state_dict().items():
@@ -50,17 +50,17 @@ def test_the_same_each_time_and_without_a_trace(runner):
 
 def test_sees_the_network_that_is_chosen(runner):
     supernet = runner.model.supernet
-    probe = ProxyLoss(runner, runner.model.model, 8)
-    whole = probe.losses(0, 2)
+    proxy = ProxyLoss(runner, runner.model.model, 8)
+    whole = proxy.losses(0, 2)
     choices = supernet.choices()
     cheapest = [tuple(0 for _ in c) for c in choices]
     supernet.choose(cheapest)
-    assert probe.losses(0, 2) != whole
+    assert proxy.losses(0, 2) != whole
     assert supernet.cost().item() == supernet.cost_of(cheapest)
     supernet.choose(choices)
-    assert probe.losses(0, 2) == whole
+    assert proxy.losses(0, 2) == whole
 
 
 def test_all_images_where_there_are_few(runner):
-    probe = ProxyLoss(runner, runner.model.model, 10_000)
-    assert len(probe.batches) == len(runner.train_dataloader)
+    proxy = ProxyLoss(runner, runner.model.model, 10_000)
+    assert len(proxy.batches) == len(runner.train_dataloader)

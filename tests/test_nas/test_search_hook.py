@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, run_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from search_spaces import TINY_SPACE
+from search_spaces import TINY_SPACE, set_threshold
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
@@ -70,7 +70,7 @@ def test_thresholds_are_held_in_the_warm_up(searched):
 
 def test_tries_candidates_once(searched):
     work_dir, output = searched
-    line, = [x for x in output.splitlines() if 'of the most gain' in x]
+    line, = [x for x in output.splitlines() if 'most important network' in x]
     before, best = map(float, re.findall(r'\d\.\d{4}', line))
     assert best <= before
     assert 'trying 24 networks of 490,000 to 510,000 MACs' in output
@@ -161,7 +161,7 @@ runner = launch.build_runner(launch.load_config(args))
 runner.train()
 supernet = runner.model.module.supernet
 arch, state = export_subnet(supernet)
-gates = {n: b for n, b in supernet.state_dict().items() if '.gates.' in n}
+gates = {n: b for n, b in supernet.state_dict().items() if 'gate_state' in n}
 torch.save(dict(arch=arch.to_text(), gates=gates, state={
     k: v for k, v in state.items() if 'running' not in k}),
     os.path.join(sys.argv[2], f'rank{os.environ["RANK"]}.pth'))
@@ -185,28 +185,29 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
         for key, value in a[kind].items():
             assert torch.equal(value, b[kind][key]), key
     moved = [k for k, v in a['gates'].items()
-             if k.endswith(('threshold', 'distance', 'gain_sum')) and v.any()]
+             if k.endswith(('threshold', 'distance', 'importance_sum')) and v.any()]
     assert any(k.endswith('distance') for k in moved)
-    assert any(k.endswith('gain_sum') for k in moved)
+    assert any(k.endswith('importance_sum') for k in moved)
     assert any(k.endswith('threshold') for k in moved)
     # each saw half of the images
     assert 'Epoch(train) [6][3/3]' in result.stdout
 
 
 def test_rate():
-    hook = SearchHook(warmup=0.4, settle=0.8, warmup_sample_rate=0.5, sample_rate=0.1)
+    hook = SearchHook(
+        warmup=0.4, freeze_at=0.8, warmup_sample_rate=0.5, sample_rate=0.1)
     assert [hook.rate(p) for p in (0, 0.2, 0.4, 0.79, 0.8, 1)] == (
         pytest.approx([0.5, 0.3, 0.1, 0.1, 0, 0]))
     assert SearchHook(warmup=0, sample_rate=0).rate(0) == 0
 
 
 @pytest.mark.parametrize('kwargs, words', [
-    (dict(warmup=0.9, settle=0.8), ['warmup is 0.9', 'settle is 0.8']),
+    (dict(warmup=0.9, freeze_at=0.8), ['warmup is 0.9', 'freeze_at is 0.8']),
     (dict(warmup=-0.1), ['warmup is -0.1']),
     (dict(warmup_sample_rate=1.0), ['warmup_sample_rate is 1.0']),
     (dict(sample_rate=-1), ['sample_rate is -1']),
     (dict(candidates=-1), ['candidates is -1']),
-    (dict(images=0), ['images is 0']),
+    (dict(num_samples=0), ['num_samples is 0']),
 ])
 def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError) as error:
@@ -227,24 +228,21 @@ class _Runner:
 def test_warns_of_a_search_that_chose_nothing(threshold, word, caplog):
     hook = SearchHook()
     hook.supernet = AutoNLSuperNet(TINY_SPACE)
-    gate = hook.supernet.layers[2][0].gates['kernel_size']
-    hook.supernet.set_thresholds([
-        torch.full_like(t, threshold) for t in hook.supernet.thresholds()])
+    hook.supernet.gate_state.threshold.data.fill_(threshold)
     hook.after_train(_Runner())
     assert word in caplog.text
     caplog.clear()
-    with torch.no_grad():
-        gate.threshold.fill_(2 - threshold)
+    set_threshold(hook.supernet, 'layers.2.0.kernel_size', 2 - threshold)
     hook.after_train(_Runner())
     assert not caplog.text
 
 
 def test_describe():
     supernet = AutoNLSuperNet(TINY_SPACE)
-    with torch.no_grad():
-        supernet.layers[2][1].gates['expand_ratio'].threshold[0] = 2
-        for gate in supernet.layers[3][0].gates.values():
-            gate.threshold.fill_(2)
+    set_threshold(supernet, 'layers.2.1.expand_ratio', 2, 0)
+    for name in supernet.gates():
+        if name.startswith('layers.3.0.'):
+            set_threshold(supernet, name, 2)
     assert describe(supernet) == (
         '1.0 k3e1 | 2.0 k5e6 se0.5 nl0.25-1, 2.1 - | '
         '3.0 k3e3, 3.1 k5e6 se0.5 nl0.25-1')

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autonl_mm.models.layers import light_nl
-from autonl_mm.nas import SearchSpace
+from autonl_mm.nas import GateState, SearchSpace
 from autonl_mm.nas.superkernel import (
     SearchableMBConv,
     affinity_distances,
@@ -117,42 +117,57 @@ def test_no_large_matrix_is_formed():
     assert all(torch.isfinite(v).all() for v in d.values())
 
 
-def block(statistic='relative'):
-    space = SearchSpace.from_config('mnasnet').stages[2][1]
-    layer = SearchableMBConv(
-        space, statistic, 0.1, norm_cfg=dict(type='BN', eps=1e-3))
-    layer.init_weights()
-    return layer
+class Gated(torch.nn.Module):
+    """A block with the gates that a supernet would give it."""
+
+    def __init__(self, statistic='relative'):
+        super().__init__()
+        space = SearchSpace.from_config('mnasnet').stages[2][1]
+        self.layer = SearchableMBConv(
+            space, statistic, norm_cfg=dict(type='BN', eps=1e-3))
+        self.layer.init_weights()
+        self.state = GateState([self.layer.options], [space.skippable], statistic, 0.1)
+        self.state.remember(self.energies())
+        self.slices, = self.state.slices
+
+    def energies(self):
+        return torch.cat(list(self.layer.energies().values()))
+
+    def values(self):
+        return self.state.values(self.energies())
+
+    def forward(self, x, distances=None):
+        on = self.state(self.values())
+        return self.layer(x, {n: on[i] for n, i in self.slices.items()}, distances)
 
 
 def test_gates_start_at_one_and_have_gradients():
-    layer = block()
-    x = torch.randn(4, 40, 8, 8)
-    values = layer.values()
-    assert list(values) == [
+    block = Gated()
+    assert list(block.slices) == [
         'expand_ratio', 'kernel_size', 'se_ratio', 'nl', 'nl_ratio',
         'nl_stride'
     ]
-    for value in values.values():
-        torch.testing.assert_close(value, torch.ones_like(value))
-    torch.nn.init.ones_(layer.light_nl.norm.weight)
-    layer(x).square().mean().backward()
-    for name, param in layer.named_parameters():
+    torch.testing.assert_close(block.values(), torch.ones(8))
+    torch.nn.init.ones_(block.layer.light_nl.norm.weight)
+    block(torch.randn(4, 40, 8, 8)).square().mean().backward()
+    for name, param in block.named_parameters():
         assert param.grad is not None and param.grad.abs().sum() > 0, name
+    assert block.state.threshold.grad.abs().min() > 0
 
 
 def test_literal_norms_leave_no_gradient():
     """The trap of the paper's statistic that 'relative' avoids."""
-    layer = block('norm')
-    layer(torch.randn(4, 40, 8, 8)).square().mean().backward()
-    assert layer.values()['kernel_size'].item() > 30
-    assert layer.gates['kernel_size'].threshold.grad.abs().max() < 1e-10
+    block = Gated('norm')
+    block(torch.randn(4, 40, 8, 8)).square().mean().backward()
+    kernel = block.slices['kernel_size']
+    assert block.values()[kernel].item() > 30
+    assert block.state.threshold.grad[kernel].abs().max() < 1e-10
 
 
 def test_energies_are_those_of_the_parts():
-    layer = block()
+    layer = Gated().layer
     w = layer.depthwise.conv.weight.detach()
-    energies = layer._energies()
+    energies = layer.energies()
     core = w[:, :, 1:4, 1:4].square().sum()
     torch.testing.assert_close(
         energies['kernel_size'], (w.square().sum() - core)[None])
@@ -168,28 +183,25 @@ def test_energies_are_those_of_the_parts():
 
 
 def test_what_is_off_still_gets_a_gradient_to_its_gate():
-    layer = block()
-    torch.nn.init.ones_(layer.light_nl.norm.weight)
+    block = Gated()
+    torch.nn.init.ones_(block.layer.light_nl.norm.weight)
     with torch.no_grad():
-        for gate in layer.gates.values():
-            gate.threshold.fill_(1.5)
-        layer.gates['expand_ratio'].threshold[0] = 0
-    layer(torch.randn(4, 40, 8, 8)).square().mean().backward()
+        block.state.threshold.fill_(1.5)
+        block.state.threshold[block.slices['expand_ratio'].start] = 0
+    block(torch.randn(4, 40, 8, 8)).square().mean().backward()
+    grad = block.state.threshold.grad
     for name in ('kernel_size', 'nl'):
-        assert layer.gates[name].threshold.grad.abs().sum() > 0, name
-    assert layer.gates['expand_ratio'].threshold.grad[1].abs() > 0
-    assert layer.gates['se_ratio'].threshold.grad[0].abs() > 0
+        assert grad[block.slices[name]].abs().sum() > 0, name
+    assert grad[block.slices['expand_ratio']][1].abs() > 0
+    assert grad[block.slices['se_ratio']][0].abs() > 0
 
 
-def test_measures_in_training_only():
-    layer = block()
+def test_distances_are_measured_where_they_are_asked_for():
+    block = Gated()
     x = torch.randn(2, 40, 8, 8)
-    layer.eval()
-    layer(x)
-    assert not layer.measured
-    layer.train()
-    with torch.no_grad():
-        layer(x)
-    assert not layer.measured
-    layer(x)
-    assert set(layer.measured) == {'nl_ratio', 'nl_stride'}
+    distances = {name: torch.full((i.stop - i.start, ), -1.)
+                 for name, i in block.slices.items()}
+    block(x, distances)
+    for name, distance in distances.items():
+        measured = name in ('nl_ratio', 'nl_stride')
+        assert (distance >= 0).all() if measured else (distance == -1).all()

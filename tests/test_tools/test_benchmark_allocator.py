@@ -2,10 +2,9 @@
 import json
 import platform
 import re
-import runpy
 
 import pytest
-from conftest import ROOT, run_tool
+from conftest import ROOT, load_tool, main_error, run_tool
 from mmengine.config import Config
 
 TOOL = 'tools/benchmarks/benchmark_allocator.py'
@@ -19,7 +18,7 @@ def test_both_settings(tiny_arch, tmp_path):
     cfg.model.head.in_channels = 64
     path, out = tmp_path / 'tiny.py', tmp_path / 'allocator.json'
     cfg.dump(path)
-    printed = run_tool(TOOL, path, '--batch-size', '2', '--size', '32', '32',
+    printed = run_tool(TOOL, path, '--batch-size', '2', '--input-shape', '32',
                        '--rounds', '1', '--steps', '2', '--out', out).stdout
     times = re.findall(r'\| tiny \| ([\w ]+) \| [^|]+ \| [^|]+ \| ([\d.]+) \|',
                        printed)
@@ -32,8 +31,7 @@ def test_both_settings(tiny_arch, tmp_path):
 
 @pytest.mark.parametrize('args, words', [
     (['nowhere.py'], "config 'nowhere.py' does not exist"),
-    (['--size', '8', '8'], 'a size of at least 32')])
+    (['--input-shape', '8', '8'], '--input-shape is [8, 8]'),
+    (['--steps', '0'], 'at least 1')])
 def test_bad_settings(args, words, monkeypatch):
-    monkeypatch.setattr('sys.argv', [TOOL, *args])
-    with pytest.raises(SystemExit, match=words):
-        runpy.run_path(str(ROOT / TOOL), run_name='__main__')
+    assert words in main_error(monkeypatch, load_tool(TOOL), *args)

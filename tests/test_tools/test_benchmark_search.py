@@ -1,24 +1,32 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import json
 
-from conftest import run_tool
+import pytest
+from conftest import load_tool, main_error, run_tool
 
 SCRIPT = 'tools/benchmarks/benchmark_search.py'
 
 
-def test_figures(tmp_path):
-    path = tmp_path / 'figures.json'
-    out = run_tool(SCRIPT, '--batch-size', '2', '--input-size', '32',
+def test_measurements(tmp_path):
+    path = tmp_path / 'measurements.json'
+    out = run_tool(SCRIPT, '--batch-size', '2', '--input-shape', '32',
                    '--rounds', '2', '--out', path).stdout
-    figures = json.loads(path.read_text())
-    for kind in ('largest network', 'supernet'):
-        assert f'| {kind} | ' in out
-        assert len(figures['times'][kind]) == 2
-        assert figures['memory_mib'][kind] > 0
-    assert figures['ratio_of_time'] > 0
-    assert f'| ratio | {figures["ratio_of_time"]:.2f} |' in out
+    record = json.loads(path.read_text())
+    kinds = ('largest network', 'supernet')
+    seconds = [sum(record['times'][kind]) / 2 for kind in kinds]
+    memory = [record['memory_mib'][kind] for kind in kinds]
+    for kind, s, mib in zip(kinds, seconds, memory):
+        assert len(record['times'][kind]) == 2
+        assert f'| {kind} | {s:.3f} | ' in out and f' | {mib:.0f} |' in out
+    assert record['ratio_of_time'] == pytest.approx(seconds[1] / seconds[0])
+    assert record['ratio_of_memory'] == pytest.approx(memory[1] / memory[0])
+    assert f'| ratio | {record["ratio_of_time"]:.2f} |' in out
+    # the supernet has all weights of the largest network, and its gates
+    assert memory[1] > memory[0]
 
 
-def test_bad_input():
-    result = run_tool(SCRIPT, '--input-size', '16', check=False)
-    assert result.returncode and 'at least 32' in result.stdout
+@pytest.mark.parametrize('arguments, words', [
+    (['--input-shape', '16'], '--input-shape is [16]'),
+    (['--rounds', '0'], 'at least 1')])
+def test_bad_input(arguments, words, monkeypatch):
+    assert words in main_error(monkeypatch, load_tool(SCRIPT), *arguments)

@@ -1,27 +1,17 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-import importlib.util
-
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import load_tool, main_error
 from PIL import Image
 
-SCRIPT = ROOT / 'tools/dataset_converters/cifar10_to_folder.py'
+tool = load_tool('tools/dataset_converters/cifar10_to_folder.py')
 
 
 class Images(list):
     classes = ('cat', 'dog')
 
 
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location('cifar10_to_folder', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_write_folder(tool, tmp_path):
+def test_write_folder(tmp_path):
     rng = np.random.default_rng(0)
     arrays = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     images = Images(
@@ -32,3 +22,8 @@ def test_write_folder(tool, tmp_path):
         assert np.array_equal(np.array(Image.open(path)), array)
     with pytest.raises(FileExistsError):
         tool.write_folder(images, tmp_path / 'train')
+
+
+def test_existing_folder(tmp_path, monkeypatch):
+    (tmp_path / 'train').mkdir()
+    assert 'train exists' in main_error(monkeypatch, tool, tmp_path)

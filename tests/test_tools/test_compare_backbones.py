@@ -1,27 +1,24 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-import importlib.util
 import json
 
 import cv2
 import pytest
-from conftest import ROOT, run_tool
+from conftest import ROOT, call_main, load_tool, main_error
 
 from autonl_mm import AUTONL_S, count_macs
 
-SCRIPT = 'tools/benchmarks/compare_backbones.py'
-spec = importlib.util.spec_from_file_location('compare_backbones',
-                                              ROOT / SCRIPT)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_tool('tools/benchmarks/compare_backbones.py')
 
 
-def test_table_json_and_plot(tmp_path):
+def test_table_json_and_plot(tmp_path, monkeypatch, scope, capsys):
+    monkeypatch.setenv('AUTONL_KEEP_MEMORY', '0')
     out, plot = tmp_path / 'backbones.json', tmp_path / 'backbones.png'
     own = 'configs/mmpretrain/autonl-s-modern_32xb128_in1k.py'
-    text = run_tool(
-        SCRIPT, '--networks', 'autonl-s', 'mobilenet-v2', own, '--input-size',
-        '64', '--batch-size', '2', '--rounds', '2', '--channels-last', '--out',
-        out, '--plot', plot).stdout
+    call_main(
+        monkeypatch, tool, '--networks', 'autonl-s', 'mobilenet-v2', own,
+        '--input-shape', '64', '--batch-size', '2', '--rounds', '2',
+        '--channels-last', '--device', 'cpu', '--out', out, '--plot', plot)
+    text = capsys.readouterr().out
     record = json.loads(out.read_text())
     rows = {row['config']: row for row in record['rows']}
     assert list(rows) == ['autonl-s', 'mobilenet-v2', own]
@@ -30,15 +27,15 @@ def test_table_json_and_plot(tmp_path):
     assert row['parameters'] == 4389350 and row['top1'] == 76.5
     assert rows[own]['top1'] is None
     for row in rows.values():
-        for values in row['seconds'].values():
-            assert len(values) == 2 and min(values) > 0
+        assert [len(row['seconds'][kind]) for kind in tool.KINDS] == [2, 2, 2]
     lines = [line for line in text.splitlines() if line.startswith('| ')]
     assert len(lines) == 5
     assert lines[2].startswith('| AutoNL-S | ')
     assert '| 76.5 | Li et al. 2020' in lines[2]
     assert lines[4].endswith('| - | - |')
-    image = cv2.imread(str(plot))
-    assert image.std() > 5
+    first, second = (1e3 * t for t in row['seconds']['latency'])
+    assert f'| {(first + second) / 2:.1f} (' in lines[4]
+    assert cv2.imread(str(plot)).std() > 5
 
 
 def test_every_network_has_a_config_and_a_source():
@@ -50,9 +47,9 @@ def test_every_network_has_a_config_and_a_source():
 @pytest.mark.parametrize('arguments,words', [
     (['--networks', 'mobilenet-v9'], 'mobilenet-v9 is neither'),
     (['--networks', 'configs/mmpretrain/autonl-supernet_1xb32_cifar10.py'],
-     'compare_backbones.py: the config is a search'),
-    (['--input-size', '16'], 'at least 32'),
+     'this is the config of a search'),
+    (['--input-shape', '16'], '--input-shape is [16]'),
+    (['--rounds', '0'], 'at least 1'),
 ])
-def test_bad_input(arguments, words):
-    result = run_tool(SCRIPT, *arguments, check=False)
-    assert result.returncode and words in result.stdout
+def test_bad_input(arguments, words, monkeypatch, scope):
+    assert words in main_error(monkeypatch, tool, *arguments)

@@ -1,17 +1,14 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Predictions in half precision, by tools/test.py and compared."""
-import re
-import runpy
-
+"""Predictions of tools/test.py in half precision, compared with float32."""
 import mmengine
 import pytest
 import torch
-from conftest import ROOT, run_tool
+from conftest import ROOT, call_main, load_tool, main_error, run_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import save_checkpoint
 
-TOOL = 'tools/benchmarks/compare_predictions.py'
+tool = load_tool('tools/benchmarks/compare_predictions.py')
 
 
 def classified(*predicted):
@@ -19,7 +16,8 @@ def classified(*predicted):
             for i, label in enumerate(predicted)]
 
 
-def test_half_precision(image_folder, tiny_arch, tmp_path, scope):
+def test_half_precision(image_folder, tiny_arch, tmp_path, scope, monkeypatch,
+                        capsys):
     cfg = Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py')
     cfg.model.backbone.update(arch=str(tiny_arch), out_indices=(-1, ))
     cfg.model.head.update(in_channels=64, num_classes=2)
@@ -40,15 +38,16 @@ def test_half_precision(image_folder, tiny_arch, tmp_path, scope):
     difference = max((a['pred_score'] - b['pred_score']).abs().max()
                      for a, b in zip(full, half))
     assert 0 < difference < 0.02
-    said = run_tool(TOOL, *out).stdout
-    assert re.search(r'\d+ of 16 labels agree, [\d.]+ %', said)
-    failed = run_tool(TOOL, out[0], tmp_path / 'c.pkl', check=False)
-    assert failed.returncode == 1
-    assert 'c.pkl' in failed.stdout.strip().splitlines()[-1]
+    capsys.readouterr()
+    call_main(monkeypatch, tool, *out)
+    equal = sum(int(a['pred_label'] == b['pred_label']) for a, b in zip(full, half))
+    assert capsys.readouterr().out == (
+        f'{equal} of 16 labels agree, {100 * equal / 16:.2f} %\n')
+    assert 'c.pkl' in main_error(monkeypatch, tool, out[0], tmp_path / 'c.pkl')
 
 
 def test_agreement():
-    agreement = runpy.run_path(str(ROOT / TOOL))['agreement']
+    agreement = tool.agreement
     segmented = [dict(pred_sem_seg=dict(data=torch.zeros(1, 2, 2)))]
     one = classified(1, 2, 3, 4)
     assert agreement(one, classified(1, 2, 3, 5)) == (3, 4)
@@ -62,10 +61,10 @@ def test_agreement():
         agreement(found, found)
 
 
-def test_one_precision_at_a_time(tmp_path):
+def test_one_precision_at_a_time(tmp_path, monkeypatch):
     (tmp_path / 'a.pth').touch()
-    failed = run_tool('tools/test.py', 'configs/demo/autonl-s_1xb32_demo-cls.py',
-                      tmp_path / 'a.pth', '--work-dir', tmp_path, '--amp',
-                      '--dtype', 'float16', check=False)
-    assert failed.returncode == 1
-    assert '--amp and --dtype float16' in failed.stdout.splitlines()[-1]
+    message = main_error(
+        monkeypatch, load_tool('tools/test.py'),
+        ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py', tmp_path / 'a.pth',
+        '--work-dir', tmp_path, '--amp', '--dtype', 'float16')
+    assert '--amp and --dtype float16' in message

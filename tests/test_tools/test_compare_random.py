@@ -1,60 +1,95 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-import importlib.util
 import json
 import random
 import re
 
 import pytest
-from conftest import ROOT, run_tool
+from conftest import ROOT, call_main, load_tool, main_error, run_tool
+from mmengine.config import Config
 from search_spaces import TINY_SPACE
 
 from autonl_mm import AUTONL_S, ArchSpec, count_macs
 from autonl_mm.nas import SearchSpace
 
 SCRIPT = 'tools/benchmarks/compare_random.py'
-spec = importlib.util.spec_from_file_location('compare_random', ROOT / SCRIPT)
-compare_random = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(compare_random)
-
+compare_random = load_tool(SCRIPT)
 SPACE = SearchSpace.from_config(TINY_SPACE)
 
 
-def test_one_command(tiny_search, tmp_path):
-    arguments = [
-        SCRIPT, tiny_search, '--work-dir', tmp_path, '--num-random', '2',
-        '--seeds', '2', '--tolerance', '0.1', '--cfg-options',
-        'train_cfg.max_epochs=1', 'param_scheduler.total_steps=1',
-        'train_cfg.val_interval=1'
-    ]
-    out = run_tool(*arguments).stdout
-    rows = [line for line in out.splitlines() if line.startswith('| ')]
+OPTIONS = ['--cfg-options', 'train_cfg.max_epochs=1',
+           'param_scheduler.total_steps=1', 'train_cfg.val_interval=1']
+
+
+def rows_of(out):
+    return [line for line in out.splitlines() if line.startswith('| ')]
+
+
+def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope):
+    arguments = [tiny_search, '--work-dir', tmp_path, '--num-random', '2',
+                 '--seeds', '1', '--tolerance', '0.1', *OPTIONS]
+    out = run_tool(SCRIPT, *arguments, timeout=800).stdout
+    rows = rows_of(out)
     assert [r.split(' | ')[0] for r in rows] == [
         '| network', '| searched', '| without LightNL', '| LightNL everywhere',
         '| random 0', '| random 1'
     ]
-    assert 'seed 0 | seed 1 | mean' in rows[0]
     searched = ArchSpec.from_file(tmp_path / 'search/arch.txt')
     macs = count_macs(searched, 32, 2).total
     assert f'| {macs / 1e6:.2f} M |' in rows[1]
     assert re.search(r'searched \d+\.\d+; 2 random networks', out)
-    assert '10 training runs' in out and 'search 0.' in out
+    assert '5 training runs' in out and 'search 0.' in out
     assert (tmp_path / 'comparison.md').read_text().strip() in out
     archs = []
     for path in tmp_path.glob('*-seed*/result.json'):
         result = json.loads(path.read_text())
         archs.append(ArchSpec.from_text(result['arch']))
-        assert path.parent.name.endswith(f'-seed{result["seed"]}')
+        assert path.parent.name.endswith('-seed0') and result['seed'] == 0
         assert result['metric'] == 'accuracy/top1'
     within = [abs(count_macs(a, 32, 2).total / macs - 1) <= 0.1 for a in archs]
-    assert len(within) == 10 and sum(within) >= 6
+    # the searched network and two random ones
+    assert len(within) == 5 and sum(within) >= 3
 
-    # nothing is done twice
+    # finished runs are not repeated
     before = (tmp_path / 'comparison.md').read_text()
     logs = {p: p.stat().st_mtime for p in tmp_path.glob('*/train.log')}
-    assert len(logs) == 10
-    run_tool(*arguments)
+    assert len(logs) == 5
+    call_main(monkeypatch, compare_random, *arguments)
     assert before == (tmp_path / 'comparison.md').read_text()
     assert logs == {p: p.stat().st_mtime for p in logs}
+
+
+def test_every_network_is_trained_with_every_seed(
+        tiny_search, tiny_arch, tmp_path, monkeypatch, capsys, scope):
+    """The runs are stubs here, whose metric is 10 times the seed."""
+    runs = []
+
+    def train(tool, config, out, options, jobs, prepare, arch, seed):
+        assert tool == ROOT / 'tools/train.py'
+        assert config == Config.fromfile(tiny_search).retrain_base
+        assert options['randomness.seed'] == seed
+        assert options['train_cfg.max_epochs'] == 1
+        assert out.name.endswith(f'-seed{seed}')
+        runs.append((arch, seed))
+        return dict(metric='accuracy/top1', value=10 * seed, seconds=1)
+
+    monkeypatch.setattr(compare_random.trials, 'train', train)
+    arch = SPACE.largest.without_light_nl()
+    tiny_arch.write_text(arch.to_text())
+    call_main(monkeypatch, compare_random, tiny_search, '--work-dir', tmp_path,
+              '--num-random', '3', '--seeds', '2', '--tolerance', '1', '--arch',
+              tiny_arch, *OPTIONS)
+    out = capsys.readouterr().out
+    rows = rows_of(out)
+    assert 'seed 0 | seed 1 | mean' in rows[0]
+    assert len(rows) == 1 + 3 + 3
+    for row in rows[1:]:
+        assert row.endswith('| 0.00 | 10.00 | 5.00 |')
+    # the searched network has no LightNL, so it is trained only once per seed
+    assert rows[1].split('|')[2:] == rows[2].split('|')[2:]
+    assert len(runs) == len(set(runs)) == 2 * 5
+    assert {seed for _, seed in runs} == {0, 1}
+    assert runs.count((arch.to_text(), 0)) == 1
+    assert '10 training runs' in out
 
 
 def test_random_archs_have_the_cost():
@@ -91,10 +126,12 @@ def test_verdict():
         '1.41, the best 62.00: +4.00, +2.8 standard deviations')
 
 
-def test_bad_input(tmp_path, tiny_search):
+def test_bad_input(tmp_path, tiny_search, monkeypatch, scope):
     config = 'configs/mmpretrain/autonl-s_2xb128_cifar10.py'
-    result = run_tool(SCRIPT, config, '--work-dir', tmp_path, check=False)
-    assert result.returncode and 'no config of a search' in result.stdout
-    result = run_tool(SCRIPT, tiny_search, '--work-dir', tmp_path, '--arch',
-                      'nowhere.txt', check=False)
-    assert result.returncode and 'nowhere.txt' in result.stdout
+    for arguments, words in (
+        ([config], 'has no AutoNLSuperNet'),
+        ([tiny_search, '--arch', 'nowhere.txt'], 'nowhere.txt'),
+        ([tiny_search, '--num-random', '1'], '--num-random must be at least 2'),
+    ):
+        assert words in main_error(monkeypatch, compare_random, *arguments,
+                                   '--work-dir', tmp_path)

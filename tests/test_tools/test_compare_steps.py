@@ -1,9 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import json
-import re
 
 import pytest
-from conftest import run_tool
+from conftest import ROOT, call_main, load_tool, main_error, run_tool
 from mmengine.config import Config
 
 SCRIPT = 'tools/benchmarks/compare_steps.py'
@@ -14,7 +13,7 @@ STEPS = ('none', 'conventional', 'shared_features', 'depthwise_output',
 
 def added_macs():
     """By the formulas of the paper: affinity formed, cheaper order."""
-    # channels, side of the map, stride of LightNL where it is strided
+    # channels, side of the feature map, stride of a strided LightNL
     places = [(16, 16, 2), (24, 16, 2), (24, 16, 2), (40, 8, 2), (40, 8, 2),
               (80, 4, 1), (80, 4, 1), (80, 4, 1)]
     totals = {step: [0, 0] for step in STEPS}
@@ -45,9 +44,10 @@ def rows_of(text):
     return rows[0], {row[0].replace(' ', '_'): row[1:] for row in rows[1:]}
 
 
-def test_costs(tmp_path):
-    out = run_tool(SCRIPT, CONFIG, '--work-dir', tmp_path, '--no-train').stdout
-    head, rows = rows_of(out)
+def test_costs(tmp_path, monkeypatch, capsys, scope):
+    call_main(monkeypatch, load_tool(SCRIPT), ROOT / CONFIG, '--work-dir', tmp_path,
+              '--no-train')
+    head, rows = rows_of(capsys.readouterr().out)
     assert tuple(rows) == STEPS
     for step, macs in added_macs().items():
         assert rows[step][:2] == [f'{m / 1e6:.3f} M' for m in macs]
@@ -72,7 +72,7 @@ def small_config(image_folder, tmp_path_factory):
     return path
 
 
-def test_trains_each_once(small_config, tmp_path):
+def test_trains_each_once(small_config, tmp_path, monkeypatch, capsys, scope):
     arguments = [
         SCRIPT, small_config, '--work-dir', tmp_path, '--seeds', '2',
         '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
@@ -80,7 +80,7 @@ def test_trains_each_once(small_config, tmp_path):
     ]
     out = run_tool(*arguments).stdout
     head, rows = rows_of(out)
-    assert head[-4:] == ['seed 0', 'seed 1', 'mean', 'deviation']
+    assert head[-4:] == ['seed 0', 'seed 1', 'mean', 'standard deviation']
     assert tuple(rows) == ('none', 'spatial_compaction')
     assert '4 training runs' in out and 'accuracy/top1' in out
     for step, row in rows.items():
@@ -95,17 +95,20 @@ def test_trains_each_once(small_config, tmp_path):
             assert ('LightNL' in log) == (step != 'none')
         assert row[3:5] == [f'{v:.2f}' for v in values]
         assert float(row[5]) == pytest.approx(sum(values) / 2, abs=0.01)
-    # nothing is done twice
+    # finished runs are not repeated
     logs = {p: p.stat().st_mtime for p in tmp_path.glob('*/train.log')}
-    assert re.search('4 training runs', run_tool(*arguments).stdout)
+    capsys.readouterr()
+    call_main(monkeypatch, load_tool(SCRIPT), *arguments[1:])
+    assert '4 training runs' in capsys.readouterr().out
     assert len(logs) == 4
     assert logs == {p: p.stat().st_mtime for p in logs}
 
 
-def test_bad_input(tmp_path):
-    result = run_tool(SCRIPT, 'configs/mmpretrain/autonl-s_2xb128_cifar10.py',
-                      '--work-dir', tmp_path, check=False)
-    assert result.returncode and 'has no steps' in result.stdout
-    result = run_tool(SCRIPT, CONFIG, '--work-dir', tmp_path, '--seeds', '0',
-                      check=False)
-    assert result.returncode and 'at least 1 seed' in result.stdout
+@pytest.mark.parametrize('arguments, words', [
+    (['configs/mmpretrain/autonl-s_2xb128_cifar10.py'], 'has no steps'),
+    ([CONFIG, '--seeds', '0'], '--seeds and --jobs must be at least 1'),
+])
+def test_bad_input(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert words in main_error(monkeypatch, load_tool(SCRIPT), *arguments,
+                               '--work-dir', tmp_path)

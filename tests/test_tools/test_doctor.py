@@ -23,7 +23,7 @@ def run_doctor(tmp_path, blocked=()):
 def test_all_works(tmp_path):
     result = run_tool('tools/doctor.py', check=False)
     assert result.returncode == 0, result.stdout
-    assert 'mmcv ops     load and run' in result.stdout
+    assert 'mmcv ops     work' in result.stdout
     for task in ('classification', 'detection', 'segmentation'):
         assert f'{task:15} works' in result.stdout
 
@@ -32,7 +32,7 @@ def test_without_ops(tmp_path):
     result = run_doctor(tmp_path, ['mmcv._ext'])
     assert result.returncode == 1
     assert 'detection       will not work' in result.stdout
-    assert 'fix: mmcv has no compiled ops: run make setup' in result.stdout
+    assert 'fix: mmcv lacks its compiled operators: run make setup' in result.stdout
 
 
 def test_without_mmseg(tmp_path):

@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Every COCO config trains an epoch, evaluates and resumes, at a small size.
 
-On the demo's scenes under names of COCO's classes, or on the images in COCO's
-layout that the environment variable AUTONL_COCO names. Takes a minute or
-two a config::
+The data are the demo's images, with COCO's class names; or those in the folder
+that the environment variable AUTONL_COCO names, in COCO's layout. Takes one or
+two minutes per config::
 
     AUTONL_COCO=data/coco128 pytest -m slow tests/test_tools/test_every_detector.py
 """
@@ -57,7 +57,7 @@ def shrink(node, size):
 
 
 def small(path, coco, folder, epochs):
-    """Write the config for an epoch or two on few small images."""
+    """Write the config with one or two epochs on a few small images."""
     cfg = Config.fromfile(path)
     for name in ('train', 'val', 'test'):
         loader = cfg[f'{name}_dataloader']
@@ -74,7 +74,7 @@ def small(path, coco, folder, epochs):
     for name in ('val', 'test'):
         cfg[f'{name}_evaluator'].ann_file = str(
             coco / 'annotations/instances_val2017.json')
-    # BN as in README: SyncBN works in one process as BN does
+    # in one process, SyncBN works as BN does
     if (cfg.model.backbone.get('init_cfg') or {}).get('type') == 'Pretrained':
         cfg.model.backbone.init_cfg = None  # nothing is fetched
     if 'roi_head' in cfg.model:
@@ -95,7 +95,7 @@ def test_epoch_evaluation_resume(path, coco, tmp_path):
     one = small(path, coco, tmp_path, 1)
     log = run_tool('tools/train.py', one, '--work-dir', run,
                    timeout=3600).stdout
-    # mmdet's word for a detector that is sure of nothing yet
+    # mmdet's message if no box is above the score threshold
     assert METRIC in log or 'results of the whole dataset is empty' in log
     metrics = tmp_path / 'metrics.json'
     run_tool('tools/test.py', one, run / 'epoch_1.pth', '--work-dir',

@@ -1,32 +1,28 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import copy
-import importlib.util
 import re
 import sys
 
 import onnx
 import pytest
 import torch
-from conftest import ROOT, call_main, main_error
+from conftest import call_main, load_tool, main_error
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from tiny_models import CONFIGS, build, noise
 from torch import nn
 
 from autonl_mm.export import export
-from autonl_mm.export.graphs.classification import graph_type
+from autonl_mm.export.graphs import graph_type
 from autonl_mm.export.onnx_file import OnnxSession
 from autonl_mm.models import LightNL
 
-SPEC = importlib.util.spec_from_file_location(
-    'export_onnx', ROOT / 'tools/deployment/export_onnx.py')
-tool = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tool)
+tool = load_tool('tools/deployment/export_onnx.py')
 
 
 @MODELS.register_module()
 class Baked(nn.Module):
-    """Scales by the size, read in Python: a trace keeps that of its input."""
+    """Multiplies by the size, read in Python: a trace fixes that of its input."""
 
     def forward(self, feats):
         return tuple(x.mean((2, 3)) * int(x.shape[3]) for x in feats)
@@ -76,7 +72,7 @@ def test_every_task_at_any_size(name, options, output, files, monkeypatch,
     images = noise(9, 96, 96)
     monkeypatch.setattr(tool, 'check_images',
                         lambda *args: (list(images), 'squares'))
-    call_main(monkeypatch, tool, config, weights, '--shape', 64, 96, '--dynamic',
+    call_main(monkeypatch, tool, config, weights, '--input-shape', 64, 96, '--dynamic',
               'batch', 'size', '--rounds', 1, *options)
     out, err = capfd.readouterr()
     assert 'Warning' not in out + err and 'no Einsum' in out
@@ -113,8 +109,8 @@ def test_every_task_at_any_size(name, options, output, files, monkeypatch,
 
 def test_fixed_size_and_batch(files, monkeypatch, capsys, tmp_path):
     config, weights, model = files('classifier')
-    call_main(monkeypatch, tool, config, weights, '--shape', 64, '--batch-size', 2,
-              '--rounds', 1, '--out', tmp_path / 'two.onnx')
+    call_main(monkeypatch, tool, config, weights, '--input-shape', 64,
+              '--batch-size', 2, '--rounds', 1, '--out', tmp_path / 'two.onnx')
     out = capsys.readouterr().out
     assert 'images (2, 3, 64, 64)' in out and 'on noise' in out
     assert [row[0] for row in rows(out)] == ['2x3x64x64']
@@ -134,13 +130,13 @@ def test_fixed_size_and_batch(files, monkeypatch, capsys, tmp_path):
     ('Summed', ['Einsum']),
 ])
 def test_refused(neck, words, files, monkeypatch, tmp_path):
-    """A file that was there before stays as it was."""
+    """An existing file is not changed."""
     config, weights, _ = files('classifier', neck=dict(type=neck))
     out = tmp_path / 'net.onnx'
     for before in (None, b'older'):
         if before:
             out.write_bytes(before)
-        message = main_error(monkeypatch, tool, config, weights, '--shape', 64,
+        message = main_error(monkeypatch, tool, config, weights, '--input-shape', 64,
                              '--dynamic', 'size')
         assert message.startswith('export_onnx.py: ')
         for word in words:
@@ -151,7 +147,7 @@ def test_refused(neck, words, files, monkeypatch, tmp_path):
 
 def test_nothing_detected_is_no_check(files, monkeypatch, tmp_path):
     config, weights, _ = files('retinanet')
-    message = main_error(monkeypatch, tool, config, weights, '--shape', 64,
+    message = main_error(monkeypatch, tool, config, weights, '--input-shape', 64,
                          '--cfg-options', 'model.test_cfg.score_thr=0.9999')
     assert 'nothing was detected' in message and '--images' in message
     assert not list(tmp_path.glob('*.onnx*'))
@@ -159,7 +155,7 @@ def test_nothing_detected_is_no_check(files, monkeypatch, tmp_path):
 
 def test_images_of_a_folder(files, monkeypatch, image_folder, capsys):
     config, weights, _ = files('classifier')
-    call_main(monkeypatch, tool, config, weights, '--shape', 64, '--rounds', 1,
+    call_main(monkeypatch, tool, config, weights, '--input-shape', 64, '--rounds', 1,
               '--images', image_folder)
     assert f'on {image_folder}:' in capsys.readouterr().out
 
@@ -177,14 +173,14 @@ def test_missing_libraries(module, files, monkeypatch):
     (['--batch-size', 0], '--batch-size is 0'),
     (['--out', 'nowhere/x.onnx'], "folder 'nowhere' does not exist"),
     (['--images', 'nowhere'], "'nowhere' has no image"),
-    (['--shape', 64, 64, 64], 'expected a positive height and width'),
+    (['--input-shape', 64, 64, 64], 'expected a positive height and width'),
     (['--cfg-options', 'model.head.num_classes=3'], 'size mismatch'),
     (['--opset', 3], 'torch.onnx cannot export'),
 ])
 def test_bad_input(arguments, words, files, monkeypatch):
     config, weights, _ = files('classifier')
-    if '--shape' not in arguments:
-        arguments = ['--shape', 64, *arguments]
+    if '--input-shape' not in arguments:
+        arguments = ['--input-shape', 64, *arguments]
     assert words in main_error(monkeypatch, tool, config, weights, *arguments)
 
 
@@ -198,14 +194,14 @@ def test_missing_files(files, monkeypatch, tmp_path):
     (dict(nms_pre=-1), 'nms_pre is -1'),
     (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), 'soft_nms'),
 ])
-def test_detectors_that_it_has_not(change, words, scope):
+def test_unsupported_detectors(change, words, scope):
     cfg = copy.deepcopy(CONFIGS['retinanet'])
     cfg['model']['test_cfg'].update(change)
     with pytest.raises(ValueError, match=words):
         graph_type(build(cfg))
 
 
-def test_models_that_it_has_not(scope):
+def test_unsupported_models(scope):
     with pytest.raises(ValueError, match='Linear cannot be exported'):
         graph_type(nn.Linear(2, 2))
     cfg = copy.deepcopy(CONFIGS['retinanet'])
@@ -213,5 +209,5 @@ def test_models_that_it_has_not(scope):
         type='FoveaHead', num_classes=4, in_channels=8, strides=[4, 8, 16],
         base_edge_list=[16, 32, 64],
         scale_ranges=((8, 32), (16, 64), (32, 128))))
-    with pytest.raises(ValueError, match='FoveaHead predicts in a way'):
+    with pytest.raises(ValueError, match='FoveaHead cannot be exported because'):
         graph_type(build(cfg))

@@ -1,17 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-import importlib.util
-
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_tool
 from mmengine.config import Config
 
 from autonl_mm import AUTONL_L, AUTONL_S, count_macs
 from autonl_mm.cli import configs
 
-SPEC = importlib.util.spec_from_file_location(
-    'get_flops', ROOT / 'tools/analysis_tools/get_flops.py')
-get_flops = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(get_flops)
+get_flops = load_tool('tools/analysis_tools/get_flops.py')
 
 
 def count(path, shape=None):
@@ -63,7 +58,7 @@ def test_detectors_and_segmentors(path, shape, parts, scope):
 
 
 def test_what_it_cannot_count(scope):
-    with pytest.raises(ValueError, match='give --shape'):
+    with pytest.raises(ValueError, match='give --input-shape'):
         count('demo/autonl-s_1xb32_demo-cls.py')
     with pytest.raises(ValueError, match=r'export_arch\.py'):
         count('mmpretrain/autonl-supernet_8xb128_in1k.py')

@@ -1,5 +1,4 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-import importlib.util
 import inspect
 import json
 import sys
@@ -9,15 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import load_tool
 
 pytest.importorskip('sklearn')
 pytest.importorskip('tqdm')
 
-ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location(
-    'make_demo_data', ROOT / 'tools/dataset_converters/make_demo_data.py')
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_tool('tools/dataset_converters/make_demo_data.py')
 
 FEW = [
     f'--{name}-{key}={value}' for name in tool.SETS
@@ -113,7 +109,7 @@ def test_split_of_scans():
 
 @pytest.mark.parametrize('name', tool.SETS)
 def test_no_scan_in_both_splits(name, tmp_path, monkeypatch):
-    """Watches the scans that are drawn while the files are written."""
+    """Records the scans that are used while the files are written."""
     streams, draw_digit = tool.streams, tool.draw_digit
     seen = dict(train=set(), val=set())
     current = []
@@ -159,7 +155,7 @@ def test_coco(demo, split):
             np.random.default_rng(key), scans, 160)
         assert np.abs(image[..., ::-1].astype(int) - again).mean() < 8
 
-        annotations = coco.loadAnns(coco.getAnnIds(imgIds=image['id']))
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=entry['id']))
         assert 1 <= len(annotations) == len(digits) <= 5
         for annotation, digit in zip(annotations, digits):
             assert annotation['category_id'] == digit.label + 1

@@ -3,9 +3,9 @@ import json
 
 import cv2
 import pytest
-from conftest import run_tool
+from conftest import call_main, load_tool, main_error
 
-TOOL = 'tools/analysis_tools/plot_search.py'
+tool = load_tool('tools/analysis_tools/plot_search.py')
 OPTIONS = dict(
     expand_ratio=[0, 3, 6],
     kernel_size=[3, 5],
@@ -17,7 +17,7 @@ OPTIONS = dict(
 
 def write_epoch(work_dir, epoch, decisions=tuple(OPTIONS), unit='MACs',
                 target=8e6):
-    """A record of three blocks, of which the gates go off one by one."""
+    """A record of three blocks, whose gates go off one after the other."""
     gates = {}
     for i, block in enumerate(('2.0', '2.1', '3.0')):
         for name in decisions:
@@ -53,8 +53,8 @@ def write_scalars(work_dir):
     (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, records)))
 
 
-def check_image(path):
-    """The file is an image for a README and not blank."""
+def check_plot(path):
+    """The plot has a size for a README and is not blank."""
     image = cv2.imread(str(path))
     assert 700 < image.shape[0] < 1000
     assert 1200 < image.shape[1] < 1500
@@ -62,22 +62,22 @@ def check_image(path):
 
 
 @pytest.mark.parametrize('epochs, scalars', [(1, False), (12, True)])
-def test_draws(epochs, scalars, tmp_path):
+def test_plot(epochs, scalars, tmp_path, monkeypatch, capsys):
     for epoch in range(1, epochs + 1):
         write_epoch(tmp_path, epoch)
     if scalars:
         write_scalars(tmp_path)
-    out = run_tool(TOOL, tmp_path).stdout
-    assert out.strip() == str(tmp_path / 'search.png')
-    check_image(tmp_path / 'search.png')
+    call_main(monkeypatch, tool, tmp_path)
+    assert capsys.readouterr().out.strip() == str(tmp_path / 'search.png')
+    check_plot(tmp_path / 'search.png')
 
 
-def test_few_decisions_and_no_target(tmp_path):
-    """A space of kernel sizes, latency as its cost."""
+def test_few_decisions_and_no_target(tmp_path, monkeypatch):
+    """A space of kernel sizes, with latency as the cost."""
     write_epoch(tmp_path, 1, ('kernel_size', ), 'ms', None)
     out = tmp_path / 'plots/plot.png'
-    run_tool(TOOL, tmp_path, '--out', out)
-    check_image(out)
+    call_main(monkeypatch, tool, tmp_path, '--out', out)
+    check_plot(out)
 
 
 def no_gates(work_dir):
@@ -102,12 +102,9 @@ def two_searches(work_dir):
 @pytest.mark.parametrize('write, words', [
     (no_gates, 'has no gates/epoch_N.json: expected the work dir of a search'),
     (no_json, 'epoch_2.json is not JSON'),
-    (no_record, "epoch_2.json is not a search's record"),
+    (no_record, 'epoch_2.json is not a record of a search'),
     (two_searches, 'epochs 1 and 2 of different search spaces'),
 ])
-def test_errors(write, words, tmp_path):
+def test_errors(write, words, tmp_path, monkeypatch):
     write(tmp_path)
-    result = run_tool(TOOL, tmp_path, check=False)
-    assert result.returncode == 1
-    assert result.stdout.startswith('plot_search.py: ')
-    assert words in result.stdout
+    assert words in main_error(monkeypatch, tool, tmp_path)

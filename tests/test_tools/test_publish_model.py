@@ -5,15 +5,14 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT, run_tool
+from conftest import ROOT, load_tool, run_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
-from test_autonl_to_mm import load_tool
 
 from autonl_mm.checkpoint import BrokenCheckpointError, load_checkpoint
 
-publish = load_tool('publish_model')
+publish = load_tool('tools/model_converters/publish_model.py')
 
 
 @pytest.fixture(scope='module')
@@ -127,10 +126,10 @@ def test_views_do_not_carry_their_storage(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('content, dst, words', [
-    (dict(state_dict=dict(a=1)), 'x.pth', ['src.pth', 'no tensors, such as a']),
+    (dict(state_dict=dict(a=1)), 'x.pth', ['src.pth', 'not tensors, such as a']),
     (dict(state_dict={}), 'x.pth', ['src.pth', 'no state_dict']),
     ([1], 'x.pth', ['src.pth', 'no state_dict']),
-    (dict(a=torch.ones(1)), 'x.onnx', ["x.onnx' should end in .pth"]),
+    (dict(a=torch.ones(1)), 'x.onnx', ["x.onnx' must end in .pth"]),
     (None, 'x.pth', ['src.pth', 'truncated']),
 ])
 def test_bad_input(content, dst, words, tmp_path, capsys):

@@ -1,5 +1,4 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-import importlib.util
 import json
 import re
 import sys
@@ -7,26 +6,17 @@ import sys
 import onnx
 import pytest
 import torch
-from conftest import ROOT, TINY_ARCH, call_main, main_error
+from conftest import ROOT, TINY_ARCH, call_main, load_tool, main_error
 from mmengine.config import Config
 
+from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs
-from autonl_mm.export import export, onnx_file, quantize
+from autonl_mm.export import export, quantize
 from autonl_mm.export.images import config_images
 from autonl_mm.export.onnx_file import OnnxSession
 
-
-def load(path):
-    """A tool as a module."""
-    path = ROOT / path
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load('tools/deployment/quantize_onnx.py')
-test_tool = load('tools/test.py')
+tool = load_tool('tools/deployment/quantize_onnx.py')
+test_tool = load_tool('tools/test.py')
 
 
 @pytest.fixture
@@ -51,7 +41,7 @@ def exported(tmp_path, image_folder, scope):
     with torch.no_grad():
         model(inputs, mode='tensor')
         model.eval()
-        # what tells the classes apart, in place of training
+        # weights that separate the classes, instead of training
         feats, = model.extract_feat(inputs)
         bright = images.mean((1, 2, 3)) > 120
         axis = feats[bright].mean(0) - feats[~bright].mean(0)
@@ -60,7 +50,7 @@ def exported(tmp_path, image_folder, scope):
         model.head.fc.bias.copy_(-model.head.fc.weight @ middle)
     cfg.dump(tmp_path / 'config.py')
     graph = export.make_graph(model, ('batch', ))
-    onnx_file.write(tmp_path / 'net.onnx', export.to_onnx(
+    write_whole(tmp_path / 'net.onnx', export.to_onnx(
         graph, (1, 3, 64, 64), ('batch', )))
     return tmp_path / 'net.onnx', tmp_path / 'config.py'
 
@@ -76,7 +66,7 @@ def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
     assert [name for name, _ in values] == ['net.onnx', 'net-int8.onnx']
     assert all(float(value) >= 90 for _, value in values)
     assert 'calibrated (minmax) on 16 training images, 0 outliers' in out
-    # the config of the model's own training is not written over
+    # the config of the model's training is not overwritten
     assert not list((tmp_path / 'work').glob('*.py'))
     assert (tmp_path / 'work' / 'net-int8' / 'config.py').exists()
 
@@ -85,7 +75,7 @@ def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
     model = onnx.load(tmp_path / 'net-int8.onnx')
     kinds = export.operators(model)
     assert kinds['DequantizeLinear'] and kinds['QuantizeLinear']
-    # What multiplies in LightNL gets what was never quantised.
+    # The inputs of the products in LightNL were never quantised.
     makers = {o: n.op_type for n in model.graph.node for o in n.output}
     products = [n for n in model.graph.node if n.op_type == 'MatMul']
     assert len(products) == 4
@@ -98,7 +88,7 @@ def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
 
 
 def test_all_of_light_nl(exported, scope):
-    """--exclude without a word leaves nothing out."""
+    """--exclude without a value excludes nothing."""
     file, config = exported
     cfg = Config.fromfile(config)
     images = config_images(cfg, 'train_dataloader', 4)
@@ -114,7 +104,8 @@ def test_all_of_light_nl(exported, scope):
 
 
 @pytest.mark.parametrize('arguments, words', [
-    (['--num-samples', 0], 'expected at least 1'),
+    (['--num-samples', 0], '--num-samples is 0, expected at least 1'),
+    (['--rounds', 0], '--rounds is 0, expected at least 1'),
     (['--exclude', '.'], 'nothing is left to quantise'),
     (['--cfg-options', 'train_dataloader.dataset.data_root=no'],
      "'no' does not exist"),
@@ -128,8 +119,8 @@ def test_bad_input(arguments, words, exported, monkeypatch, tmp_path):
 def test_quantised_already(exported, monkeypatch):
     file, config = exported
     images = config_images(Config.fromfile(config), 'train_dataloader', 1)
-    onnx_file.write(file, quantize.quantize(str(file), images))
-    assert 'quantised already' in main_error(
+    write_whole(file, quantize.quantize(str(file), images))
+    assert 'already quantised' in main_error(
         monkeypatch, tool, file, config, '--no-eval')
 
 
@@ -137,7 +128,7 @@ def test_fewer_images_than_the_file_takes(exported):
     file, config = exported
     cfg = Config.fromfile(config)
     graph = export.make_graph(configs.build_model(cfg), ())
-    onnx_file.write(file, export.to_onnx(graph, (2, 3, 64, 64), ()))
+    write_whole(file, export.to_onnx(graph, (2, 3, 64, 64), ()))
     images = config_images(cfg, 'train_dataloader', 1)
     with pytest.raises(ValueError, match=r'1 images .* at least 2'):
         quantize.quantize(str(file), images)
@@ -158,8 +149,55 @@ def test_evaluated_by_test_py(exported, monkeypatch, tmp_path):
     assert 'does not load' in main_error(monkeypatch, test_tool, config, file)
 
 
+@pytest.mark.parametrize('options, words', [
+    (['--dtype', 'bfloat16'], ['--dtype bfloat16 does not apply to', 'net.onnx']),
+    (['--amp'], ['--amp does not apply to', 'net.onnx']),
+    (['--out', 'x.txt'], ["--out is 'x.txt'", '.pkl file for predictions']),
+    (['--out', 'x.txt', '--out-item', 'metrics'],
+     ["--out is 'x.txt'", '.json or .pkl file for metrics']),
+    (['--out-item', 'metrics'], ['--out-item metrics needs --out']),
+])
+def test_options_that_do_not_apply(options, words, exported, monkeypatch):
+    """They are refused before anything is read, the config too."""
+    monkeypatch.setattr(test_tool.launch, 'load_config', None)
+    file, config = exported
+    message = main_error(monkeypatch, test_tool, config, file, *options)
+    for word in words:
+        assert word in message
+
+
+def test_amp_and_dtype_exclude_each_other(exported, monkeypatch):
+    message = main_error(monkeypatch, test_tool, exported[1], 'net.pth', '--amp',
+                         '--dtype', 'float16')
+    assert '--amp and --dtype float16 exclude each other' in message
+
+
+def test_test_time_augmentation(exported, monkeypatch, tmp_path):
+    """--tta works with an ONNX file: its images have the size of the others."""
+    file, config = exported
+    metrics = tmp_path / 'metrics.json'
+    calls = []
+    run = OnnxSession.__call__
+    monkeypatch.setattr(
+        OnnxSession, '__call__',
+        lambda self, images: calls.append(images) or run(self, images))
+    call_main(monkeypatch, test_tool, config, file, '--work-dir',
+              tmp_path / 'work', '--out', metrics, '--out-item', 'metrics', '--tta')
+    assert json.loads(metrics.read_text())['accuracy/top1'] >= 90
+    # each batch as it is, then mirrored
+    assert len(calls) == 4
+    for plain, mirrored in zip(calls[::2], calls[1::2]):
+        assert torch.equal(plain.flip(3), mirrored)
+
+
+def test_no_option_for_mixed_precision(exported, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call_main(monkeypatch, tool, *exported, '--amp')
+    assert 'unrecognized arguments: --amp' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('batch', [None, 2])
-def test_outliers_are_no_measure(batch):
+def test_outliers_are_left_out(batch):
     class Session:
         outputs = ('logits', )
 

@@ -1,21 +1,16 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-import importlib.util
-
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_tool
+from conftest import call_main, load_tool, main_error
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from autonl_mm.models import LightNL
 
-SCRIPT = 'tools/analysis_tools/show_attention.py'
 CONFIG = 'configs/mmpretrain/autonl-s_2xb128_cifar10.py'
-spec = importlib.util.spec_from_file_location('show_attention', ROOT / SCRIPT)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_tool('tools/analysis_tools/show_attention.py')
 
 
 @pytest.fixture(scope='module')
@@ -32,19 +27,27 @@ def files(tmp_path_factory):
     return folder / 'image.png', folder / 'net.pth'
 
 
-def test_draws(files, tmp_path, scope):
+def test_plot(files, tmp_path, scope, monkeypatch):
+    monkeypatch.setenv('AUTONL_KEEP_MEMORY', '0')
     image, checkpoint = files
     out = tmp_path / 'attention.png'
     layers = ['backbone.layers.2.0.light_nl', 'backbone.layers.7.0.light_nl']
-    run_tool(SCRIPT, image, CONFIG, checkpoint, '--layer', *layers, '--points',
-             '10,20', '150,90', '80,48', '--out', out)
+    plotted = []
+    plot = tool.plot
+    monkeypatch.setattr(tool, 'plot', lambda *args: (plotted.append(args), plot(*args)))
+    call_main(monkeypatch, tool, image, CONFIG, checkpoint, '--layer', *layers,
+              '--points', '10,20', '150,90', '80,48', '--out', out)
     one = cv2.imread(str(out))
-    run_tool(SCRIPT, image, CONFIG, checkpoint, '--layer', layers[0],
-             '--points', '10,20', '--size', '64', '128', '--out', out)
+    call_main(monkeypatch, tool, image, CONFIG, checkpoint, '--layer', layers[0],
+              '--points', '10,20', '--input-shape', '64', '128', '--out', out)
     other = cv2.imread(str(out))
     # 4 columns and 2 rows against 2 columns and 1 row
     assert one.shape[1] == pytest.approx(2 * other.shape[1], abs=5)
     assert one.shape[0] > 1.5 * other.shape[0] and one.std() > 10
+    # the points are scaled with the image
+    resized, rows, points, size, _ = plotted[1]
+    assert resized.shape == (64, 128, 3) and size == (64, 128)
+    assert points == [(10 * 128 / 160, 20 * 64 / 96)] and list(rows) == layers[:1]
 
 
 @pytest.mark.parametrize('codebase', ['mmpretrain', 'mmdet', 'mmseg'])
@@ -83,7 +86,7 @@ def test_rows_are_those_of_the_layer(codebase, files, scope):
         torch.testing.assert_close(row, want)
 
 
-def test_bad_input(files, tmp_path):
+def test_bad_input(files, tmp_path, monkeypatch, scope):
     image, checkpoint = files
     layer = ['--layer', 'backbone.layers.2.0.light_nl']
     points = ['--points', '1,1']
@@ -94,8 +97,11 @@ def test_bad_input(files, tmp_path):
          'outside of the image of width 160'),
         (['nowhere.png', CONFIG, checkpoint, *layer, *points],
          "'nowhere.png' does not exist"),
-        ([CONFIG, CONFIG, checkpoint, *layer, *points], 'is no image'),
+        ([CONFIG, CONFIG, checkpoint, *layer, *points],
+         'is not a readable image'),
+        ([image, CONFIG, checkpoint, *layer, *points, '--input-shape', '0'],
+         '--input-shape is [0]'),
     ):
-        result = run_tool(SCRIPT, *arguments, check=False)
-        assert result.returncode and words in result.stdout
+        assert words in main_error(monkeypatch, tool, *arguments, '--out',
+                                   tmp_path / 'attention.png')
     assert not list(tmp_path.iterdir())

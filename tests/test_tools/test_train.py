@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The command line tools end to end, on a tiny network and data set."""
+"""The training tools end to end, with a tiny network and data set."""
 import json
 import os
 import re
@@ -49,7 +49,7 @@ def test_train_test_resume_summarize(options, tmp_path):
     assert (work_dir / 'epoch_2.pth').exists()
     trained = [r for r in scalars(work_dir) if 'accuracy/top1' in r][-1]
 
-    # the same figure again
+    # the same metric again
     metrics = tmp_path / 'metrics.json'
     run_tool('tools/test.py', CONFIG, work_dir / 'epoch_2.pth', '--work-dir',
              tmp_path / 'test', '--out', metrics, '--out-item', 'metrics',
@@ -57,7 +57,7 @@ def test_train_test_resume_summarize(options, tmp_path):
     tested = json.loads(metrics.read_text())
     assert tested['accuracy/top1'] == trained['accuracy/top1']
 
-    # goes on from where it stopped
+    # continues from where it stopped
     more = [o.replace('max_epochs=2', 'max_epochs=3') for o in options]
     more = [o.replace('total_steps=2', 'total_steps=3') for o in more]
     log = run_tool('tools/train.py', CONFIG, '--work-dir', work_dir,
@@ -65,7 +65,7 @@ def test_train_test_resume_summarize(options, tmp_path):
     assert re.search(r'resumed epoch: 2, iter: 8', log), log[-3000:]
     assert (work_dir / 'epoch_3.pth').exists()
 
-    # and one line says how it went
+    # and the log is summarised in one line
     summary = run_tool('tools/analysis_tools/analyze_logs.py',
                        work_dir).stdout
     last = summary.strip().splitlines()[-1]
@@ -74,7 +74,7 @@ def test_train_test_resume_summarize(options, tmp_path):
     assert (work_dir / 'curve.png').stat().st_size > 5000
 
 
-def test_resume_without_a_checkpoint_starts_anew(options, tmp_path):
+def test_resume_without_a_checkpoint_starts_again(options, tmp_path):
     options = [o.replace('max_epochs=2', 'max_epochs=1') for o in options]
     log = run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'run',
                    '--resume', *options).stdout
@@ -132,7 +132,7 @@ def test_load_from_and_pretrained(options, tmp_path):
 
 
 def test_two_processes_train_like_one(options, tmp_path):
-    """Same images a step, so the same network; BN keeps its statistics."""
+    """The same images per step give the same network; BN statistics are fixed."""
     same = [
         *options, 'model.backbone.norm_eval=True', 'model.neck.dropout=0.',
         'train_dataloader.dataset.pipeline.1.padding=0',

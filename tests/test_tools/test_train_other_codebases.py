@@ -24,7 +24,7 @@ def demo_data(tmp_path_factory):
 
 
 def options(task, root, epochs=1):
-    """An epoch on four small images."""
+    """Options for an epoch on four small images."""
     options = ['--cfg-options', f'train_cfg.max_epochs={epochs}',
                'train_cfg.val_interval=1', 'train_dataloader.batch_size=2',
                f'param_scheduler.total_steps={epochs}',
@@ -34,7 +34,7 @@ def options(task, root, epochs=1):
     if task == 'det':
         path = root / 'det/annotations/instances_val.json'
         options += [f'{p}_evaluator.ann_file={path}' for p in ('val', 'test')]
-        # so that there are predictions to draw and to compare
+        # so that there are predictions to visualise and to compare
         options.append('model.test_cfg.score_thr=0.')
     return options
 
@@ -51,9 +51,9 @@ def test_train_test_resume(config, task, metric, demo_data, tmp_path):
     metrics = tmp_path / 'metrics.json'
     run_tool('tools/test.py', config, run / 'epoch_1.pth', '--work-dir',
              tmp_path / 'test', '--out', metrics, '--out-item', 'metrics',
-             '--show-dir', tmp_path / 'drawn', *options(task, demo_data))
+             '--show-dir', tmp_path / 'visualised', *options(task, demo_data))
     assert json.loads(metrics.read_text())[metric] == trained[-1][metric]
-    assert len(list((tmp_path / 'drawn').rglob('*.*g'))) == 2
+    assert len(list((tmp_path / 'visualised').rglob('*.*g'))) == 2
 
     log = run_tool('tools/train.py', config, '--work-dir', run, '--resume',
                    *options(task, demo_data, epochs=2)).stdout
@@ -70,7 +70,7 @@ def test_two_processes(config, task, metric, demo_data, tmp_path):
                    'train_dataloader.batch_size=1',
                    env=dict(PORT=free_port())).stdout
     assert 'SyncBN needs a GPU: 1 settings' in log
-    # four images, one a process
+    # four images, one per process
     checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
     assert checkpoint['meta']['iter'] == 2
     assert all(v.isfinite().all() for v in checkpoint['state_dict'].values())

@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Say in one line how a training run went, print and draw its curve.
+"""Summarise training runs, print their evaluations and plot their curves.
 
-Reads what mmengine logged to the work dir, whatever the codebase. Several runs
-are put side by side.
+Reads the logs that mmengine wrote to the work dirs, of any codebase. Several
+runs become columns of one table and lines of one plot.
 """
 import argparse
 import os
@@ -20,7 +20,7 @@ from autonl_mm.benchmark.records import metric_of, read_scalars
 
 
 class Run(NamedTuple):
-    """A training run as it was logged."""
+    """The logs of a training run."""
     work_dir: Path
     train: List[dict]
     evaluation: List[dict]
@@ -28,14 +28,14 @@ class Run(NamedTuple):
 
     @classmethod
     def of(cls, work_dir: Path) -> 'Run':
-        """Read a work dir.
+        """Read the logs in a work dir.
 
         Args:
             work_dir (Path): The work dir.
 
         Raises:
-            FileNotFoundError: If nothing was logged there.
-            ValueError: If there is no training or no evaluation.
+            FileNotFoundError: If there are no logs.
+            ValueError: If no training or no evaluation was logged.
         """
         train, evaluation, folder = read_scalars(work_dir)
         if not evaluation or not train:
@@ -44,11 +44,11 @@ class Run(NamedTuple):
         return cls(work_dir, train, evaluation, folder)
 
     def summary(self, metric: str, plot: Path) -> str:
-        """How the run went, in one line.
+        """Last metric, duration, checkpoint and plot of the run, in one line.
 
         Args:
-            metric (str): Which figure of the evaluation.
-            plot (Path): Where its curve was drawn.
+            metric (str): The evaluation metric.
+            plot (Path): File of the plot.
         """
         config = next(self.work_dir.glob('*.py'), None)
         last = self.work_dir / 'last_checkpoint'
@@ -64,8 +64,8 @@ class Run(NamedTuple):
                 f'(checkpoint {checkpoint}, plot {plot})')
 
 
-def draw(runs: List[Run], metric: str, out: Path) -> None:
-    """Draw loss by iteration and the metric by evaluation into ``out``."""
+def plot_curves(runs: List[Run], metric: str, out: Path) -> None:
+    """Plot the loss by iteration and the metric by evaluation into ``out``."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for run in runs:
         left.plot([r.get('iter', r['step']) for r in run.train],
@@ -86,7 +86,7 @@ def draw(runs: List[Run], metric: str, out: Path) -> None:
 
 
 def print_table(runs: List[Run], metric: str) -> None:
-    """A row a step that was evaluated, a column a run."""
+    """Print a table: one row per evaluated step, one column per run."""
     names = [metric] if len(runs) == 1 else [
         f'{metric}, {run.work_dir.name}' for run in runs
     ]
@@ -99,10 +99,20 @@ def print_table(runs: List[Run], metric: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('work_dirs', type=Path, nargs='+', metavar='work_dir')
-    parser.add_argument('--metric', default='', help='default: the first')
     parser.add_argument(
-        '--out', type=Path, help='default: curve.png in the first work dir')
+        'work_dirs',
+        type=Path,
+        nargs='+',
+        metavar='work_dir',
+        help='work dir of a training run')
+    parser.add_argument(
+        '--metric',
+        default='',
+        help='evaluation metric; default: the first that was logged')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='file for the plot; default: curve.png in the first work dir')
     args = parser.parse_args()
     try:
         runs = [Run.of(work_dir) for work_dir in args.work_dirs]
@@ -114,7 +124,7 @@ def main() -> None:
         sys.exit(f'analyze_logs.py: {e}')
     plot = args.out or args.work_dirs[0] / 'curve.png'
     plot.parent.mkdir(parents=True, exist_ok=True)
-    draw(runs, metrics[0], plot)
+    plot_curves(runs, metrics[0], plot)
     print_table(runs, metrics[0])
     print()
     for run in runs:

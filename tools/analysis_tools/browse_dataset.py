@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Draw what a config trains on, augmented and annotated: all codebases.
+"""Visualise the images of a config's data set, augmented and annotated.
 
-The libraries' own tools of this name do it for their codebase each;
-mmpretrain 1.2.0's fails with matplotlib 3.11, mmsegmentation 1.2.2's with
-OpenCV 5.
+Works for all codebases. Each library has a tool of this name for its own
+codebase; mmpretrain 1.2.0's fails with matplotlib 3.11, mmsegmentation 1.2.2's
+with OpenCV 5.
 """
 import argparse
 import sys
@@ -23,23 +23,27 @@ def parse_args():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     configs.add_config_args(parser)
-    parser.add_argument('--out', type=Path, required=True, help='folder')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the images')
     parser.add_argument(
-        '--part', choices=['train', 'val', 'test'], default='train')
-    parser.add_argument('--count', type=int, default=20, help='images')
+        '--phase',
+        choices=['train', 'val', 'test'],
+        default='train',
+        help='which data set of the config')
+    parser.add_argument(
+        '--show-number', type=int, default=20, help='number of images')
     return parser.parse_args()
 
 
-def draw(visualizer, scope: str, item: dict, out_file: str) -> None:
-    """Draw one item of a dataset, with its annotation, into a file.
+def visualize(visualizer, scope: str, item: dict, out_file: str) -> None:
+    """Write one image of a data set, with its annotation, into a file.
 
     Args:
-        visualizer (Visualizer): The config's.
+        visualizer (Visualizer): The visualizer of the config.
         scope (str): The codebase.
         item (dict): ``inputs``, ``(3, H, W)`` in BGR, and ``data_samples``.
-        out_file (str): Path of the image.
+        out_file (str): The file.
     """
-    # OpenCV draws into whole arrays only.
+    # OpenCV draws into contiguous arrays only.
     image = np.ascontiguousarray(item['inputs'].numpy()[::-1].transpose(1, 2, 0))
     sample = item['data_samples']
     if scope == 'mmpretrain':
@@ -62,7 +66,9 @@ def main():
     args = parse_args()
     try:
         cfg = configs.read_config(args)
-        loader = f'{args.part}_dataloader'
+        if args.show_number < 1:
+            raise ValueError('--show-number must be at least 1')
+        loader = f'{args.phase}_dataloader'
         check_data(cfg, [loader])
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'browse_dataset.py: {e}')
@@ -70,11 +76,11 @@ def main():
     dataset = DATASETS.build(cfg[loader].dataset)
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='browse'))
     visualizer.dataset_meta = dataset.metainfo
-    count = min(args.count, len(dataset))
+    count = min(args.show_number, len(dataset))
     args.out.mkdir(parents=True, exist_ok=True)
     for i in tqdm(range(count), leave=False):
-        draw(visualizer, cfg.default_scope, dataset[i],
-             str(args.out / f'{i:05d}.png'))
+        visualize(visualizer, cfg.default_scope, dataset[i],
+                  str(args.out / f'{i:05d}.png'))
     print(f'{args.out}: {count} of {len(dataset)} images of {loader}')
 
 

@@ -1,9 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Put images of a folder side by side, such as the predictions that
-``tools/test.py --show-dir`` drew: annotation left, prediction right.
+"""Put images of a folder into one image, in rows and columns.
 
-They are spread evenly over the folder. Of several folders, whose names must be
-the same in each, every image stands beside that of the next folder.
+For example the predictions that tools/test.py --show-dir wrote, each with the
+annotation left and the prediction right. The images are taken at even distances
+from the sorted names. Of several folders, images of the same name are put next
+to each other; the folders must have the same names.
 """
 import argparse
 import sys
@@ -18,14 +19,17 @@ GAP = 6  # pixels of white between images
 
 
 def find_images(folder: Path, count: int) -> List[Path]:
-    """Images below a folder, evenly spread over it by name.
+    """Images below a folder, at even distances in the sorted names.
 
     Args:
-        folder (Path): Where to look, subfolders too.
-        count (int): How many at the most.
+        folder (Path): The folder; its subfolders are searched too.
+        count (int): Maximum number of images.
+
+    Returns:
+        list[Path]: At most ``count`` images.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no image.
     """
     paths = sorted(
         p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
@@ -37,12 +41,12 @@ def find_images(folder: Path, count: int) -> List[Path]:
 
 def make_sheet(images: List[np.ndarray], columns: int,
                width: int) -> np.ndarray:
-    """Images in rows, each of one width, a row as high as its highest.
+    """Put images into rows; each row is as high as its highest image.
 
     Args:
         images (list[np.ndarray]): ``(H, W, 3)`` each.
         columns (int): Images in a row.
-        width (int): Pixels that each is made wide.
+        width (int): Width in pixels that each image is resized to.
 
     Returns:
         np.ndarray: ``(H, W, 3)``.
@@ -68,18 +72,24 @@ def make_sheet(images: List[np.ndarray], columns: int,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('folders', type=Path, nargs='+', metavar='folder')
-    parser.add_argument('--out', type=Path, required=True)
     parser.add_argument(
-        '--count', type=int, default=6, help='images of each folder')
-    parser.add_argument('--columns', type=int, default=2)
+        'folders', type=Path, nargs='+', metavar='folder', help='folder of images')
     parser.add_argument(
-        '--width', type=int, default=480, help='of one image, in pixels')
+        '--out', type=Path, required=True, help='file to write, .png or .jpg')
+    parser.add_argument(
+        '--show-number',
+        type=int,
+        default=6,
+        help='number of images of each folder')
+    parser.add_argument('--columns', type=int, default=2, help='images in a row')
+    parser.add_argument(
+        '--width', type=int, default=480, help='width of each image in pixels')
     args = parser.parse_args()
     try:
-        if min(args.count, args.columns, args.width) < 1:
-            raise ValueError('--count, --columns and --width must be at least 1')
-        found = [find_images(f, args.count) for f in args.folders]
+        if min(args.show_number, args.columns, args.width) < 1:
+            raise ValueError('--show-number, --columns and --width must be at '
+                             'least 1')
+        found = [find_images(f, args.show_number) for f in args.folders]
         names = [[p.name for p in paths] for paths in found]
         if any(n != names[0] for n in names):
             raise ValueError('the folders have images of different names: '

@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Print parameters and MACs of a config's model, in all and part by part.
+"""Print parameters and MACs of a config's model and of each of its parts.
 
-Counted by mmengine's analyser on the forward pass for one image:
-multiply-accumulates of convolutions, linear layers, matrix products and
-pooling, as in ``autonl_mm/cost.py``; not normalisation, activation,
-interpolation and the operators of mmcv (NMS, RoIAlign). Heads that are used in
-training only have parameters but no MACs. Those of a second stage are for the
-proposals that the untrained first stage makes of noise.
+mmengine's analyser counts the forward pass of one image: multiply-accumulates
+of convolutions, linear layers, matrix products and pooling, as in
+``autonl_mm/cost.py``; not normalisation, activation, interpolation and the
+operators of mmcv (NMS, RoIAlign). Heads that are used only in training have
+parameters but no MACs. The MACs of a second stage are for the proposals of an
+untrained first stage on a noise image.
 """
 import argparse
 import sys
@@ -29,22 +29,17 @@ def parse_args():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     configs.add_config_args(parser)
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        help="height and width of the image, or both in one; without it "
-        "that of the config's test pipeline")
+    configs.add_input_shape(parser)
     return parser.parse_args()
 
 
 def make_inputs(model: nn.Module, shape: Size, scope: Optional[str]
                 ) -> Tuple[torch.Tensor, list]:
-    """Noise of a shape as the model's preprocessor gives it.
+    """A noise image after the model's preprocessor.
 
     Returns:
-        tuple: ``(1, 3, H, W)``, padded where the preprocessor pads, and the
-        sample that detectors ask for its size.
+        tuple: The image ``(1, 3, H, W)``, padded if the preprocessor pads,
+        and the data sample from which detectors read its size.
     """
     torch.manual_seed(0)
     data = dict(inputs=[torch.randint(0, 256, (3, *shape), dtype=torch.uint8)])
@@ -58,10 +53,10 @@ def make_inputs(model: nn.Module, shape: Size, scope: Optional[str]
 
 def count_parts(model: nn.Module, inputs: torch.Tensor, samples: list
                 ) -> Dict[str, int]:
-    """MACs of every module, by its name; ``''`` is the whole model."""
+    """MACs by module name; ``''`` is the whole model."""
     model.forward = partial(model.forward, data_samples=samples)
     analyzer = FlopAnalyzer(model, inputs)
-    # None would not do: mmengine 0.10.7 prefers the handle it has.
+    # None has no effect: mmengine 0.10.7 then uses its own handle.
     for name in ('batch_norm', 'group_norm', 'layer_norm',
                  'upsample_nearest2d', 'upsample_bilinear2d'):
         analyzer.set_op_handle(f'aten::{name}', lambda inputs, outputs: 0)
@@ -72,7 +67,7 @@ def count_parts(model: nn.Module, inputs: torch.Tensor, samples: list
 
 
 def parts(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """Backbone stage by stage, neck and heads, each with its name."""
+    """Names and modules: each stage of the backbone, the neck, the heads."""
     for name, child in model.named_children():
         if name == 'data_preprocessor':
             continue
@@ -88,7 +83,7 @@ def parts(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
 
 
 def table(model: nn.Module, macs: Dict[str, int]) -> List[str]:
-    """Rows of a table in Markdown, the whole model last."""
+    """Lines of a Markdown table; the last one is the whole model."""
 
     def row(name, params, macs):
         return f'| {name} | {params:,} | {macs / 1e6:,.2f} |'
@@ -107,7 +102,7 @@ def main():
     args = parse_args()
     try:
         cfg = configs.read_config(args)
-        shape = configs.parse_shape(args.shape, cfg)
+        shape = configs.parse_shape(args.input_shape, cfg)
         model = configs.build_model(cfg)
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'get_flops.py: {e}')

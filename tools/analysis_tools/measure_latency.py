@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Measure every candidate block of a search space on this machine.
+"""Measure the latency of every candidate block of a search space.
 
-Writes the latency table that ``CostAwareModel(cost='latency.json')`` reads.
-Blocks are measured in eval mode, each in turn in every round, so that what
-slows the machine for a while slows no block more than others; a block's
-latency is the median over the rounds.
+Writes the latency table that CostAwareModel(cost='latency.json') reads. Blocks
+are measured on this machine in eval mode. Every round measures all of them in
+turns, so a temporary slowdown of the machine affects all blocks alike. The
+latency of a block is the median over the rounds.
 """
 import argparse
 import functools
@@ -24,17 +24,23 @@ from autonl_mm.models import AutoNL, MBConv
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     configs.add_config_args(parser)
-    parser.add_argument('--out', default='latency.json')
-    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--out',
+        default='latency.json',
+        help='file for the table, default latency.json')
+    parser.add_argument(
+        '--batch-size', type=int, default=1, help='images at a time, default 1')
     parser.add_argument(
         '--rounds', type=int, default=15, help='measurements of each block')
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: the GPU if there is one, else the CPU')
     return parser.parse_args()
 
 
 def candidates(supernet):
-    """What a table for this supernet holds.
+    """The layers that the latency table of a supernet needs.
 
     Args:
         supernet (AutoNLSuperNet): The supernet.
@@ -71,16 +77,16 @@ def candidates(supernet):
 
 
 def measure(layers, batch_size, rounds, device):
-    """Milliseconds of every layer, measured in turns.
+    """Measure layers in turns.
 
     Args:
         layers (dict): As :func:`candidates` returns them.
         batch_size (int): Images at a time.
-        rounds (int): Measurements of each.
+        rounds (int): Measurements of each layer.
         device (str): Where to run.
 
     Returns:
-        dict[str, float]: Medians by key.
+        dict[str, float]: Median milliseconds by key.
     """
     inputs = {shape: torch.randn(batch_size, *shape, device=device)
               for _, shape in layers.values()}
@@ -90,7 +96,7 @@ def measure(layers, batch_size, rounds, device):
         times = in_turns(
             {key: functools.partial(layer, inputs[shape])
              for key, (layer, shape) in layers.items()},
-            rounds, device, settle=True)
+            rounds, device, warmup=True)
     return {key: 1e3 * Spread.of(t).median for key, t in times.items()}
 
 
@@ -127,8 +133,8 @@ def main():
                    args.device)['whole']
     print(f'{args.out}: {len(latency)} entries in '
           f'{time.time() - start:.0f} s; networks of the space take '
-          f'{low:.4g} to {high:.4g} ms as the sum of their parts; the largest '
-          f'as a whole takes {real:.4g} ms')
+          f'{low:.4g} to {high:.4g} ms as the sum of their layers; the largest '
+          f'network, measured as a whole, takes {real:.4g} ms')
 
 
 if __name__ == '__main__':

@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Draw networks block by block, as the AutoNL paper does.
+"""Plot networks block by block, as in the figures of the AutoNL paper.
 
-One row a network, one bar a block: its height is the expand ratio, its colour
-the depthwise kernel. Above it are squeeze-excite and LightNL, below it its
-stage's channels and stride.
+Each network is a row and each block a bar: its height is the expand ratio, its
+colour the kernel size of the depthwise convolution. Above the bar are
+squeeze-excite and LightNL, below it the channels and the stride of the stage.
 """
 import argparse
 import sys
@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 
 from autonl_mm import ArchSpec, BlockSpec, count_macs
 from autonl_mm.arch import resolve_arch
+from autonl_mm.cli import configs
 
 KERNEL_COLOURS = {3: '#4c78a8', 5: '#f58518', 7: '#b33a3a'}
 OTHER_KERNEL = '#7f7f7f'
@@ -29,24 +30,24 @@ END_COLOUR = '#d9d9d9'
 # Heights of the rows of text; bars are at most 1 high.
 NL_ROW, SE_ROW = 1.58, 1.22
 KERNEL_ROW, CHANNELS_ROW, STRIDE_ROW = -0.12, -0.29, -0.46
-# Inches: below these, the texts of neighbours meet.
-BLOCK_WIDTH, NETWORK_HEIGHT, LEAST_WIDTH = 0.46, 3.0, 7.5
+# Inches; with less, the texts of neighbouring blocks or networks overlap.
+BLOCK_WIDTH, NETWORK_HEIGHT, MIN_WIDTH = 0.46, 3.0, 7.5
 
 
 def name_of(arch: str) -> str:
-    """A network's name in the image."""
+    """The name of a network in the plot."""
     return f'AutoNL-{arch.upper()}' if arch in ('s', 'l') else Path(arch).stem
 
 
 def title_of(name: str, spec: ArchSpec, input_shape: Tuple[int, int],
              num_classes: int) -> str:
-    """Name, depth and MACs of a network.
+    """The title of a network: its name, number of blocks and MACs.
 
     Args:
-        name (str): The network's name.
+        name (str): Name of the network.
         spec (ArchSpec): The network.
         input_shape (tuple[int, int]): ``(H, W)`` of the input image.
-        num_classes (int): Outputs of the classifier.
+        num_classes (int): Number of classes.
     """
     macs = count_macs(spec, input_shape, num_classes).total / 1e6
     digits = 0 if macs >= 100 else 1 if macs >= 10 else 2
@@ -55,8 +56,8 @@ def title_of(name: str, spec: ArchSpec, input_shape: Tuple[int, int],
             f'at {size}, {num_classes} classes')
 
 
-def draw_chip(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
-    """A word on a coloured ground."""
+def plot_label(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
+    """A text in a coloured box."""
     ax.text(
         x,
         y,
@@ -68,17 +69,17 @@ def draw_chip(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
         bbox=dict(boxstyle='round,pad=0.25', facecolor=colour, linewidth=0))
 
 
-def draw_block(ax: Axes, x: int, block: BlockSpec, tallest: float) -> None:
-    """One block's bar and what it has above it.
+def plot_block(ax: Axes, x: int, block: BlockSpec, max_ratio: float) -> None:
+    """The bar of a block, with squeeze-excite and LightNL above it.
 
     Args:
-        ax (Axes): The network's row.
-        x (int): The block's place.
+        ax (Axes): The row of the network.
+        x (int): Position of the block.
         block (BlockSpec): The block.
-        tallest (float): Expand ratio of the highest bar of the image.
+        max_ratio (float): Largest expand ratio in the plot.
     """
     colour = KERNEL_COLOURS.get(block.kernel_size, OTHER_KERNEL)
-    ax.bar(x, block.expand_ratio / tallest, width=0.74, color=colour)
+    ax.bar(x, block.expand_ratio / max_ratio, width=0.74, color=colour)
     ax.text(
         x,
         KERNEL_ROW,
@@ -89,35 +90,35 @@ def draw_block(ax: Axes, x: int, block: BlockSpec, tallest: float) -> None:
         fontweight='bold',
         color=colour)
     if block.se_ratio:
-        draw_chip(ax, x, SE_ROW, f'{block.se_ratio:.3g}', SE_COLOUR)
+        plot_label(ax, x, SE_ROW, f'{block.se_ratio:.3g}', SE_COLOUR)
     if block.nl_ratio:
-        draw_chip(ax, x, NL_ROW, f'{block.nl_ratio:.3g}\ns{block.nl_stride}',
-                  NL_COLOUR)
+        plot_label(ax, x, NL_ROW, f'{block.nl_ratio:.3g}\ns{block.nl_stride}',
+                   NL_COLOUR)
 
 
-def draw_end(ax: Axes, x: int, word: str, channels: int, stride: int) -> None:
-    """Stem or head."""
+def plot_end(ax: Axes, x: int, name: str, channels: int, stride: int) -> None:
+    """The bar of the stem or the head."""
     ax.bar(x, 1, width=0.5, color=END_COLOUR)
-    ax.text(x, 0.5, word, rotation=90, ha='center', va='center', fontsize=8)
+    ax.text(x, 0.5, name, rotation=90, ha='center', va='center', fontsize=8)
     label_stage(ax, x, channels, stride)
 
 
 def label_stage(ax: Axes, x: float, channels: int, stride: int) -> None:
-    """Channels and stride, counted from the image, of a stage's output."""
+    """Channels of a stage's output, and its stride relative to the image."""
     for y, text in ((CHANNELS_ROW, f'{channels}'), (STRIDE_ROW, f'/{stride}')):
         ax.text(x, y, text, ha='center', va='center', fontsize=8)
 
 
-def draw_network(ax: Axes, spec: ArchSpec, tallest: float) -> None:
+def plot_network(ax: Axes, spec: ArchSpec, max_ratio: float) -> None:
     """One network from stem to head.
 
     Args:
-        ax (Axes): Where to.
+        ax (Axes): The row of the network.
         spec (ArchSpec): The network.
-        tallest (float): Expand ratio of the highest bar of the image.
+        max_ratio (float): Largest expand ratio in the plot.
     """
     stride = 2
-    draw_end(ax, 0, 'stem', spec.stem_channels, stride)
+    plot_end(ax, 0, 'stem', spec.stem_channels, stride)
     first = 1
     for i, stage in enumerate(spec.stages):
         end = first + len(stage)
@@ -130,18 +131,18 @@ def draw_network(ax: Axes, spec: ArchSpec, tallest: float) -> None:
         stride *= stage[0].stride
         label_stage(ax, (first + end - 1) / 2, stage[-1].out_channels, stride)
         for x, block in enumerate(stage, first):
-            draw_block(ax, x, block, tallest)
+            plot_block(ax, x, block, max_ratio)
         first = end
-    draw_end(ax, first, 'head', spec.head_channels, stride)
+    plot_end(ax, first, 'head', spec.head_channels, stride)
 
 
-def label_rows(ax: Axes, specs: List[ArchSpec], tallest: float) -> None:
-    """Say at the left what each row of text is, and the bars' scale.
+def label_rows(ax: Axes, specs: List[ArchSpec], max_ratio: float) -> None:
+    """Label the rows of text and the scale of the bars at the left.
 
     Args:
-        ax (Axes): A network's row.
-        specs (list[ArchSpec]): All networks of the image.
-        tallest (float): Expand ratio of the highest bar of the image.
+        ax (Axes): The row of a network.
+        specs (list[ArchSpec]): All networks of the plot.
+        max_ratio (float): Largest expand ratio in the plot.
     """
     rows = {
         STRIDE_ROW: 'stride',
@@ -151,14 +152,14 @@ def label_rows(ax: Axes, specs: List[ArchSpec], tallest: float) -> None:
         NL_ROW: 'LightNL\nratio, stride'
     }
     ratios = {b.expand_ratio for spec in specs for b in spec.blocks}
-    shown = [tallest]
+    ticks = [max_ratio]
     for ratio in sorted(ratios, reverse=True):
         # labels that are closer than this overlap
-        if shown[-1] - ratio > 0.12 * tallest:
-            shown.append(ratio)
-    rows.update({r / tallest: f'expand {r:.3g}' for r in shown})
+        if ticks[-1] - ratio > 0.12 * max_ratio:
+            ticks.append(ratio)
+    rows.update({r / max_ratio: f'expand {r:.3g}' for r in ticks})
     ax.set_yticks(list(rows), list(rows.values()), fontsize=8)
-    ax.hlines([r / tallest for r in shown],
+    ax.hlines([r / max_ratio for r in ticks],
               -0.5,
               ax.get_xlim()[1],
               color='white',
@@ -171,7 +172,7 @@ def label_rows(ax: Axes, specs: List[ArchSpec], tallest: float) -> None:
 
 
 def legend_of(specs: List[ArchSpec]) -> List[Patch]:
-    """Colours that occur in the image, and what they mean."""
+    """Legend of the colours that occur in the plot."""
     blocks = [b for spec in specs for b in spec.blocks]
     kernels = {b.kernel_size for b in blocks}
     entries = [
@@ -187,27 +188,27 @@ def legend_of(specs: List[ArchSpec]) -> List[Patch]:
     return entries
 
 
-def draw(specs: List[ArchSpec], titles: List[str]) -> Figure:
-    """Draw networks below each other, on one scale.
+def plot(specs: List[ArchSpec], titles: List[str]) -> Figure:
+    """Plot networks below each other, on the same scale.
 
     Args:
         specs (list[ArchSpec]): The networks.
         titles (list[str]): Their titles.
 
     Returns:
-        Figure: The image.
+        Figure: The plot.
     """
-    places = max(len(spec.blocks) for spec in specs) + 2
-    tallest = max(b.expand_ratio for spec in specs for b in spec.blocks)
-    width = max(LEAST_WIDTH, 1.2 + BLOCK_WIDTH * places)
+    columns = max(len(spec.blocks) for spec in specs) + 2
+    max_ratio = max(b.expand_ratio for spec in specs for b in spec.blocks)
+    width = max(MIN_WIDTH, 1.2 + BLOCK_WIDTH * columns)
     fig, axes = plt.subplots(
         len(specs),
         figsize=(width, NETWORK_HEIGHT * len(specs) + 0.3),
         squeeze=False)
     for ax, spec, title in zip(axes[:, 0], specs, titles):
-        ax.set_xlim(-0.5, places - 0.5)
-        draw_network(ax, spec, tallest)
-        label_rows(ax, specs, tallest)
+        ax.set_xlim(-0.5, columns - 0.5)
+        plot_network(ax, spec, max_ratio)
+        label_rows(ax, specs, max_ratio)
         ax.set_title(title, loc='left', fontsize=10, fontweight='bold')
     entries = legend_of(specs)
     fig.legend(
@@ -224,22 +225,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'arch', nargs='+', help="'s', 'l' or the path of a notation file")
-    parser.add_argument('--out', type=Path, required=True)
     parser.add_argument(
-        '--input-shape',
+        '--out', type=Path, required=True, help='file for the plot, .png')
+    configs.add_input_shape(
+        parser, (224, 224), 'the MACs are counted for it; default 224')
+    parser.add_argument(
+        '--num-classes',
         type=int,
-        nargs=2,
-        default=(224, 224),
-        metavar=('H', 'W'))
-    parser.add_argument('--num-classes', type=int, default=1000)
+        default=1000,
+        help='of the classifier whose MACs are counted, default 1000')
     args = parser.parse_args()
     try:
+        input_shape = configs.parse_shape(args.input_shape)
         specs = [resolve_arch(arch) for arch in args.arch]
         titles = [
-            title_of(name_of(arch), spec, args.input_shape, args.num_classes)
+            title_of(name_of(arch), spec, input_shape, args.num_classes)
             for arch, spec in zip(args.arch, specs)
         ]
-        fig = draw(specs, titles)
+        fig = plot(specs, titles)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(args.out, dpi=110)
     except (OSError, ValueError) as e:

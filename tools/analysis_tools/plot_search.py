@@ -1,8 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Draw a search: its cost, the margins of its gates, and what it chose.
+"""Plot a search: its cost, the margins of its gates and the final choices.
 
-Reads the records that SearchHook wrote to the work dir, and what mmengine
-logged there.
+Reads the records that SearchHook wrote to the work dir, and mmengine's logs.
 """
 import argparse
 import itertools
@@ -25,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from autonl_mm.benchmark.records import read_scalars
 
-# The order of the panels and of the map's columns.
+# The order of the panels and of the table's columns.
 DECISIONS = dict(
     expand_ratio='expand ratio',
     kernel_size='kernel size',
@@ -35,22 +34,25 @@ DECISIONS = dict(
     nl_stride='LightNL stride')
 KEYS = {'epoch', 'cost', 'target', 'unit', 'gates'}
 LINE_STYLES = ('-', '--', ':', '-.')
-# Dark text must stay readable on its darkest colour.
+# Black text must stay readable on the darkest colour.
 RANKS = ListedColormap(plt.get_cmap('Blues')(np.linspace(0.05, 0.5, 64)))
-LEAST_ROWS = 8
-MOOT = '\N{EN DASH}'
+MIN_ROWS = 8
+UNUSED = '\N{EN DASH}'
 
 
 def read_records(work_dir: Path) -> List[dict]:
-    """The records of a search, by epoch.
+    """Read the records of a search.
 
     Args:
         work_dir (Path): The work dir.
 
+    Returns:
+        list[dict]: One per epoch, in order.
+
     Raises:
-        FileNotFoundError: If there are none.
-        ValueError: If a file is something else, or not all are of one
-            search.
+        FileNotFoundError: If there are no records.
+        ValueError: If a file is not a record, or the records are of different
+            searches.
     """
     records = []
     for path in work_dir.glob('gates/epoch_*.json'):
@@ -59,7 +61,7 @@ def read_records(work_dir: Path) -> List[dict]:
         except ValueError as e:
             raise ValueError(f'{path} is not JSON: {e}') from e
         if not isinstance(record, dict) or KEYS - record.keys():
-            raise ValueError(f"{path} is not a search's record, expected a "
+            raise ValueError(f'{path} is not a record of a search: expected a '
                              f'dict with {sorted(KEYS)}')
         records.append(record)
     if not records:
@@ -72,13 +74,13 @@ def read_records(work_dir: Path) -> List[dict]:
         if record['gates'].keys() != last['gates'].keys():
             raise ValueError(
                 f'{work_dir}/gates has epochs {record["epoch"]} and '
-                f'{last["epoch"]} of different search spaces: remove what an '
-                'earlier search left there')
+                f'{last["epoch"]} of different search spaces: remove the files '
+                'of the earlier search')
     return records
 
 
 def read_costs(work_dir: Path) -> List[dict]:
-    """What was logged in training with a cost; empty if nothing was."""
+    """Training logs with a cost; empty if there are none."""
     try:
         train, _, _ = read_scalars(work_dir)
     except FileNotFoundError:
@@ -86,23 +88,23 @@ def read_costs(work_dir: Path) -> List[dict]:
     return [r for r in train if {'cost', 'iter', 'epoch'} <= r.keys()]
 
 
-def draw_cost(ax: Axes, records: List[dict], logged: List[dict]) -> None:
-    """Cost by iteration if it was logged, else by epoch.
+def plot_cost(ax: Axes, records: List[dict], logged: List[dict]) -> None:
+    """Plot the cost by iteration if that was logged, else by epoch.
 
     Args:
-        ax (Axes): Where to.
-        records (list[dict]): Of the epochs.
-        logged (list[dict]): Of the iterations, may be empty.
+        ax (Axes): Axes for the plot.
+        records (list[dict]): Records of the epochs.
+        logged (list[dict]): Logs of the iterations, may be empty.
     """
     target = records[-1]['target']
-    divisor, unit = shown_unit(records[-1]['unit'])
-    # Iterations an epoch: the last ones of an epoch may not be logged.
+    divisor, unit = unit_of(records[-1]['unit'])
+    # Iterations per epoch: the last ones of an epoch may not be logged.
     length = max((r['iter'] / r['epoch'] for r in logged), default=1)
     if logged:
         ax.plot([r['iter'] for r in logged],
                 [r['cost'] / divisor for r in logged],
                 color='#9ab6d3',
-                label='in training')
+                label='during an epoch')
     ax.plot([r['epoch'] * length for r in records],
             [r['cost'] / divisor for r in records],
             'o' if logged else 'o-',
@@ -122,17 +124,17 @@ def draw_cost(ax: Axes, records: List[dict], logged: List[dict]) -> None:
         ax.set_xlim(records[0]['epoch'] - 0.5, records[-1]['epoch'] + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(alpha=0.3)
-    # Costs start at the largest network and seldom come near 0.
+    # The cost starts at that of the largest network and rarely comes near 0.
     ax.legend(loc='lower left', ncol=3, fontsize=8)
 
 
-def shown_unit(unit: str) -> Tuple[float, str]:
-    """What costs are divided by to be shown, and their unit then."""
+def unit_of(unit: str) -> Tuple[float, str]:
+    """The divisor of costs in the plot, and the unit after the division."""
     return (1e6, 'M MACs') if unit == 'MACs' else (1, unit)
 
 
 def blocks_of(gates: Dict[str, dict]) -> Dict[str, Dict[str, dict]]:
-    """Gates by block, such as ``layers.2.0``, and by decision."""
+    """The gates by block, such as ``layers.2.0``, and by decision."""
     blocks: Dict[str, Dict[str, dict]] = {}
     for name, gate in gates.items():
         block, decision = name.rsplit('.', 1)
@@ -141,23 +143,23 @@ def blocks_of(gates: Dict[str, dict]) -> Dict[str, Dict[str, dict]]:
 
 
 def decisions_of(blocks: Dict[str, Dict[str, dict]]) -> List[str]:
-    """The decisions that some block has to take, in order."""
-    return [d for d in DECISIONS if any(d in own for own in blocks.values())]
+    """The decisions that at least one block has, in order."""
+    return [d for d in DECISIONS if any(d in b for b in blocks.values())]
 
 
-def short(block: str) -> str:
-    """``2.0`` of ``layers.2.0``."""
+def short_name(block: str) -> str:
+    """``2.0`` for ``layers.2.0``."""
     return block.split('.', 1)[1]
 
 
 def stage_starts(blocks: List[str]) -> List[int]:
-    """Places of the blocks that start a stage."""
-    stages = [short(b).split('.')[0] for b in blocks]
+    """Positions of the blocks that start a stage."""
+    stages = [short_name(b).split('.')[0] for b in blocks]
     return [i for i, s in enumerate(stages) if i == 0 or s != stages[i - 1]]
 
 
-def word(decision: str, option) -> str:
-    """How an option is called in the image."""
+def option_name(decision: str, option) -> str:
+    """The name of an option in the plot."""
     if isinstance(option, bool):
         return 'yes' if option else 'no'
     if option == 0:
@@ -165,14 +167,16 @@ def word(decision: str, option) -> str:
     return f'{option:.3g}'
 
 
-def draw_margins(ax: Axes, records: List[dict], decision: str,
+def plot_margins(ax: Axes, records: List[dict], decision: str,
                  colours: Dict[str, tuple]) -> None:
-    """Margins of one decision's gates by epoch, a line a block and option.
+    """Plot the margins of a decision's gates by epoch.
+
+    There is one line for each block and option.
 
     Args:
-        ax (Axes): Where to.
-        records (list[dict]): Of the epochs.
-        decision (str): Which decision.
+        ax (Axes): Axes for the plot.
+        records (list[dict]): Records of the epochs.
+        decision (str): The decision, a key of :data:`DECISIONS`.
         colours (dict[str, tuple]): From a block to its colour.
     """
     epochs = [r['epoch'] for r in records]
@@ -181,8 +185,8 @@ def draw_margins(ax: Axes, records: List[dict], decision: str,
         for block in colours if f'{block}.{decision}' in records[-1]['gates']
     }
     # The smallest option has no gate.
-    parts = sorted({o for g in gates.values() for o in g['options'][1:]})
-    styles = dict(zip(parts, itertools.cycle(LINE_STYLES)))
+    options = sorted({o for g in gates.values() for o in g['options'][1:]})
+    styles = dict(zip(options, itertools.cycle(LINE_STYLES)))
     for block, gate in gates.items():
         margins = [r['gates'][f'{block}.{decision}']['margin']
                    for r in records]
@@ -203,20 +207,20 @@ def draw_margins(ax: Axes, records: List[dict], decision: str,
     ax.set_title(DECISIONS[decision], loc='left', fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.tick_params(labelsize=8)
-    if len(parts) > 1:
+    if len(options) > 1:
         handles = [
             Line2D([], [],
                    color='black',
                    linewidth=1,
-                   linestyle=styles[part],
-                   label=word(decision, part)) for part in parts
+                   linestyle=styles[option],
+                   label=option_name(decision, option)) for option in options
         ]
-        # beside the title: no corner of the panel is sure to be empty
+        # beside the title, as any corner of the panel may have lines
         ax.legend(
             handles=handles,
             loc='lower right',
             bbox_to_anchor=(1, 1),
-            ncol=len(parts),
+            ncol=len(options),
             fontsize=7,
             frameon=False,
             handlelength=1.8,
@@ -224,12 +228,12 @@ def draw_margins(ax: Axes, records: List[dict], decision: str,
             borderaxespad=0)
 
 
-def draw_all_margins(fig: SubFigure, records: List[dict]) -> None:
-    """A panel for every decision.
+def plot_all_margins(fig: SubFigure, records: List[dict]) -> None:
+    """Plot the margins of all gates, with one panel for each decision.
 
     Args:
-        fig (SubFigure): Where to.
-        records (list[dict]): Of the epochs.
+        fig (SubFigure): Figure for the panels.
+        records (list[dict]): Records of the epochs.
     """
     blocks = blocks_of(records[-1]['gates'])
     colours = dict(
@@ -239,12 +243,12 @@ def draw_all_margins(fig: SubFigure, records: List[dict]) -> None:
     rows = -(-len(decisions) // columns)
     axes = fig.subplots(rows, columns, sharex=True, squeeze=False)
     for ax, decision in zip(axes.flat, decisions):
-        draw_margins(ax, records, decision, colours)
+        plot_margins(ax, records, decision, colours)
     for ax in axes.flat[len(decisions):]:
         ax.axis('off')
     for ax in axes[-1]:
         ax.set_xlabel('epoch', fontsize=8)
-    fig.suptitle('margins of the gates: above 0 on, below off', fontsize=10)
+    fig.suptitle('margins of the gates: on above 0, off below', fontsize=10)
     bar = fig.colorbar(
         ScalarMappable(
             BoundaryNorm(np.arange(len(blocks) + 1) - 0.5, len(blocks)),
@@ -253,47 +257,47 @@ def draw_all_margins(fig: SubFigure, records: List[dict]) -> None:
         aspect=40,
         pad=0.02)
     starts = stage_starts(list(blocks))
-    bar.set_ticks(starts, labels=[short(list(blocks)[i]) for i in starts])
+    bar.set_ticks(starts, labels=[short_name(list(blocks)[i]) for i in starts])
     bar.ax.tick_params(labelsize=8, length=0)
     bar.minorticks_off()
     bar.ax.invert_yaxis()
     bar.set_label('block (stage.block)', fontsize=8)
 
 
-def is_moot(own: Dict[str, dict], decision: str) -> bool:
-    """Whether what a decision is about is not there.
+def is_unused(block: Dict[str, dict], decision: str) -> bool:
+    """Whether a decision has no effect, as its block or LightNL is left out.
 
     Args:
-        own (dict[str, dict]): The block's gates by decision.
-        decision (str): Which decision.
+        block (dict[str, dict]): The gates of the block by decision.
+        decision (str): The decision, a key of :data:`DECISIONS`.
     """
-    if decision != 'expand_ratio' and own.get('expand_ratio',
-                                              {}).get('choice') == 0:
+    if decision != 'expand_ratio' and block.get('expand_ratio',
+                                                {}).get('choice') == 0:
         return True
     return (decision in ('nl_ratio', 'nl_stride')
-            and own.get('nl', {}).get('choice') is False)
+            and block.get('nl', {}).get('choice') is False)
 
 
-def draw_map(ax: Axes, gates: Dict[str, dict]) -> None:
-    """The choices: a row a block, a column a decision.
+def plot_choices(ax: Axes, gates: Dict[str, dict]) -> None:
+    """Plot the choices as a table, with blocks as rows and decisions as columns.
 
     Args:
-        ax (Axes): Where to.
-        gates (dict[str, dict]): The last record's.
+        ax (Axes): Axes for the table.
+        gates (dict[str, dict]): The gates of the last record.
     """
     blocks = blocks_of(gates)
     decisions = decisions_of(blocks)
     ranks = np.full((len(blocks), len(decisions)), np.nan)
-    for y, own in enumerate(blocks.values()):
+    for y, block in enumerate(blocks.values()):
         for x, decision in enumerate(decisions):
-            if decision not in own:
+            if decision not in block:
                 continue
-            text = MOOT
-            if not is_moot(own, decision):
-                options = own[decision]['options']
-                choice = own[decision]['choice']
+            text = UNUSED
+            if not is_unused(block, decision):
+                options = block[decision]['options']
+                choice = block[decision]['choice']
                 ranks[y, x] = options.index(choice) / (len(options) - 1)
-                text = word(decision, choice)
+                text = option_name(decision, choice)
             ax.text(x, y, text, ha='center', va='center', fontsize=8)
     ax.imshow(ranks, cmap=RANKS, vmin=0, vmax=1, aspect='auto')
     for place in np.arange(0.5, len(blocks)):
@@ -306,28 +310,28 @@ def draw_map(ax: Axes, gates: Dict[str, dict]) -> None:
         range(len(decisions)),
         [DECISIONS[d].replace(' ', '\n') for d in decisions],
         fontsize=8)
-    ax.set_yticks(range(len(blocks)), map(short, blocks), fontsize=8)
-    # A few blocks would become towers.
-    ax.set_ylim(max(len(blocks), LEAST_ROWS) - 0.5, -0.5)
+    ax.set_yticks(range(len(blocks)), map(short_name, blocks), fontsize=8)
+    # Without empty rows, the rows of a few blocks would be very high.
+    ax.set_ylim(max(len(blocks), MIN_ROWS) - 0.5, -0.5)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
     ax.set_ylabel('block (stage.block)', fontsize=8)
     ax.set_xlabel(
-        f'light: smallest option, dark: largest\n{MOOT}: block or LightNL is '
-        'left out, empty: no choice',
+        f'light: smallest option, dark: largest\n{UNUSED}: block or LightNL is '
+        'left out, empty: nothing to choose',
         fontsize=8)
 
 
-def draw(records: List[dict], logged: List[dict], name: str) -> Figure:
-    """Draw a search.
+def plot(records: List[dict], logged: List[dict], name: str) -> Figure:
+    """Plot a search.
 
     Args:
-        records (list[dict]): Of the epochs.
-        logged (list[dict]): Of the iterations, may be empty.
-        name (str): Of the search.
+        records (list[dict]): Records of the epochs.
+        logged (list[dict]): Logs of the iterations, may be empty.
+        name (str): Name of the search.
 
     Returns:
-        Figure: The image.
+        Figure: The plot.
     """
     last = records[-1]
     depth = len(blocks_of(last['gates']))
@@ -335,11 +339,11 @@ def draw(records: List[dict], logged: List[dict], name: str) -> Figure:
         figsize=(12.5, max(7, 2 + 0.3 * depth)), layout='constrained')
     left, right = fig.subfigures(1, 2, width_ratios=(1.9, 1))
     top, bottom = left.subfigures(2, 1, height_ratios=(1, 2))
-    draw_cost(top.subplots(), records, logged)
-    draw_all_margins(bottom, records)
-    draw_map(right.subplots(), last['gates'])
+    plot_cost(top.subplots(), records, logged)
+    plot_all_margins(bottom, records)
+    plot_choices(right.subplots(), last['gates'])
     right.suptitle(f'choices after epoch {last["epoch"]}', fontsize=10)
-    divisor, unit = shown_unit(last['unit'])
+    divisor, unit = unit_of(last['unit'])
     top.suptitle(
         f'{name}: {last["cost"] / divisor:.4g} {unit} after epoch '
         f'{last["epoch"]}',
@@ -349,13 +353,15 @@ def draw(records: List[dict], logged: List[dict], name: str) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('work_dir', type=Path)
+    parser.add_argument('work_dir', type=Path, help='work dir of the search')
     parser.add_argument(
-        '--out', type=Path, help='default: search.png in the work dir')
+        '--out',
+        type=Path,
+        help='file for the plot; default: search.png in the work dir')
     args = parser.parse_args()
     out = args.out or args.work_dir / 'search.png'
     try:
-        fig = draw(
+        fig = plot(
             read_records(args.work_dir), read_costs(args.work_dir),
             args.work_dir.resolve().name)
         out.parent.mkdir(parents=True, exist_ok=True)

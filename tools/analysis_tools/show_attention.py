@@ -1,9 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Where LightNL looks: rows of its affinity laid over an image.
+"""Visualise the attention of LightNL as maps over an image.
 
-For each chosen position and layer, how much every other position weighs in
-what LightNL adds there: red adds the features found there, blue subtracts
-them. Only the rows asked for are computed, never the whole affinity.
+For each given position and layer, the map has the weight of every other
+position in the features that LightNL adds to the given one: red for positive
+weights, blue for negative ones. Only these rows of the affinity are computed,
+never the whole affinity.
 """
 import argparse
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import matplotlib
 import mmcv
-import numpy as np
 import torch
 from mmengine.runner import load_checkpoint
 from mmengine.structures import BaseDataElement
@@ -26,45 +26,46 @@ import matplotlib.pyplot as plt
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('image', help='image')
+    parser.add_argument('image', help='image file')
     configs.add_config_args(parser)
-    parser.add_argument('checkpoint', help='its checkpoint')
+    parser.add_argument('checkpoint', help='checkpoint of the model')
     parser.add_argument(
         '--layer',
         nargs='+',
         required=True,
         metavar='NAME',
-        help='LightNL layers by their names in the model, one row of images '
-        'each; a wrong name lists them')
+        help='LightNL layers by their names in the model, one row of the plot '
+        'each; the message for a wrong name lists all')
     parser.add_argument(
         '--points',
         nargs='+',
         required=True,
         metavar='X,Y',
-        help='positions in pixels of the image, one column each')
+        help='positions in pixels of the image, one column of the plot each')
+    configs.add_input_shape(
+        parser, help='the image is resized to it; default: not resized')
     parser.add_argument(
-        '--size',
-        type=int,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='what the image is resized to; default: as it is')
-    parser.add_argument('--out', type=Path, default=Path('attention.png'))
+        '--out',
+        type=Path,
+        default=Path('attention.png'),
+        help='file for the plot, default attention.png')
     return parser.parse_args()
 
 
 def parse_point(text, height, width):
-    """A position in pixels.
+    """Parse a position in pixels.
 
     Args:
         text (str): ``x,y``.
-        height (int): Of the image.
-        width (int): Of the image.
+        height (int): Height of the image.
+        width (int): Width of the image.
 
     Returns:
         tuple[float, float]: x and y.
 
     Raises:
-        ValueError: If it is of another form or outside of the image.
+        ValueError: If the text has another form, or the position is outside
+            of the image.
     """
     try:
         x, y = (float(part) for part in text.split(','))
@@ -78,34 +79,45 @@ def parse_point(text, height, width):
 
 
 def find_layers(model, names):
-    """LightNL layers by name.
+    """LightNL layers of a model by name.
+
+    Args:
+        model (nn.Module): The model.
+        names (list[str]): Names as in ``model.named_modules()``.
+
+    Returns:
+        dict[str, LightNL]: The layers.
 
     Raises:
-        ValueError: If there is no such layer; lists those there are.
+        ValueError: If a name is not that of a LightNL layer.
     """
     layers = {name: module for name, module in model.named_modules()
               if isinstance(module, LightNL)}
     for name in names:
         if name not in layers:
-            there = '\n  '.join(layers) or 'none at all'
-            raise ValueError(f'--layer has {name!r}, which is no LightNL of '
-                             f'the model. There are:\n  {there}')
+            found = ', '.join(layers) or 'none'
+            raise ValueError(f'--layer has {name!r}, which is not a LightNL '
+                             f'layer of the model; its layers are: {found}')
     return {name: layers[name] for name in names}
 
 
 @torch.no_grad()
 def attention(model, layers, image, points):
-    """Rows of the affinity.
+    """Compute rows of the affinity.
 
     Args:
         model (nn.Module): Model of any codebase, in eval mode.
-        layers (dict[str, LightNL]): Layers of it.
-        image (np.ndarray): ``(H, W, 3)``, blue first.
+        layers (dict[str, LightNL]): LightNL layers of its backbone.
+        image (np.ndarray): ``(H, W, 3)`` in BGR.
         points (list[tuple[float, float]]): x and y in pixels of ``image``.
 
     Returns:
-        tuple: From the layer's name to ``(P, h, w)``, and ``(H', W')``, the
-        size of the image with the padding that the model gave it.
+        tuple[dict[str, Tensor], tuple[int, int]]: From the name of the layer
+        to one row per point, ``(P, h, w)``; and ``(H', W')``, the size of the
+        image after the model has padded it.
+
+    Raises:
+        ValueError: If the backbone does not run one of the layers.
     """
     inputs = torch.from_numpy(image.transpose(2, 0, 1).copy())
     data = model.data_preprocessor(
@@ -136,19 +148,19 @@ def attention(model, layers, image, points):
             handle.remove()
     missing = set(layers) - set(rows)
     if missing:
-        raise ValueError(f'{", ".join(missing)} took no part in the backbone')
+        raise ValueError(f'the backbone does not run {", ".join(missing)}')
     return rows, (height, width)
 
 
-def draw(image, rows, points, size, out):
-    """One image a layer and a position.
+def plot(image, rows, points, size, out):
+    """Plot one attention map for each layer and position.
 
     Args:
-        image (np.ndarray): ``(H, W, 3)``, blue first.
-        rows (dict[str, Tensor]): From layer to ``(P, h, w)``.
+        image (np.ndarray): ``(H, W, 3)`` in BGR.
+        rows (dict[str, Tensor]): From the layer to its maps, ``(P, h, w)``.
         points (list[tuple[float, float]]): x and y in pixels of ``image``.
-        size (tuple[int, int]): ``(H', W')`` that the rows cover.
-        out (Path): File.
+        size (tuple[int, int]): ``(H', W')`` in pixels that the maps cover.
+        out (Path): File for the plot.
     """
     height, width = image.shape[:2]
     fig, axes = plt.subplots(
@@ -166,19 +178,19 @@ def draw(image, rows, points, size, out):
             line[0].plot(x, y, 'o', markeredgecolor='black', color='yellow')
             line[0].annotate(str(i + 1), (x, y), xytext=(5, 5),
                              textcoords='offset points', color='yellow')
-            most = maps[i].abs().max().item() or 1.
+            limit = maps[i].abs().max().item() or 1.
             line[i + 1].imshow(
                 maps[i].numpy(),
                 cmap='RdBu_r',
-                vmin=-most,
-                vmax=most,
+                vmin=-limit,
+                vmax=limit,
                 alpha=0.65,
                 extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5),
                 interpolation='nearest')
             line[i + 1].plot(x, y, 'o', markeredgecolor='black',
                              color='yellow')
-            line[i + 1].set_title(f'{i + 1}: up to {most:.2g}', fontsize=8)
-            # padding, which the rows cover too
+            line[i + 1].set_title(f'{i + 1}: up to {limit:.2g}', fontsize=8)
+            # cuts off the padding, which the maps cover too
             line[i + 1].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5,
                                                             -0.5))
     fig.tight_layout()
@@ -188,27 +200,28 @@ def draw(image, rows, points, size, out):
 
 def main():
     args = parse_args()
-    print(keep_freed_memory())
     try:
         for path in (args.image, args.config, args.checkpoint):
             if not Path(path).is_file():
                 raise FileNotFoundError(f'{path!r} does not exist')
         image = mmcv.imread(args.image)
         if image is None:
-            raise ValueError(f'{args.image} is no image')
+            raise ValueError(f'{args.image} is not a readable image')
         points = [parse_point(p, *image.shape[:2]) for p in args.points]
-        if args.size:
-            scale = np.array(args.size) / image.shape[:2]
-            points = [(x * scale[1], y * scale[0]) for x, y in points]
-            image = mmcv.imresize(image, tuple(args.size[::-1]))
+        if args.input_shape:
+            height, width = configs.parse_shape(args.input_shape)
+            points = [(x * width / image.shape[1], y * height / image.shape[0])
+                      for x, y in points]
+            image = mmcv.imresize(image, (width, height))
         model = configs.build_model(configs.read_config(args))
         layers = find_layers(model, args.layer)
         load_checkpoint(model, args.checkpoint, 'cpu', strict=True)
+        print(keep_freed_memory())
         rows, size = attention(model, layers, image, points)
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'show_attention.py: {e}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(image, rows, points, size, args.out)
+    plot(image, rows, points, size, args.out)
     print(args.out)
 
 

@@ -1,18 +1,22 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What LightNL and AutoNL cost in time and memory, on the machine at hand.
+"""Measure time and memory of LightNL and AutoNL on this machine.
 
-Seven parts: AutoNL against the same networks without LightNL; what steps of
-LightNL cost in them; the LightNL layer against its formula written down with
-einsum in NCHW, and against mmcv's NonLocal2d; peak memory of a training step;
-growth with the size of the image; AutoNL-S against timm's MnasNet in the
-fastest form of each; and which operators the time of a forward pass goes to,
-on a CPU.
+There are seven parts:
 
-All times are medians of runs in turns in one process, and all ratios are
-medians of the ratios within a turn. On a CPU everything is float32. On a GPU
-networks train under bfloat16 autocast and infer in bfloat16, and stand beside
-networks of timm. Needs torch, mmengine and mmcv or mmcv-lite; what else is
-missing (timm, onnxruntime) is said and left out.
+- networks: AutoNL against the same networks without LightNL;
+- ablation: the time that each step of LightNL adds to a network;
+- layer: the LightNL layer against its formula in einsum and NCHW, and against
+  mmcv's NonLocal2d;
+- memory: peak memory of a training step;
+- scaling: time and memory against the number of pixels;
+- mnasnet: AutoNL-S against timm's MnasNet, each in its fastest form;
+- profile: time of each operator in a forward pass, on a CPU only.
+
+The calls that are compared run in turns in one process. Times are medians over
+the rounds, ratios are medians of the ratios within a round. On a CPU everything
+is float32. On a GPU networks train under bfloat16 autocast and infer in
+bfloat16, and networks of timm are measured too. Needs torch, mmengine and mmcv
+or mmcv-lite; without timm or onnxruntime a message says what is left out.
 """
 import argparse
 import contextlib
@@ -40,6 +44,7 @@ from autonl_mm.benchmark.measure import (
     peak_memory,
     peak_of_tensors,
 )
+from autonl_mm.cli import configs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import switch_to_deploy
@@ -56,25 +61,26 @@ try:
 except ImportError:
     onnxruntime = None
 
-PARTS = ('networks', 'ablation', 'layer', 'memory', 'scaling', 'mnasnet', 'profile')
 FUSED = ('fused', 'fused-compile')
 FORMS = ('eager', 'compile', *FUSED, 'graphs')
-# The LightNL layers of AutoNL-S at 224, and two of a dense task's.
-SHAPES = ('8x24x56x56:2', '8x40x28x28:2', '8x80x14x14:1', '8x96x14x14:1',
-          '8x192x7x7:1', '8x320x7x7:1', '1x24x256x256:2', '1x96x64x64:1')
-SIZES = ('224x224', '320x320', '512x512', '512x1024', '1024x2048')
+# The LightNL layers of AutoNL-S at 224, and two of a dense task.
+LAYER_SHAPES = ('8x24x56x56:2', '8x40x28x28:2', '8x80x14x14:1', '8x96x14x14:1',
+                '8x192x7x7:1', '8x320x7x7:1', '1x24x256x256:2', '1x96x64x64:1')
+INPUT_SHAPES = ('224x224', '320x320', '512x512', '512x1024', '1024x2048')
 NAMES = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
 WITHOUT = ' without LightNL'
 HSWISH = ' with h-swish'
 MNASNET = 'mnasnet_100'
-BESIDE = ('mobilenetv3_large_100', 'efficientnet_b0', MNASNET)
+TIMM_NETWORKS = ('mobilenetv3_large_100', 'efficientnet_b0', MNASNET)
 AGAINST_MNASNET = ('AutoNL-S', 'AutoNL-S' + HSWISH, 'AutoNL-S' + WITHOUT)
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        '--parts', nargs='+', default=PARTS, choices=PARTS,
+        '--parts', nargs='+', default=tuple(PARTS), choices=tuple(PARTS),
         help='default: all')
     parser.add_argument(
         '--archs', nargs='+', default=list(NAMES), metavar='ARCH',
@@ -82,29 +88,33 @@ def parse_args():
     parser.add_argument(
         '--batch-size', type=int,
         help='of networks, default 8 on a CPU and 256 on a GPU')
-    parser.add_argument('--input-size', type=int, default=224)
+    configs.add_input_shape(parser, (224, 224), 'default 224')
     parser.add_argument(
         '--rounds', type=int, default=15, help='measurements of each')
     parser.add_argument(
         '--forms', nargs='+', choices=FORMS,
-        help='of networks: as they are, by torch.compile, either with blocks '
-        'as one operator (fused: forward passes on a CPU), or as CUDA graphs; '
-        'default all that the device has, but on a CPU nothing compiled '
-        'outside of the part mnasnet')
+        help='forms of the networks: eager; by torch.compile; either with each '
+        'block as one operator (fused: forward passes on a CPU); or as CUDA '
+        'graphs; default: all that the device supports, but on a CPU the '
+        'compiled forms in the part mnasnet only')
     parser.add_argument(
-        '--shapes', nargs='+', default=SHAPES, metavar='NxCxHxW:STRIDE',
-        help=f'of the part layer, default {" ".join(SHAPES)}')
+        '--layer-shapes', nargs='+', default=LAYER_SHAPES,
+        metavar='NxCxHxW:STRIDE', help='feature maps and strides of the part '
+        f'layer, default {" ".join(LAYER_SHAPES)}')
     parser.add_argument(
-        '--sizes', nargs='+', default=SIZES, metavar='HxW',
-        help=f'of the part scaling, default {" ".join(SIZES)}')
+        '--input-shapes', nargs='+', default=INPUT_SHAPES, metavar='HxW',
+        help='images of the part scaling, at least two, default '
+        f'{" ".join(INPUT_SHAPES)}')
     parser.add_argument(
         '--cpu-time', action='store_true',
-        help='count the CPU time of all threads instead of the time that '
-        'passes: for a machine that is busy with other work. Set '
-        'OMP_NUM_THREADS=1, threads that wait for others count too')
+        help='measure the CPU time of all threads instead of wall-clock time: '
+        'for a machine that is busy with other work. Set OMP_NUM_THREADS=1, '
+        'as threads that wait for others count too')
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--out', help='file for the figures, .json')
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: the GPU if there is one, else the CPU')
+    parser.add_argument('--out', help='file for the measurements, .json')
     return parser.parse_args()
 
 
@@ -113,15 +123,15 @@ def build_network(name, device='cpu'):
     """A classifier of 1000 classes in channels_last.
 
     Args:
-        name (str): Key of :data:`NAMES` or a notation file, either perhaps
-            with one of :data:`VARIANTS` after it; or one of :data:`BESIDE`.
+        name (str): Key of :data:`NAMES` or a notation file, with or without
+            one of :data:`VARIANTS` appended; or one of :data:`TIMM_NETWORKS`.
         device (str): Where to put it. Defaults to ``'cpu'``.
 
     Returns:
-        nn.Module: The network, its LightNL layers trained in so far as their
-        normalisation is not zero.
+        nn.Module: The network. The last BN of its LightNL layers is not zero,
+        as after training.
     """
-    if name in BESIDE:
+    if name in TIMM_NETWORKS:
         net = timm.create_model(name)
     else:
         variant = next(filter(name.endswith, VARIANTS), '')
@@ -132,7 +142,7 @@ def build_network(name, device='cpu'):
         act = 'HSwish' if variant == HSWISH else 'Swish'
         net = nn.Sequential(
             AutoNL(arch, out_indices=(-1, ), act_cfg=dict(type=act)),
-            LastMap(), PoolDropout(), nn.Linear(arch.head_channels, 1000))
+            LastFeatureMap(), PoolDropout(), nn.Linear(arch.head_channels, 1000))
         for path, module in list(net.named_modules()):
             if isinstance(module, LightNL):
                 nn.init.constant_(module.norm.weight, 0.1)
@@ -143,34 +153,34 @@ def build_network(name, device='cpu'):
     return net.to(device, memory_format=torch.channels_last)
 
 
-class AddAlone(LightNL):
-    """The last of LightNL's steps: a map is added to a map."""
+class AddOnly(LightNL):
+    """The last step of LightNL: a feature map is added to the input."""
 
     def branch(self, x, weight=None):
         return x
 
 
-class ConvolutionAlone(LightNL):
-    """LightNL without its products."""
+class ConvolutionOnly(LightNL):
+    """LightNL without its matrix products."""
 
     def branch(self, x, weight=None):
         return self.norm(self.conv(x))
 
 
-REDUCED = {' with the add alone': AddAlone,
-           ' with convolution and add alone': ConvolutionAlone}
+REDUCED = {' with the add only': AddOnly,
+           ' with convolution and add only': ConvolutionOnly}
 VARIANTS = (WITHOUT, HSWISH, *REDUCED)
 
 
-class LastMap(nn.Module):
-    """The last of a backbone's maps."""
+class LastFeatureMap(nn.Module):
+    """The last feature map of a backbone."""
 
-    def forward(self, maps):
-        return maps[-1]
+    def forward(self, feature_maps):
+        return feature_maps[-1]
 
 
 def image(batch_size, height, width, device):
-    """A batch in channels_last, bfloat16 on a GPU."""
+    """A batch of noise in channels_last, ``(N, 3, H, W)``."""
     x = torch.randn(batch_size, 3, height, width, device=device)
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -184,7 +194,7 @@ def inference(name, x, form='eager'):
 
     Args:
         name (str): As for :func:`build_network`.
-        x (Tensor): The batch; it decides on the device.
+        x (Tensor): The batch; the network is put on its device.
         form (str): One of :data:`FORMS`. Defaults to ``'eager'``.
 
     Returns:
@@ -210,7 +220,7 @@ def inference(name, x, form='eager'):
 
 
 def training(name, x, form='eager'):
-    """A training step of a network, as :func:`inference`."""
+    """A training step of a network; see :func:`inference`."""
     net = build_network(name, x.device).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
     run = torch.compile(net) if form == 'compile' else net
@@ -237,18 +247,18 @@ def graphed(step):
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # One pool for all: they are replayed one after the other, and what they
-    # keep between replays was made before.
+    # One pool for all graphs: they are replayed one after the other, and what
+    # they keep between replays was allocated before.
     with torch.cuda.graph(graph, pool=graph_pool()):
         step()
 
-    def replay(keep=step):  # with the tensors that the graph works on
+    def replay(keep=step):  # keeps the tensors that the graph works on
         graph.replay()
 
     return replay
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def graph_pool():
     return torch.cuda.graph_pool_handle()
 
@@ -263,21 +273,21 @@ def network_names(args):
 
 
 def networks(args):
-    """Part one: times with and without LightNL, and beside timm's."""
+    """Times of networks with and without LightNL, and of timm's networks."""
     names = network_names(args)
     if on_gpu(args.device):
         if timm is None:
             print('timm is not installed: its networks are left out\n')
         else:
-            names += BESIDE
-    x = image(args.batch_size, args.input_size, args.input_size, args.device)
+            names += TIMM_NETWORKS
+    x = image(args.batch_size, *args.input_shape, args.device)
     rows = []
     for form in args.forms:
         for kind, make in KINDS.items():
             if form in FUSED and kind == 'training':
                 continue
-            # torch compiles the same code eight times at most, and leaves it
-            # as it is for the networks after that
+            # torch compiles the same code eight times at most; the networks
+            # after that would stay eager
             torch.compiler.reset()
             times = in_turns({name: make(name, x, form) for name in names},
                              args.rounds, args.device, clock=args.clock)
@@ -288,10 +298,10 @@ def networks(args):
                 if base in times:
                     row['ratio'] = ratio(times[name], times[base])
                 rows.append(row)
-    print(f'Networks, {args.input_size}x{args.input_size}, batch '
-          f'{args.batch_size}, channels_last, forward pass in deploy form\n')
+    print(f'Networks, {size_text(args.input_shape)}, batch {args.batch_size}, '
+          'channels_last, forward pass in deploy form\n')
     print_table(
-        ['network', 'form', 'of', 'ms', 'images/s', 'to that without LightNL'],
+        ['network', 'form', 'pass', 'ms', 'images/s', 'ratio to no LightNL'],
         [[r['network'], r['form'], r['kind'], ms(r['seconds']),
           f'{args.batch_size / statistics.median(r["seconds"]):,.0f}',
           f'{r["ratio"]:.3f}' if 'ratio' in r else ''] for r in rows])
@@ -300,8 +310,8 @@ def networks(args):
 
 # ------------------------------------------------------------------- ablation
 def ablation(args):
-    """Part two: a forward pass with more and more of LightNL's steps."""
-    x = image(args.batch_size, args.input_size, args.input_size, args.device)
+    """Forward passes with more and more of the steps of LightNL."""
+    x = image(args.batch_size, *args.input_shape, args.device)
     rows = []
     for arch in args.archs:
         names = [arch + variant for variant in (WITHOUT, *REDUCED, '')]
@@ -311,9 +321,9 @@ def ablation(args):
                       ratio=ratio(times[name], times[names[0]]))
                  for name in names]
     print('Steps of LightNL in the networks, forward pass in deploy form, '
-          f'{args.input_size}x{args.input_size}, batch {args.batch_size}\n')
+          f'{size_text(args.input_shape)}, batch {args.batch_size}\n')
     print_table(
-        ['network', 'ms', 'to that without LightNL'],
+        ['network', 'ms', 'ratio to no LightNL'],
         [[r['network'], ms(r['seconds']), f'{r["ratio"]:.3f}']
          for r in rows])
     return rows
@@ -321,7 +331,7 @@ def ablation(args):
 
 # ---------------------------------------------------------------------- layer
 class EinsumLightNL(nn.Module):
-    """LightNL's formula written down as it stands, for comparison."""
+    """LightNL by its formula in einsum, for comparison."""
 
     def __init__(self, channels, stride):
         super().__init__()
@@ -345,7 +355,7 @@ class EinsumLightNL(nn.Module):
 
 
 def layer_call(layer, x, train):
-    """A forward pass of a layer, or one with the backward pass."""
+    """A forward pass of a layer, with the backward pass in training."""
     layer.to(x.device).train(train)
     if not train:
         def step():
@@ -365,7 +375,7 @@ def layer_call(layer, x, train):
 
 
 def light_nl_call(x, stride, kind):
-    """The same of LightNL; the forward pass in deploy form."""
+    """:func:`layer_call` for LightNL, in deploy form except in training."""
     layer = LightNL(x.shape[1], stride=stride, zero_init=False)
     if kind != 'training':
         switch_to_deploy(layer, fused=kind == 'fused')
@@ -373,13 +383,13 @@ def light_nl_call(x, stride, kind):
 
 
 def layer(args):
-    """Part three: LightNL against einsum and NonLocal2d."""
+    """The LightNL layer against einsum and NonLocal2d."""
     rows = []
     kinds = ['forward', 'fused', 'training']
     if 'fused' not in args.forms:
         kinds.remove('fused')
     limit = free_memory(args.device) / 2
-    for n, c, h, w, stride in args.shapes:
+    for n, c, h, w, stride in args.layer_shapes:
         x = torch.randn(n, c, h, w, device=args.device)
         last = x.contiguous(memory_format=torch.channels_last)
         for kind in kinds:
@@ -389,23 +399,23 @@ def layer(args):
                 'LightNL': light_nl_call(last, stride, kind),
                 'LightNL, NCHW': light_nl_call(x, stride, kind)
             }
-            # affinity, its gradient and a product's copy
+            # affinity, its gradient and a copy of a product
             if 4 * n * (h * w)**2 * (3 if train else 2) <= limit:
                 calls['NonLocal2d'] = layer_call(
                     NonLocal2d(c, reduction=1, mode='dot_product'), x, train)
-            times = in_turns(calls, args.rounds, args.device, settle=True,
+            times = in_turns(calls, args.rounds, args.device, warmup=True,
                              clock=args.clock)
             rows.append(dict(
                 shape=(n, c, h, w), stride=stride, kind=kind, seconds=times,
                 speedup={key: ratio(times[key], times['LightNL'])
                          for key in ('einsum', 'NonLocal2d') if key in times},
                 nchw_speedup=ratio(times['einsum'], times['LightNL, NCHW'])))
-    print('LightNL layer, float32, forward pass in deploy form, perhaps as one '
-          'operator (fused); times faster than the formula in einsum and NCHW, '
-          'and than NonLocal2d of reduction 1 by dot product\n')
+    print('LightNL layer, float32, forward pass in deploy form (fused: as one '
+          'operator); speedup over the formula in einsum and NCHW, and over '
+          'NonLocal2d with reduction 1 and dot product\n')
     print_table(
-        ['map', 'stride', 'of', 'LightNL, ms', 'einsum', 'einsum, given NCHW',
-         'NonLocal2d'],
+        ['feature map', 'stride', 'pass', 'LightNL, ms', 'speedup over einsum',
+         'speedup over einsum, LightNL in NCHW', 'speedup over NonLocal2d'],
         [['x'.join(map(str, r['shape'])), str(r['stride']), r['kind'],
           ms(r['seconds']['LightNL']), f'{r["speedup"]["einsum"]:.2f}',
           f'{r["nchw_speedup"]:.2f}',
@@ -420,19 +430,19 @@ def layer(args):
 
 # --------------------------------------------------------------------- memory
 def memory_step(kind, name, batch_size, height, width, device):
-    """What :func:`peak_memory` measures; found by its name."""
+    """The step that :func:`peak_memory` measures; pickle finds it by name."""
     return SCALING_KINDS[kind](name, image(batch_size, height, width, device))
 
 
 def memory(args):
-    """Part four: peak memory of a training step."""
-    size = (args.batch_size, args.input_size, args.input_size, args.device)
+    """Peak memory of a training step."""
+    size = (args.batch_size, *args.input_shape, args.device)
     names = network_names(args)
     rows = []
     for name in names:
         step = memory_step, ('training', name, *size)
         mib = dict(peak=peak_memory(*step, args.device))
-        if not on_gpu(args.device):  # where tensors are all that is counted
+        if not on_gpu(args.device):  # on a GPU only tensors are counted
             mib['of tensors'] = peak_of_tensors(*step)
         rows.append(dict(network=name, mib=mib))
     by_name = {row['network']: row['mib'] for row in rows}
@@ -441,11 +451,11 @@ def memory(args):
         row['ratio'] = {kind: mib / base[kind]
                         for kind, mib in row['mib'].items()} if base else {}
     print(f'Peak memory of a training step, batch {args.batch_size}, '
-          f'{args.input_size}x{args.input_size}\n')
+          f'{size_text(args.input_shape)}\n')
     kinds = list(rows[0]['mib'])
     print_table(
         ['network', *(f'{kind}, MiB' for kind in kinds),
-         *(f'{kind}, to that without LightNL' for kind in kinds)],
+         *(f'{kind}, ratio to no LightNL' for kind in kinds)],
         [[r['network'], *(f'{r["mib"][kind]:,.0f}' for kind in kinds),
           *(f'{r["ratio"][kind]:.3f}' if r['ratio'] else ''
             for kind in kinds)] for r in rows])
@@ -454,32 +464,31 @@ def memory(args):
 
 # -------------------------------------------------------------------- scaling
 def scaling(args):
-    """Part five: growth of time and memory with the number of pixels."""
+    """Growth of time and memory with the number of pixels."""
     rows = []
-    pixels = [h * w for h, w in args.sizes]
+    pixels = [h * w for h, w in args.input_shapes]
     kinds = dict(SCALING_KINDS)
     if 'fused' not in args.forms:
         kinds.pop('fused')
     for name in args.archs:
         for kind, make in kinds.items():
             calls = {size: make(name, image(1, *size, args.device))
-                     for size in args.sizes}
+                     for size in args.input_shapes}
             times = in_turns(calls, args.rounds, args.device,
                              clock=args.clock)
             del calls
-            times = [statistics.median(times[size]) for size in args.sizes]
+            times = [statistics.median(times[size]) for size in args.input_shapes]
             mib = [peak_memory(memory_step,
                                (kind, name, 1, *size, args.device),
-                               args.device) for size in args.sizes]
+                               args.device) for size in args.input_shapes]
             rows.append(dict(
                 network=name, kind=kind, seconds=times, mib=mib,
                 slope_of_time=slope(pixels, times),
                 slope_of_memory=slope(pixels, mib)))
-    print('Growth with the image, batch 1; slope of the logarithm over that '
-          'of the number of pixels, 1 is linear\n')
-    names = ['x'.join(map(str, size)) for size in args.sizes]
+    print('Growth with the number of pixels, batch 1; slope in a log-log plot, '
+          '1 is linear\n')
     print_table(
-        ['network', 'of', *names, 'slope'],
+        ['network', 'pass', *map(size_text, args.input_shapes), 'slope'],
         [[r['network'], f'{r["kind"]}, {unit}',
           *[f'{v:,.0f}' for v in values], f'{r["slope_of_" + what]:.3f}']
          for r in rows for what, unit, values in (
@@ -489,27 +498,27 @@ def scaling(args):
 
 
 def slope(x, y):
-    """Of the straight line through the logarithms."""
+    """Slope of the straight line that fits the logarithms best."""
     return statistics.linear_regression(
         [math.log(v) for v in x], [math.log(v) for v in y]).slope
 
 
 # -------------------------------------------------------------------- mnasnet
 def mnasnet(args):
-    """Part six: AutoNL-S against mnasnet_100, each in its fastest form."""
+    """AutoNL-S against mnasnet_100, each in its fastest form."""
     if timm is None or on_gpu(args.device):
         print('AutoNL-S against mnasnet_100: left out, ' + (
             'timm is not installed' if timm is None else
-            'on a GPU it is in the part networks'), '\n')
+            'on a GPU the part networks has it'), '\n')
         return []
     if onnxruntime is None:
         print('onnxruntime or onnxscript is not installed: measured in '
-              'PyTorch alone\n')
+              'PyTorch only\n')
     names = (*AGAINST_MNASNET, MNASNET)
     rows = []
     for batch_size in sorted({1, args.batch_size}):
         torch.compiler.reset()
-        x = image(batch_size, args.input_size, args.input_size, 'cpu')
+        x = image(batch_size, *args.input_shape, 'cpu')
         engines = {'PyTorch': {
             (name, form): inference(name, x, form)
             for name in names for form in args.mnasnet_forms
@@ -518,8 +527,8 @@ def mnasnet(args):
             engines['onnxruntime'] = {(name, ''): onnx_session(name, x)
                                       for name in names}
         for engine, calls in engines.items():
-            # Not in one turn: each engine's threads wait for work for a
-            # while by spinning, on the cores that the other needs.
+            # Each engine separately: its threads spin for a while when they
+            # wait for work, on the cores that the other engine needs.
             times = in_turns(calls, args.rounds, clock=args.clock)
             best = {name: min((key for key in calls if key[0] == name),
                               key=lambda key: statistics.median(times[key]))
@@ -528,10 +537,10 @@ def mnasnet(args):
                           form=key[1], seconds=times[key],
                           ratio=ratio(times[key], times[best[MNASNET]]))
                      for name, key in best.items()]
-    print(f'AutoNL-S and timm\'s {MNASNET}, {args.input_size}x'
-          f'{args.input_size}, each in its fastest form\n')
+    print(f'AutoNL-S and timm\'s {MNASNET}, {size_text(args.input_shape)}, each '
+          'in its fastest form\n')
     print_table(
-        ['batch', 'engine', 'network', 'form', 'ms', f'to {MNASNET}'],
+        ['batch', 'engine', 'network', 'form', 'ms', f'ratio to {MNASNET}'],
         [[str(r['batch_size']), r['engine'], r['network'], r['form'],
           ms(r['seconds']), f'{r["ratio"]:.3f}'] for r in rows])
     return rows
@@ -543,7 +552,7 @@ def onnx_session(name, x):
     x = x.contiguous()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # nor while another session is measured
+    # so that its threads do not spin while another session is measured
     options.add_session_config_entry('session.force_spinning_stop', '1')
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / 'network.onnx')
@@ -570,13 +579,13 @@ class OperatorTimes(TorchDispatchMode):
 
 
 def profile(args):
-    """Part seven: milliseconds of the operators of a forward pass."""
+    """Milliseconds of each operator of a forward pass, on a CPU."""
     if on_gpu(args.device):
-        print('profile: left out, it is of the CPU\n')
+        print('profile: left out, it needs --device cpu\n')
         return []
     rows = []
     names = network_names(args)
-    x = image(args.batch_size, args.input_size, args.input_size, 'cpu')
+    x = image(args.batch_size, *args.input_shape, 'cpu')
     for name in names:
         step, runs = inference(name, x), []
         step()
@@ -585,13 +594,13 @@ def profile(args):
                 step()
             runs.append(mode.seconds)
         operators = defaultdict(float)
-        for calls in zip(*runs):  # the same one, in every round
+        for calls in zip(*runs):  # the same call in every round
             operators[str(calls[0][0])] += 1e3 * min(s for _, s in calls)
         rows.append(dict(network=name, ms=operators))
     top = sorted({o for row in rows for o in row['ms']},
                  key=lambda o: -max(row['ms'].get(o, 0) for row in rows))
-    print(f'Where the time of a forward pass in deploy form goes, ms of CPU '
-          f'time, fastest of {args.rounds} runs, batch {args.batch_size}\n')
+    print(f'Operators of a forward pass in deploy form, ms of CPU time, '
+          f'minimum of {args.rounds} runs, batch {args.batch_size}\n')
     print_table(
         ['operator', *names],
         [[operator, *[f'{row["ms"].get(operator, 0):.2f}' for row in rows]]
@@ -600,9 +609,14 @@ def profile(args):
     return rows
 
 
+# Measured in this order; each takes the arguments and returns its records.
+PARTS = dict(networks=networks, ablation=ablation, layer=layer, memory=memory,
+             scaling=scaling, mnasnet=mnasnet, profile=profile)
+
+
 # ---------------------------------------------------------------------- common
 def ratio(times, base):
-    """Median of the ratios within the turns."""
+    """Median of the ratios within the rounds."""
     return statistics.median(a / b for a, b in zip(times, base))
 
 
@@ -614,8 +628,12 @@ def ms(seconds):
     return f'{1e3 * statistics.median(seconds):.3g}'
 
 
+def size_text(size):
+    return 'x'.join(map(str, size))
+
+
 def free_memory(device):
-    """Bytes that are free."""
+    """Free memory of a device in bytes."""
     if on_gpu(device):
         return torch.cuda.mem_get_info(device)[0]
     for line in Path('/proc/meminfo').read_text().splitlines():
@@ -629,28 +647,11 @@ def print_table(head, rows):
           flush=True)
 
 
-def parse_numbers(option, texts, pattern):
-    """Tuples of positive integers.
-
-    Raises:
-        ValueError: If a text is not of the pattern; names the option.
-    """
-    count = pattern.replace(':', 'x').count('x') + 1
-    sizes = []
-    for text in texts:
-        parts = text.replace(':', 'x').split('x')
-        if len(parts) != count or not all(p.isdigit() and int(p)
-                                          for p in parts):
-            raise ValueError(f'{option} has {text!r}, expected {pattern}')
-        sizes.append(tuple(map(int, parts)))
-    return sizes
-
-
 def check(args):
-    """Fill in what depends on the device, and refuse what cannot run.
+    """Check the arguments and set the defaults that depend on the device.
 
     Raises:
-        ValueError: Names the option.
+        ValueError: If an option does not suit the device or the others.
     """
     gpu = on_gpu(args.device)
     if gpu and not torch.cuda.is_available():
@@ -659,7 +660,7 @@ def check(args):
         args.batch_size
     for form in args.forms or ():
         if gpu and form in FUSED:
-            raise ValueError(f'--forms has {form}, which is for a CPU')
+            raise ValueError(f'--forms has {form}, which needs --device cpu')
         if not gpu and form == 'graphs':
             raise ValueError('--forms has graphs, which are CUDA graphs and '
                              'need a GPU')
@@ -674,21 +675,22 @@ def check(args):
             print(f'left out: {e}')
             forms = [f for f in forms if f not in FUSED]
     args.mnasnet_forms = forms
-    # on a CPU compiling takes minutes
+    # compiling takes minutes on a CPU
     args.forms = forms if args.forms or gpu else [
         f for f in forms if 'compile' not in f]
     if args.cpu_time and gpu:
-        raise ValueError('--cpu-time is of a CPU, --device is '
+        raise ValueError('--cpu-time needs --device cpu, but --device is '
                          f'{args.device}')
     args.clock = time.process_time if args.cpu_time else time.perf_counter
     if args.rounds < 1 or args.batch_size < 1:
         raise ValueError('--rounds and --batch-size must be at least 1')
-    args.sizes = parse_numbers('--sizes', args.sizes, 'HxW')
-    args.shapes = parse_numbers('--shapes', args.shapes, 'NxCxHxW:STRIDE')
-    if args.input_size < 32 or min(map(min, args.sizes)) < 32:
-        raise ValueError('--input-size and --sizes must be at least 32')
-    if len(set(args.sizes)) < 2:
-        raise ValueError('--sizes has one size, expected at least two')
+    args.input_shape = configs.parse_shape(args.input_shape, minimum=32)
+    args.input_shapes = configs.parse_shapes('--input-shapes',
+                                             args.input_shapes, 'HxW', 32)
+    args.layer_shapes = configs.parse_shapes('--layer-shapes',
+                                             args.layer_shapes, 'NxCxHxW:STRIDE')
+    if len(set(args.input_shapes)) < 2:
+        raise ValueError('--input-shapes has one shape, expected at least two')
     for arch in args.archs:
         resolve_arch(NAMES.get(arch, arch))
 
@@ -709,9 +711,9 @@ def main():
     options = {k: v for k, v in vars(args).items() if k != 'clock'}
     record = dict(options, device_name=device_name(args.device),
                   machine=platform.platform(), torch=torch.__version__)
-    for part in PARTS:
+    for part, measure in PARTS.items():
         if part in args.parts:
-            record[part] = globals()[part](args)
+            record[part] = measure(args)
     if args.out:
         Path(args.out).write_text(json.dumps(record, indent=1))
 

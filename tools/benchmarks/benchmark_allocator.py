@@ -1,10 +1,11 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What keeping freed memory gives on a CPU: training step and prediction of
-some configs' models, of any codebase, with glibc's defaults and with what the
-tools set.
+"""Measure how much faster a CPU is when freed memory is kept.
 
-The setting can't be undone in a process, so that every measurement has one of
-its own, the two in turns. The images are noise: no data are needed.
+Times a training step and a prediction of the models of some configs, of any
+codebase: with glibc's defaults, and with the settings that the tools use.
+The settings cannot be undone in a process, so every measurement runs in a
+separate process, with the two settings in turns. The images are noise: no data
+set is needed.
 """
 import argparse
 import json
@@ -39,35 +40,38 @@ def parse_args():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        'configs', nargs='*', default=CONFIGS, help='default: one a codebase')
-    parser.add_argument('--batch-size', type=int, default=8)
+        'configs',
+        nargs='*',
+        default=CONFIGS,
+        help='default: one config of each codebase')
     parser.add_argument(
-        '--size', type=int, nargs=2, default=(256, 256), metavar=('H', 'W'))
+        '--batch-size', type=int, default=8, help='images, default 8')
+    configs.add_input_shape(parser, (256, 256), 'default 256')
     parser.add_argument(
         '--rounds',
         type=int,
         default=3,
-        help='processes of each setting and config, in turns')
+        help='processes per setting and config, in turns')
     parser.add_argument(
-        '--steps', type=int, default=9, help='measured in each process')
-    parser.add_argument('--out', type=Path, help='file for the figures, .json')
+        '--steps', type=int, default=9, help='steps measured in each process')
+    parser.add_argument('--out', type=Path, help='file for the measurements, .json')
     return parser.parse_args()
 
 
 def measure(config, batch_size, size, steps):
-    """Time a config's model in a process of its own.
+    """Time the model of a config in this process.
 
     Args:
         config (str): Path of the config.
         batch_size (int): Images.
-        size (tuple[int, int]): Their height and width.
+        size (tuple[int, int]): Height and width of the images.
         steps (int): Measurements of each kind.
 
     Returns:
-        tuple: What the allocator was told, and the median seconds of each of
-        :data:`KINDS`.
+        tuple[str, dict[str, float]]: The setting of the allocator in words,
+        and the median seconds of each of :data:`KINDS`.
     """
-    told = keep_freed_memory()
+    setting = keep_freed_memory()
     torch.manual_seed(0)
     cfg = Config.fromfile(config)
     model = configs.build_model(cfg)
@@ -88,11 +92,11 @@ def measure(config, batch_size, size, steps):
         kind: in_turns({kind: call}, steps)[kind]
         for kind, call in zip(KINDS, (train, predict))
     }
-    return told, {kind: statistics.median(t) for kind, t in times.items()}
+    return setting, {kind: statistics.median(t) for kind, t in times.items()}
 
 
 def compare(args):
-    """Seconds by config, kind and setting, one value a process."""
+    """Seconds by config, kind and setting, one value per process."""
     seconds = {config: {kind: {s: [] for s in SETTINGS} for kind in KINDS}
                for config in args.configs}
     jobs = [(config, setting) for config in args.configs
@@ -100,10 +104,11 @@ def compare(args):
     for config, setting in tqdm(jobs, desc='processes', leave=False):
         os.environ[SWITCH] = setting
         with ProcessPoolExecutor(1, get_context('spawn')) as pool:
-            told, medians = pool.submit(measure, config, args.batch_size,
-                                        args.size, args.steps).result()
-        if ('is kept' in told) != (setting == '1'):
-            raise RuntimeError(told)
+            words, medians = pool.submit(
+                measure, config, args.batch_size, args.input_shape,
+                args.steps).result()
+        if ('is kept' in words) != (setting == '1'):
+            raise RuntimeError(words)
         for kind, value in medians.items():
             seconds[config][kind][setting].append(value)
     return seconds
@@ -111,7 +116,7 @@ def compare(args):
 
 def table(seconds):
     """The comparison as Markdown."""
-    head = ['config', '', *(f'{s}, ms' for s in SETTINGS.values()), 'times']
+    head = ['config', '', *(f'{s}, ms' for s in SETTINGS.values()), 'speedup']
     lines = [head, ['---'] * len(head)]
     for config, kinds in seconds.items():
         for kind, settings in kinds.items():
@@ -126,22 +131,22 @@ def table(seconds):
 
 def main():
     args = parse_args()
-    if min(args.batch_size, args.rounds, args.steps) < 1 or \
-            min(args.size) < 32:
-        sys.exit('benchmark_allocator.py: expected a batch size, rounds and '
-                 'steps of at least 1 and a size of at least 32')
-    for config in args.configs:
-        if not Path(config).is_file():
-            sys.exit(f'benchmark_allocator.py: config {config!r} does not '
-                     'exist')
     try:
+        if min(args.batch_size, args.rounds, args.steps) < 1:
+            raise ValueError('--batch-size, --rounds and --steps must be at '
+                             'least 1')
+        args.input_shape = configs.parse_shape(args.input_shape, minimum=32)
+        for config in args.configs:
+            if not Path(config).is_file():
+                raise FileNotFoundError(f'config {config!r} does not exist')
         seconds = compare(args)
-    except (RuntimeError, ValueError) as e:
+    except (FileNotFoundError, RuntimeError, ValueError) as e:
         sys.exit(f'benchmark_allocator.py: {e}')
-    print(f'batch {args.batch_size}, {args.size[0]}x{args.size[1]}, '
-          f'{device_name("cpu")}, torch {torch.__version__}; median (lowest '
-          f'to highest) of {args.rounds} alternating processes, of each the '
-          f'median of {args.steps}\n')
+    height, width = args.input_shape
+    print(f'batch {args.batch_size}, {height}x{width}, {device_name("cpu")}, '
+          f'torch {torch.__version__}; median (minimum to maximum) over '
+          f'{args.rounds} alternating processes, of the median of {args.steps} '
+          'steps in each\n')
     print(table(seconds))
     if args.out:
         args.out.write_text(

@@ -1,11 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Images per second of a config's data loader alone, by decoder and workers.
+"""Measure the data loader of a config alone, by decoder and number of workers.
 
-All of a loader's work: reading, decoding, augmenting, packing, collating; of
-any codebase. Without workers it runs in one thread, so that the first column
-is images per second and core; with workers the cores that they share with
-this process count. Every measurement is a pass over the same images, which
-the system has in memory by then: a slow disk is not seen.
+Works for all codebases and covers all that a loader does: it reads, decodes,
+augments, packs and collates. Without workers this runs in one thread, so the
+first column is images per second and core. With workers they share the cores
+with this process. Every measurement is a pass over the same images. The first,
+unmeasured pass brings them into the system's file cache, so a slow disk has no
+effect.
 """
 import argparse
 import copy
@@ -36,41 +37,48 @@ def parse_args():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     configs.add_config_args(parser)
     parser.add_argument(
-        '--part', choices=['train', 'val', 'test'], default='train')
+        '--phase',
+        choices=['train', 'val', 'test'],
+        default='train',
+        help='which data loader of the config')
     parser.add_argument(
         '--decoders',
         nargs='+',
         choices=DECODERS,
         default=DECODERS,
-        help='imdecode_backend of mmcv; what is not installed is left out')
+        help='imdecode_backend of mmcv; those not installed are left out')
     parser.add_argument(
         '--workers',
         type=int,
         nargs='+',
         default=[0, os.cpu_count()],
-        help='default: none, and as many as there are cores')
+        help='numbers of worker processes; default: 0 and the number of cores')
     parser.add_argument(
         '--num-samples',
         type=int,
         default=512,
-        help='in a pass; fewer where the data set has fewer')
+        help='images in a pass; fewer if the data set has fewer')
     parser.add_argument(
-        '--rounds', type=int, default=5, help='passes of each, in turns')
-    parser.add_argument('--out', type=Path, help='file for the figures, .json')
+        '--rounds',
+        type=int,
+        default=5,
+        help='passes of each combination, in turns')
+    parser.add_argument('--out', type=Path, help='file for the measurements, .json')
     return parser.parse_args()
 
 
 def set_decoder(node, decoder):
-    """Let every transform of a config that loads images use a decoder.
+    """Set the decoder of every transform in a config that loads images.
 
-    It becomes ours, as mmcv's own does not start turbojpeg.
+    The transform is replaced by LoadImageOrSkip, as mmcv's own does not
+    initialise turbojpeg.
 
     Args:
         node (Any): A part of a config, changed in place.
         decoder (str): The ``imdecode_backend``.
 
     Returns:
-        int: How many there were.
+        int: The number of transforms.
     """
     if isinstance(node, (list, tuple)):
         return sum(set_decoder(item, decoder) for item in node)
@@ -89,10 +97,10 @@ def make_pass(cfg, dataset, indices, workers):
     """A pass over some images of a data set.
 
     Args:
-        cfg (dict): The config's dataloader.
-        dataset (Dataset): Its data set.
-        indices (list[int]): The images.
-        workers (int): Processes that load.
+        cfg (dict): The dataloader of the config.
+        dataset (Dataset): The data set.
+        indices (list[int]): Indices of the images.
+        workers (int): Number of worker processes.
 
     Returns:
         Callable: Without arguments. Workers start with the first call.
@@ -116,11 +124,11 @@ def make_pass(cfg, dataset, indices, workers):
 
 def main():
     args = parse_args()
-    name = f'{args.part}_dataloader'
+    name = f'{args.phase}_dataloader'
     try:
         if min(args.num_samples, args.rounds) < 1 or min(args.workers) < 0:
-            raise ValueError('expected images and rounds of at least 1 and '
-                             'workers of at least 0')
+            raise ValueError('--num-samples and --rounds must be at least 1, '
+                             '--workers at least 0')
         cfg = configs.read_config(args)
         check_data(cfg, [name])
         init_default_scope(cfg.default_scope)
@@ -130,8 +138,9 @@ def main():
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'benchmark_loader.py: {e}')
     if not torch.cuda.is_available():
-        print(keep_freed_memory())  # as a run on a CPU, whose workers inherit it
-    # one thread a process, as a run has it
+        # as in a training run on a CPU; workers inherit the setting
+        print(keep_freed_memory())
+    # one thread per process, as in a training run
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     calls = {}
@@ -155,7 +164,7 @@ def main():
              for key, values in times.items()}
     print(f'{args.config}, {name}, {len(indices)} images, batch '
           f'{loader.batch_size}, {os.cpu_count()} cores; images per second, '
-          f'median (lowest to highest) of {args.rounds} passes in turns\n')
+          f'median (minimum to maximum) of {args.rounds} passes in turns\n')
     head = ['decoder'] + [f'{w} workers' if w else 'one core'
                           for w in args.workers]
     print('| ' + ' | '.join(head) + ' |')

@@ -1,10 +1,11 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Peak memory of a segmentor's prediction for one image, by its size.
+"""Measure the peak memory of a segmentor's prediction for one image, by size.
 
-Of a process of its own on a CPU, of the allocator on a GPU, the model's
-weights included. Memory that grows linearly takes the same for each further
-pixel; a non-local block that formed its affinity would need as many bytes a
-pixel as there are pixels.
+The weights of the model are included. On a CPU it is the memory of a separate
+process, on a GPU the memory that torch's allocator counts. If memory grows
+linearly, each additional pixel needs the same number of bytes. A non-local
+block that forms its affinity needs bytes per pixel in proportion to the number
+of pixels.
 """
 import argparse
 import sys
@@ -17,32 +18,42 @@ from autonl_mm.cli import configs
 
 CONFIG = ('configs/mmseg/autonl-l-d16_deeplabv3plus_4xb2-80k_'
           'cityscapes-512x1024.py')
-SIZES = ('256x512', '512x1024', '1024x2048')
+INPUT_SHAPES = ('256x512', '512x1024', '1024x2048')
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', nargs='?', default=CONFIG)
     parser.add_argument(
-        '--sizes', nargs='+', default=SIZES, metavar='HxW')
+        'config',
+        nargs='?',
+        default=CONFIG,
+        help=f'config of a segmentor, default {CONFIG}')
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+        '--input-shapes',
+        nargs='+',
+        default=INPUT_SHAPES,
+        metavar='HxW',
+        help=f'default {" ".join(INPUT_SHAPES)}')
+    parser.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: the GPU if there is one, else the CPU')
     return parser.parse_args()
 
 
 def make_step(config, height, width, device):
-    """A prediction.
+    """Build a segmentor and its prediction for one image of noise.
 
     Args:
         config (str): Config of a segmentor.
-        height (int): Of the image.
-        width (int): Of the image.
+        height (int): Height of the image.
+        width (int): Width of the image.
         device (str): Where to run.
 
     Returns:
-        Callable: Forward pass up to the labels.
+        Callable: The prediction, from the image to the labels.
     """
     model = configs.build_model(Config.fromfile(config)).to(device)
     image = torch.rand(1, 3, height, width, device=device)
@@ -57,17 +68,15 @@ def make_step(config, height, width, device):
 def main():
     args = parse_args()
     try:
-        sizes = [tuple(map(int, size.split('x'))) for size in args.sizes]
-        if any(len(s) != 2 or min(s) < 1 for s in sizes):
-            raise ValueError
-    except ValueError:
-        sys.exit(f'benchmark_memory.py: --sizes is {args.sizes}, expected '
-                 'heights and widths such as 512x1024')
+        shapes = configs.parse_shapes('--input-shapes', args.input_shapes,
+                                      'HxW')
+    except ValueError as e:
+        sys.exit(f'benchmark_memory.py: {e}')
     print(f'{args.config}, one image, {args.device}\n')
-    print('| image | peak memory, MiB | bytes a further pixel |')
+    print('| image | peak memory, MiB | bytes per additional pixel |')
     print('|---|---|---|')
     last = None
-    for height, width in sizes:
+    for height, width in shapes:
         try:
             mib = peak_memory(make_step,
                               (args.config, height, width, args.device),
@@ -75,12 +84,12 @@ def main():
         except (MemoryError, RuntimeError) as e:
             sys.exit(f'benchmark_memory.py: the prediction at '
                      f'{height}x{width} failed: {e}')
-        further = '-'
+        per_pixel = '-'
         pixels = height * width
         if last and pixels > last[0]:
-            further = f'{(mib - last[1]) * 2**20 / (pixels - last[0]):,.0f}'
+            per_pixel = f'{(mib - last[1]) * 2**20 / (pixels - last[0]):,.0f}'
         last = pixels, mib
-        print(f'| {height}x{width} | {mib:,.0f} | {further} |', flush=True)
+        print(f'| {height}x{width} | {mib:,.0f} | {per_pixel} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What searching costs: a supernet's training step against the step of the
-largest network of its space, in time and in memory.
+"""Compare a supernet's training step with that of its largest network.
 
-Times are medians of alternating steps in one process. Memory is the peak of a
-training step beyond what the process had before: on a GPU as the allocator
-counts it, on a CPU the peak resident size of a process of its own.
+Prints time and memory of both, on the default search space. Times are medians
+of alternating steps in one process. Memory is the peak of a training step
+beyond the memory before it: on a GPU as torch's allocator counts it, on a CPU
+the resident memory of a separate process.
 """
 import argparse
 import json
@@ -13,6 +13,7 @@ import sys
 import torch
 
 from autonl_mm.benchmark.measure import Spread, in_turns, peak_memory
+from autonl_mm.cli import configs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.models import AutoNL
 from autonl_mm.nas import AutoNLSuperNet
@@ -22,41 +23,44 @@ KINDS = ('largest network', 'supernet')
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--batch-size', type=int, default=16)
-    parser.add_argument('--input-size', type=int, default=224)
     parser.add_argument(
-        '--rounds', type=int, default=9, help='steps of each, in turns')
+        '--batch-size', type=int, default=16, help='images, default 16')
+    configs.add_input_shape(parser, (224, 224), 'default 224')
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--out', help='file for the figures, .json')
+        '--rounds', type=int, default=9, help='steps of both, in turns')
+    parser.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: the GPU if there is one, else the CPU')
+    parser.add_argument('--out', help='file for the measurements, .json')
     return parser.parse_args()
 
 
-def make_step(kind, batch_size, size, device):
+def make_step(kind, batch_size, input_shape, device):
     """A training step of one of the two networks on the default space.
 
     Args:
         kind (str): One of :data:`KINDS`.
         batch_size (int): Images.
-        size (int): Their side.
+        input_shape (tuple[int, int]): Height and width of the images.
         device (str): Where to run.
 
     Returns:
-        Callable: Forward pass, cost where there is one, backward pass and
-        optimiser step.
+        Callable: Forward pass, backward pass and optimiser step; the loss of
+        the supernet has its cost too.
     """
-    net = AutoNLSuperNet(input_shape=size)
+    net = AutoNLSuperNet(input_shape=input_shape)
     if kind == KINDS[0]:
         net = AutoNL(net.space.largest)
     net.to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
-    x = torch.randn(batch_size, 3, size, size, device=device)
+    x = torch.randn(batch_size, 3, *input_shape, device=device)
     seeds = iter(range(10**9))
 
     def step():
         optimizer.zero_grad()
         if kind == KINDS[1]:
-            net.explore(0.25, next(seeds))
+            net.sample_gates(0.25, next(seeds))
         loss = net(x)[0].square().mean()
         if kind == KINDS[1]:
             loss = loss + 0.1 * net.cost().log()
@@ -68,10 +72,13 @@ def make_step(kind, batch_size, size, device):
 
 def main():
     args = parse_args()
-    if min(args.batch_size, args.rounds) < 1 or args.input_size < 32:
-        sys.exit('benchmark_search.py: expected a batch size and rounds of at '
-                 'least 1 and an input size of at least 32')
-    step_args = (args.batch_size, args.input_size, args.device)
+    try:
+        if min(args.batch_size, args.rounds) < 1:
+            raise ValueError('--batch-size and --rounds must be at least 1')
+        args.input_shape = configs.parse_shape(args.input_shape, minimum=32)
+    except ValueError as e:
+        sys.exit(f'benchmark_search.py: {e}')
+    step_args = (args.batch_size, args.input_shape, args.device)
     try:
         memory = {kind: peak_memory(make_step, (kind, *step_args), args.device)
                   for kind in KINDS}
@@ -83,9 +90,10 @@ def main():
                      args.rounds, args.device)
     seconds = {kind: Spread.of(t) for kind, t in times.items()}
 
-    print(f'batch {args.batch_size}, {args.input_size}x{args.input_size}, '
-          f'{args.device}, {torch.get_num_threads()} threads, median of '
-          f'{args.rounds} alternating steps')
+    height, width = args.input_shape
+    print(f'batch {args.batch_size}, {height}x{width}, {args.device}, '
+          f'{torch.get_num_threads()} threads, median of {args.rounds} '
+          'alternating steps')
     print('| | step, s | fastest to slowest | peak memory, MiB |')
     print('|---|---|---|---|')
     for kind in KINDS:

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""AutoNL beside the networks that its paper compares it with.
+"""Compare AutoNL with the networks that its paper compares it with.
 
-Builds the classifiers of some configs and measures all of them in one run, in
-turns: latency of one image and of a batch, and training throughput, as
-medians with the fastest and the slowest run. Prints one table, writes JSON,
-and draws accuracy as published against measured latency and against MACs.
+Builds the classifiers of some configs and measures them in turns in one
+process: latency for one image and for a batch, and training throughput, each
+as median, minimum and maximum. Prints a table, and on request writes JSON and
+plots the published accuracy against measured latency and against MACs.
 """
 import argparse
 import itertools
@@ -33,8 +33,8 @@ from matplotlib.transforms import Bbox
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/mmpretrain/{}_32xb128_in1k.py'
 AUTONL = 'Li et al. 2020, arXiv 2004.01961'
-# Config: name, top-1 accuracy on ImageNet as published, source. None of the
-# accuracies was measured here.
+# From the config to the name, the published top-1 accuracy on ImageNet and its
+# source. No accuracy was measured here.
 NETWORKS = {
     'shufflenet-v2-150':
     ('ShuffleNetV2 1.5', 72.6, 'Ma et al. 2018, arXiv 1807.11164'),
@@ -63,33 +63,39 @@ def parse_args():
         nargs='+',
         default=list(NETWORKS),
         metavar='NAME',
-        help=f'default: {" ".join(NETWORKS)}; also the path of any config of '
-        'a classifier')
-    parser.add_argument('--input-size', type=int, default=224)
+        help=f'default: {" ".join(NETWORKS)}; the path of any classifier\'s '
+        'config can be given too')
+    configs.add_input_shape(parser, (224, 224), 'default 224')
     parser.add_argument(
-        '--batch-size', type=int, default=32, help='of the batch')
+        '--batch-size',
+        type=int,
+        default=32,
+        help='images in the batch, for its latency and for training')
     parser.add_argument(
         '--rounds', type=int, default=9, help='measurements of each')
     parser.add_argument(
         '--channels-last',
         action='store_true',
-        help='memory layout that suits depthwise convolutions on a CPU')
+        help='use the memory layout that is faster for depthwise convolutions '
+        'on a CPU')
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--out', type=Path, help='file for the figures, .json')
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: the GPU if there is one, else the CPU')
+    parser.add_argument('--out', type=Path, help='file for the measurements, .json')
     parser.add_argument('--plot', type=Path, help='file for the plot, .png')
     return parser.parse_args()
 
 
 def build(network):
-    """The classifier of a config, and what is published of it.
+    """Build the classifier of a config, and look up its published accuracy.
 
     Args:
         network (str): Key of :data:`NETWORKS` or path of a config.
 
     Returns:
-        tuple: The model; its name, accuracy and source, the latter two None
-        where unknown.
+        tuple: The model, and a tuple of its name, accuracy and source; the
+        latter two are None if unknown.
 
     Raises:
         FileNotFoundError: If there is no such config.
@@ -105,20 +111,20 @@ def build(network):
 
 
 def make_calls(model, args):
-    """What is measured of a model.
+    """The calls of a model that are timed.
 
     Args:
         model (nn.Module): A classifier.
-        args (Namespace): The tool's.
+        args (Namespace): Arguments of the tool.
 
     Returns:
-        dict[str, Callable]: One a kind of :data:`KINDS`.
+        dict[str, Callable]: One call for each of :data:`KINDS`.
     """
     layout = (torch.channels_last if args.channels_last else
               torch.contiguous_format)
     model.to(args.device).to(memory_format=layout)
     one, batch = (
-        torch.randn(n, 3, args.input_size, args.input_size).to(
+        torch.randn(n, 3, *args.input_shape).to(
             args.device, memory_format=layout) for n in (1, args.batch_size))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
@@ -138,20 +144,20 @@ def make_calls(model, args):
 
 
 def measure(models, args):
-    """Seconds of every kind of every model, all of a kind in turns.
+    """Time every model, in turns for each kind of measurement.
 
     Args:
         models (dict[str, nn.Module]): The models.
-        args (Namespace): The tool's.
+        args (Namespace): Arguments of the tool.
 
     Returns:
-        dict[str, dict[str, list[float]]]: By model and kind.
+        dict[str, dict[str, list[float]]]: Seconds by model and kind.
     """
     calls = {name: make_calls(model, args) for name, model in models.items()}
     times = {name: {} for name in models}
     for kind in KINDS:
         of_kind = in_turns({name: c[kind] for name, c in calls.items()},
-                           args.rounds, args.device, settle=kind == 'latency')
+                           args.rounds, args.device, warmup=kind == 'latency')
         for name, values in of_kind.items():
             times[name][kind] = values
     return times
@@ -161,12 +167,12 @@ def table(rows, batch_size):
     """The comparison as Markdown.
 
     Args:
-        rows (list[dict]): One a network.
-        batch_size (int): Of the batch.
+        rows (list[dict]): One per network.
+        batch_size (int): Images in the batch.
     """
     head = ['network', 'MACs', 'parameters', '1 image, ms',
             f'{batch_size} images, ms', 'training, images/s',
-            'top-1 as published', 'source']
+            'published top-1, %', 'source']
     lines = [head, ['---'] * len(head)]
     for row in rows:
         cells = [row['name'], f'{row["macs"] / 1e6:.1f} M',
@@ -184,23 +190,23 @@ def table(rows, batch_size):
 
 
 def colour_of(row):
-    """Red for networks with LightNL."""
+    """Colour of a network in the plot: red with LightNL, blue without."""
     own = any(word in row['config'] for word in OWN)
     return '#b33a3a' if own else '#4c78a8'
 
 
-def write(ax, text, point, colour, taken):
-    """Write a label beside a point, where no other is if that can be.
+def place_label(ax, text, point, colour, taken):
+    """Write a label beside a point, where it overlaps nothing if possible.
 
     Args:
-        ax (Axes): Laid out, with its limits.
+        ax (Axes): The axes, with final layout and limits.
         text (str): The label.
-        point (tuple[float, float]): Beside what.
-        colour (str): Of the label.
-        taken (list[Bbox]): What is there, in pixels.
+        point (tuple[float, float]): The point, in data coordinates.
+        colour (str): Colour of the label.
+        taken (list[Bbox]): Boxes to keep clear of, in pixels.
 
     Returns:
-        Bbox: Of the label.
+        Bbox: Box of the label, in pixels.
     """
     for (dx, ha), (dy, va) in itertools.product(
         [(4, 'left'), (-4, 'right'), (0, 'center')],
@@ -224,17 +230,18 @@ def write(ax, text, point, colour, taken):
     return box
 
 
-def draw(rows, out, title):
-    """Accuracy as published against latency and against MACs.
+def plot(rows, out, title):
+    """Plot published accuracy against latency and against MACs.
 
     Args:
-        rows (list[dict]): One a network; those without accuracy are left out.
+        rows (list[dict]): One per network; those without a published accuracy
+            are left out.
         out (Path): File for the plot.
-        title (str): What was measured where.
+        title (str): Title, with input shape and device.
     """
     rows = [row for row in rows if row['top1']]
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, dpi=110)
-    labels = ('latency of one image, ms, measured', 'MACs, millions')
+    labels = ('measured latency for one image, ms', 'MACs, millions')
     xs = (lambda r: 1e3 * Spread.of(r['seconds']['latency']).median,
           lambda r: r['macs'] / 1e6)
     for ax, label, x_of in zip(axes, labels, xs):
@@ -243,30 +250,28 @@ def draw(rows, out, title):
         ax.set_xlabel(label)
         ax.margins(x=0.2, y=0.1)
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel('ImageNet top-1, %, as published')
+    axes[0].set_ylabel('published ImageNet top-1, %')
     fig.suptitle(title, fontsize=10)
     fig.tight_layout()
     for ax, x_of in zip(axes, xs):
-        # the points themselves are not to be written over either
+        # labels must not cover the points either
         taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8)
                  for x, y in ax.transData.transform(
                      [(x_of(row), row['top1']) for row in rows])]
         for row in rows:
-            taken.append(write(ax, row['name'], (x_of(row), row['top1']),
-                               colour_of(row), taken))
+            taken.append(place_label(ax, row['name'], (x_of(row), row['top1']),
+                                     colour_of(row), taken))
     fig.savefig(out)
     plt.close(fig)
 
 
 def main():
     args = parse_args()
-    if min(args.rounds, args.batch_size) < 1 or args.input_size < 32:
-        sys.exit('compare_backbones.py: expected rounds and a batch size of '
-                 'at least 1 and an input size of at least 32')
-    if args.device == 'cpu':
-        print(keep_freed_memory())
     rows, models = [], {}
     try:
+        if min(args.rounds, args.batch_size) < 1:
+            raise ValueError('--rounds and --batch-size must be at least 1')
+        args.input_shape = configs.parse_shape(args.input_shape, minimum=32)
         for network in args.networks:
             model, (name, top1, source) = build(network)
             models[network] = model
@@ -274,21 +279,23 @@ def main():
                 dict(
                     config=network,
                     name=name,
-                    macs=built_macs(model, 3, args.input_size,
-                                    args.input_size),
+                    macs=built_macs(model, 3, *args.input_shape),
                     parameters=count_parameters(model),
                     top1=top1,
                     source=source))
     except (FileNotFoundError, ImportError, ValueError) as e:
         sys.exit(f'compare_backbones.py: {e}')
+    if args.device == 'cpu':
+        print(keep_freed_memory())
     times = measure(models, args)
     for row in rows:
         row['seconds'] = times[row['config']]
     layout = ', channels last' if args.channels_last else ''
-    title = (f'{args.input_size}x{args.input_size}, '
-             f'{device_name(args.device)}{layout}, torch {torch.__version__}')
-    print(f'{title}; median (lowest to highest) of {args.rounds} alternating '
-          f'runs; accuracies are the papers\'\n')
+    height, width = args.input_shape
+    title = (f'{height}x{width}, {device_name(args.device)}{layout}, torch '
+             f'{torch.__version__}')
+    print(f'{title}; median (minimum to maximum) of {args.rounds} alternating '
+          'runs; accuracies are those of the papers\n')
     print(table(rows, args.batch_size))
     if args.out:
         record = dict(vars(args), out=str(args.out), plot=str(args.plot),
@@ -296,7 +303,7 @@ def main():
                       device_name=device_name(args.device), rows=rows)
         args.out.write_text(json.dumps(record, indent=1))
     if args.plot:
-        draw(rows, args.plot, title)
+        plot(rows, args.plot, title)
 
 
 if __name__ == '__main__':

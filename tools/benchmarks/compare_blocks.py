@@ -1,11 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What attention blocks cost: MACs, parameters, milliseconds and memory.
+"""Compare attention blocks by MACs, parameters, time and memory.
 
-Prints two tables. The first has each block on its own, at several sizes of
-map; times are medians of alternating runs, memory is the peak of training
-steps beyond what the process had before. The second has what each block adds
-to MobileNetV2 when it comes after all of its 17 blocks. MACs are those of
-convolutions, linear layers, pooling and matrix products.
+Prints two tables. The first has each block by itself, for feature maps of
+several shapes. Times are medians of alternating runs; memory is the peak of
+training steps beyond the memory before them. The second has the MACs and
+parameters that each block adds to MobileNetV2 when it follows each of its 17
+blocks. MACs are those of convolutions, linear layers, pooling and matrix
+products.
 """
 import argparse
 import contextlib
@@ -25,12 +26,13 @@ from autonl_mm.benchmark.measure import (
     in_turns,
     peak_memory,
 )
+from autonl_mm.cli import configs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.models import PluginBackbone, SqueezeExcite
 
 
 class SqueezeExcitePlugin(SqueezeExcite):
-    """Squeeze-excite by the arguments of a plug-in."""
+    """Squeeze-excite with the arguments of a plug-in."""
 
     def __init__(self, in_channels, ratio):
         super().__init__(in_channels, max(int(ratio * in_channels), 1),
@@ -38,7 +40,7 @@ class SqueezeExcitePlugin(SqueezeExcite):
 
 
 NORM = dict(type='BN')
-# Name: config of the layer.
+# From the name to the config of the layer.
 BLOCKS = {
     'none': None,
     'squeeze-excite, ratio 1/4': dict(type=SqueezeExcitePlugin, ratio=1 / 4),
@@ -59,68 +61,75 @@ BLOCKS = {
         type='autonl_mm.LightNL', channel_ratio=1 / 8, stride=2),
 }
 PAPERS = "LightNL, ratio 1/4, the paper's strides"
-# MobileNetV2's stages at 224, and of a dense task's at 512.
-SIZES = ('7:320', '14:96', '28:32', '56:24', '64:32', '128:24')
+# Stages of MobileNetV2 at 224, and two of a dense task at 512.
+INPUT_SHAPES = ('7x7x320', '14x14x96', '28x28x32', '56x56x24', '64x64x32',
+                '128x128x24')
 MOBILENET = dict(type='mmpretrain.MobileNetV2')
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--sizes',
+        '--input-shapes',
         nargs='+',
-        default=SIZES,
-        metavar='SIDE:CHANNELS',
-        help=f'maps, default {" ".join(SIZES)}')
+        default=INPUT_SHAPES,
+        metavar='HxWxC',
+        help=f'feature maps, default {" ".join(INPUT_SHAPES)}')
     parser.add_argument(
         '--blocks',
         nargs='+',
         default=list(BLOCKS),
         choices=list(BLOCKS),
-        help='default: all')
-    parser.add_argument('--batch-size', type=int, default=1)
+        metavar='NAME',
+        help=f'default: all, {"; ".join(BLOCKS)}')
+    parser.add_argument(
+        '--batch-size', type=int, default=1, help='feature maps, default 1')
     parser.add_argument(
         '--rounds', type=int, default=15, help='measurements of each')
     parser.add_argument(
         '--memory-limit',
         type=float,
         metavar='MIB',
-        help='on a CPU: blocks that need more are not timed; default: half '
-        'of the memory that is free')
+        help='on a CPU: blocks that need more are not timed; default: half of '
+        'the free memory')
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: the GPU if there is one, else the CPU')
     parser.add_argument(
-        '--macs-only', action='store_true', help='nothing is measured')
-    parser.add_argument('--out', help='file for the figures, .json')
+        '--macs-only',
+        action='store_true',
+        help='print MACs and parameters only, measure nothing')
+    parser.add_argument('--out', help='file for the measurements, .json')
     return parser.parse_args()
 
 
 def build(name, channels):
-    """A block for maps of so many channels."""
+    """Build a block for feature maps with this number of channels."""
     cfg = BLOCKS[name]
     if cfg is None:
         return torch.nn.Identity()
     return build_plugin_layer(cfg, in_channels=channels)[1]
 
 
-def make_step(name, channels, side, batch_size, device, train):
-    """A forward pass of a block, or one with the backward pass.
+def make_step(name, input_shape, batch_size, device, train):
+    """A forward pass of a block, with the backward pass in training.
 
     Args:
         name (str): Key of :data:`BLOCKS`.
-        channels (int): C.
-        side (int): Height and width of the map.
-        batch_size (int): N.
+        input_shape (tuple[int, int, int]): ``(H, W, C)`` of the feature map.
+        batch_size (int): Feature maps in the batch.
         device (str): Where to run.
-        train (bool): Whether there is a backward pass, to the block's input
-            too.
+        train (bool): Whether there is a backward pass, also to the input of
+            the block.
 
     Returns:
         Callable: The step.
     """
+    height, width, channels = input_shape
     block = build(name, channels).to(device).train(train)
     x = torch.randn(
-        batch_size, channels, side, side, device=device, requires_grad=train)
+        batch_size, channels, height, width, device=device, requires_grad=train)
 
     def step():
         with contextlib.nullcontext() if train else torch.no_grad():
@@ -138,7 +147,7 @@ def in_mobilenet(names, image=224):
 
     Args:
         names (list[str]): Keys of :data:`BLOCKS`, or :data:`PAPERS`.
-        image (int): Side of the image. Defaults to 224.
+        image (int): Height and width of the image. Defaults to 224.
 
     Returns:
         dict[str, dict[str, int]]: ``macs`` and ``parameters`` of each.
@@ -167,52 +176,35 @@ def in_mobilenet(names, image=224):
     return added
 
 
-def parse_size(text):
-    """Side and channels of a map.
-
-    Raises:
-        ValueError: If the text is not of the form ``side:channels``.
-    """
-    try:
-        side, channels = (int(part) for part in text.split(':'))
-    except ValueError:
-        side = channels = 0
-    if side < 1 or channels < 8:
-        raise ValueError(f'--sizes has {text!r}, expected SIDE:CHANNELS with '
-                         'at least 8 channels, such as 14:96')
-    return side, channels
-
-
-def free_memory():
-    """Half of the memory that is free, in MiB."""
+def half_of_free_memory():
+    """Half of the free memory, in MiB."""
     return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**21
 
 
-def compare(side, channels, args):
-    """Rows of the table for maps of one size.
+def compare(input_shape, args):
+    """Rows of the first table for feature maps of one shape.
 
     Args:
-        side (int): Height and width.
-        channels (int): C.
-        args (Namespace): The tool's.
+        input_shape (tuple[int, int, int]): ``(H, W, C)`` of the feature map.
+        args (Namespace): Arguments of the tool.
 
     Returns:
-        list[dict]: One a block; without times where there is a ``failure``.
+        list[dict]: One per block; without times if there is a ``failure``.
     """
-    limit = args.memory_limit or free_memory()
+    height, width, channels = input_shape
+    limit = args.memory_limit or half_of_free_memory()
     rows, calls = [], {}
-    for name in tqdm(args.blocks, desc=f'{side}x{side}', leave=False):
+    for name in tqdm(args.blocks, desc=f'{height}x{width}', leave=False):
         block = build(name, channels)
         row = dict(
-            side=side,
-            channels=channels,
+            input_shape=input_shape,
             block=name,
-            macs=built_macs(block, channels, side, side),
+            macs=built_macs(block, channels, height, width),
             parameters=count_parameters(block))
         rows.append(row)
         if args.macs_only:
             continue
-        step = (name, channels, side, args.batch_size, args.device)
+        step = (name, input_shape, args.batch_size, args.device)
         try:
             row['memory_mib'] = peak_memory(
                 make_step, (*step, True), args.device,
@@ -222,7 +214,7 @@ def compare(side, channels, args):
             continue
         for kind in ('forward', 'training'):
             calls[name, kind] = make_step(*step, kind == 'training')
-    times = in_turns(calls, args.rounds, args.device, settle=True)
+    times = in_turns(calls, args.rounds, args.device, warmup=True)
     for row in rows:
         for kind in ('forward', 'training'):
             if (row['block'], kind) in times:
@@ -232,9 +224,9 @@ def compare(side, channels, args):
 
 
 def cells_of(row):
-    """A row of the first table."""
+    """Cells of a row of the first table."""
     cells = [
-        f'{row["side"]}x{row["side"]}x{row["channels"]}', row['block'],
+        'x'.join(map(str, row['input_shape'])), row['block'],
         f'{row["macs"] / 1e6:,.2f} M', f'{row["parameters"]:,}'
     ]
     if 'failure' in row:
@@ -249,36 +241,41 @@ def cells_of(row):
 
 
 def markdown(head, rows):
-    """A table."""
+    """A table as Markdown."""
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
 def main():
     args = parse_args()
-    if args.rounds < 1 or args.batch_size < 1:
-        sys.exit('compare_blocks.py: --rounds and --batch-size must be at '
-                 'least 1')
     try:
-        sizes = [parse_size(text) for text in args.sizes]
+        if args.rounds < 1 or args.batch_size < 1:
+            raise ValueError('--rounds and --batch-size must be at least 1')
+        shapes = configs.parse_shapes('--input-shapes', args.input_shapes,
+                                      'HxWxC')
+        if min(channels for _, _, channels in shapes) < 8:
+            raise ValueError('--input-shapes needs at least 8 channels each, '
+                             'such as 14x14x96')
     except ValueError as e:
         sys.exit(f'compare_blocks.py: {e}')
     if args.device == 'cpu':
         print(keep_freed_memory())
-    rows = [row for size in sizes for row in compare(*size, args)]
-    head = ['map', 'block', 'MACs', 'parameters']
+    rows = [row for shape in shapes for row in compare(shape, args)]
+    head = ['feature map', 'block', 'MACs', 'parameters']
     if not args.macs_only:
         head += ['forward, ms', 'training, ms', 'peak memory, MiB']
         print(f'batch {args.batch_size}, {device_name(args.device)}, torch '
-              f'{torch.__version__}; median (fastest to slowest) of '
+              f'{torch.__version__}; median (minimum to maximum) of '
               f'{args.rounds} alternating runs\n')
     print(markdown(head, map(cells_of, rows)))
 
     added = in_mobilenet([*args.blocks, PAPERS])
     papers = added[PAPERS]['macs']
-    print('\nafter each of the 17 blocks of MobileNetV2, at 224x224:\n')
+    print('\nadded to MobileNetV2 by a block after each of its 17 blocks, at '
+          '224x224:\n')
     print(markdown(
-        ['block', 'MACs added', "of the paper's LightNL", 'parameters added'],
+        ['block', 'MACs added', "relative to the paper's LightNL",
+         'parameters added'],
         [[name, f'{a["macs"] / 1e6:,.2f} M', f'{a["macs"] / papers:.3g} times',
           f'{a["parameters"]:,}'] for name, a in added.items()]))
     if args.out:

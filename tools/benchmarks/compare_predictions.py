@@ -1,8 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""How far two runs of tools/test.py --out agree: of classifiers, on how many
-images in top-1; of segmentors, on how many pixels.
+"""Count the equal labels in two outputs of tools/test.py --out.
 
-Such as in float32 and in half precision. Of detectors compare the metrics.
+For classifiers the top-1 labels of the images are compared, for segmentors the
+labels of the pixels; for example of a run in float32 and one in half precision.
+Detectors are not supported: compare their metrics.
 """
 import argparse
 import sys
@@ -15,22 +16,22 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('first', type=Path, help='.pkl of tools/test.py --out')
-    parser.add_argument('second', type=Path, help='of the same images')
+    parser.add_argument('first', type=Path, help='.pkl file of tools/test.py --out')
+    parser.add_argument('second', type=Path, help='.pkl file for the same images')
     return parser.parse_args()
 
 
 def labels(sample):
-    """The labels that were predicted for an image.
+    """The predicted label or labels of an image.
 
     Args:
         sample (dict): A prediction as ``tools/test.py --out`` writes it.
 
     Returns:
-        Tensor: One label, or ``(1, H, W)``.
+        Tensor: ``(1, )`` of a classifier, ``(1, H, W)`` of a segmentor.
 
     Raises:
-        ValueError: If it is of neither a classifier nor a segmentor.
+        ValueError: If the model was neither a classifier nor a segmentor.
     """
     if 'pred_label' in sample:
         return sample['pred_label']
@@ -41,17 +42,17 @@ def labels(sample):
 
 
 def agreement(first, second):
-    """Equal labels of two lists of predictions.
+    """Count the equal labels of two lists of predictions.
 
     Args:
         first (list[dict]): Predictions.
-        second (list[dict]): Of the same images, in the same order.
+        second (list[dict]): Predictions for the same images, in the same order.
 
     Returns:
-        tuple[int, int]: Equal labels, all labels.
+        tuple[int, int]: Number of equal labels, number of all labels.
 
     Raises:
-        ValueError: If they are of different images.
+        ValueError: If the images differ.
     """
     if len(first) != len(second):
         raise ValueError(f'{len(first)} predictions against {len(second)}: '

@@ -1,11 +1,11 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Is what the search found better than chance?
+"""Compare a searched network with random networks of the same cost.
 
-Runs the search (unless --arch gives its outcome), draws random networks of
-the same space and the same cost, and trains all from scratch in the same way:
-the searched network, it without its LightNL blocks and with the largest
-LightNL everywhere, and the random ones. Prints one table. What was done
-before is not done again, so an interrupted comparison goes on.
+Runs the search (unless --arch gives its result), samples random networks of
+the same space and cost, and trains all networks from scratch in the same way:
+the searched network, the same without LightNL, the same with the largest
+LightNL everywhere, and the random ones. Prints a table. Finished runs are not
+repeated, so an interrupted comparison continues.
 """
 import argparse
 import hashlib
@@ -33,29 +33,37 @@ def parse_args():
     parser.add_argument('config', help='config of the search')
     trials.add_args(parser)
     parser.add_argument(
-        '--arch', help='notation file of a finished search; default: search')
-    parser.add_argument('--num-random', type=int, default=8)
+        '--arch',
+        help='notation file of a finished search; default: run the search')
+    parser.add_argument(
+        '--num-random',
+        type=int,
+        default=8,
+        help='number of random networks, default 8')
     parser.add_argument(
         '--tolerance',
         type=float,
         default=0.03,
-        help='how far the cost of a random network may be off, relative')
+        help='largest relative difference in cost of a random network')
     return parser.parse_args()
 
 
 def random_arch(space, cost_of, target, tolerance, rng, tries=100000):
-    """Draw choices uniformly until the cost fits.
+    """Sample choices uniformly until the cost is near the target.
 
     Args:
-        space (SearchSpace): The space.
+        space (SearchSpace): The search space.
         cost_of (Callable): From choices to their cost.
-        target (float): Cost to be near to.
-        tolerance (float): Relative.
-        rng (random.Random): Source of chance.
-        tries (int): Draws before giving up.
+        target (float): The cost to be near to.
+        tolerance (float): Largest relative difference from the target.
+        rng (random.Random): Random number generator.
+        tries (int): Samples before giving up. Defaults to 100000.
+
+    Returns:
+        ArchSpec: The network.
 
     Raises:
-        ValueError: If none fits.
+        ValueError: If no sample has such a cost.
     """
     for _ in range(tries):
         choices = [tuple(rng.randrange(n) for n in block.shape)
@@ -68,7 +76,7 @@ def random_arch(space, cost_of, target, tolerance, rng, tries=100000):
 
 
 def with_light_nl_everywhere(arch, space):
-    """The network with the space's largest LightNL wherever it may be."""
+    """The network with the largest LightNL of the space wherever it allows one."""
     blocks = []
     for stage, choices in zip(arch.stages, space.stages):
         if choices[0].nl[-1]:
@@ -80,7 +88,7 @@ def with_light_nl_everywhere(arch, space):
 
 
 def search(config, work_dir):
-    """Search; return notation file and seconds."""
+    """Run the search; return notation file and seconds."""
     out = work_dir / 'search'
     arch, record = out / 'arch.txt', out / 'search_seconds.json'
     if not record.exists():
@@ -92,8 +100,8 @@ def search(config, work_dir):
 
 def train(arch, seed, args, retrain_base):
     """Train one network; return its last evaluation."""
-    # Named by what is trained: the outcome of another search in this folder
-    # leaves the random networks what they are.
+    # The folder is named by the network: a second search with another result
+    # in the same work dir can reuse the other networks.
     digest = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
     out = args.work_dir / f'{digest}-seed{seed}'
     arch_file = out / 'arch.txt'
@@ -110,7 +118,7 @@ def table(archs, results, cost_of_arch):
 
     Args:
         archs (dict[str, ArchSpec]): The networks.
-        results (dict[str, list[dict]]): Of each network, by seed.
+        results (dict[str, list[dict]]): Results of each network, by seed.
         cost_of_arch (Callable): From an ArchSpec to its MACs.
     """
     seeds = len(next(iter(results.values())))
@@ -129,25 +137,25 @@ def table(archs, results, cost_of_arch):
 
 
 def verdict(results):
-    """How far the searched network is from the random ones' mean."""
+    """The searched network against the mean of the random ones, in one line."""
     means = {k: statistics.mean(r['value'] for r in v)
              for k, v in results.items()}
-    chance = [m for k, m in means.items() if k.startswith('random')]
-    mean, deviation = statistics.mean(chance), statistics.stdev(chance)
-    gain = means[SEARCHED] - mean
-    in_deviations = gain / deviation if deviation else math.copysign(
-        math.inf, gain)
-    return (f'searched {means[SEARCHED]:.2f}; {len(chance)} random networks '
+    others = [m for k, m in means.items() if k.startswith('random')]
+    mean, deviation = statistics.mean(others), statistics.stdev(others)
+    difference = means[SEARCHED] - mean
+    in_deviations = difference / deviation if deviation else math.copysign(
+        math.inf, difference)
+    return (f'searched {means[SEARCHED]:.2f}; {len(others)} random networks '
             f'{mean:.2f} with a standard deviation of {deviation:.2f}, the '
-            f'best {max(chance):.2f}: {gain:+.2f}, '
+            f'best {max(others):.2f}: {difference:+.2f}, '
             f'{in_deviations:+.1f} standard deviations')
 
 
 def main():
     args = parse_args()
     if args.num_random < 2 or args.seeds < 1 or args.jobs < 1:
-        sys.exit('compare_random.py: expected at least 2 random networks, '
-                 '1 seed and 1 job')
+        sys.exit('compare_random.py: --num-random must be at least 2, --seeds '
+                 'and --jobs at least 1')
     try:
         cfg = Config.fromfile(args.config)
         supernet = build_supernet(cfg)

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What does each step from a conventional non-local block to LightNL cost,
-and what is it worth?
+"""Compare the steps from a conventional non-local block to LightNL.
 
 Trains the network of a config with each of its ``steps`` as plug-ins, all in
-the same way from the same seeds, and prints one table. What was done before
-is not done again, so an interrupted comparison goes on.
+the same way and with the same seeds, and prints the MACs, parameters and
+accuracy of each. Finished runs are not repeated, so an interrupted comparison
+continues.
 """
 import argparse
 import statistics
@@ -16,6 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from autonl_mm.benchmark import trials
 from autonl_mm.benchmark.measure import built_macs, count_parameters
+from autonl_mm.cli import configs
 from autonl_mm.models.layers import LightNL
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -23,17 +24,15 @@ TOOLS = Path(__file__).resolve().parents[1]
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config with steps')
+    parser.add_argument(
+        'config', help='config with ``steps``, lists of plug-ins by name')
     trials.add_args(parser)
+    configs.add_input_shape(
+        parser, (32, 32), 'the MACs are counted for it; default 32')
     parser.add_argument(
-        '--input-shape',
-        type=int,
-        nargs=2,
-        default=(32, 32),
-        metavar=('H', 'W'),
-        help='for the MACs')
-    parser.add_argument(
-        '--no-train', action='store_true', help='the costs only')
+        '--no-train',
+        action='store_true',
+        help='print MACs and parameters only, train nothing')
     return parser.parse_args()
 
 
@@ -45,15 +44,15 @@ def with_step(cfg, name):
 
 
 def costs(cfg, input_shape):
-    """Parameters of a network, and its MACs in two ways.
+    """Parameters and MACs of a network, the latter in two ways.
 
     Args:
         cfg (Config): The config.
-        input_shape (Sequence[int]): ``H, W``.
+        input_shape (tuple[int, int]): Height and width of the image.
 
     Returns:
-        dict: ``parameters``; ``macs``, with the products in the cheaper
-        order; ``affinity``, with all affinities formed.
+        dict[str, int]: ``parameters``; ``macs``, with the products of LightNL
+        in the cheaper order; ``affinity``, MACs with all affinities formed.
     """
     model = MODELS.build(cfg.model).backbone
     row = dict(parameters=count_parameters(model))
@@ -69,16 +68,17 @@ def table(rows, values):
     """The comparison as Markdown.
 
     Args:
-        rows (dict[str, dict]): Of each step, as :func:`costs` returns it; the
-            first is the network that others are compared with.
-        values (dict[str, list[float]]): Of each step, by seed; or nothing.
+        rows (dict[str, dict]): For each step what :func:`costs` returns; the
+            first step is the network that the others are compared with.
+        values (dict[str, list[float]]): Metric of each step, by seed; empty
+            if nothing was trained.
     """
     base = next(iter(rows.values()))
     seeds = len(next(iter(values.values()))) if values else 0
     head = ['step', 'MACs added, affinity formed', 'MACs added, cheaper order',
             'parameters added', *(f'seed {i}' for i in range(seeds))]
     if seeds:
-        head += ['mean', 'deviation'][:1 + (seeds > 1)]
+        head += ['mean', 'standard deviation'][:1 + (seeds > 1)]
     lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
     for name, row in rows.items():
         cells = [name.replace('_', ' ')]
@@ -99,16 +99,17 @@ def table(rows, values):
 
 def main():
     args = parse_args()
-    if args.seeds < 1 or args.jobs < 1:
-        sys.exit('compare_steps.py: expected at least 1 seed and 1 job')
     try:
+        if args.seeds < 1 or args.jobs < 1:
+            raise ValueError('--seeds and --jobs must be at least 1')
+        input_shape = configs.parse_shape(args.input_shape)
         cfg = Config.fromfile(args.config)
         if not cfg.get('steps'):
-            raise ValueError(f'{args.config} has no steps, expected a dict of '
+            raise ValueError(f'{args.config} has no steps: expected a dict of '
                              'lists of plug-ins')
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         variants = {name: with_step(cfg, name) for name in cfg.steps}
-        rows = {name: costs(variant, args.input_shape)
+        rows = {name: costs(variant, input_shape)
                 for name, variant in variants.items()}
         args.work_dir.mkdir(parents=True, exist_ok=True)
         values, last = {}, ''

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Write CIFAR-10's training images to OUT/train/<class>/<number>.png.
 
-torchvision downloads them, or finds the archive in OUT.
+torchvision downloads them, unless the archive is in OUT.
 """
 import argparse
 import sys
@@ -10,38 +10,41 @@ from pathlib import Path
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
+from autonl_mm.checkpoint import whole_folder
+
 
 def write_folder(dataset, out: Path) -> int:
-    """Write a dataset of (PIL image, label), with ``classes``, as a folder.
+    """Write a data set into one folder per class.
 
     Args:
-        dataset (Sequence): The images.
-        out (Path): Must not exist; appears once all images are written.
+        dataset (Sequence): Pairs of PIL image and label, with the attribute
+            ``classes``, the names of the classes.
+        out (Path): The folder. It must not exist, and exists only after all
+            images are written.
 
     Returns:
-        int: How many images were written.
+        int: Number of images.
 
     Raises:
         FileExistsError: If ``out`` exists.
     """
     if out.exists():
         raise FileExistsError(f'{out} exists: remove it first')
-    partial = out.with_name(out.name + '.part')
-    for name in dataset.classes:
-        (partial / name).mkdir(parents=True, exist_ok=True)
-    for i, (image, label) in enumerate(tqdm(dataset, unit='img')):
-        image.save(partial / dataset.classes[label] / f'{i:05d}.png')
-    partial.rename(out)
+    with whole_folder(out) as folder:
+        for name in dataset.classes:
+            (folder / name).mkdir()
+        for i, (image, label) in enumerate(tqdm(dataset, unit='img')):
+            image.save(folder / dataset.classes[label] / f'{i:05d}.png')
     return len(dataset)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('out', type=Path, help='for example data/cifar10')
+    parser.add_argument('out', type=Path, help='folder, for example data/cifar10')
     args = parser.parse_args()
     try:
         if (args.out / 'train').exists():
-            raise FileExistsError(f'{args.out / "train"} exists already')
+            raise FileExistsError(f'{args.out / "train"} exists: remove it first')
         dataset = CIFAR10(args.out, train=True, download=True)
         count = write_folder(dataset, args.out / 'train')
     except (OSError, RuntimeError) as e:

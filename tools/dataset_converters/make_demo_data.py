@@ -1,16 +1,16 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Draw three small data sets, so that every recipe runs without a download.
+"""Make three small data sets, so that every recipe runs without a download.
 
-The digits are scikit-learn's ``load_digits``: 1,797 real handwritten scans of
-8x8 pixels, which ship with that package. They are enlarged and drawn over
-textured backgrounds::
+The images have digits on textured backgrounds. The digits are scikit-learn's
+``load_digits``: 1,797 scans of handwriting with 8x8 pixels, which are part of
+that package. They are enlarged::
 
     data/demo
-    ├── cls                       ImageNet folders, 64x64, one digit an image
-    │   ├── meta.json             the settings the set was made with
+    ├── cls                       ImageNet folders, 64x64, one digit per image
+    │   ├── meta.json             the settings of the set
     │   ├── train/digit_3/000003.jpg
     │   └── val/digit_3/000003.jpg
-    ├── det                       COCO, 160x160, 1 to 5 digits an image
+    ├── det                       COCO, 160x160, 1 to 5 digits per image
     │   ├── meta.json
     │   ├── annotations/instances_{train,val}.json
     │   ├── train/000000.jpg
@@ -20,15 +20,14 @@ textured backgrounds::
         ├── leftImg8bit/{train,val}/demo/demo_000000_leftImg8bit.png
         └── gtFine/{train,val}/demo/demo_000000_gtFine_labelTrainIds.png
 
-A scan is used either for training or for validation, never for both, in all
-three sets alike. Every image has a random stream of its own: with the same
-``--seed`` (and the same versions of NumPy and OpenCV) the files are the same
-byte for byte, and asking for more images leaves the earlier ones as they
-were.
+A scan is used either for training or for validation, never for both, and the
+split is the same in all three sets. Every image has its own random stream. So
+with the same ``--seed`` (and the same versions of NumPy and OpenCV) the files
+are identical byte for byte, and a larger number of images does not change the
+first ones.
 
-A set appears at its place when it is complete. A run that is killed outright
-may leave a hidden folder such as ``.cls-x1y2z3`` behind, to be removed by
-hand.
+A set is moved to its place when it is complete. A killed run may leave a hidden
+folder such as ``.cls.tmp``, which the next run removes.
 
 Example:
     python tools/dataset_converters/make_demo_data.py --out data/demo
@@ -36,7 +35,6 @@ Example:
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import (
     Callable,
@@ -53,23 +51,25 @@ from typing import (
 import cv2
 import numpy as np
 
-# Raise it with every change that alters the files: sets of another version
-# are then not taken for up to date.
+from autonl_mm.checkpoint import whole_folder
+
+# Increase it with every change that alters the files, so that sets of an older
+# version are not considered up to date.
 VERSION = 1
 CLASSES = tuple(f'digit_{d}' for d in range(10))
 BACKGROUND = 10  # label value of the background in the segmentation set
 SETS = ('cls', 'det', 'seg')
 SPLITS = ('train', 'val')
-# Length in pixels of a scan's side in the scenes of det and seg; in cls it is
-# this share of the image's side.
+# Side of a scan in the images of det and seg, in pixels; in cls, relative to the
+# side of the image.
 SCENE_SIDES = (24, 64)
 CLS_SIDES = (0.8, 0.95)
-# Smallest images that digits of these sides fit into legibly.
+# Smallest side of an image in which digits of these sides are legible.
 MIN_SIZE = dict(cls=32, det=80, seg=80)
-MIN_CONTRAST = 80  # in grey levels, between a digit and all of the background
+MIN_CONTRAST = 80  # grey levels between a digit and every background pixel
 LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B; sums to one
 
-# Ten arrays, one a digit, of shape (number of scans, 8, 8) with values 0..1.
+# Ten arrays, one per digit, of shape (number of scans, 8, 8), values 0..1.
 Scans = List[np.ndarray]
 
 
@@ -103,10 +103,10 @@ class Digit(NamedTuple):
 
 
 def load_scans() -> Dict[str, Scans]:
-    """Load the scans and split them 80 to 20, every class by itself.
+    """Load the scans and split each class into 80 % and 20 %.
 
-    The split is the same for all seeds, so that a network trained on one
-    demo set may be tested on any other.
+    The split is the same for all seeds, so a network trained on one demo set
+    can be tested on any other.
 
     Returns:
         dict: The :data:`Scans` of 'train' and of 'val'.
@@ -129,18 +129,18 @@ def draw_digit(scan: np.ndarray, side: int) -> np.ndarray:
 
     Args:
         scan (np.ndarray): The scan, of shape (8, 8) with values 0..1.
-        side (int): Side of the enlarged scan in pixels. The digit seldom
-            fills the width, and may exceed the height by a pixel or two.
+        side (int): Side of the enlarged scan in pixels. The digit is usually
+            narrower, and can be one or two pixels higher.
 
     Returns:
         np.ndarray: Opacity 0..1 of shape (h, w), cropped to the pixels of at
         least 0.5, float32.
     """
-    # The frame of zeros lets strokes at the border end in a round edge.
+    # With the frame of zeros, strokes at the border get a round end.
     scan = np.pad(scan / scan.max(), 1).astype(np.float32)
     framed = round(side * len(scan) / 8)
     ink = cv2.resize(scan, (framed, framed), interpolation=cv2.INTER_CUBIC)
-    # A steeper ramp than the enlargement's own: strokes get a clear edge.
+    # A steeper ramp than that of the interpolation gives strokes a clear edge.
     alpha = np.clip((ink - 0.2) / 0.4, 0, 1)
     mask = alpha >= 0.5
     rows, = np.nonzero(mask.any(1))
@@ -152,7 +152,7 @@ def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
     """Mix a gradient, low-frequency noise, stripes and checks at random.
 
     Args:
-        rng (np.random.Generator): The image's random stream.
+        rng (np.random.Generator): Random stream of the image.
         size (int): Side of the image.
 
     Returns:
@@ -173,7 +173,7 @@ def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
     stripes = wave(rng.uniform(6, 32))
     cell = rng.integers(5, 24)
     checks = (x // cell + y // cell) % 2 * 2 - 1
-    # A small concentration: mostly one or two of the four prevail.
+    # With a small concentration, mostly one or two of the four dominate.
     weights = rng.dirichlet([0.5] * 4)
     texture = sum(
         w * t for w, t in zip(weights, (gradient, noise, stripes, checks)))
@@ -181,11 +181,11 @@ def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def draw_colour(rng: np.random.Generator, luminance: float) -> np.ndarray:
-    """Draw a colour at random that has the luminance asked for.
+    """Sample a colour of a given luminance.
 
     Args:
-        rng (np.random.Generator): The image's random stream.
-        luminance (float): From 0 to 255.
+        rng (np.random.Generator): Random stream of the image.
+        luminance (float): Luminance, from 0 to 255.
 
     Returns:
         np.ndarray: Red, green and blue, from 0 to 255, of shape (3, ).
@@ -207,14 +207,14 @@ def box_iou(a: Sequence[int], b: Sequence[int]) -> float:
 def place_digits(rng: np.random.Generator, scans: Scans,
                  labels: Sequence[int], sides: Tuple[int, int],
                  size: int) -> List[Digit]:
-    """Choose scans, sizes and places: digits that hide nothing of each other.
+    """Choose scans, sizes and positions of digits that do not overlap.
 
-    A digit that finds no room is left out; the first one always does.
+    A digit is left out if no free position is found; the first one never is.
 
     Args:
-        rng (np.random.Generator): The image's random stream.
+        rng (np.random.Generator): Random stream of the image.
         scans (Scans): The scans to choose from.
-        labels (Sequence[int]): The digits wanted.
+        labels (Sequence[int]): Labels of the digits.
         sides (tuple): Smallest and largest side of a scan in pixels.
         size (int): Side of the image.
 
@@ -246,16 +246,16 @@ def draw_image(rng: np.random.Generator, digits: Sequence[Digit],
     """Draw a background and the digits on it.
 
     Args:
-        rng (np.random.Generator): The image's random stream.
-        digits (Sequence[Digit]): The digits with their places.
+        rng (np.random.Generator): Random stream of the image.
+        digits (Sequence[Digit]): The digits with their positions.
         size (int): Side of the image.
 
     Returns:
         np.ndarray: The image, RGB, of shape (size, size, 3), uint8.
     """
-    # The background keeps to a band of luminances, and every digit keeps
-    # clear of the band: it is legible whatever the texture below it. Above or
-    # below a band of at most 60 there is room for a contrast of 97 or more.
+    # The background stays in a band of luminances and every digit outside of
+    # it, so a digit is legible on any texture. Above or below a band of at
+    # most 60 there is room for a contrast of 97 or more.
     low = rng.uniform(0, 195)
     high = low + rng.uniform(10, 60)
     texture = draw_texture(rng, size)[..., None]
@@ -280,14 +280,14 @@ def digit_polygons(digit: Digit) -> Tuple[List[List[float]], float]:
     """Trace the outer contours of a digit; holes are filled, as in COCO.
 
     Args:
-        digit (Digit): The digit with its place.
+        digit (Digit): The digit with its position.
 
     Returns:
         tuple: The polygons, each a flat list x0, y0, x1, y1, ... in pixels of
         the image (the top left pixel covers 0..1), and their area.
     """
-    # Pixel contours run through the pixels' centres, which makes a thin
-    # stroke a whole pixel thinner. Fourfold enlargement leaves a quarter.
+    # Contours run through the centres of pixels, which makes a thin stroke one
+    # pixel thinner. After fourfold enlargement it is a quarter of a pixel.
     scale = 4
     height, width = digit.alpha.shape
     alpha = cv2.resize(
@@ -299,7 +299,7 @@ def digit_polygons(digit: Digit) -> Tuple[List[List[float]], float]:
     for contour in contours:
         contour = cv2.approxPolyDP(contour, 1, True).reshape(-1, 2)
         if len(contour) < 3:
-            continue  # a speck of less than a pixel
+            continue  # smaller than a pixel
         points = (contour + 0.5) / scale + (digit.x, digit.y)
         polygons.append(points.ravel().tolist())
         area += cv2.contourArea(points.astype(np.float32))
@@ -307,17 +307,17 @@ def digit_polygons(digit: Digit) -> Tuple[List[List[float]], float]:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an RGB image or a label map in the format of the suffix."""
+    """Write an RGB image or a label map in the format of the file's suffix."""
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    # Encoded in memory because cv2.imwrite only returns False on a full disk.
+    # cv2.imwrite only returns False on a full disk; write_bytes raises.
     _, data = cv2.imencode(path.suffix, image)
     path.write_bytes(data.tobytes())
 
 
 def streams(name: str, split: str, count: int,
             seed: int) -> Iterator[Tuple[int, np.random.Generator]]:
-    """Yield number and random stream of each image, under a progress bar."""
+    """Yield index and random stream of each image, with a progress bar."""
     from tqdm import tqdm
     for index in tqdm(range(count), desc=f'{name}/{split}', unit='img'):
         key = [seed, SETS.index(name), SPLITS.index(split), index]
@@ -326,10 +326,10 @@ def streams(name: str, split: str, count: int,
 
 def draw_scene(rng: np.random.Generator, scans: Scans,
                size: int) -> Tuple[np.ndarray, List[Digit]]:
-    """Draw an image of 1 to 5 digits, as det and seg have them.
+    """Draw an image of det or seg, with 1 to 5 digits.
 
     Args:
-        rng (np.random.Generator): The image's random stream.
+        rng (np.random.Generator): Random stream of the image.
         scans (Scans): The scans to choose from.
         size (int): Side of the image.
 
@@ -348,7 +348,7 @@ def write_cls(root: Path, split: str, scans: Scans, count: int, size: int,
         (root / split / name).mkdir(parents=True)
     sides = tuple(round(size * share) for share in CLS_SIDES)
     for index, rng in streams('cls', split, count, seed):
-        label = index % 10  # in turn: the classes are as good as balanced
+        label = index % 10  # in turn, which balances the classes
         digits = place_digits(rng, scans, [label], sides, size)
         write_image(root / split / CLASSES[label] / f'{index:06d}.jpg',
                       draw_image(rng, digits, size))
@@ -370,7 +370,7 @@ def write_det(root: Path, split: str, scans: Scans, count: int, size: int,
             polygons, area = digit_polygons(digit)
             annotations.append(
                 dict(
-                    # from 1: pycocotools takes a match with id 0 for none
+                    # from 1: pycocotools treats a match with id 0 as none
                     id=len(annotations) + 1,
                     image_id=index + 1,
                     category_id=digit.label + 1,
@@ -412,14 +412,14 @@ def write_seg(root: Path, split: str, scans: Scans, count: int, size: int,
 
 
 def make_meta(name: str, train: int, val: int, size: int, seed: int) -> dict:
-    """The settings of a set, as they are recorded in its ``meta.json``.
+    """The settings of a set, as recorded in its ``meta.json``.
 
     Raises:
-        ValueError: If there are settings that no set can be made with.
+        ValueError: If a number is too small.
     """
     if min(train, val) < 1 or seed < 0 or size < MIN_SIZE[name]:
         raise ValueError(
-            f'{name}: needs at least 1 image a split, a seed of at least 0 '
+            f'{name}: needs at least 1 image per split, a seed of at least 0 '
             f'and a size of at least {MIN_SIZE[name]}, got train={train}, '
             f'val={val}, seed={seed}, size={size}')
     return dict(
@@ -428,19 +428,19 @@ def make_meta(name: str, train: int, val: int, size: int, seed: int) -> dict:
 
 
 def already_there(path: Path, meta: dict, overwrite: bool = False) -> bool:
-    """Whether the set is there with the same settings and may be kept.
+    """Whether the set exists with the same settings and can be kept.
 
     Args:
         path (Path): Folder of the set.
-        meta (dict): The settings wanted.
-        overwrite (bool): Whether a set of this tool's may be replaced.
-            Defaults to False.
+        meta (dict): The settings.
+        overwrite (bool): Whether an existing set that this tool made is
+            replaced. Defaults to False.
 
     Returns:
-        bool: True to keep what is there, False to make the set.
+        bool: True if the set can be kept, False if it must be made.
 
     Raises:
-        FileExistsError: If something else is there that must not be replaced.
+        FileExistsError: If the folder must not be replaced.
     """
     if not path.exists():
         return False
@@ -450,7 +450,7 @@ def already_there(path: Path, meta: dict, overwrite: bool = False) -> bool:
     except (OSError, ValueError, TypeError, KeyError):
         ours = False
     if not ours:
-        # not even with --overwrite: it may be somebody's only copy
+        # not even with --overwrite: it may be the only copy of other data
         raise FileExistsError(
             f'{path} was not made by this tool: choose another --out or '
             'remove it')
@@ -458,7 +458,7 @@ def already_there(path: Path, meta: dict, overwrite: bool = False) -> bool:
         return False
     if found != meta:
         differ = ', '.join(
-            f'{key} {found.get(key)} there, {value} wanted'
+            f'{key} is {found.get(key)}, not {value}'
             for key, value in meta.items() if found.get(key) != value)
         raise FileExistsError(
             f'{path} was made with other settings ({differ}): give '
@@ -468,46 +468,40 @@ def already_there(path: Path, meta: dict, overwrite: bool = False) -> bool:
 
 def _make(out: Union[str, Path], write: Callable[..., None], meta: dict,
           overwrite: bool) -> bool:
-    """Make a set as a whole: all of it at its place, or nothing."""
+    """Make a whole set, or nothing if it fails."""
     out = Path(out)
     final = out / meta['set']
     if already_there(final, meta, overwrite):
         return False
     scans = load_scans()
-    out.mkdir(parents=True, exist_ok=True)
-    # Renaming is atomic within a file system, hence a folder beside the set.
-    with tempfile.TemporaryDirectory(
-            prefix=f'.{final.name}-', dir=out) as folder:
-        new = Path(folder) / 'new'
-        new.mkdir()
+    with whole_folder(final) as folder:
         for split in SPLITS:
-            write(new, split, scans[split], meta[split], meta['size'],
+            write(folder, split, scans[split], meta[split], meta['size'],
                   meta['seed'])
-        (new / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n')
-        if final.exists():
-            final.rename(Path(folder) / 'old')
-        new.rename(final)
+        (folder / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n')
     return True
 
 
 def make_cls(out: Union[str, Path], train: int = 4000, val: int = 500,
              size: int = 64, seed: int = 0, overwrite: bool = False) -> bool:
-    """Make the classification set: ImageNet folders, one digit an image.
+    """Make the classification set: ImageNet folders, one digit per image.
 
     Args:
         out (str or Path): The folder to make ``cls`` in.
         train (int): Number of training images. Defaults to 4000.
         val (int): Number of validation images. Defaults to 500.
         size (int): Side of the images, (size, size, 3). Defaults to 64.
-        seed (int): Seed of everything but the split. Defaults to 0.
-        overwrite (bool): Make the set anew if it is there. Defaults to False.
+        seed (int): Seed of everything except the split. Defaults to 0.
+        overwrite (bool): Whether an existing set is made again. Defaults to
+            False.
 
     Returns:
-        bool: True if made, False if already there with the same settings.
+        bool: True if the set was made, False if it existed with the same
+        settings.
 
     Raises:
-        FileExistsError: If ``cls`` is there with other settings and not to be
-            overwritten, or was not made by this tool.
+        FileExistsError: If ``cls`` exists with other settings and
+            ``overwrite`` is False, or was not made by this tool.
         ValueError: If a number is too small.
     """
     meta = make_meta('cls', train, val, size, seed)
@@ -530,8 +524,8 @@ def make_seg(out: Union[str, Path], train: int = 600, val: int = 100,
              size: int = 160, seed: int = 0, overwrite: bool = False) -> bool:
     """Make the segmentation set: Cityscapes folders with 11 train ids.
 
-    The label maps, (size, size) of uint8, hold d at the pixels of digit d and
-    10 at the background. For arguments and errors see :func:`make_cls`; the
+    The label maps, (size, size) of uint8, are d at the pixels of digit d and 10
+    at the background. For arguments and errors see :func:`make_cls`; the
     defaults are 600 and 100 images of (160, 160, 3).
     """
     meta = make_meta('seg', train, val, size, seed)
@@ -539,7 +533,7 @@ def make_seg(out: Union[str, Path], train: int = 600, val: int = 100,
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """An argparse type for integers from ``minimum`` on."""
+    """An argparse type for integers of at least ``minimum``."""
 
     def integer(text: str) -> int:
         try:
@@ -557,10 +551,10 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw the demo data sets from handwritten digits.',
+        description='Make the demo data sets from handwritten digits.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
-        '--out', type=Path, default='data/demo', help='folder of the sets')
+        '--out', type=Path, default='data/demo', help='folder for the sets')
     parser.add_argument(
         '--sets', nargs='+', choices=SETS, default=SETS, help='sets to make')
     for name, train, val, size in (('cls', 4000, 500, 64),
@@ -576,11 +570,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
             f'--{name}-size', type=at_least(MIN_SIZE[name]), default=size,
             metavar='PIXELS', help='side of the images')
     parser.add_argument(
-        '--seed', type=at_least(0), default=0, help='another one gives '
-        'other images; the split of the scans is always the same')
+        '--seed', type=at_least(0), default=0, help='another seed gives other '
+        'images; the split of the scans is always the same')
     parser.add_argument(
-        '--overwrite', action='store_true', help='make sets that are there '
-        'anew, also with other settings')
+        '--overwrite', action='store_true', help='make existing sets again, '
+        'also with other settings')
     return parser.parse_args(argv)
 
 
@@ -595,7 +589,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         for name in SETS if name in args.sets
     }
     try:
-        # First all checks: no work is done when a later set is in the way.
+        # All checks come first, so that nothing is made if a later set fails.
         for name, kwargs in settings.items():
             meta = make_meta(name, seed=args.seed, **kwargs)
             already_there(args.out / name, meta, args.overwrite)
@@ -604,11 +598,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                 args.out, seed=args.seed, overwrite=args.overwrite, **kwargs)
             print(f'{args.out / name}: {"made" if made else "already there"}')
     except FileExistsError as error:
-        sys.exit(f'error: {error}')
+        sys.exit(f'make_demo_data.py: {error}')
     except ModuleNotFoundError as error:
         module = error.name.split('.')[0]
         package = {'sklearn': 'scikit-learn'}.get(module, module)
-        sys.exit(f'error: {package} is not installed: pip install {package}')
+        sys.exit(f'make_demo_data.py: {package} is not installed: pip install '
+                 f'{package}')
 
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Export a trained model as an ONNX file, checked against PyTorch.
 
-Classifiers of mmpretrain (logits), encoder-decoders of mmseg (logits or label
-maps) and single-stage detectors of mmdet (boxes, scores and labels after
-non-maximum suppression). The file takes images as the config's test pipeline
-makes them, float32 from 0 to 255 in OpenCV's channel order: channel order,
-normalisation and padding are in the graph. A file whose outputs in onnxruntime
-differ from the model's is not written.
+Supported are classifiers of mmpretrain (logits), encoder-decoders of mmseg
+(logits or label maps) and single-stage detectors of mmdet (boxes, scores and
+labels after non-maximum suppression). The file takes images as they come from
+the config's test pipeline, float32 from 0 to 255 in OpenCV's channel order;
+conversion of the channel order, normalisation and padding are in the graph. The
+file is only written if its outputs in onnxruntime agree with the model's.
 """
 import argparse
 import os.path as osp
@@ -18,14 +18,15 @@ from mmengine.runner import load_checkpoint
 
 import autonl_mm  # noqa: F401
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.export import export, onnx_file
 from autonl_mm.export.images import check_images, to_batch
 
-# Beyond the export size, so that every stride's rounding is met.
+# Added to the export size: sizes at which strides round in different ways
 LARGER = ((0, 0), (21, 40), (64, 9))
-# For models that take multiples of their stride only
+# For models that take only multiples of their stride
 LARGER_BY_STRIDE = ((0, 0), (32, 64), (64, 0))
 
 
@@ -36,52 +37,49 @@ def parse_args():
     configs.add_config_args(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--out', help='file to write; default: the checkpoint as .onnx')
+        '--out', help='file to write; default: CHECKPOINT with the ending .onnx')
+    configs.add_input_shape(parser)
     parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        help="height and width of the images, or both in one; without it "
-        "those of the config's test pipeline")
-    parser.add_argument(
-        '--batch-size', type=int, default=1, help='images a run')
+        '--batch-size', type=int, default=1, help='number of images per run')
     parser.add_argument(
         '--dynamic',
         nargs='+',
         default=[],
         choices=export.DYNAMIC,
-        help='what may differ from run to run')
+        help='dimensions that may change between runs')
     parser.add_argument(
         '--labels',
         action='store_true',
-        help='label maps instead of logits, of segmentors')
-    parser.add_argument('--opset', type=int, default=17)
+        help='for segmentors: label maps instead of logits')
+    parser.add_argument(
+        '--opset', type=int, default=17, help='ONNX opset version')
     parser.add_argument(
         '--images',
-        help="folder of images to check with; without it the config's test "
-        'data, or noise where that is missing')
+        help="folder of images for the check; default: the config's test data, "
+        'or noise if there are none')
     parser.add_argument(
         '--tolerance',
         type=float,
         default=1e-3,
-        help='largest difference, in shares of the largest output')
+        help='largest allowed difference, relative to the largest output')
     parser.add_argument(
-        '--rounds', type=int, default=10, help='measurements of the latency')
+        '--rounds', type=int, default=10, help='number of latency measurements')
     return parser.parse_args()
 
 
 def check_batches(args, graph, model, images, shape):
-    """Images of several sizes and numbers, where they may differ.
+    """Batches for the check, of several sizes and numbers if these are dynamic.
 
     Args:
-        args (Namespace): The tool's.
+        args (Namespace): The tool's arguments.
         graph (TaskGraph): The graph.
         model (nn.Module): The model.
-        images (list[Tensor]): To take them from.
+        images (list[Tensor]): Images for the batches.
         shape (tuple[int, int]): Height and width of the export.
 
     Returns:
-        tuple: The batches; and whether sizes must be multiples of 32.
+        tuple[list[Tensor], bool]: The batches, and whether height and width must
+        be multiples of 32.
     """
 
     def batches(larger):
@@ -101,13 +99,13 @@ def check_batches(args, graph, model, images, shape):
         try:
             with torch.no_grad():
                 graph.reference(model, found[1][:1])
-        except RuntimeError:  # of a cat or an add in the model itself
+        except RuntimeError:  # feature maps do not fit together in the model
             return batches(LARGER_BY_STRIDE), True
     return found, False
 
 
 def report(args, graph, session, opset, content, differences, source, strided):
-    """Print what was written and how it was checked."""
+    """Print what was written and the results of the check."""
     n = session.batch or 'N'
     h, w = (side or name for side, name in zip(session.size, 'HW'))
     nodes = sum(export.operators(
@@ -115,12 +113,12 @@ def report(args, graph, session, opset, content, differences, source, strided):
     print(f'{args.out}: {graph.task}, {len(content) / 2**20:.1f} MiB, opset '
           f'{opset}, {nodes} nodes, no Einsum')
     print(f'input: images ({n}, 3, {h}, {w}), float32, 0 to 255, channels '
-          "as the config's pipeline loads them; normalisation is in the graph")
+          "in the order of the config's pipeline; normalisation is in the graph")
     if strided:
         print('height and width must be multiples of 32, as for the model')
-    print(f'outputs: {", ".join(graph.outputs)}; differences from PyTorch, '
+    print(f'outputs: {", ".join(graph.outputs)}; differences from PyTorch '
           f'on {source}:\n')
-    print('| images | largest difference | in shares of the largest |\n'
+    print('| images | largest difference | relative to the largest output |\n'
           '|---|---|---|')
     for shape, absolute, relative in differences:
         print(f'| {"x".join(map(str, shape))} | {absolute:.2g} | '
@@ -128,7 +126,7 @@ def report(args, graph, session, opset, content, differences, source, strided):
 
 
 def measure(graph, model, session, images, rounds):
-    """Print latencies, taken in turns."""
+    """Print latencies, measured in turns."""
     with torch.no_grad():
         times = in_turns(
             {
@@ -137,7 +135,7 @@ def measure(graph, model, session, images, rounds):
                 'onnxruntime': lambda: session(images),
             },
             rounds,
-            settle=True)
+            warmup=True)
     shape = 'x'.join(map(str, images.shape))
     print(f'\n| {shape} on {device_name("cpu")} | median, ms | fastest | '
           'slowest |\n|---|---|---|---|')
@@ -167,7 +165,7 @@ def main():
                                  f'{getattr(args, name)}, expected at least 1')
         cfg = configs.read_config(args)
         print(keep_freed_memory())
-        shape = configs.parse_shape(args.shape, cfg)
+        shape = configs.parse_shape(args.input_shape, cfg)
         model = configs.build_model(cfg)
         checkpoint = load_checkpoint(
             model, args.checkpoint, map_location='cpu', strict=True)
@@ -183,7 +181,7 @@ def main():
                                      args.tolerance)
     except (OSError, ImportError, ValueError, RuntimeError) as e:
         sys.exit(f'export_onnx.py: {" ".join(str(e).split())}')
-    onnx_file.write(args.out, content)
+    write_whole(args.out, content)
     report(args, graph, session, args.opset, content, differences, source,
            strided)
     measure(graph, model, session, batches[0], args.rounds)

@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Quantise an ONNX file to INT8, and measure what it costs.
+"""Quantise an ONNX file to INT8, and measure the effect.
 
-Static quantisation by onnxruntime, calibrated on the config's training
-images, which its test pipeline makes ready. Size, latency and the metrics of
-the config's own evaluator on its test data are printed before and after.
+This is onnxruntime's static quantisation, calibrated on the config's training
+images after its test pipeline. The tool prints size, latency and the metrics on
+the config's test data, before and after quantisation.
 """
 import argparse
 import sys
@@ -13,60 +13,64 @@ from mmengine.registry import init_default_scope
 
 import autonl_mm  # noqa: F401
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import launch
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.export import quantize
 from autonl_mm.export.images import config_images, to_batch
-from autonl_mm.export.onnx_file import OnnxSession, write
+from autonl_mm.export.onnx_file import OnnxSession
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('model', help='file of export_onnx.py')
+    parser.add_argument('model', help='ONNX file from export_onnx.py')
     launch.add_common_args(parser)
     parser.add_argument(
-        '--out', help='file to write; default: the model as -int8.onnx')
+        '--out', help='file to write; default: MODEL with the ending -int8.onnx')
     parser.add_argument(
-        '--num-samples', type=int, default=200, help='to calibrate on')
+        '--num-samples',
+        type=int,
+        default=200,
+        help='number of training images for calibration')
     parser.add_argument(
         '--method',
         choices=list(quantize.METHODS),
         default='minmax',
-        help='how the range of an activation is found')
+        help='how to find the ranges of activations')
     parser.add_argument(
         '--operators',
         nargs='+',
         default=quantize.OPERATORS,
-        help=f'kinds of nodes; default: {" ".join(quantize.OPERATORS)}')
+        help=f'types of nodes to quantise; default: {" ".join(quantize.OPERATORS)}')
     parser.add_argument(
         '--exclude',
         nargs='*',
         default=quantize.EXCLUDE,
         metavar='REGEX',
-        help='nodes to leave in float, found in their names; default: '
+        help='keep nodes in float whose names match; default: '
         f'{" ".join(quantize.EXCLUDE)}')
     parser.add_argument(
         '--reduce-range',
         action='store_true',
-        help='weights of seven bits, for processors without VNNI')
+        help='use seven bits for weights, for processors without VNNI')
     parser.add_argument(
-        '--no-eval', action='store_true', help='do not measure the metrics')
+        '--no-eval', action='store_true', help='do not compute the metrics')
     parser.add_argument(
-        '--rounds', type=int, default=10, help='measurements of the latency')
+        '--rounds', type=int, default=10, help='number of latency measurements')
     return parser.parse_args()
 
 
 def evaluate(cfg, file):
-    """Metrics of a file by the config's evaluator.
+    """Metrics of a file, computed by the config's evaluator.
 
     Args:
         cfg (Config): The config.
         file (str): The ONNX file.
 
     Returns:
-        str: Names and values.
+        str: Names and values of the metrics.
     """
     cfg = cfg.copy()
     cfg.default_hooks = dict(checkpoint=None, logger=None)
@@ -84,15 +88,16 @@ def main():
     model = Path(args.model)
     args.out = args.out or str(model.with_name(f'{model.stem}-int8.onnx'))
     try:
-        if args.num_samples < 1 or args.rounds < 1:
-            raise ValueError('--num-samples and --rounds are '
-                             f'{args.num_samples} and {args.rounds}, expected at '
-                             'least 1')
+        for name in ('num_samples', 'rounds'):
+            if getattr(args, name) < 1:
+                raise ValueError(f'--{name.replace("_", "-")} is '
+                                 f'{getattr(args, name)}, expected at least 1')
         before = OnnxSession(args.model)
         cfg = launch.load_config(args)
         loaders = ['train_dataloader']
-        check_data(cfg, loaders + ['test_dataloader'] *
-                          (not args.no_eval))
+        if not args.no_eval:
+            loaders.append('test_dataloader')
+        check_data(cfg, loaders)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         images = config_images(cfg, 'train_dataloader', args.num_samples)
         before(to_batch(images, 1, tuple(images[0].shape[1:])))
@@ -103,14 +108,14 @@ def main():
         after = OnnxSession(content)
     except (OSError, ImportError, ValueError) as e:
         sys.exit(f'quantize_onnx.py: {" ".join(str(e).split())}')
-    write(args.out, content)
+    write_whole(args.out, content)
 
     batch = to_batch(images, before.batch or 1,
                      tuple(images[0].shape[1:]))
     times = in_turns(
         dict(before=lambda: before(batch), after=lambda: after(batch)),
         args.rounds,
-        settle=True)
+        warmup=True)
     print(f'{args.out}: {after.info["quantised"]} nodes quantised, calibrated '
           f'({args.method}) on {len(usual)} training images, '
           f'{len(images) - len(usual)} outliers left out; latency of '

@@ -30,8 +30,8 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'src',
-        help='PyTorch: a .pt file. TensorFlow: a checkpoint by its prefix, '
-        'its .index file or its folder, or a .npz dump of its variables')
+        help='PyTorch: a .pt file. TensorFlow: prefix, .index file or folder of '
+        'a checkpoint, or a .npz dump of its variables')
     parser.add_argument('dst', help='checkpoint to write, .pth')
     parser.add_argument(
         '--arch',
@@ -41,22 +41,25 @@ def parse_args(argv=None):
         '--source',
         choices=['auto', 'torch', 'tf'],
         default='auto',
-        help='the release; auto tells them apart by the files')
+        help='the release; auto recognises it by the files')
     parser.add_argument(
         '--no-ema',
         action='store_true',
-        help='take the weights themselves, not their moving averages')
+        help='convert the weights themselves, not their moving averages')
     return parser.parse_args(argv)
 
 
 def find_tf_prefix(src):
-    """The prefix of the TensorFlow checkpoint that a path means.
+    """The prefix of the TensorFlow checkpoint at a path.
+
+    Args:
+        src (str): Prefix, .index file, data file or folder of a checkpoint.
 
     Returns:
-        str, optional: None if it means none.
+        str, optional: None if there is no TensorFlow checkpoint.
 
     Raises:
-        ValueError: If a folder has several.
+        ValueError: If the path is a folder without exactly one checkpoint.
     """
     if osp.isdir(src):
         found = sorted(Path(src).glob(f'*{INDEX}'))
@@ -73,32 +76,35 @@ def find_tf_prefix(src):
 
 
 def is_npz(src):
-    """Whether a file is an archive of arrays."""
+    """Whether a file is a .npz archive of arrays, possibly a broken one."""
     if not zipfile.is_zipfile(src):
-        return src.endswith('.npz')  # maybe a broken one
+        return src.endswith('.npz')
     with zipfile.ZipFile(src) as archive:
         return all(name.endswith('.npy') for name in archive.namelist())
 
 
 def check_archive(src):
-    """Compare an archive's checksums, which torch does not.
+    """Verify the checksums of an archive, which torch does not.
+
+    Args:
+        src (str): The file; other files than archives are accepted.
 
     Raises:
-        ValueError: If a member is damaged.
+        ValueError: If a member of the archive is damaged.
     """
     if zipfile.is_zipfile(src):
         with zipfile.ZipFile(src) as archive:
             damaged = archive.testzip()
         if damaged:
-            raise ValueError(f'{src} is damaged or truncated: the checksum of '
-                             f'{damaged} in it is wrong. Get it anew')
+            raise ValueError(f'{src} is damaged or truncated, the checksum of '
+                             f'{damaged} in it is wrong: download it again')
 
 
 def read_npz(src):
-    """All arrays of an archive, by name.
+    """All arrays of a .npz archive, by name.
 
     Raises:
-        ValueError: If it is broken or holds Python objects.
+        ValueError: If it is broken or has Python objects.
     """
     try:
         with np.load(src, allow_pickle=False) as archive:
@@ -107,23 +113,23 @@ def read_npz(src):
             zlib.error) as e:
         raise ValueError(
             f'{src} ({osp.getsize(src)} bytes) is truncated or not an archive '
-            f'of plain arrays ({e}). Dump or copy it anew') from None
+            f'of plain arrays ({e}): dump or copy it again') from None
 
 
 def read_tf_checkpoint(prefix):
     """All variables of a TensorFlow checkpoint, by name.
 
     Raises:
-        ValueError: If tensorflow is not there or the files are broken.
+        ValueError: If tensorflow cannot be imported or the files are broken.
     """
     try:
         import tensorflow as tf
-    except ImportError as e:  # not there, or itself broken
+    except ImportError as e:  # not installed, or broken
         raise ValueError(
-            f'{prefix} is a TensorFlow checkpoint, which only tensorflow can '
-            f"read ({e}): pip install 'autonl_mm[tensorflow]', or dump it to a .npz "
-            'file where there is one, see '
-            'tools/model_converters/README.md') from None
+            f'{prefix} is a TensorFlow checkpoint, which needs tensorflow ({e}): '
+            "pip install 'autonl_mm[tensorflow]', or dump it to a .npz file on a "
+            'machine that has tensorflow, see tools/model_converters/README.md'
+        ) from None
     try:
         reader = tf.train.load_checkpoint(prefix)
         return {
@@ -132,27 +138,27 @@ def read_tf_checkpoint(prefix):
         }
     except MemoryError:
         raise
-    except Exception as e:  # it raises its own errors and Python's, by version
+    except Exception as e:  # the type differs between versions of tensorflow
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(f'the TensorFlow checkpoint {prefix} is truncated or '
-                         f'incomplete ({reason}). Get its files anew, '
+                         f'incomplete ({reason}): download its files again, '
                          f'{INDEX} and {DATA}*') from None
 
 
 def read_source(src, source):
-    """Read the file or files that hold a release's weights.
+    """Read the weights of a release.
 
     Args:
-        src (str): As on the command line.
-        source (str): As on the command line.
+        src (str): File, folder or prefix, as on the command line.
+        source (str): ``'auto'``, ``'torch'`` or ``'tf'``.
 
     Returns:
-        tuple[str, dict]: The release, ``'tf'`` or ``'torch'``, and what the
-        files hold, by name.
+        tuple[str, dict]: The release, ``'tf'`` or ``'torch'``, and the content
+        of its files by name.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it can't be read.
+        ValueError: If it cannot be read.
     """
     prefix = find_tf_prefix(src) if source != 'torch' else None
     if prefix is not None:
@@ -170,16 +176,20 @@ def read_source(src, source):
         return 'tf', read_npz(src)
     content = load_checkpoint(src)
     if not isinstance(content, dict):
-        raise ValueError(f'{src} holds a {type(content).__name__}, expected a '
+        raise ValueError(f'{src} has a {type(content).__name__}, expected a '
                          'state dict or a training checkpoint')
     return 'torch', content
 
 
 def check_complete(state, arch):
-    """Compare names and shapes with those of the network as it is built.
+    """Compare names and shapes of weights with those of the network.
+
+    Args:
+        state (dict[str, Tensor]): Converted weights of a classifier.
+        arch (ArchSpec): The network.
 
     Raises:
-        ValueError: If they differ, which the converters should rule out.
+        ValueError: If they differ, which would be an error of the converters.
     """
     built = {
         f'backbone.{k}': v.shape
@@ -189,20 +199,18 @@ def check_complete(state, arch):
     if built != got:
         differ = sorted(k for k in built.keys() | got.keys()
                         if built.get(k) != got.get(k))
-        raise ValueError(f'{len(differ)} converted tensors are not those of '
-                         f'the network, such as {differ[0]}')
+        raise ValueError(f'{len(differ)} converted tensors do not fit the '
+                         f'network, such as {differ[0]}')
 
 
 def main(argv=None):
     args = parse_args(argv)
     try:
         if osp.isdir(args.dst):
-            raise ValueError(f'{args.dst} is a folder, expected the file to '
-                             'write')
+            raise ValueError(f'{args.dst} is a folder, expected a file name')
         if osp.exists(args.dst) and osp.realpath(args.dst) == osp.realpath(
                 args.src):
-            raise ValueError(f'{args.dst} is the source too, expected another '
-                             'file')
+            raise ValueError(f'{args.dst} is the source file: give another name')
         arch = resolve_arch(args.arch)
         release, source = read_source(args.src, args.source)
         converter = RELEASES[release]

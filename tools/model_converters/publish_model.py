@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Make of a training checkpoint a file to publish: weights and nothing else.
+"""Write a file to publish from a training checkpoint: only the weights.
 
-mmengine's EMA hook saves the averaged weights as ``state_dict`` and the others
-as ``ema_state_dict``, so it is the averaged ones that are kept.
+mmengine's EMA hook saves the averaged weights as ``state_dict`` and the other
+ones as ``ema_state_dict``, so the averaged ones are published.
 """
 import argparse
 import hashlib
@@ -29,25 +29,26 @@ def parse_args(argv=None):
     parser.add_argument(
         'dst',
         help='file to write, .pth or .safetensors; the first eight digits of '
-        'its SHA-256 are put into its name')
+        'its SHA-256 are added to its name')
     parser.add_argument(
         '--safetensors',
         action='store_true',
-        help='write a .safetensors file beside the .pth file too')
+        help='write a .safetensors file besides the .pth file')
     return parser.parse_args(argv)
 
 
 def pick_weights(checkpoint):
-    """The weights of a checkpoint, each a tensor of its own memory.
+    """The weights of a checkpoint; no two tensors share memory.
 
     Args:
-        checkpoint (dict): With ``state_dict``, or a state dict.
+        checkpoint (dict): A checkpoint with ``state_dict``, or a state dict.
 
     Returns:
-        dict[str, Tensor]: On the CPU.
+        dict[str, Tensor]: The weights, on the CPU.
 
     Raises:
-        ValueError: If there is no state dict or it holds other things.
+        ValueError: If there is no state dict, or it has other values than
+            tensors.
     """
     state = checkpoint
     if isinstance(checkpoint, dict):
@@ -57,7 +58,7 @@ def pick_weights(checkpoint):
     other = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
     if other:
         raise ValueError(f'its state_dict has {len(other)} entries that are '
-                         f'no tensors, such as {other[0]}')
+                         f'not tensors, such as {other[0]}')
     return {
         str(k): v.detach().cpu().contiguous().clone()
         for k, v in state.items()
@@ -65,7 +66,7 @@ def pick_weights(checkpoint):
 
 
 def serialize(weights, dst):
-    """The bytes of a file of weights, by the name's extension."""
+    """The bytes of a file with the weights, in the format of the file name."""
     if dst.endswith(SAFETENSORS):
         try:
             from safetensors.torch import save
@@ -86,8 +87,7 @@ def main(argv=None):
         names.append(stem + SAFETENSORS)
     try:
         if extension not in ('.pth', SAFETENSORS):
-            raise ValueError(f'{args.dst!r} should end in .pth or '
-                             f'{SAFETENSORS}')
+            raise ValueError(f'{args.dst!r} must end in .pth or {SAFETENSORS}')
         checkpoint = load_checkpoint(args.src)
         try:
             weights = pick_weights(checkpoint)

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""EMA whose time constant counts images, not iterations."""
+"""EMA whose time constant is a number of images, not of iterations."""
 from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
@@ -9,18 +9,18 @@ from autonl_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class BatchScaledEMAHook(EMAHook):
-    """mmengine's EMAHook with its momentum fitted to the batch size.
+    """mmengine's EMAHook with a momentum that depends on the batch size.
 
-    A decay of 0.9999 at batch 4096 averages over as many images as
-    ``0.9999 ** (batch / 4096)`` does at another batch size.
+    A decay of 0.9999 at batch size 4096 averages over the same number of images
+    as ``0.9999 ** (batch / 4096)`` at another batch size.
 
     Args:
-        momentum (float): Share of the new weights in the average, one minus
-            the decay, at ``base_batch_size``. Defaults to 1e-4.
-        base_batch_size (int): Defaults to 4096.
+        momentum (float): Weight of the new parameters in the average at
+            ``base_batch_size``, that is, one minus the decay. Defaults to 1e-4.
+        base_batch_size (int): The batch size for ``momentum``. Defaults to 4096.
         update_buffers (bool): Whether BN statistics are averaged too, as
-            both releases do. Defaults to True.
-        **kwargs: As for :class:`mmengine.hooks.EMAHook`.
+            in both releases. Defaults to True.
+        **kwargs: Arguments of :class:`mmengine.hooks.EMAHook`.
     """
 
     def __init__(self,
@@ -34,12 +34,12 @@ class BatchScaledEMAHook(EMAHook):
         self.base_momentum = momentum
 
     def before_run(self, runner) -> None:
-        """Fit the momentum, then build the average.
+        """Set the momentum, then make the averaged model.
 
         Args:
-            runner (Runner): The runner; its train dataloader's
-                ``batch_size``, the number of processes and gradient
-                accumulation make the batch size.
+            runner (Runner): The runner. The batch size is the product of its
+                train dataloader's ``batch_size``, the number of processes, and
+                the number of accumulated batches.
         """
         loader = runner.cfg.get('train_dataloader') or {}
         batch_size = loader.get('batch_size')

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Train with the memory layout that depthwise convolutions are fast in."""
+"""Training in channels_last, in which depthwise convolutions are fast."""
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -9,10 +9,10 @@ from autonl_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Turn the model's weights to channels_last before a run.
+    """Convert the model's weights to channels_last before a run.
 
-    The first convolution then gives channels_last maps, and so do all that
-    follow. It changes no result but the order of summation.
+    The first convolution then returns channels_last feature maps, and so do all
+    layers after it. Results differ only by the order of summation.
     """
 
     def before_run(self, runner: Runner) -> None:

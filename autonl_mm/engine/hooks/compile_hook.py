@@ -13,23 +13,23 @@ PARTS = ('backbone', 'neck', 'head', 'bbox_head')
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Turn parts of a model into one compiled graph each before a run.
+    """Compile parts of a model before a run, each to one graph.
 
-    The config's ``compile=True``, mmengine's own switch, compiles all of
-    ``train_step``, in which losses and ``backward`` break the graph, and
-    nothing of evaluation. This compiles what the time goes to, in training
-    and in evaluation. Names in checkpoints stay as they are.
+    mmengine's own setting ``compile=True`` compiles all of ``train_step``, in
+    which losses and ``backward`` break the graph, and it compiles nothing for
+    evaluation. This hook compiles the parts that take most of the time, for
+    training and evaluation. Names in checkpoints stay the same.
 
     Args:
-        parts (Sequence[str], optional): Names of submodules, each of which
-            must be called, not only used by its methods: a decode head of
-            mmseg is not. Defaults to None, those of ``backbone``, ``neck``,
-            ``head`` and ``bbox_head`` that there are.
-        **kwargs: As for :func:`torch.compile`; ``fullgraph`` is True unless
-            it is given.
+        parts (Sequence[str], optional): Names of submodules. Each must be
+            called itself: a decode head of mmseg does not work, because only
+            its methods are called. Defaults to None, which means ``backbone``,
+            ``neck``, ``head`` and ``bbox_head``, if the model has them.
+        **kwargs: Arguments of :func:`torch.compile`. ``fullgraph`` defaults to
+            True.
 
     Raises:
-        ValueError: If the model has no such part.
+        ValueError: If the model does not have one of the parts.
     """
 
     def __init__(self, parts: Optional[Sequence[str]] = None, **kwargs):
@@ -37,7 +37,7 @@ class CompileHook(Hook):
         self.kwargs = dict(dict(fullgraph=True), **kwargs)
 
     def before_run(self, runner: Runner) -> None:
-        """Compile in place; torch does it when a part is first called."""
+        """Compile in place; torch compiles a part when it is first called."""
         model = task_model(runner.model)
         parts = self.parts
         if parts is None:
@@ -48,8 +48,8 @@ class CompileHook(Hook):
             except AttributeError:
                 names = [name for name, _ in model.named_children()]
                 raise ValueError(
-                    f'CompileHook: parts has {part!r}, but the model has '
-                    f'only {names} and what is in them') from None
+                    f'CompileHook: the model has no part {part!r}, expected one '
+                    f'of {names} or a submodule of them') from None
             module.compile(**self.kwargs)
         runner.logger.info(f'compiled: {", ".join(parts)}; the first '
                            'iterations take longer')

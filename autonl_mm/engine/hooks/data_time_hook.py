@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Say when a training run waits for its data."""
+"""Warning when a training run waits for its data."""
 import os
 from typing import Optional
 
@@ -8,23 +8,22 @@ from mmengine.runner import Runner
 
 from autonl_mm.registry import HOOKS
 
-MIN_ITERATIONS = 10  # fewer are mostly the start of the workers
+MIN_ITERATIONS = 10  # with fewer, most of the time is the start of the workers
 
 
 @HOOKS.register_module()
 class DataTimeHook(Hook):
-    """Warn when the data loader is what limits a training run.
+    """Warn when the data loader limits the speed of a training run.
 
-    The times are those of mmengine's IterTimerHook, which a run has by
-    default: of an iteration, and of that the wait for its batch. They are
-    summed up over every epoch, and over every ``interval`` iterations of a
-    longer one or of a run that has no epochs; the start of the workers is
-    part of them.
+    The times come from mmengine's IterTimerHook, which is on by default: the
+    duration of an iteration, and how much of it was waiting for the batch. They
+    are added up over each epoch, or over ``interval`` iterations in longer epochs
+    and in runs without epochs. The start of the workers counts too.
 
     Args:
-        max_share (float): Share of the time that may be waiting. Defaults to
-            0.2.
-        interval (int): Defaults to 1000.
+        max_share (float): Share of the time that may be waiting, from 0 to 1.
+            Defaults to 0.2.
+        interval (int): Maximum number of iterations to add up. Defaults to 1000.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -43,7 +42,7 @@ class DataTimeHook(Hook):
         self.interval = interval
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Start a new sum."""
+        """Start new sums."""
         self.count, self.waited, self.taken = 0, 0., 0.
 
     def after_train_iter(self,
@@ -51,7 +50,7 @@ class DataTimeHook(Hook):
                          batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
-        """Add an iteration's times."""
+        """Add the times of an iteration."""
         hub = runner.message_hub
         self.count += 1
         self.waited += hub.get_scalar('train/data_time').current()
@@ -60,7 +59,7 @@ class DataTimeHook(Hook):
             self.after_train_epoch(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Judge the sum."""
+        """Warn if the share of waiting is too large."""
         share = self.waited / max(self.taken, 1e-9)
         if self.count >= MIN_ITERATIONS and share > self.max_share:
             loader = runner.train_dataloader
@@ -72,9 +71,9 @@ class DataTimeHook(Hook):
                 f'The data loader limits this run: {share:.0%} of the last '
                 f'{self.count} iterations\' time was waiting for data '
                 f'({self.waited / self.count:.3f} of '
-                # mmengine drops a warning whose words were there before
+                # mmengine drops a warning with the same text as an earlier one
                 f'{self.taken / self.count:.3f} s, up to iteration '
-                f'{runner.iter}). What may help, of '
-                f'train_dataloader: {settings}, a faster imdecode_backend; '
+                f'{runner.iter}). Settings of train_dataloader that may help: '
+                f'{settings}, a faster imdecode_backend. '
                 'tools/benchmarks/benchmark_loader.py measures them.')
         self.before_train_epoch(runner)

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Labels that the heads do not know, found in the batch that has them."""
+"""Check of labels in each batch against the number of classes."""
 from typing import Optional
 
 from mmengine.hooks import Hook
@@ -11,16 +11,16 @@ from autonl_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class LabelCheckHook(Hook):
-    """Refuse labels outside of the classes that the heads know.
+    """Refuse labels that are not classes of the heads.
 
-    On a GPU they would end the process with an assertion of some kernel, on a
-    CPU with an index error that names no image.
+    Without this check such a label ends the process on a GPU with an assertion
+    of a kernel, and on a CPU with an index error that does not name the image.
     """
 
     priority = 'HIGHEST'
 
     def before_run(self, runner: Runner) -> None:
-        """Find the heads' number of classes and the label to ignore."""
+        """Read the heads' number of classes and the label to ignore."""
         heads = [
             m for name, m in task_model(runner.model).named_modules()
             if name.endswith('head') and not name.endswith('rpn_head')
@@ -36,7 +36,8 @@ class LabelCheckHook(Hook):
         """Check a batch.
 
         Raises:
-            ValueError: Names image, label and the classes there are.
+            ValueError: If a label is not a class; names the image, the label
+                and the valid classes.
         """
         if self.num_classes is None or not isinstance(data_batch, dict):
             return
@@ -57,6 +58,6 @@ class LabelCheckHook(Hook):
                 image = sample.metainfo.get('img_path', 'an image')
                 raise ValueError(
                     f'{image} has labels {sorted(wrong)[:5]}, but the head '
-                    f'knows classes 0 to {self.num_classes - 1}: convert the '
+                    f'has classes 0 to {self.num_classes - 1}: convert the '
                     'annotations, or set num_classes of the heads and '
                     'metainfo.classes of the datasets')

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Checkpoints of a run, of which one is there at any time."""
+"""Saving of checkpoints such that there is always at least one."""
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
@@ -10,7 +10,8 @@ from autonl_mm.registry import HOOKS
 class SafeCheckpointHook(CheckpointHook):
     """Removes the oldest checkpoint after the new one is saved, not before.
 
-    mmengine's own leaves none with ``max_keep_ckpts=1`` and a kill in between.
+    mmengine's own hook removes it first. With ``max_keep_ckpts=1``, a kill before
+    the new one is saved leaves no checkpoint.
     """
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:

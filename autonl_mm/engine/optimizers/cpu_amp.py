@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Mixed precision on the CPU, which mmengine's AmpOptimWrapper refuses."""
+"""Mixed precision on the CPU, which mmengine's AmpOptimWrapper does not support."""
 from contextlib import contextmanager
 
 import torch
@@ -13,15 +13,15 @@ from autonl_mm.registry import OPTIM_WRAPPERS
 class CpuAmpOptimWrapper(OptimWrapper):
     """OptimWrapper whose forward pass runs under bfloat16 autocast.
 
-    bfloat16 has float32's range, so there is no loss scaling.
+    bfloat16 has the range of float32, so no loss scaling is needed.
 
     Args:
-        **kwargs: As for :class:`mmengine.optim.OptimWrapper`.
+        **kwargs: Arguments of :class:`mmengine.optim.OptimWrapper`.
     """
 
     @contextmanager
     def optim_context(self, model: nn.Module):
-        """Autocast within mmengine's own context."""
+        """Autocast inside of mmengine's own context."""
         with super().optim_context(model), \
                 torch.autocast('cpu', dtype=torch.bfloat16):
             yield

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""RMSprop by TensorFlow's rule, with which AutoNL was trained."""
+"""RMSprop with TensorFlow's update rule, with which AutoNL was trained."""
 from typing import Callable, Iterable, Optional, Union
 
 import torch
@@ -18,22 +18,22 @@ class RMSpropTF(Optimizer):
         b &\leftarrow \mu b + \eta \, g / \sqrt{s + \epsilon} \\
         w &\leftarrow w - b
 
-    It differs from :class:`torch.optim.RMSprop` in three places that matter
-    at the recipe's ``eps`` of 1e-3 and its learning-rate decay: ``eps`` is
-    inside the square root, the mean square starts at one, and the learning
-    rate is inside the momentum buffer.
+    It differs from :class:`torch.optim.RMSprop` in three places, which matter
+    with the ``eps`` of 1e-3 and the learning-rate decay of AutoNL's training:
+    ``eps`` is inside the square root, the mean square starts at one, and the
+    learning rate is inside the momentum buffer.
 
     Args:
         params (Iterable): Parameters or parameter groups.
         lr (float): Learning rate. Defaults to 0.016.
         alpha (float): Decay of the mean square. Defaults to 0.9.
         eps (float): Added to the mean square. Defaults to 1e-3.
-        weight_decay (float): L2 penalty, added to the gradient as both
-            releases add it to the loss. Defaults to 0.
+        weight_decay (float): L2 penalty. It is added to the gradient, which
+            equals a penalty in the loss, as in both releases. Defaults to 0.
         momentum (float): Momentum. Defaults to 0.9.
 
     Raises:
-        ValueError: If a value is out of range; names it.
+        ValueError: If a value is out of range.
     """
 
     def __init__(self,
@@ -65,8 +65,14 @@ class RMSpropTF(Optimizer):
         """Take one step.
 
         Args:
-            closure (Callable, optional): Computes the loss anew and returns
+            closure (Callable, optional): Computes the loss again and returns
                 it. Defaults to None.
+
+        Returns:
+            float, optional: The loss of ``closure``, or None without it.
+
+        Raises:
+            RuntimeError: If a gradient is sparse.
         """
         loss = None
         if closure is not None:
@@ -78,7 +84,7 @@ class RMSpropTF(Optimizer):
                 continue
             for p in params:
                 if p.grad.is_sparse:
-                    raise RuntimeError('RMSpropTF takes no sparse gradients: '
+                    raise RuntimeError('RMSpropTF does not support sparse gradients: '
                                        'use torch.optim.SparseAdam for them')
                 state = self.state[p]
                 if not state:

@@ -1,12 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What all graphs share: preprocessing, and what a graph is.
+"""The base class of graphs, and their preprocessing.
 
-A graph takes images ``(N, 3, H, W)`` as the config's pipeline loads them,
-float32 from 0 to 255 in OpenCV's channel order, and does the data
-preprocessor's part itself: channel order, normalisation, padding.
+A graph takes images ``(N, 3, H, W)`` as the config's pipeline loads them:
+float32 from 0 to 255 in OpenCV's channel order. The work of the data
+preprocessor is part of the graph: channel order, normalisation and padding.
 
-Beside its forward pass it has ``reference``, what the library's own code makes
-of the same images, and ``difference``, how far an output is from that.
+Besides ``forward`` a graph has the methods ``reference``, which runs the
+library's own code on the same images, and ``difference``, which compares
+outputs with that reference.
 """
 from typing import Sequence, Tuple
 
@@ -27,13 +28,13 @@ class Preprocess(nn.Module):
         ValueError: If it pads to a fixed size.
 
     Shape:
-        ``(N, 3, H, W)`` in; out the same, rounded up to the preprocessor's
-        divisor.
+        ``(N, 3, H, W)`` in; the same out, with H and W padded to multiples of
+        the preprocessor's divisor.
     """
 
     def __init__(self, preprocessor: nn.Module):
         super().__init__()
-        # One setting, three libraries, three names.
+        # The three libraries have different names for the same setting.
         self.flip = any(
             getattr(preprocessor, name, False)
             for name in ('_channel_conversion', 'channel_conversion',
@@ -48,14 +49,14 @@ class Preprocess(nn.Module):
         if padding.get('size'):
             raise ValueError(
                 f'data_preprocessor.test_cfg.size is {padding["size"]}: '
-                'graphs pad to no fixed size; remove it, and resize in the '
-                'pipeline')
+                'graphs cannot pad to a fixed size: remove it, and resize in '
+                'the pipeline')
         if padding.get('size_divisor'):
             self.divisor = padding['size_divisor']
             self.pad_value = preprocessor.pad_val
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to what the backbone takes."""
+        """Turn images into the input of the backbone."""
         if self.flip and x.shape[1] == 3:
             x = x[:, [2, 1, 0]]
         if self.normalise:
@@ -71,7 +72,8 @@ class TaskGraph(nn.Module):
     """Base of the graphs.
 
     Args:
-        model (nn.Module): A task model in deploy form; the graph's own.
+        model (nn.Module): A task model in deploy form. The graph keeps it and
+            may change it.
     """
 
     task: str
@@ -83,7 +85,10 @@ class TaskGraph(nn.Module):
         self.model = model
 
     def use_channel_order(self) -> None:
-        """Let no graph for all sizes hold a product quadratic in pixels."""
+        """Fix the order of LightNL's products, for a graph of any image size.
+
+        The other order needs memory that is quadratic in the number of pixels.
+        """
         for module in self.modules():
             if isinstance(module, LightNL):
                 module.order = 'channel'
@@ -91,11 +96,15 @@ class TaskGraph(nn.Module):
 
 def logit_difference(got: Sequence[Tensor],
                      expected: Sequence[Tensor]) -> Tuple[float, float]:
-    """Largest difference of logits, and the scale that it is measured on.
+    """Largest difference of logits, and the largest logit.
 
     Args:
-        got (Sequence[Tensor]): The logits alone.
-        expected (Sequence[Tensor]): Of the reference, likewise.
+        got (Sequence[Tensor]): One tensor, the logits.
+        expected (Sequence[Tensor]): One tensor, the logits of the reference.
+
+    Returns:
+        tuple[float, float]: Largest absolute difference (infinity if the
+        shapes differ) and largest absolute value of the reference.
     """
     (got, ), (expected, ) = got, expected
     if got.shape != expected.shape:

@@ -9,7 +9,7 @@ from .base import TaskGraph, logit_difference
 
 
 class ClassifierGraph(TaskGraph):
-    """Images to ``logits (N, classes)``, whose softmax are the scores."""
+    """Images to ``logits (N, classes)``; their softmax gives the scores."""
 
     task = 'classification'
     outputs = ('logits', )
@@ -20,7 +20,7 @@ class ClassifierGraph(TaskGraph):
 
     @staticmethod
     def reference(model: nn.Module, images: Tensor) -> List[Tensor]:
-        """The logits of mmpretrain's model."""
+        """Logits of mmpretrain's own code."""
         inputs = model.data_preprocessor(dict(inputs=images))['inputs']
         return [model(inputs, mode='tensor')]
 

@@ -1,7 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What of a detector goes into an ONNX file: all, up to the boxes it keeps.
+"""The graph of a single-stage detector of mmdet, including post-processing.
 
-N images, C classes, M candidates of all maps, K boxes at most.
+In shapes, N is the number of images, C of classes, M of candidates from all
+feature maps, and K the maximum number of boxes per image.
 """
 from typing import List, Sequence, Tuple
 
@@ -19,17 +20,17 @@ class NonMaxSuppression(torch.autograd.Function):
     @staticmethod
     def forward(ctx, boxes: Tensor, scores: Tensor, count: int,
                 iou_threshold: float) -> Tensor:
-        """What is kept of each image, the best first.
+        """Select the boxes to keep in each image, the best first.
 
         Args:
             boxes (Tensor): ``(N, M, 4)``.
-            scores (Tensor): ``(N, 1, M)``; of 0 for what is no candidate.
-            count (int): At most so many an image.
-            iou_threshold (float): Boxes that overlap a better one by more are
-                dropped.
+            scores (Tensor): ``(N, 1, M)``; 0 for boxes that are not candidates.
+            count (int): Maximum number of boxes per image.
+            iou_threshold (float): A box is dropped if its overlap with a
+                better one is larger than this.
 
         Returns:
-            Tensor: ``(kept, 3)``: image, 0, box.
+            Tensor: ``(kept, 3)``: index of the image, 0, index of the box.
         """
         from mmcv.ops import nms
         rows = []
@@ -42,7 +43,7 @@ class NonMaxSuppression(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g, boxes, scores, count: int, iou_threshold: float):
-        """The node."""
+        """The ONNX node."""
 
         def constant(value, dtype):
             return g.op('Constant', value_t=torch.tensor([value], dtype=dtype))
@@ -56,9 +57,9 @@ class NonMaxSuppression(torch.autograd.Function):
 class DetectorGraph(TaskGraph):
     """Images to ``dets (N, K, 5)`` and ``labels (N, K)``.
 
-    A row of ``dets`` is x1, y1, x2, y2 in pixels of the image and the score;
-    the best come first. Rows that are not needed have zeros and the label -1.
-    What the config's ``test_cfg`` says is in the graph.
+    A row of ``dets`` holds x1, y1, x2, y2 in pixels of the image, and the score.
+    Rows are sorted by score, the best first. Unused rows are zeros with the label
+    -1. The settings of the config's ``test_cfg`` are part of the graph.
 
     Args:
         model (nn.Module): A single-stage detector of mmdet in deploy form.
@@ -69,13 +70,13 @@ class DetectorGraph(TaskGraph):
 
     @staticmethod
     def check(model: nn.Module) -> None:
-        """Find what the graph does not have.
+        """Refuse a detector that this graph does not support.
 
         Args:
             model (nn.Module): A detector.
 
         Raises:
-            ValueError: Names it.
+            ValueError: If it is not supported; names the reason.
         """
         from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
         head = model.bbox_head
@@ -85,23 +86,23 @@ class DetectorGraph(TaskGraph):
                 for name in ('predict', 'predict_by_feat',
                              '_predict_by_feat_single', '_bbox_post_process')):
             raise ValueError(
-                f'{kind.__name__} predicts in a way of its own: heads such as '
-                'RetinaHead, SSDHead and RTMDetHead can be exported, which '
-                'leave that to BaseDenseHead')
+                f'{kind.__name__} cannot be exported because it has its own '
+                'predict methods: only heads that use those of BaseDenseHead '
+                'can, such as RetinaHead, SSDHead and RTMDetHead')
         if getattr(model, 'mask_head', None) is not None:
             raise ValueError(f'{type(model).__name__} has a mask_head: only '
                              'boxes can be exported')
         if getattr(getattr(head, 'loss_cls', None), 'custom_cls_channels',
                    False):
-            raise ValueError(f'{type(head.loss_cls).__name__} has scores of '
-                             'its own, which cannot be exported')
+            raise ValueError(f'{type(head.loss_cls).__name__} computes its own '
+                             'scores, which cannot be exported')
         cfg = head.test_cfg
         for name, low in (('nms_pre', 1), ('max_per_img', 1),
                           ('score_thr', 0)):
             value = cfg.get(name, 0)
             if value < low:
                 raise ValueError(f'test_cfg.{name} is {value}, expected a '
-                                 f'number from {low} on')
+                                 f'number of at least {low}')
         options = dict(cfg.get('nms') or {})
         if options.pop('type', None) != 'nms' or set(options) - {
                 'iou_threshold', 'class_agnostic', 'split_thr'}:
@@ -127,17 +128,17 @@ class DetectorGraph(TaskGraph):
 
     def _candidates(self, cls_score: Tensor, bbox_pred: Tensor,
                     priors: Tensor) -> Tuple[Tensor, ...]:
-        """The best of one map.
+        """The best candidates of one feature map.
 
         Args:
-            cls_score (Tensor): ``(N, A * C, h, w)`` for A priors a place.
+            cls_score (Tensor): ``(N, A * C, h, w)``, for A priors per location.
             bbox_pred (Tensor): ``(N, A * 4, h, w)``.
-            priors (Tensor): ``(h * w * A, 4)``, or 2 for points.
+            priors (Tensor): ``(h * w * A, 4)``, or 2 values for points.
 
         Returns:
-            tuple[Tensor, ...]: Of ``nms_pre`` pairs of prior and class, as
-            mmdet has it, their scores ``(N, nms_pre)``, labels, priors
-            ``(N, nms_pre, 4)`` and deltas. The score is 0 for what is none.
+            tuple[Tensor, ...]: Scores and labels ``(N, nms_pre)``, priors and
+            deltas ``(N, nms_pre, 4)``. As in mmdet, a candidate is a pair of
+            prior and class. Rows without a candidate have the score 0.
         """
         head = self.model.bbox_head
         count = head.test_cfg.nms_pre
@@ -150,7 +151,7 @@ class DetectorGraph(TaskGraph):
             scores = scores.softmax(-1)[..., :-1]
         num_classes = head.num_classes
         scores = scores * scores.gt(head.test_cfg.get('score_thr', 0))
-        # So many more that there always are as many as are taken.
+        # Padded, so that topk always finds this many.
         scores, index = F.pad(scores.flatten(1), (0, count)).topk(count)
         index = index * scores.gt(0)
         labels, place = index % num_classes, index // num_classes
@@ -159,7 +160,7 @@ class DetectorGraph(TaskGraph):
         return scores, labels, priors[place], deltas
 
     def _clip(self, boxes: Tensor, x: Tensor) -> Tensor:
-        """Boxes inside of the image, where the coder clips them."""
+        """Clip boxes to the image, if the box coder does so."""
         if not self.model.bbox_head.bbox_coder.clip_border:
             return boxes
         h, w = x.shape[2:]
@@ -171,7 +172,7 @@ class DetectorGraph(TaskGraph):
 
     def _select(self, boxes: Tensor, scores: Tensor,
                 labels: Tensor) -> Tuple[Tensor, Tensor]:
-        """Non-maximum suppression class by class.
+        """Non-maximum suppression, for each class separately.
 
         Args:
             boxes (Tensor): ``(N, M, 4)``.
@@ -188,7 +189,7 @@ class DetectorGraph(TaskGraph):
             scores = scores * sides.gt(cfg.min_bbox_size).all(-1)
         apart = boxes
         if not cfg.nms.get('class_agnostic', False):
-            # Boxes of different classes do not meet, as mmcv does it.
+            # As in mmcv, an offset keeps boxes of different classes apart.
             offset = boxes.amax((1, 2), keepdim=True) + 1
             apart = boxes + labels.unsqueeze(-1) * offset
         image, _, box = NonMaxSuppression.apply(
@@ -206,7 +207,7 @@ class DetectorGraph(TaskGraph):
 
     @staticmethod
     def reference(model: nn.Module, images: Tensor) -> List[Tensor]:
-        """What mmdet predicts, in the form of this graph's outputs."""
+        """Predictions of mmdet's own code, in the form of this graph's outputs."""
         from mmdet.structures import DetDataSample
         size = tuple(images.shape[2:])
         samples = [
@@ -228,42 +229,44 @@ class DetectorGraph(TaskGraph):
 
     def difference(self, got: Sequence[Tensor],
                    expected: Sequence[Tensor]) -> Tuple[float, float]:
-        """Largest difference of a box from the one nearest to it.
+        """Largest difference between a box and the nearest one.
 
-        Boxes are paired with those of the same label whose corners and score
-        are nearest, both ways, so that the order of equal scores does not
-        matter. A box whose partner fell below the score threshold, or behind
-        the end of a full list, differs by what its score is above that.
+        Each box of one result is compared with the nearest box of the same
+        label in the other, by corners and score, and the other way round. So
+        the order of equal scores does not matter. The other result may lack a
+        box because its score is below the threshold or the list is full. Then
+        the difference is how far the score is above that limit.
 
         Returns:
             tuple[float, float]: The largest difference of scores, or of
-            coordinates in shares of the largest one; and 1, its scale.
+            coordinates relative to the largest coordinate; and 1, its scale.
 
         Raises:
-            ValueError: If nothing was found, by which nothing is checked.
+            ValueError: If nothing was detected, so there is nothing to
+                compare.
         """
         if not expected[1].ge(0).any():
             raise ValueError(
-                'nothing was detected in the images of the check, so it '
-                'says nothing: give images in which the model finds '
-                'something by --images, or lower model.test_cfg.score_thr or '
+                'nothing was detected in the images of the check, so there is '
+                'nothing to compare: give images with objects by --images, or '
+                'lower model.test_cfg.score_thr or '
                 'model.bbox_head.test_cfg.score_thr by --cfg-options')
-        share = torch.full((5, ), expected[0][..., :4].max().item())
-        share[4] = 1.
+        scale = torch.full((5, ), expected[0][..., :4].max().item())
+        scale[4] = 1.
         worst = 0.
         for pair in zip(*got, *expected):
-            worst = max(worst, self._farthest(*pair, share),
-                        self._farthest(*pair[2:], *pair[:2], share))
+            worst = max(worst, self._farthest(*pair, scale),
+                        self._farthest(*pair[2:], *pair[:2], scale))
         return worst, 1.
 
     def _farthest(self, dets: Tensor, labels: Tensor, others: Tensor,
-                  other_labels: Tensor, share: Tensor) -> float:
-        """How far any box of an image is from the nearest of others."""
+                  other_labels: Tensor, scale: Tensor) -> float:
+        """Largest distance of a box to the nearest of the others."""
         floor = self.model.bbox_head.test_cfg.get('score_thr', 0)
         if other_labels.ge(0).all():
             floor = others[:, 4].min()
         valid = labels >= 0
-        apart = ((dets[valid, None] - others) / share).abs().amax(-1)
+        apart = ((dets[valid, None] - others) / scale).abs().amax(-1)
         apart[labels[valid, None] != other_labels] = float('inf')
         below = (dets[valid, 4:] - floor).clamp(min=0)
         nearest = torch.cat([apart, below], 1).amin(1)

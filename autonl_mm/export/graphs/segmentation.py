@@ -11,7 +11,7 @@ from .base import TaskGraph, logit_difference
 
 
 class SegmentorGraph(TaskGraph):
-    """Images to ``logits (N, classes, H, W)`` of each pixel.
+    """Images to ``logits (N, classes, H, W)``, for each pixel.
 
     Args:
         model (nn.Module): An encoder-decoder of mmseg in deploy form.
@@ -25,7 +25,7 @@ class SegmentorGraph(TaskGraph):
         super().__init__(model)
         for module in model.modules():
             if isinstance(module, Upsample) and not module.size:
-                # It computes its size in Python, which a trace would keep.
+                # It computes its size in Python, so a trace would fix the size.
                 module.forward = partial(
                     F.interpolate,
                     scale_factor=module.scale_factor,
@@ -45,7 +45,7 @@ class SegmentorGraph(TaskGraph):
 
     @classmethod
     def reference(cls, model: nn.Module, images: Tensor) -> List[Tensor]:
-        """The logits of mmseg's model, whole images."""
+        """Logits of mmseg's own code on whole images."""
         from mmseg.structures import SegDataSample
         data = model.data_preprocessor(
             dict(inputs=list(images),
@@ -72,9 +72,17 @@ class LabelMapGraph(SegmentorGraph):
     @staticmethod
     def difference(got: Sequence[Tensor],
                    expected: Sequence[Tensor]) -> Tuple[float, float]:
-        """How much less the chosen class has than the best, at most.
+        """Largest gap between the best logit and that of the chosen class.
 
-        So that rounding may decide where two classes have the same logit.
+        The labels themselves are not compared: where two classes have almost
+        the same logit, rounding decides between them.
+
+        Returns:
+            tuple[float, float]: The largest gap (infinity if the shapes differ)
+            and the largest absolute logit of the reference.
+
+        Raises:
+            ValueError: If there is only one class.
         """
         (labels, ), (logits, ) = got, expected
         if logits.shape[1] == 1:

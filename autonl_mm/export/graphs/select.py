@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The function that picks a graph for a model."""
+"""Selection of the graph for a model."""
 import torch.nn as nn
 
 from .classification import ClassifierGraph
@@ -8,18 +8,18 @@ from .segmentation import LabelMapGraph, SegmentorGraph
 
 
 def graph_type(model: nn.Module, labels: bool = False) -> type:
-    """The graph for a model.
+    """Select the class of the graph for a model.
 
     Args:
         model (nn.Module): A task model of mmpretrain, mmdet or mmseg.
-        labels (bool): Whether a segmentor is to give label maps. Defaults to
-            False, logits.
+        labels (bool): Whether a segmentor gives label maps instead of logits.
+            Defaults to False.
 
     Returns:
-        type: A :class:`TaskGraph`.
+        type: A subclass of :class:`TaskGraph`.
 
     Raises:
-        ValueError: If there is none; says what there is.
+        ValueError: If the model cannot be exported; says which models can.
     """
     if hasattr(model, 'encode_decode'):
         return LabelMapGraph if labels else SegmentorGraph

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""AutoNL, the network of an ArchSpec."""
+"""AutoNL, the backbone that an ArchSpec describes."""
 from os import PathLike
 from typing import List, Optional, Sequence, Tuple, Union
 
@@ -22,23 +22,24 @@ class AutoNL(DeployMixin, BaseModule):
 
     `Neural Architecture Search for Lightweight Non-Local Networks
     <https://arxiv.org/abs/2004.01961>`_, and any other network of inverted
-    residual blocks that the notation can write.
+    residual blocks that the text notation can describe.
 
     Args:
         arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` (AutoNL-S),
             ``'l'`` (AutoNL-L), the path of a notation file, a list of block
-            strings or an ArchSpec. Defaults to ``'s'``.
-        out_indices (Sequence[int]): Which layers' outputs to return: 0 the
-            stem, 1 to 7 the stages, 8 the head convolution, where an arch
-            has 7 stages; negative indices count from the head. Layers past
-            the largest index are not built. Defaults to ``(8, )``.
-        output_stride (int): 32, or 16 or 8 for dense prediction, which
-            exchanges the later strides for dilation and leaves pretrained
-            weights valid. Defaults to 32.
+            lines or an ArchSpec. Defaults to ``'s'``.
+        out_indices (Sequence[int]): Layers whose outputs are returned. For
+            an arch of 7 stages, 0 is the stem, 1 to 7 are the stages and 8
+            is the head convolution; negative indices count from the head.
+            Layers after the largest index are not built. Defaults to
+            ``(8, )``.
+        output_stride (int): 32, or 16 or 8 for dense prediction: the later
+            strides are replaced by dilation, and pretrained weights stay
+            valid. Defaults to 32.
         frozen_stages (int): Layers up to this index are frozen: no gradients,
             BN in eval mode; -1 for none. Defaults to -1.
-        norm_eval (bool): Whether to keep all BN in eval mode in training, its
-            statistics fixed. Defaults to False.
+        norm_eval (bool): Whether all BN stay in eval mode during training,
+            with fixed statistics. Defaults to False.
         with_cp (bool): Whether to recompute activations in the backward pass
             to save memory. Defaults to False.
         in_channels (int): Channels of the input. Defaults to 3.
@@ -48,9 +49,10 @@ class AutoNL(DeployMixin, BaseModule):
         norm_cfg (dict): Normalisation. Defaults to
             ``dict(type='BN', momentum=0.01, eps=1e-3)``.
         act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
-        init_cfg (dict | list[dict], optional): Initialisation; depthwise
-            convolutions keep the releases' rule unless it loads a
-            checkpoint.
+        init_cfg (dict | list[dict], optional): Initialisation. Unless it
+            loads a checkpoint, depthwise convolutions are initialised as in
+            the authors' releases. Defaults to Kaiming for ``Conv2d`` and 1
+            for the weights of normalisation layers.
 
     Attributes:
         out_channels (tuple[int, ...]): Channels of the outputs.
@@ -60,8 +62,9 @@ class AutoNL(DeployMixin, BaseModule):
         ValueError: If an argument is out of range; names it.
 
     Shape:
-        ``(N, in_channels, H, W)`` in; out a tuple of
-        ``(N, out_channels[i], ceil(H/out_strides[i]), ...)``.
+        ``(N, in_channels, H, W)`` in; out a tuple with one feature map
+        ``(N, out_channels[i], ceil(H/out_strides[i]), ceil(W/out_strides[i]))``
+        per index.
     """
 
     def __init__(self,
@@ -113,9 +116,9 @@ class AutoNL(DeployMixin, BaseModule):
                 padding=1,
                 **fused_cfg)
         ])
-        # At the limit of output_stride a block keeps its resolution and
-        # whatever comes after its depthwise convolution is dilated instead,
-        # so that every kernel still meets the pixels it was trained on.
+        # Where output_stride is reached, a block keeps its resolution, and all
+        # layers after its depthwise convolution are dilated instead. Every
+        # kernel then sees the same pixels as in the network it was trained in.
         stride, dilation = 2, 1
         for stage in stages[:last]:
             blocks = []
@@ -148,9 +151,8 @@ class AutoNL(DeployMixin, BaseModule):
         self._full_stride = strides[-1]
         self._freeze_stages()
 
-    @property
     def arch(self) -> ArchSpec:
-        """The whole network's spec."""
+        """The spec of the whole network, whichever layers are built."""
         return self.spec
 
     def _build_block(self, spec: BlockSpec, **kwargs) -> MBConv:
@@ -173,7 +175,7 @@ class AutoNL(DeployMixin, BaseModule):
         resolved = tuple(i % (head + 1) for i in out_indices)
         if list(resolved) != sorted(set(resolved)):
             raise ValueError(f'out_indices is {tuple(out_indices)}, expected '
-                             'rising indices, each once')
+                             'increasing indices without repetition')
         return resolved
 
     def _freeze_stages(self) -> None:
@@ -183,7 +185,7 @@ class AutoNL(DeployMixin, BaseModule):
                 param.requires_grad = False
 
     def train(self, mode: bool = True) -> 'AutoNL':
-        """As ``nn.Module.train``, but frozen layers and norms stay."""
+        """As ``nn.Module.train``; frozen layers and norms keep eval mode."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
@@ -192,13 +194,7 @@ class AutoNL(DeployMixin, BaseModule):
                     module.eval()
         return self
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """``(N, in_channels, H, W)`` to a tuple, one map an index.
-
-        Raises:
-            ValueError: If the channels differ or the image is smaller than
-                the backbone's stride.
-        """
+    def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f'AutoNL got an input of shape {tuple(x.shape)}, expected '
@@ -209,6 +205,15 @@ class AutoNL(DeployMixin, BaseModule):
                 f'AutoNL got images of {x.shape[2]}x{x.shape[3]}, smaller '
                 f'than its stride {self._full_stride}: give larger images, '
                 'or ask for earlier out_indices or a smaller output_stride')
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """``(N, in_channels, H, W)`` to a tuple of one feature map per index.
+
+        Raises:
+            ValueError: If the number of channels differs or the image is smaller
+                than the backbone's stride.
+        """
+        self._check_input(x)
         outs = []
         for i, layer in enumerate(self.layers):
             x = layer(x)

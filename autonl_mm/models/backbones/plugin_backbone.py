@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Plug-in layers at named places of any backbone."""
+"""Plug-in layers after named submodules of any backbone."""
 import re
 from collections import defaultdict
 from typing import Dict, List, Optional, Sequence, Tuple, Union
@@ -14,10 +14,10 @@ from torch import Tensor
 from autonl_mm.deploy import DeployMixin
 from autonl_mm.registry import MODELS
 
-# Two images, neither of them square: channels are what stays the same from
-# one to the other, and heights and widths cannot be taken for each other.
+# Sizes of two test images. Neither is square, so that heights and widths are
+# told apart; what is equal for both images is the number of channels.
 PROBE_SIZES = ((64, 96), (96, 160))
-# What torch puts before the base's names, and checkpoints do not have.
+# Prefix of the base's parameters in this module; checkpoints do not have it.
 BASE = 'backbone.'
 PLUGINS = 'plugins.'
 
@@ -27,41 +27,43 @@ class PluginBackbone(DeployMixin, BaseModule):
     r"""Any backbone, with plug-in layers after named submodules of it.
 
     The base network is built as it is and keeps its names: its checkpoints
-    load unchanged, whether into this module or by an ``init_cfg`` of the
-    base. Each plug-in takes the output of the submodule that it is named
-    after, and what it makes of it goes on in that output's stead. Plug-ins
-    are found in the state dict as
-    ``plugins.<place, '-' for '.'>.<abbreviation of the layer>``.
+    load unchanged, both into this module and through an ``init_cfg`` of the
+    base. Each plug-in takes the output of one submodule, its place, and the
+    plug-in's result replaces that output. In the state dict a plug-in is
+    ``plugins.<place>.<abbreviation of the layer>``, with ``-`` for each ``.``
+    in the name of the place.
 
-    The channels of each place are found with two small images that pass
-    through the base while it is built.
+    To find the number of channels at each place, two small images are passed
+    through the base when the module is built.
 
     Args:
         backbone (dict): Config of the base: a backbone of mmpretrain, mmdet
-            or mmseg, or of timm by mmpretrain's or mmseg's ``TIMMBackbone``.
-        plugins (Sequence[dict]): ``dict(cfg=..., target=...)`` each. ``cfg``
-            is a layer that mmcv's ``build_plugin_layer`` can build, such as
-            ``dict(type='LightNL', channel_ratio=0.25)``, without
-            ``in_channels``; where two of one type go to one place, a
-            ``postfix`` in it tells them apart. ``target`` is a regular
-            expression; the layer goes after every submodule of the base
-            whose whole name matches it. Defaults to none.
-        norm_eval (bool): Whether the plug-ins' BN stays in eval mode in
+            or mmseg, or one of timm through the ``TIMMBackbone`` of
+            mmpretrain or mmseg.
+        plugins (Sequence[dict]): Each is ``dict(cfg=..., target=...)``.
+            ``cfg`` is a layer that mmcv's ``build_plugin_layer`` can build,
+            such as ``dict(type='LightNL', channel_ratio=0.25)``, without
+            ``in_channels``; two layers of one type at one place need
+            different values of ``postfix`` in it. ``target`` is a regular
+            expression; the layer is put after every submodule of the base
+            whose whole name matches it. Defaults to ``()``.
+        norm_eval (bool): Whether the plug-ins' BN stays in eval mode during
             training, for plug-ins whose statistics come from a checkpoint.
-            ``norm_eval`` and ``frozen_stages`` of the base hold for the base
-            alone: new layers have no statistics yet, and are there to be
-            trained. Defaults to False.
-        init_cfg (dict | list[dict], optional): Initialisation of the whole.
-            Defaults to None.
+            ``norm_eval`` and ``frozen_stages`` of the base affect the base
+            only: new plug-ins have no statistics yet and must be trained.
+            Defaults to False.
+        init_cfg (dict | list[dict], optional): Initialisation of base and
+            plug-ins. Defaults to None.
 
     Raises:
         ValueError: If an entry is malformed or its layer changes the shape of
-            a map; if a target matches nothing, a submodule whose output is
-            not one map ``(N, C, H, W)``, or one that the base calls more than
-            once; the last three list what could match.
+            a feature map. Also if a target matches no submodule, one whose
+            output is not a single feature map ``(N, C, H, W)``, or one that
+            the base calls more than once; the message then lists the names
+            that could match.
 
     Shape:
-        Those of the base.
+        As for the base.
 
     Examples:
         >>> dict(
@@ -84,7 +86,7 @@ class PluginBackbone(DeployMixin, BaseModule):
         self.backbone = MODELS.build(backbone)
         self.plugins = ModuleDict()
         if plugins:
-            channels, others = map_channels(self.backbone)
+            channels, others = find_channels(self.backbone)
         for entry in plugins:
             cfg, target = _check_entry(entry)
             for place in _places(target, channels, others, self.backbone):
@@ -97,22 +99,23 @@ class PluginBackbone(DeployMixin, BaseModule):
         key = place.replace('.', '-')
         if key not in self.plugins:
             self.plugins[key] = PlacedPlugins()
-            # First of all hooks, so that others see what the base will see.
+            # Before all other hooks, so that those get the plug-in's result,
+            # as the rest of the base does.
             self.backbone.get_submodule(place).register_forward_hook(
                 self.plugins[key].after, prepend=True)
         if name in self.plugins[key]._modules:
             raise ValueError(
                 f'plugins of PluginBackbone put two layers {name!r} after '
-                f'{place!r}: give one of them another name by a postfix, '
+                f'{place!r}: give one of them another name with a postfix, '
                 f"cfg=dict(type={cfg['type']!r}, postfix='_2', ...), or leave "
                 'it out')
-        # mmcv's layers initialise themselves when they are built, and
-        # NonLocal2d with sub_sample cannot do it twice.
+        # mmcv's layers are initialised when they are built, and NonLocal2d
+        # with sub_sample fails if it is initialised again.
         layer.is_init = not isinstance(layer, BaseModule)
         self.plugins[key].add_module(name, layer)
 
     def train(self, mode: bool = True) -> 'PluginBackbone':
-        """As ``nn.Module.train``; the base does with it what it is set to."""
+        """As ``nn.Module.train``; the base applies its own settings."""
         super().train(mode)
         if mode and self.norm_eval:
             for module in self.plugins.modules():
@@ -128,8 +131,8 @@ class PluginBackbone(DeployMixin, BaseModule):
 class PlacedPlugins(Sequential):
     """The plug-ins of one place, one after the other.
 
-    Its method is the hook, and not a function that knows the layers: copies
-    and pickles of the network then have hooks that call their own layers.
+    The hook is a method of this module, not a closure over the layers: the
+    hooks of copied or unpickled networks then call their own layers.
     """
 
     def after(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
@@ -137,7 +140,7 @@ class PlacedPlugins(Sequential):
         return self(output)
 
 
-def map_channels(
+def find_channels(
         backbone: nn.Module) -> Tuple[Dict[str, int], Dict[str, str]]:
     """Find the submodules of a network after which a layer can be put.
 
@@ -146,12 +149,12 @@ def map_channels(
             in eval mode; it is left as it was.
 
     Returns:
-        tuple: From the names of submodules that are called once and return
-        one map ``(N, C, H, W)`` to their C; from the names of all others to
-        the reason why not.
+        tuple[dict, dict]: Number of channels by name, for submodules that
+        are called once and return one feature map ``(N, C, H, W)``; and for
+        all other submodules, by name, the reason why they are not suitable.
 
     Raises:
-        ValueError: If the network does not run on the images.
+        ValueError: If the network does not run on images of these sizes.
     """
     names = {module: name for name, module in backbone.named_modules()}
     modes = {module: module.training for module in names}
@@ -168,16 +171,15 @@ def map_channels(
     try:
         for size in PROBE_SIZES:
             outputs.append(defaultdict(list))
-            image = param.new_zeros(1, conv.in_channels if conv else 3,
-                                      *size)
+            image = param.new_zeros(1, conv.in_channels if conv else 3, *size)
             with torch.no_grad():
                 backbone(image)
     except Exception as e:
         raise ValueError(
             f'{type(backbone).__name__} does not run on an image of '
-            f'{size[0]}x{size[1]}, with which PluginBackbone finds its maps; '
-            'backbones whose features are not maps, or maps of one size '
-            f'only, take no plug-ins. {type(e).__name__}: {e}') from e
+            f'{size[0]}x{size[1]}, with which PluginBackbone finds the '
+            'feature maps; a backbone without feature maps, or with a fixed '
+            f'input size, takes no plug-ins. {type(e).__name__}: {e}') from e
     finally:
         for handle in handles:
             handle.remove()
@@ -191,7 +193,7 @@ def map_channels(
             others[name] = 'is not called'
         elif len(shapes[0]) > 1:
             others[name] = f'is called {len(shapes[0])} times'
-        elif not _is_map(*(shape[0] for shape in shapes)):
+        elif not _is_feature_map(*(shape[0] for shape in shapes)):
             shape = shapes[0][0]
             others[name] = ('returns ' + (
                 f'{tuple(shape)} for an image of {PROBE_SIZES[0][0]}x'
@@ -201,10 +203,11 @@ def map_channels(
     return channels, others
 
 
-def _is_map(first: Optional[torch.Size], second: Optional[torch.Size]) -> bool:
-    """Whether these shapes of one output, of the two images, are maps'.
+def _is_feature_map(first: Optional[torch.Size],
+                    second: Optional[torch.Size]) -> bool:
+    """Whether an output with these shapes, one per image, is a feature map.
 
-    Channels last, tokens and attention weights are not.
+    Tokens, attention weights and outputs with channels last are not.
     """
     return all(
         shape is not None and len(shape) == 4 and shape[0] == 1 and
@@ -214,7 +217,11 @@ def _is_map(first: Optional[torch.Size], second: Optional[torch.Size]) -> bool:
 
 def _build_layer(cfg: dict, place: str,
                  channels: int) -> Tuple[str, nn.Module]:
-    """A layer for maps of so many channels, and its name."""
+    """Build a layer for feature maps with ``channels`` channels.
+
+    Returns:
+        tuple[str, nn.Module]: Its name and the layer.
+    """
     options = dict(cfg)
     try:
         name, layer = build_plugin_layer(
@@ -226,12 +233,12 @@ def _build_layer(cfg: dict, place: str,
             out = layer(x)
         layer.train()
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise ValueError(f'cfg of a plug-in, {cfg}, makes no layer for the '
-                         f'{channels} channels of {place!r}: {e}') from e
+        raise ValueError(f'cfg of a plug-in, {cfg}, does not build a layer for '
+                         f'the {channels} channels of {place!r}: {e}') from e
     if getattr(out, 'shape', None) != x.shape:
         raise ValueError(
-            f'cfg of a plug-in, {cfg}, makes a layer that does not return '
-            f'what {place!r} does: {tuple(x.shape)} went in and '
+            f'cfg of a plug-in, {cfg}, builds a layer that does not keep the '
+            f'shape of the output of {place!r}: {tuple(x.shape)} went in and '
             f'{tuple(out.shape) if isinstance(out, Tensor) else type(out)} '
             'came out')
     return name, layer
@@ -260,7 +267,7 @@ def _check_entry(entry: dict) -> Tuple[dict, 're.Pattern']:
 
 def _places(target: 're.Pattern', channels: Dict[str, int],
             others: Dict[str, str], backbone: nn.Module) -> List[str]:
-    """Names that match a target, each of them a place for a layer."""
+    """Names of the submodules that match a target, all of them suitable."""
     wrong = [f'{name!r} {reason}' for name, reason in others.items()
              if target.fullmatch(name)]
     places = [name for name in channels if target.fullmatch(name)]
@@ -270,24 +277,25 @@ def _places(target: 're.Pattern', channels: Dict[str, int],
     could = '\n'.join(f'  {name} ({count} channels)'
                       for name, count in channels.items())
     could = (f'What could match:\n{could}' if could else
-             f'No submodule of {kind} returns a map.')
+             f'No submodule of {kind} returns a feature map.')
     if wrong:
         raise ValueError(
             f'target {target.pattern!r} of a plug-in matches submodules of '
-            f'{kind} that are no place for one, which are called once and '
-            f'return one map (N, C, H, W): {"; ".join(wrong)}. {could}')
-    raise ValueError(f'target {target.pattern!r} of a plug-in matches no '
-                     f'whole name of a submodule of {kind}. {could}')
+            f'{kind} that are not suitable, expected submodules that are '
+            'called once and return one feature map (N, C, H, W): '
+            f'{"; ".join(wrong)}. {could}')
+    raise ValueError(f'target {target.pattern!r} of a plug-in matches the '
+                     f'whole name of no submodule of {kind}. {could}')
 
 
 def _hide_base(module: nn.Module, state_dict: dict, prefix: str,
                local_metadata: dict) -> None:
-    """State dict hook: the base's tensors under the names it gave them."""
+    """State dict hook: gives the base's tensors the names that it uses."""
     _rename(state_dict, prefix + BASE, prefix)
 
 
 def _show_base(state_dict: dict, prefix: str, *args) -> None:
-    """Load hook: the reverse."""
+    """Hook before loading: the reverse of :func:`_hide_base`."""
     _rename(state_dict, prefix, prefix + BASE, prefix + PLUGINS)
 
 
@@ -295,7 +303,7 @@ def _rename(state_dict: dict,
             old: str,
             new: str,
             but: Optional[str] = None) -> None:
-    """Exchange a prefix of keys; ``but`` starts keys that stay."""
+    """Replace a prefix of keys; keys that start with ``but`` stay."""
     for key in list(state_dict):
         if key.startswith(old) and not (but and key.startswith(but)):
             state_dict[new + key[len(old):]] = state_dict.pop(key)

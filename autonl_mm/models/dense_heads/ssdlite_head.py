@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""SSD's head, so that it predicts with mmdet 3.3.0 too."""
+"""SSD's head, mended for prediction with mmdet 3.3.0."""
 from mmdet.models import SSDHead
 
 from autonl_mm.registry import MODELS
@@ -7,11 +7,11 @@ from autonl_mm.registry import MODELS
 
 @MODELS.register_module()
 class SSDLiteHead(SSDHead):
-    """mmdet's SSDHead; for arguments see there.
+    """mmdet's ``SSDHead``, with the same arguments.
 
-    mmdet 3.3.0 asks every dense head for ``loss_cls`` when it predicts, and
-    SSDHead has none: evaluation and inference of all SSDs end in an
-    AttributeError (mmdetection, issue 11780).
+    mmdet 3.3.0 reads ``loss_cls`` of every dense head when it predicts, but
+    ``SSDHead`` has no such attribute: evaluation and inference of all SSDs
+    raise an AttributeError (mmdetection, issue 11780).
     """
 
     loss_cls = None

@@ -1,8 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """LightNL, the lightweight non-local block (AutoNL, section 3.1).
 
-Shapes: N images, C channels, H x W the map, k compact channels, s the
-stride, h x w = ceil(H/s) x ceil(W/s) the strided map.
+Symbols in shapes: N images, C channels, H x W the size of the feature map,
+k compact channels, s the stride, h x w = ceil(H/s) x ceil(W/s) the size of the
+strided feature map.
 """
 from typing import Optional
 
@@ -33,32 +34,36 @@ def light_nl(x: Tensor,
                   x^s_{c,q}
 
     with :math:`x^s` every ``stride``-th row and column of ``x``. The divisor
-    is the full map's size whatever the stride, as in the paper's equation and
-    its TensorFlow release; the PyTorch release has no divisor on square maps.
+    is the size of the full feature map for any stride, as in the paper's
+    equation and its TensorFlow release; in the PyTorch release it is 1 for
+    square feature maps.
 
     Args:
         x (Tensor): Features, ``(N, C, H, W)``.
-        nl_channels (int): k, how many of the first channels make the
-            affinity.
+        nl_channels (int): k; the affinity is computed from the first k
+            channels.
         stride (int): s. Defaults to 1.
         order (str): ``'channel'`` forms the C x k context matrix, MACs
             ``(hw + HW) * k * C``; ``'spatial'`` the HW x hw affinity, MACs
             ``HW * hw * (k + C)``; ``'auto'`` takes the cheaper. Defaults to
             ``'auto'``.
-        weight (Tensor, optional): ``(k, hw)``, how much each channel at each
-            sampled position counts in the affinity: a search's relaxation of
-            fewer channels and of a wider stride. Defaults to None.
+        weight (Tensor, optional): ``(k, hw)``, factors of the affinity's
+            terms, one per channel and sampled position. A search uses them
+            to select channels and strides in a differentiable way. Defaults
+            to None.
 
     Returns:
-        Tensor: ``(N, C, H, W)``, in the precision of ``x``.
+        Tensor: ``(N, C, H, W)``, with the dtype of ``x``.
     """
     n, c, h, w = x.shape
-    # A row a position, the order of channels_last: there these are views, and
-    # y is in that layout too, in which the depthwise convolution is fastest.
+    # One row per position, as in the memory of channels_last: for such an x
+    # these are views. y has this layout too, in which the depthwise convolution
+    # is fastest.
     x_s = x.permute(0, 2, 3, 1).flatten(1, 2)  # (N, HW, C)
     x_c = x_sc = x_s[..., :nl_channels]  # (N, HW, k)
     if stride > 1:
-        # Copied as a map: a copy of rows would fix even sizes in torch.export.
+        # Copied before flattening: if flatten made the copy, torch.export would
+        # only accept even heights and widths.
         sampled = x[:, :, ::stride, ::stride].contiguous(
             memory_format=torch.channels_last)
         x_s = sampled.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
@@ -68,7 +73,7 @@ def light_nl(x: Tensor,
     x_sc = x_sc.transpose(1, 2)  # (N, k, hw)
     if order == 'auto':
         order = light_nl_order(c, nl_channels, h * w, x_s.shape[1])
-    # Dividing the small matrix spares a pass over the map.
+    # Dividing the small matrix saves a pass over the feature map.
     if order == 'channel':
         context = torch.bmm(x_sc, x_s) / (h * w)  # (N, k, C)
         y = torch.bmm(x_c, context)
@@ -82,19 +87,19 @@ def affinity_rows(x: Tensor,
                   nl_channels: int,
                   stride: int,
                   positions: Tensor) -> Tensor:
-    """Rows of the affinity of :func:`light_nl`, and nothing else of it.
+    """Compute some rows of the affinity of :func:`light_nl`.
 
     Args:
         x (Tensor): Features, ``(N, C, H, W)``.
-        nl_channels (int): k, how many of the first channels make the
-            affinity.
+        nl_channels (int): k; the affinity is computed from the first k
+            channels.
         stride (int): s.
-        positions (Tensor): ``(P, 2)`` of integers, row and column of the map
-            of each of P positions.
+        positions (Tensor): Row and column of P positions of the feature map,
+            ``(P, 2)``, integers.
 
     Returns:
-        Tensor: ``(N, P, h, w)``: how much each sampled position weighs in the
-        output at each of the positions, the divisor HW included.
+        Tensor: ``(N, P, h, w)``, the weight of each sampled position in the
+        output at each of the P positions. The divisor HW is included.
     """
     h, w = x.shape[2:]
     compact = x[:, :nl_channels]
@@ -112,7 +117,7 @@ class LightNL(DeployMixin, BaseModule):
 
     Args:
         in_channels (int): C, channels in and out.
-        channel_ratio (float): r; the affinity is made of the first
+        channel_ratio (float): r; the affinity is computed from the first
             ``int(r * C)`` channels. Defaults to 0.25.
         stride (int): s, spatial stride of the compact features. Defaults
             to 1.
@@ -120,12 +125,12 @@ class LightNL(DeployMixin, BaseModule):
             ``'auto'``.
         norm_cfg (dict, optional): Normalisation; None for none. Defaults to
             ``dict(type='BN')``.
-        zero_init (bool): Whether the block starts as the identity, by a zero
-            BN weight or, without normalisation, a zero kernel. It stays so
-            through ``init_weights`` of a surrounding model, whatever that
-            says of normalisation layers. Defaults to True.
+        zero_init (bool): Whether the block starts as the identity: the BN
+            weight or, without normalisation, the kernel is zero. This holds
+            even if a surrounding model's ``init_cfg`` has another rule for
+            normalisation layers. Defaults to True.
         dilation (int): Dilation of the depthwise convolution, for backbones
-            whose stride was exchanged for dilation. Defaults to 1.
+            in which dilation replaces stride. Defaults to 1.
         init_cfg (dict, optional): Initialisation instead of the paper's.
             Defaults to None.
 
@@ -133,11 +138,11 @@ class LightNL(DeployMixin, BaseModule):
         ValueError: If a value is out of range; names it.
 
     Shape:
-        ``(N, C, H, W)`` in, the same out, in the precision of the input. For
-        float16 and bfloat16 the branch is computed in float32: it is cubic
-        in ``x``, activations of 1e3 make 1e9. For the same reason
-        ``model.half()`` leaves its few parameters and the statistics of its
-        normalisation in float32.
+        ``(N, C, H, W)`` in, the same out, with the dtype of the input. For
+        float16 and bfloat16 inputs the branch is computed in float32: its
+        values grow with the cube of ``x``, so that activations of 1e3 give
+        values of 1e9. For the same reason ``model.half()`` leaves its few
+        parameters and the statistics of its normalisation in float32.
     """
 
     _abbr_ = 'light_nl'
@@ -199,12 +204,13 @@ class LightNL(DeployMixin, BaseModule):
             nn.init.zeros_(self.norm.bias)
 
     def init_weights(self) -> None:
-        """Undo what a parent's rule for all norms did, then ``init_cfg``."""
+        """Restore the initial values, whatever rule a parent module applied
+        to normalisation layers, then apply ``init_cfg``."""
         self._reset_parameters()
         super().init_weights()
 
     def _apply(self, fn, *args, **kwargs):
-        # What .half(), .to() and the like do to every tensor of a module.
+        # .half(), .to() and similar methods call this for every tensor.
         def keep_precision(tensor: Tensor) -> Tensor:
             new = fn(tensor)
             if new.dtype in LOW_PRECISION and tensor.dtype != new.dtype:
@@ -217,11 +223,10 @@ class LightNL(DeployMixin, BaseModule):
         return self
 
     def use_fused_operator(self) -> None:
-        """Compute the block as one operator where there is one for it.
+        """Compute the block with the fused operator where that is possible:
 
-        That is on a CPU, in float32, without gradients
-        (``torch.no_grad()``), and after normalisation was folded; anything
-        else is computed as before.
+        on a CPU, in float32, without gradients (``torch.no_grad()``) and with
+        folded normalisation. Everything else is computed as before.
 
         Raises:
             RuntimeError: If the operator does not compile.
@@ -238,8 +243,8 @@ class LightNL(DeployMixin, BaseModule):
 
         Args:
             x (Tensor): Features.
-            residual (Tensor, optional): What a block adds after LightNL, of
-                the same shape: the fused operator does it in the same pass.
+            residual (Tensor, optional): Added to the result, same shape. The
+                fused operator adds it in the same pass. Defaults to None.
         """
         if self.fused and runs_fused(x):
             return fused_light_nl(x, self.conv.weight, self.conv.bias,
@@ -249,13 +254,15 @@ class LightNL(DeployMixin, BaseModule):
         return out if residual is None else residual + out
 
     def branch(self, x: Tensor, weight: Optional[Tensor] = None) -> Tensor:
-        """What the block adds to ``x``, ``(N, C, H, W)``.
+        """Compute what the block adds to ``x``, ``(N, C, H, W)``.
 
         Args:
             x (Tensor): Features, ``(N, C, H, W)``.
-            weight (Tensor, optional): As for :func:`light_nl`.
+            weight (Tensor, optional): As for :func:`light_nl`. Defaults to
+                None.
         """
-        if _autocasts(x.device.type):
+        # Asked first: entering autocast takes as long as one of the products.
+        if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self.branch(x, weight)
         y = x.float() if x.dtype in LOW_PRECISION else x
@@ -269,11 +276,11 @@ class LightNL(DeployMixin, BaseModule):
 
 @MODELS.register_module()
 class SharedNL(LightNL):
-    """The step from a conventional non-local block to LightNL.
+    """An intermediate step from a conventional non-local block to LightNL.
 
     Features are shared, ``y = x x^T x / (HW)`` without theta, phi and g, but
-    ``W_z`` is still a 1x1 convolution. ``LightNL(channel_ratio=1)`` is the
-    next step.
+    ``W_z`` is still a 1x1 convolution. The next step is
+    ``LightNL(channel_ratio=1)``.
 
     Args:
         in_channels (int): C, channels in and out.
@@ -308,20 +315,12 @@ class SharedNL(LightNL):
         self._reset_parameters()
 
 
-def _autocasts(device_type: str) -> bool:
-    """Whether autocast is on: switching it off takes as long as a product."""
-    try:
-        return torch.is_autocast_enabled(device_type)
-    except TypeError:  # before torch 2.4 it knew one device
-        return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
-
-
 def init_depthwise(conv: nn.Conv2d) -> None:
-    """Normal init with fan-out ``k * k``, as both releases have it.
+    """Normal initialisation with fan-out ``k * k``, as in both releases.
 
-    A depthwise kernel's every output channel feeds on one input channel, but
-    torch's ``fan_out`` multiplies by the channels all the same and would make
-    the weights smaller by their square root.
+    In a depthwise convolution each output channel has one input channel, but
+    torch's ``fan_out`` multiplies by the number of channels C nevertheless,
+    which would make the weights smaller by a factor of ``sqrt(C)``.
     """
     nn.init.kaiming_normal_(conv.weight, mode='fan_in', nonlinearity='relu')
     if conv.bias is not None:

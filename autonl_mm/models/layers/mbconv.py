@@ -15,12 +15,12 @@ from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs
 
 from .light_nl import LightNL, init_depthwise
 
-# What the fused operator calls the activations that it knows.
+# Activations that the fused operator supports, and its names for them.
 ACTIVATIONS = {nn.SiLU: 'silu', nn.Hardswish: 'hardswish'}
 
 
 def fused_act_cfg(act_cfg: Optional[dict]) -> Optional[dict]:
-    """Torch's SiLU for mmcv's Swish: the same function in one pass."""
+    """Replace mmcv's Swish by torch's SiLU, the same function in one pass."""
     if act_cfg and act_cfg.get('type') == 'Swish':
         return dict(type='SiLU')
     return act_cfg
@@ -57,19 +57,19 @@ class SqueezeExcite(BaseModule):
 
 
 class MBConv(DeployMixin, BaseModule):
-    """Inverted residual block of a :class:`BlockSpec`.
+    """Inverted residual block that a :class:`BlockSpec` describes.
 
     1x1 expand, depthwise, squeeze-excite, 1x1 project, LightNL, identity add;
-    each where the spec has it. LightNL sits after the project convolution's
-    BN and before the add.
+    the spec says which of them the block has. LightNL sits after the project
+    convolution's BN and before the add.
 
     Args:
         spec (BlockSpec): The block.
-        stride (int, optional): Stride instead of the spec's, where it was
-            exchanged for dilation. Defaults to None.
+        stride (int, optional): Stride to use instead of the spec's, where
+            dilation replaces stride. Defaults to None.
         dilation (int): Dilation of the depthwise convolution. Defaults to 1.
         nl_dilation (int): Dilation of LightNL's depthwise convolution, which
-            sees the block's output. Defaults to 1.
+            operates on the block's output. Defaults to 1.
         conv_cfg (dict, optional): Convolution type. Defaults to None.
         norm_cfg (dict): Normalisation. Defaults to ``dict(type='BN')``.
         act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
@@ -131,24 +131,25 @@ class MBConv(DeployMixin, BaseModule):
         self.fused = None
 
     def init_weights(self) -> None:
-        """As the parents' rules say, but for the depthwise convolution."""
+        """Initialise by the parents' rules, except for the depthwise
+        convolution."""
         super().init_weights()
         init_depthwise(self.depthwise.conv)
 
     def _apply(self, fn, *args, **kwargs):
         super()._apply(fn, *args, **kwargs)
         if self.fused is not None:
-            self.use_fused_operator()  # weights lie otherwise now
+            self.use_fused_operator()  # the memory layout may have changed
         return self
 
     def use_fused_operator(self) -> None:
-        """Compute the block as one operator where there is one for it.
+        """Compute the block with the fused operator where that is possible:
 
-        That is on a CPU, in float32, without gradients
-        (``torch.no_grad()``), after normalisation was folded, with SiLU or
-        Hardswish, and where all numbers of channels are multiples of 8;
-        anything else is computed as before. A hook on a layer of the block
-        keeps the block as it is; one that is added later is not called.
+        on a CPU, in float32, without gradients (``torch.no_grad()``), with
+        folded normalisation, with SiLU or Hardswish, and if all numbers of
+        channels are multiples of 8. Everything else is computed as before. A
+        block with a hook on one of its layers is not fused; a hook that is
+        added later is not called.
 
         Raises:
             RuntimeError: If the operator does not compile.
@@ -164,7 +165,7 @@ class MBConv(DeployMixin, BaseModule):
         gate = None if self.se is None else self.se.expand
         depthwise, project = self.depthwise.conv, self.project.conv
         pack_weights(expand, depthwise, gate, project)
-        # Made once: looking layers up takes as long as a small block.
+        # Built once: looking the layers up takes as long as a small block.
         self.fused = partial(
             fused_mbconv,
             expand=expand,
@@ -173,8 +174,8 @@ class MBConv(DeployMixin, BaseModule):
             gate=gate,
             project=project,
             activation=ACTIVATIONS[type(self.depthwise.activate)],
-            identity=self.spec.with_identity and not self._adds_apart(),
-            light_nl=None if self._adds_apart() else self.light_nl)
+            identity=self.spec.with_identity and not self._light_nl_is_separate(),
+            light_nl=None if self._light_nl_is_separate() else self.light_nl)
 
     def _can_be_fused(self) -> bool:
         layers = [layer for layer in (self.expand, self.depthwise, self.project)
@@ -192,16 +193,17 @@ class MBConv(DeployMixin, BaseModule):
                 and not any(m._forward_hooks or m._forward_pre_hooks
                             for m in self.modules() if m is not self))
 
-    def _adds_apart(self) -> bool:
-        """Whether LightNL, and so the identity, is none of the operator's."""
+    def _light_nl_is_separate(self) -> bool:
+        """Whether LightNL, and so the identity add, is not in the operator."""
         return self.light_nl is not None and not self.light_nl.fused
 
     def _inner_forward(self, x: Tensor) -> Tensor:
         residual = x if self.spec.with_identity else None
         if self.fused is not None and runs_fused(x):
             out = self.fused(x)
-            return (self.light_nl(out, residual=residual)
-                    if self._adds_apart() else out)
+            if self._light_nl_is_separate():
+                return self.light_nl(out, residual=residual)
+            return out
         out = x
         if self.expand is not None:
             out = self.expand(out)

@@ -13,16 +13,19 @@ from autonl_mm.registry import MODELS
 class PoolDropout(BaseModule):
     """Global average pooling, then dropout.
 
-    mmpretrain's linear heads have no dropout, and its heads that do put a
-    layer of their own before it.
+    mmpretrain's linear heads have no dropout, and its heads with dropout add
+    another layer before it.
 
     Args:
-        dropout (float): Probability of a channel being zeroed in training.
-            Defaults to 0.2, the releases' value.
+        dropout (float): Probability that a channel is set to zero in
+            training. Defaults to 0.2, as in the authors' releases.
 
     Shape:
-        ``(N, C, H, W)`` in, ``(N, C)`` out; a tuple of them where a tuple
-        comes in.
+        ``(N, C, H, W)`` in, ``(N, C)`` out; for a list or tuple of feature
+        maps, a tuple of outputs.
+
+    Raises:
+        ValueError: If ``dropout`` is not in [0, 1].
     """
 
     def __init__(self, dropout: float = 0.2):
@@ -33,7 +36,7 @@ class PoolDropout(BaseModule):
     def forward(
         self, inputs: Union[Tensor, Sequence[Tensor]]
     ) -> Union[Tensor, Tuple[Tensor, ...]]:
-        """Pool one map or each of several."""
+        """Pool one feature map, or each of several."""
         if isinstance(inputs, Tensor):
             return self.dropout(self.gap(inputs).flatten(1))
         return tuple(self.forward(x) for x in inputs)

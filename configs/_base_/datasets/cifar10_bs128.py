@@ -1,4 +1,4 @@
-# CIFAR-10's training images as a folder, one subfolder a class, enlarged
+# CIFAR-10's training images as a folder, one subfolder per class, enlarged
 # from 32x32 to 64x64. The last 5,000 of a fixed shuffle are held out.
 dataset_type = 'autonl_mm.HoldoutFolder'
 data_root = 'data/cifar10'
@@ -20,7 +20,7 @@ test_pipeline = [
     dict(type='Resize', scale=64, interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
-# test.py --tta: the image and its mirror image
+# for test.py --tta: the image and its mirror image
 tta_pipeline = [
     dict(type='autonl_mm.LoadImageOrSkip', skip=False),
     dict(
@@ -43,7 +43,7 @@ train_dataloader = dict(
         data_root=data_root,
         data_prefix='train',
         holdout=5000,
-        part='train',
+        split='train',
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=250,
@@ -56,7 +56,7 @@ val_dataloader = dict(
         data_root=data_root,
         data_prefix='train',
         holdout=5000,
-        part='val',
+        split='val',
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=(1, ))

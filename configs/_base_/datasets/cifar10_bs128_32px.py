@@ -1,5 +1,5 @@
-# CIFAR-10 at its own size. Loading in the training process: on two cores
-# workers cost a step more than they spare it.
+# CIFAR-10 at its original size. Images are loaded in the training process, because on
+# two cores workers cost more time than they save.
 _base_ = 'cifar10_bs128.py'
 
 train_pipeline = [

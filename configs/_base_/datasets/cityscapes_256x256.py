@@ -1,5 +1,5 @@
-# For two CPU cores: Cityscapes at a little over a third of its size; images
-# of CamVid's 480x360 keep theirs.
+# For two CPU cores: Cityscapes at a little over a third of its size. CamVid's images
+# of 480x360 keep their size.
 _base_ = 'cityscapes_512x1024.py'
 
 train_pipeline = [

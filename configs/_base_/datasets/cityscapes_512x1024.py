@@ -19,7 +19,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 1024), keep_ratio=True),
-    # after the resize, because the labels keep their size
+    # after the resize, because the labels are not resized
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]

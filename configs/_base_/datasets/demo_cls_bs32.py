@@ -18,8 +18,8 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
-# Loading in the training process itself: these small images take 8 of a
-# step's 180 ms, and on two cores workers cost it more than that.
+# Images are loaded in the training process: these small images take 8 ms of a step's
+# 180 ms, and on two cores workers would cost more than that.
 train_dataloader = dict(
     batch_size=32,
     num_workers=0,

@@ -1,5 +1,5 @@
-# ImageNet as both releases train on it: Inception-style crops at 224, bicubic
-# resize; evaluation on a centre crop of int(224 / 256 * shorter side).
+# ImageNet as in both releases: Inception-style crops at 224 with bicubic resize for
+# training, and a centre crop of int(224 / 256 * shorter side) for evaluation.
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet'
 data_preprocessor = dict(
@@ -22,7 +22,7 @@ test_pipeline = [
         interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
-# test.py --tta: the image and its mirror image
+# for test.py --tta: the image and its mirror image
 tta_pipeline = [
     dict(type='autonl_mm.LoadImageOrSkip', skip=False),
     dict(

@@ -1,5 +1,5 @@
-# PASCAL VOC 2012 with the extra annotations of SBD, as
-# tools/dataset_converters/voc_aug.py of mmseg lays them out.
+# PASCAL VOC 2012 with the extra annotations of SBD, in the layout of mmseg's
+# tools/dataset_converters/voc_aug.py.
 _base_ = 'segmentation.py'
 
 dataset_type = 'PascalVOCDataset'
@@ -21,7 +21,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    # after the resize, because the labels keep their size
+    # after the resize, because the labels are not resized
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]

@@ -1,4 +1,4 @@
-# What the segmentation datasets share: test-time augmentation, samplers, metric.
+# Shared by the segmentation datasets: test-time augmentation, samplers, metric.
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -1,5 +1,5 @@
-# A space of 9 blocks, 8 of them searched, for small images: a stem, then
-# stages of 16, 24, 40 and 80 channels at strides 2, 4, 8, 16.
+# A search space of 9 blocks for small images, 8 of them searched: a stem, then stages
+# of 16, 24, 40 and 80 channels at strides 2, 4, 8, 16.
 supernet = dict(
     type='autonl_mm.AutoNLSuperNet',
     space=dict(

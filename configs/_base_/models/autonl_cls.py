@@ -7,7 +7,7 @@ model = dict(
         type='LinearClsHead',
         num_classes=1000,
         in_channels=1280,
-        # uniform in +-1/sqrt(num_classes), as the releases have it
+        # uniform in +-1/sqrt(num_classes), as in the releases
         init_cfg=dict(
             type='Uniform', layer='Linear', a=-1000**-0.5, b=1000**-0.5),
         loss=dict(

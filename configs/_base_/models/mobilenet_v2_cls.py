@@ -1,4 +1,4 @@
-# MobileNetV2 as a classifier, with the releases' statistics and dropout.
+# MobileNetV2 as a classifier, with the BN settings and the dropout of the releases.
 _base_ = 'autonl_cls.py'
 
 norm_cfg = dict(type='BN', momentum=0.01, eps=1e-3)

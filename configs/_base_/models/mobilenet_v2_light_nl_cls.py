@@ -1,5 +1,5 @@
 # MobileNetV2 with LightNL after the second 1x1 convolution of every block,
-# its stride 2 where the map is larger than 14x14 (AutoNL, section 3.1).
+# with stride 2 where the feature map is larger than 14x14 (AutoNL, section 3.1).
 _base_ = 'mobilenet_v2_cls.py'
 
 norm_cfg = _base_.norm_cfg

@@ -1,4 +1,4 @@
-# RetinaNet for small images and ten classes; the backbone gives maps at
+# RetinaNet for small images and ten classes. The backbone gives feature maps at
 # strides 4, 8 and 16.
 model = dict(
     type='RetinaNet',

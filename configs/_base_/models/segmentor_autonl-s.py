@@ -1,4 +1,4 @@
-# What all segmentors on AutoNL-S share.
+# Shared by all segmentors on AutoNL-S.
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
@@ -13,7 +13,7 @@ model = dict(
         type='autonl_mm.AutoNL',
         arch='s',
         out_indices=(2, 3, 5, 7),
-        # a few crops a GPU are too few for statistics of their own
+        # a few crops per GPU are too few for batch statistics
         norm_cfg=dict(type='SyncBN', momentum=0.01, eps=1e-3)),
     decode_head=dict(
         dropout_ratio=0.1,

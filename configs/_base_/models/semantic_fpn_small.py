@@ -1,5 +1,5 @@
-# Semantic FPN for small images, ten classes and the background; the
-# backbone gives maps at strides 4, 8 and 16.
+# Semantic FPN for small images, ten classes and the background. The backbone gives
+# feature maps at strides 4, 8 and 16.
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(

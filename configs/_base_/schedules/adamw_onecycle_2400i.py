@@ -1,5 +1,5 @@
-# As adamw_onecycle_5e.py, counted in iterations. A config that changes their
-# number sets param_scheduler.total_steps and train_cfg.max_iters.
+# Like adamw_onecycle_5e.py, but counted in iterations. To change their number, set
+# param_scheduler.total_steps and train_cfg.max_iters.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05))
 param_scheduler = dict(

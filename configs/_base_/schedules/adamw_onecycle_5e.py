@@ -1,5 +1,5 @@
-# Short runs: AdamW with one cycle. A config that changes the number of epochs
-# sets param_scheduler.total_steps and train_cfg.max_epochs.
+# For short runs: AdamW with one cycle. To change the number of epochs, set
+# param_scheduler.total_steps and train_cfg.max_epochs.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05))
 param_scheduler = dict(

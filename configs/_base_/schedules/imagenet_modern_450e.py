@@ -1,6 +1,6 @@
 # LAMB with binary cross entropy, mixing and repeated augmentation, after
-# "ResNet strikes back" (arXiv 2110.00476, procedure A2), longer, as small
-# networks profit from length, and with the EMA of the releases.
+# "ResNet strikes back" (arXiv 2110.00476, procedure A2). It is longer, because small
+# networks benefit from longer training, and has the EMA of the releases.
 max_epochs = 450
 optim_wrapper = dict(
     optimizer=dict(type='Lamb', lr=0.01, weight_decay=0.02),

@@ -1,6 +1,6 @@
-# The releases' recipe: 350 epochs of RMSprop by TensorFlow's rule, lr 0.016
-# per 256 images after 5 epochs of linear warm-up, times 0.97 every 2.4
-# epochs in steps, counted from the start.
+# The releases' recipe: 350 epochs of RMSprop with TensorFlow's update rule, 5 epochs
+# of linear warm-up to lr 0.016 per 256 images, and a factor of 0.97 every 2.4 epochs
+# in steps, counted from the start.
 max_epochs = 350
 optim_wrapper = dict(
     optimizer=dict(
@@ -20,8 +20,8 @@ param_scheduler = [
         begin=0,
         end=5,
         convert_to_iter_based=True),
-    # The rate changes at the first epoch that begins at or after 2.4 * i,
-    # ceil(12 * i / 5); mmengine's StepLR takes whole epochs only.
+    # The learning rate changes at the first epoch that begins at or after 2.4 * i,
+    # which is ceil(12 * i / 5): mmengine's StepLR takes only whole epochs.
     dict(
         type='MultiStepLR',
         by_epoch=True,
@@ -33,7 +33,7 @@ val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=4096)
 
-# weights and BN statistics
+# EMA of weights and BN statistics
 custom_hooks = [
     dict(
         type='autonl_mm.BatchScaledEMAHook',

@@ -1,5 +1,5 @@
-# mmseg's schedule for Cityscapes. A config that changes the number of
-# iterations sets train_cfg and param_scheduler.end.
+# mmseg's schedule for Cityscapes. To change the number of iterations, set train_cfg
+# and param_scheduler.end.
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4))
 param_scheduler = dict(

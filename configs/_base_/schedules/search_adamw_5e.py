@@ -1,6 +1,6 @@
-# A short search. The thresholds' rate is their own, chosen for the number of
-# steps there are; these schedulers keep it, which OneCycleLR would not. A
-# config that changes the number of epochs sets it in all three places.
+# A short search. The thresholds have their own learning rate, chosen for the number
+# of steps. These schedulers keep it; OneCycleLR would not. To change the number of
+# epochs, set it in all three places.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05),
     paramwise_cfg=dict(

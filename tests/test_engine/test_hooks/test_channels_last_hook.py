@@ -7,7 +7,7 @@ from autonl_mm.nas import AutoNLSuperNet
 
 
 class Runner:
-    """What the hook reads of a runner."""
+    """The attributes of a runner that the hook reads."""
 
     def __init__(self, model):
         self.model = model

@@ -26,7 +26,7 @@ SWITCHES = dict(
 
 
 class Runner:
-    """What the hooks read of a runner."""
+    """The attributes of a runner that the hooks read."""
 
     def __init__(self, model):
         self.model = model
@@ -66,7 +66,7 @@ def make(tiny_arch, scope):
 
 
 @pytest.mark.parametrize('task', DEMO)
-def test_one_graph_a_part(task, make):
+def test_one_graph_per_part(task, make):
     """A training step and a prediction, unchanged, each part one graph."""
     cfg, model, batch = make(task)
     plain = copy.deepcopy(model)
@@ -92,13 +92,13 @@ def test_one_graph_a_part(task, make):
                 m.data_preprocessor(copy.deepcopy(batch))['inputs']))
     for a, b in zip(*features):
         assert_close(a, b, rtol=1e-4, atol=1e-5)
-        if task != 'cls':  # whose maps are pooled
+        if task != 'cls':  # whose feature maps are pooled
             assert b.is_contiguous(memory_format=torch.channels_last)
     assert counters['stats']['unique_graphs'] >= 2 * 2  # evaluation is compiled
 
 
 def test_copies_are_not_compiled(make):
-    """Those of an EMA would run the original's graph."""
+    """The copies of an EMA would run the graph of the original."""
     _, model, _ = make('cls')
     CompileHook(backend='eager').before_run(Runner(model))
     assert model.backbone._compiled_call_impl is not None
@@ -111,5 +111,5 @@ def test_chosen_parts(make):
         Runner(model))
     assert model.decode_head.conv_seg._compiled_call_impl is not None
     assert model.backbone._compiled_call_impl is None
-    with pytest.raises(ValueError, match=r"parts has 'bbox_head'.*'backbone'"):
+    with pytest.raises(ValueError, match=r"no part 'bbox_head'.*'backbone'"):
         CompileHook(['bbox_head']).before_run(Runner(model))

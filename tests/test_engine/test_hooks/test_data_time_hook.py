@@ -14,7 +14,7 @@ from autonl_mm.engine.hooks import DataTimeHook
 
 
 class FakeRunner:
-    """What the hook reads of a runner, with the times of each iteration."""
+    """The attributes of a runner that the hook reads, with given times."""
 
     def __init__(self, times, num_workers=2, persistent_workers=False):
         self.times = times
@@ -36,7 +36,7 @@ class FakeRunner:
         return self.warnings
 
 
-def test_one_warning_an_epoch():
+def test_one_warning_per_epoch():
     # a worker's batch late now and then, as with several workers
     times = [(0.9, 1.0), (0., 0.1), (0., 0.1)] * 10
     warning, = FakeRunner(times).run(DataTimeHook())
@@ -61,7 +61,7 @@ def test_few_iterations_say_nothing():
 
 
 def test_interval():
-    """Of a long epoch, each part is judged by itself."""
+    """The parts of a long epoch are checked one by one."""
     times = [(0., 1.)] * 10 + [(0.9, 1.)] * 10 + [(0., 1.)] * 15
     warning, = FakeRunner(times).run(DataTimeHook(interval=10))
     assert '90% of the last 10' in warning

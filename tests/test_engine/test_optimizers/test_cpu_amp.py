@@ -114,12 +114,12 @@ def loss_curve(task, root, amp, seed, steps, window, options):
 
 
 def check_curves(task, root, steps, window, seeds, options={}):
-    """Mixed precision moves the curve no further than another seed does.
+    """Mixed precision changes the loss curve no more than another seed does.
 
-    Of runs of the same seeds in float32 and in mixed precision: the distance
-    of the two mean curves against that of two float32 runs, each the mean over
-    the windows. (A mixed run leaves the float32 run of its seed after some
-    tens of steps, as everything that rounds otherwise does.)
+    The distance between the mean curves of float32 and mixed precision, with the
+    same seeds, is compared with that of two float32 runs; both are means over the
+    windows. (After some tens of steps a mixed run differs from the float32 run of
+    its seed, as with any change of rounding.)
     """
     full, mixed = (
         [loss_curve(task, root, amp, seed, steps, window, options)

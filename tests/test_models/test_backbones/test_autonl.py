@@ -16,7 +16,7 @@ from autonl_mm.models.layers import LightNL
 
 CHANNELS = (32, 16, 24, 40, 80, 96, 192, 320, 1280)
 STRIDES = (2, 2, 4, 8, 16, 16, 32, 32, 32)
-# every kind of block, 7 stages of stride 32 in all as in AutoNL, but narrow
+# every kind of block, 7 stages and stride 32 as in AutoNL, but narrow
 TINY = ArchSpec.from_text("""
 r1_k3_s11_e1_i8_o6
 r2_k3_s22_e3_i6_o8_nonlocal0.5-1
@@ -27,7 +27,7 @@ r2_k5_s22_e3_i14_o16_se0.25_nonlocal0.25-1
 r1_k5_s11_e2_i16_o20_se0.5_nonlocal0.25-1
 head24
 """)
-# the same without squeeze-excite and LightNL, which see the whole map
+# the same without squeeze-excite and LightNL, which see the whole feature map
 LOCAL = ArchSpec.from_text('\n'.join(
     '_'.join(t for t in line.split('_')
              if not t.startswith(('se', 'nonlocal')))
@@ -37,7 +37,7 @@ LOCAL = ArchSpec.from_text('\n'.join(
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # small tensors, and other work on the cores
+    torch.set_num_threads(1)  # small tensors; other processes use the cores
 
 
 def randomized(model):
@@ -47,7 +47,7 @@ def randomized(model):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.uniform_(norm.bias, -0.5, 0.5)
         norm.momentum = 1.0
-    with torch.no_grad():  # without statistics LightNL's cubes overflow
+    with torch.no_grad():  # without statistics LightNL's output overflows
         out = model.train()(torch.randn(8, 3, 64, 64))[-1]
     assert out.isfinite().all() and out.std() > 0.01
     for norm in norms(model):
@@ -61,7 +61,7 @@ def norms(module):
 
 # -------------------------------------------------------------------- outputs
 @pytest.mark.parametrize('arch', ['s', 'l'])
-def test_maps_of_the_released_networks(arch):
+def test_feature_maps_of_the_released_networks(arch):
     model = AutoNL(arch, out_indices=tuple(range(9))).eval()
     assert model.out_channels == CHANNELS
     assert model.out_strides == STRIDES
@@ -77,13 +77,13 @@ def test_maps_of_the_released_networks(arch):
 
 def test_default_is_the_head_of_autonl_s():
     model = AutoNL().eval()
-    assert model.arch == AUTONL_S
+    assert model.arch() == AUTONL_S
     assert model.out_channels == (1280, ) and model.out_strides == (32, )
     outs = model(torch.randn(1, 3, 32, 32))
     assert len(outs) == 1 and outs[0].shape == (1, 1280, 1, 1)
 
 
-def test_out_indices_pick_the_same_maps():
+def test_out_indices_select_the_same_feature_maps():
     full = randomized(AutoNL(TINY, out_indices=range(9))).eval()
     x = torch.randn(1, 3, 64, 50)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_out_indices_pick_the_same_maps():
         model = AutoNL(TINY, out_indices=pick)
         pick = (pick, ) if isinstance(pick, int) else pick
         pick = [i % 9 for i in pick]
-        # what lies past the largest index is not built
+        # layers after the largest index are not built
         assert len(model.layers) == max(pick) + 1
         keys = {
             k
@@ -123,7 +123,7 @@ def test_bad_out_indices(out_indices):
     assert not out_indices or str(out_indices) in str(info.value)
 
 
-def test_error_tells_the_indices_of_a_short_arch():
+def test_error_lists_the_indices_of_a_short_arch():
     with pytest.raises(ValueError, match=r'1 to 1 \(stages\) and 2 \(head'):
         AutoNL(['r1_k3_s11_e1_i8_o8'])
 
@@ -139,7 +139,7 @@ def test_forms_of_arch(form, tmp_path):
         lines=AUTONL_L.to_text().splitlines(),
         spec=AUTONL_L)[form]
     model = AutoNL(arch, out_indices=(0, ))
-    assert model.arch == AUTONL_L
+    assert model.arch() == AUTONL_L
 
 
 def test_bad_arch():
@@ -159,7 +159,7 @@ def test_builds_from_a_config():
                 norm_cfg=dict(type='BN', momentum=0.1))))
     cfg = Config.fromstring(cfg.pretty_text, '.py')
     model = MODELS.build(cfg.model)
-    assert type(model) is AutoNL and model.arch == TINY
+    assert type(model) is AutoNL and model.arch() == TINY
     assert model.out_indices == (2, 4)
     assert {m.momentum for m in norms(model)} == {0.1}
 
@@ -212,7 +212,7 @@ def test_image_smaller_than_the_stride():
             model(torch.randn(1, 3, *size))
         message = str(info.value)
         assert f'{size[0]}x{size[1]}' in message and 'stride 32' in message
-    # what is not built asks for nothing
+    # layers that are not built require nothing
     AutoNL(TINY, out_indices=(2, )).eval()(torch.randn(1, 3, 4, 4))
     AutoNL(TINY, output_stride=8).eval()(torch.randn(1, 3, 8, 8))
 
@@ -240,7 +240,7 @@ def test_tensorflow_padding():
         torch.einsum('oikl,ikl->o', conv.weight, x[0, :, :3, :3]))
 
 
-# ----------------------------------------------------------- frozen and evals
+# ------------------------------------------------- frozen layers and norm_eval
 @pytest.mark.parametrize('frozen', range(-1, 9))
 def test_frozen_stages(frozen):
     model = AutoNL(TINY, frozen_stages=frozen)
@@ -268,7 +268,7 @@ def test_frozen_stages(frozen):
             assert torch.equal(value, before[key]) != moved
 
 
-def test_init_weights_leaves_frozen_what_is_frozen():
+def test_init_weights_keeps_frozen_layers_frozen():
     model = AutoNL(TINY, frozen_stages=2)
     model.init_weights()
     assert not model.layers[2][0].project.conv.weight.requires_grad
@@ -315,7 +315,7 @@ def test_every_parameter_gets_a_gradient(with_cp):
         assert param.grad.isfinite().all(), name
         # under LightNL's zero gamma no gradient reaches its kernel yet
         assert param.grad.any() == (name not in zero_norms), name
-    # one step makes gamma non-zero, and then one does
+    # one step makes gamma non-zero, then a gradient does
     with torch.no_grad():
         for param in model.parameters():
             param -= 0.01 * param.grad
@@ -360,7 +360,7 @@ def test_compiles_without_graph_breaks(backend):
 
 
 def test_torch_export_at_any_size():
-    """One program for all sizes and batches, in the channel order."""
+    """One program for all sizes and batch sizes, in the channel order."""
     model = randomized(AutoNL(TINY_ARCH.splitlines(), out_indices=(2, 4)))
     for module in model.eval().modules():
         if isinstance(module, LightNL):
@@ -421,8 +421,8 @@ def test_weights_fit_every_output_stride(arch, output_stride):
 
 @pytest.mark.parametrize('output_stride', [8, 16])
 @pytest.mark.parametrize('size', [(64, 64), (65, 65), (96, 53), (33, 130)])
-def test_atrous_network_meets_the_same_pixels(output_stride, size):
-    # Symmetric padding makes this exact up to the borders, for any size.
+def test_dilated_network_sees_the_same_pixels(output_stride, size):
+    # Symmetric padding makes this exact, borders included, for any size.
     plain = randomized(AutoNL(LOCAL, out_indices=range(9))).double().eval()
     model = AutoNL(
         LOCAL, out_indices=range(9), output_stride=output_stride).double()
@@ -442,7 +442,7 @@ def test_light_nl_is_dilated_too():
     for stage, dilation in ((3, 1), (4, 2), (6, 4), (7, 4)):
         conv = model.layers[stage][0].light_nl.conv
         assert conv.dilation == conv.padding == (dilation, dilation)
-    # the block that gave its stride away still sees an undilated map
+    # the block whose stride is replaced is not dilated itself
     assert model.layers[4][0].depthwise.conv.dilation == (1, 1)
     assert model.layers[4][1].depthwise.conv.dilation == (2, 2)
 

@@ -2,7 +2,7 @@
 import copy
 import io
 import pickle
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ BASES = {
                            r'layer\d\.\d+\.conv', 17),
 }
 TIMM = ('mnasnet', 'fbnetc')
-# The two of mmdet and mmseg are networks that mmpretrain has too.
+# The two of mmdet and mmseg are networks that mmpretrain also has.
 NETWORKS = [name for name in BASES if not name.startswith('mm')]
 
 
@@ -58,7 +58,7 @@ def plugin(target, type='autonl_mm.LightNL', **cfg):
     return dict(cfg=dict(type=type, **cfg), target=target)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _built(name):
     if name in TIMM:
         pytest.importorskip('timm')
@@ -70,12 +70,12 @@ def _built(name):
 
 
 def build(name):
-    """The base and the same with fresh plug-ins, of the same weights."""
+    """The base, and a copy with new plug-ins and the same weights."""
     return copy.deepcopy(_built(name))
 
 
 def awake(net, weight=0.1):
-    """Give every LightNL something to do."""
+    """Set every LightNL's BN weight, so that it changes the features."""
     for module in net.modules():
         if isinstance(module, LightNL):
             nn.init.constant_(module.norm.weight, weight)
@@ -83,10 +83,10 @@ def awake(net, weight=0.1):
 
 
 def settled(name):
-    """Network whose LightNLs work and whose statistics are those of data.
+    """A network with active LightNLs and with statistics of real features.
 
-    LightNL is cubic: with the statistics it is built with, or where a channel
-    hardly varied, a deep network of random weights overflows.
+    LightNL's output grows with the cube of its input: with initial statistics,
+    or where a channel hardly varies, a deep network of random weights overflows.
     """
     net = awake(build(name)[1], 0.03).train()
     momenta = {m: m.momentum for m in net.modules()
@@ -130,7 +130,7 @@ def test_fresh_plugins_change_no_bit(name):
         assert_equal(net(x), base(x))
     awake(net)
     assert not all(torch.equal(a, b) for a, b in zip(net(x), base(x)))
-    # also after an initialisation from above
+    # also after the whole network is initialised
     base, net = build(name)
     for module in (base, awake(net)):
         torch.manual_seed(0)
@@ -164,7 +164,7 @@ def test_checkpoints_of_the_base_load(name, tmp_path):
     new = set(ours) - set(own)
     assert set(own) < set(ours)
     assert new and all(key.startswith('plugins.') for key in new)
-    assert set(get_state_dict(net)) == set(ours)  # as the runner saves
+    assert set(get_state_dict(net)) == set(ours)  # as the runner saves it
 
     path = str(tmp_path / 'base.pth')
     nn.init.constant_(next(base.parameters()), 3.)
@@ -185,7 +185,7 @@ def test_checkpoints_of_the_base_load(name, tmp_path):
         net.load_state_dict(own)
     with pytest.raises(RuntimeError, match=r'extra\.weight'):
         net.load_state_dict(dict(ours, **{'extra.weight': torch.ones(1)}))
-    # and the other way round
+    # and in the other direction
     report = base.load_state_dict(net.state_dict(), strict=False)
     assert not report.missing_keys
     assert set(report.unexpected_keys) == new
@@ -234,10 +234,10 @@ def test_exports_to_onnx(name):
         dynamic_axes=dict(x=axes))
     session = runtime.InferenceSession(
         file.getvalue(), providers=['CPUExecutionProvider'])
-    # other images would be too far from the statistics
+    # the statistics fit these images only
     inputs = [image()[:1], image()[[0, 1, 0]].tile(2, 1)]
     if name == 'efficientnet':
-        # Its own padding depends on the size and is a constant of the graph.
+        # Its padding depends on the size and is a constant in the graph.
         inputs[1] = image()[[0, 1, 0]]
     for x in inputs:
         got = session.run(None, dict(x=x.numpy()))
@@ -246,7 +246,7 @@ def test_exports_to_onnx(name):
 
 
 @pytest.mark.parametrize('name', BASES)
-def test_copies_have_plugins_of_their_own(name):
+def test_copies_have_separate_plugins(name):
     net = settled(name)
     twin = copy.deepcopy(net)
     x = image(1)
@@ -260,7 +260,7 @@ def test_copies_have_plugins_of_their_own(name):
     assert ids.isdisjoint(id(p) for p in twin.parameters())
 
 
-# ------------------------------------------------------------- what is common
+# ------------------------------------------------------------- for any base
 def test_ema_follows_the_plugins():
     net = settled('resnet18')
     ema = ExponentialMovingAverage(net, momentum=0.5, update_buffers=True)
@@ -333,8 +333,8 @@ def _train_in_parallel(rank, meeting, queue):
 
 
 def test_trains_with_ddp(tmp_path):
-    # Not forks: the tests before this one have started threads, and a lock that
-    # one of them holds is never released in a fork.
+    # Not forked: earlier tests have started threads, and a lock that one of them
+    # holds would never be released in a fork.
     queue = mp.get_context('spawn').SimpleQueue()
     mp.spawn(_train_in_parallel, (tmp_path / 'meeting', queue), nprocs=2)
     results = [queue.get() for _ in range(4)]
@@ -507,7 +507,7 @@ def test_mmcvs_plugins(name, cfg, abbr):
         nn.init.normal_(param, std=0.1)
     out = net(image())
     sum(o.square().mean() for o in out).backward()
-    # a theta's or phi's shift cancels in a softmax
+    # the bias of theta and phi cancels in a softmax: its gradient may be 0
     assert all(p.grad is not None for p in net.plugins.parameters())
     assert all(any(p.grad.any() for p in placed.parameters())
                for placed in net.plugins.values())
@@ -535,7 +535,7 @@ def test_several_at_one_place_come_one_after_the_other():
 
 
 def test_earlier_hooks_see_what_the_base_sees():
-    """timm and visualisation collect features by hooks."""
+    """timm and visualisation tools collect features with hooks."""
     net = settled('resnet18')
     seen = []
     net.backbone.layer4.register_forward_hook(
@@ -563,11 +563,11 @@ def test_a_target_that_matches_nothing_lists_what_could():
         assert not any(line.startswith('layer1.0.relu') for line in lines)
 
 
-def test_places_that_are_none():
+def test_unsuitable_places():
     text = refused(RESNET, plugin(r'layer1\.0\.relu'))
     assert "'layer1.0.relu' is called 2 times" in text
     assert 'layer1 (64 channels)' in text
-    text = refused(RESNET, plugin(r'layer1.*'))  # some are, some are not
+    text = refused(RESNET, plugin(r'layer1.*'))  # some are suitable, some are not
     assert "'layer1.0.relu'" in text
     convnext = BASES['convnext'][0]
     text = refused(convnext, plugin('downsample_layers'))
@@ -582,7 +582,7 @@ def test_transformers():
     vit = dict(type='mmpretrain.VisionTransformer', arch='deit-tiny')
     text = refused(vit, plugin(r'layers\.\d+'))
     assert "'layers.0' returns (1, 25, 192)" in text
-    assert 'no place' in text and '(N, C, H, W)' in text
+    assert 'not suitable' in text and '(N, C, H, W)' in text
     assert 'patch_embed.projection (192 channels)' in text
     swin = dict(type='mmdet.SwinTransformer', depths=(2, 2, 2, 2))
     text = refused(swin, plugin(r'stages\.\d\.blocks\.\d'))
@@ -591,13 +591,13 @@ def test_transformers():
     assert "'stages.0' returns more than one tensor" in text
 
 
-def test_a_base_of_one_size():
+def test_a_base_with_a_fixed_input_size():
     pytest.importorskip('timm')
     vit = dict(
         type='mmpretrain.TIMMBackbone', model_name='vit_tiny_patch16_224')
     text = refused(vit, plugin('.*'))
     assert 'does not run on an image of 64x96' in text
-    assert 'not maps' in text and '224' in text
+    assert 'fixed input size' in text and '224' in text
 
 
 @pytest.mark.parametrize('entry,words', [

@@ -23,7 +23,7 @@ PARENT_RULES = [
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # small tensors, and other work on the cores
+    torch.set_num_threads(1)  # small tensors; other processes use the cores
 
 
 def reference(x, k, stride):
@@ -48,7 +48,7 @@ def reference(x, k, stride):
 
 
 def trained(layer):
-    """Give BN weights and statistics that do something."""
+    """Random BN weights and statistics, so that they change the output."""
     for module in layer.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -91,7 +91,7 @@ def test_known_shapes(shape, k, stride):
             atol=1e-10)
 
 
-def test_divides_by_the_full_map():
+def test_divides_by_the_size_of_the_full_feature_map():
     # ones: k * hw / (H * W) everywhere, hw = 2 * 3 of 4 * 6
     x = torch.ones(1, 8, 4, 6)
     for order in ORDERS:
@@ -110,7 +110,7 @@ def test_default_order_is_the_cheaper(monkeypatch):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Records the largest number of elements that an operator makes."""
+    """Records the number of elements of the largest result of any operator."""
 
     numel = 0
 
@@ -161,7 +161,7 @@ def test_affinity_rows(k, stride):
     full = torch.einsum('niab,nicd->nabcd', x[:, :k], sampled[:, :k]) / 35
     for i, (a, b) in enumerate(positions.tolist()):
         torch.testing.assert_close(rows[:, i], full[:, a, b])
-    # they are what the block weighs the features with
+    # the block weights the features with them
     want = light_nl(x, k, stride)
     for i, (a, b) in enumerate(positions.tolist()):
         got = torch.einsum('nab,ncab->nc', rows[:, i], sampled)
@@ -279,7 +279,7 @@ def test_own_init_cfg_wins():
     assert torch.equal(layer.norm.weight, torch.full((8, ), 0.5))
 
 
-def test_kernel_is_drawn_with_fan_out_of_a_channel():
+def test_kernel_init_uses_the_fan_out_of_one_channel():
     layer = LightNL(4000)
     for _ in range(2):
         std = layer.conv.weight.std().item()
@@ -369,7 +369,7 @@ def assert_identities(model):
         for train in True, False:
             assert torch.equal(layer.train(train)(x), x)
         std = layer.conv.weight.std().item()
-        assert 0.2 < std < 0.8  # sqrt(2/9) = 0.47 of few numbers
+        assert 0.2 < std < 0.8  # sqrt(2/9) = 0.47, from a few samples
 
 
 @pytest.mark.parametrize('kwargs', [
@@ -383,11 +383,11 @@ def assert_identities(model):
 ], ids=['classifier', 'backbone', 'both', 'above', 'group_norm'])
 def test_identity_survives_the_parents_rules(kwargs):
     model = classifier(**kwargs)
-    for layer in light_nls(model):  # as if a rule had come first
+    for layer in light_nls(model):  # as if a parent's rule was applied before
         nn.init.ones_(layer.norm.weight)
     model.init_weights()
     assert_identities(model)
-    # while the rule was obeyed everywhere else
+    # all other norms follow the rule
     others = {id(layer.norm) for layer in light_nls(model)}
     norms = [
         m for m in model.modules()
@@ -426,7 +426,7 @@ def test_identity_as_mmdets_plugin():
             ] == [f'layer2.{i}.light_nl' for i in range(4)]
     model.init_weights()
     assert_identities(model)
-    # and so the network is the one without plug-ins
+    # so the network computes the same as without plug-ins
     plain = detector_backbone(plugins=None)
     missing = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing.missing_keys
@@ -481,7 +481,7 @@ def test_large_activations_under_autocast(half, leaf, gamma, order, stride):
     y = light_nl(x.detach().double(), layer.nl_channels, stride, order)
     want = nn.functional.conv2d(
         y, layer.conv.weight.detach().double(), padding=1, groups=32)
-    assert want.abs().max() > 1e8  # so that float16 can't have held it
+    assert want.abs().max() > 1e8  # beyond the range of float16
     assert seen[0].dtype == torch.float32
     assert relative_error(seen[0].detach(), want) < 1e-5
     normed = nn.functional.batch_norm(
@@ -528,11 +528,11 @@ def test_compiles_without_graph_breaks(backend, autocast):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_model_keeps_the_branch_in_float32(dtype):
-    """model.half() at activations of 1e3: finite, close to float32."""
+    """model.half() with activations of 1e3: finite and close to float32."""
     torch.manual_seed(0)
     layer = LightNL(8, zero_init=False).eval()
     x = (torch.randn(2, 8, 9, 9) * 1e3).to(dtype)
-    # statistics such as a trained layer has, beyond float16's range
+    # statistics as in a trained layer, beyond the range of float16
     layer.train()
     layer(x.float())
     layer.eval()

@@ -16,7 +16,7 @@ from autonl_mm.models.layers.mbconv import fused_act_cfg
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # small tensors, and other work on the cores
+    torch.set_num_threads(1)  # small tensors; other processes use the cores
 
 
 def spec(**kwargs):
@@ -30,7 +30,7 @@ def spec(**kwargs):
 
 
 def randomized(block):
-    """Random norms, so that every part of a block shows in its output."""
+    """Random norms, so that every part of a block affects its output."""
     for module in block.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -46,8 +46,8 @@ def norm(module, x):
         module.bias, eps=module.eps)
 
 
-def forward_by_hand(block, x):
-    """Paper, section 4.2: the order of a block's parts, from F alone."""
+def reference_forward(block, x):
+    """Paper, section 4.2: a block's parts in order, with functions of F only."""
     s = block.spec
     out = x
     if s.expand_ratio != 1:
@@ -85,15 +85,15 @@ def forward_by_hand(block, x):
         (1, 12, 3, 3, 0.5, 0.5, 1, True),
         (1, 4, 1, 0.5, 1.0, 0.25, 3, True),
     ])
-def test_forward_is_the_one_by_hand(stride, out, kernel, expand, se, nl,
-                                    nl_stride, skip):
+def test_forward_equals_the_reference(stride, out, kernel, expand, se, nl,
+                                      nl_stride, skip):
     block = MBConv(BlockSpec(8, out, stride, kernel, expand, se, nl,
                              nl_stride, skip))
     block = randomized(block).double().eval()
     x = torch.randn(2, 8, 9, 6, dtype=torch.float64)
     got = block(x)
     assert got.shape == (2, out, -(-9 // stride), -(-6 // stride))
-    torch.testing.assert_close(got, forward_by_hand(block, x))
+    torch.testing.assert_close(got, reference_forward(block, x))
 
 
 @pytest.mark.parametrize('expand,se,nl',
@@ -106,7 +106,7 @@ def test_parts_are_there_where_the_spec_has_them(expand, se, nl):
     parts = ['expand'] * (expand != 1) + ['depthwise'] + ['se'] * bool(se) + \
         ['project'] + ['light_nl'] * bool(nl)
     assert [name for name, _ in block.named_children()] == parts
-    # conv and two numbers of BN a channel
+    # weights of the convolutions, and two of BN per channel
     mid = int(8 * expand)
     want = (expand != 1) * (8 * mid + 2 * mid) + (9 + 2) * mid \
         + bool(se) * (2 * mid * 2 + 2 + mid) + mid * 8 + 2 * 8 \
@@ -170,7 +170,7 @@ def test_squeeze_excite():
     (dict(out_channels=12), False),
 ])
 def test_identity_add(change, adds):
-    # with a projection to zero, what is left is the identity or nothing
+    # with a projection to zero only the identity, if any, is left
     block = MBConv(spec(**change)).eval()
     nn.init.zeros_(block.project.conv.weight)
     x = torch.randn(2, 8, 6, 6)
@@ -180,8 +180,8 @@ def test_identity_add(change, adds):
         assert not block(x).any()
 
 
-def test_exchanged_stride_adds_no_identity():
-    # a stride-2 block with stride exchanged for dilation remains what it was
+def test_no_identity_where_dilation_replaces_stride():
+    # a block of stride 2 has no identity, also when dilation replaces its stride
     block = MBConv(spec(stride=2), stride=1, dilation=2).eval()
     nn.init.zeros_(block.project.conv.weight)
     out = block(torch.randn(2, 8, 6, 6))
@@ -217,7 +217,7 @@ def test_checkpointing_changes_nothing(nl, train):
         assert len(calls) == (2 if block is cp else 1)
     for a, b in zip(*results):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    with torch.no_grad():  # nothing to save there
+    with torch.no_grad():  # no activations to recompute
         calls.clear()
         cp(x)
         assert len(calls) == 1
@@ -233,7 +233,7 @@ def test_depthwise_init(kernel):
     assert weight.mean().abs() < 0.01
     assert weight.std().item() == pytest.approx(
         math.sqrt(2 / kernel**2), rel=0.03)
-    # the others keep the rule: normal, fan-out
+    # the others follow init_cfg: normal, fan-out
     assert block.project.conv.weight.std().item() == pytest.approx(
         math.sqrt(2 / 4), rel=0.03)
 

@@ -20,12 +20,12 @@ def test_pools_in_eval_mode():
 
 
 @pytest.mark.parametrize('kind', [tuple, list])
-def test_several_maps(kind):
+def test_several_feature_maps(kind):
     neck = PoolDropout().eval()
-    maps = kind([torch.randn(2, 5, 4, 3), torch.randn(2, 7, 1, 2)])
-    out = neck(maps)
+    features = kind([torch.randn(2, 5, 4, 3), torch.randn(2, 7, 1, 2)])
+    out = neck(features)
     assert isinstance(out, tuple) and len(out) == 2
-    for pooled, x in zip(out, maps):
+    for pooled, x in zip(out, features):
         torch.testing.assert_close(pooled, x.mean((2, 3)))
 
 

@@ -1,0 +1,118 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Files and folders are written completely, or stay as they were."""
+import os
+import pathlib
+
+import pytest
+
+from autonl_mm.checkpoint import whole_folder, write_whole
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize('content, stored', [
+    (b'\x00\xff', b'\x00\xff'), ('größer\n', 'größer\n'.encode()), ('', b''),
+], ids=['bytes', 'text', 'empty'])
+def test_write_whole(content, stored, tmp_path):
+    path = tmp_path / 'new' / 'folder' / 'file'
+    for _ in range(2):  # new, then replaced
+        write_whole(path, content)
+        assert path.read_bytes() == stored
+        assert names(path.parent) == ['file']
+    write_whole(str(path), b'other')
+    assert path.read_bytes() == b'other'
+
+
+def test_write_whole_follows_links(tmp_path):
+    (tmp_path / 'target').write_bytes(b'old')
+    (tmp_path / 'link').symlink_to('target')
+    write_whole(tmp_path / 'link', 'new')
+    assert (tmp_path / 'link').is_symlink()
+    assert (tmp_path / 'target').read_bytes() == b'new'
+
+
+def test_write_whole_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_whole('file', 'text')
+    assert names(tmp_path) == ['file']
+
+
+@pytest.mark.parametrize('function', ['fsync', 'replace'])
+@pytest.mark.parametrize('error', [OSError('disk full'), KeyboardInterrupt()],
+                         ids=['OSError', 'KeyboardInterrupt'])
+@pytest.mark.parametrize('before', [None, b'old'], ids=['new', 'replaced'])
+def test_error_keeps_the_old_file(function, error, before, tmp_path, monkeypatch):
+    def fail(*args):
+        assert names(tmp_path)[-1].endswith('.tmp')
+        raise error
+
+    path = tmp_path / 'file'
+    if before:
+        path.write_bytes(before)
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(type(error)):
+        write_whole(path, b'new')
+    assert names(tmp_path) == (['file'] if before else [])
+    if before:
+        assert path.read_bytes() == before
+
+
+def test_whole_folder(tmp_path):
+    path = tmp_path / 'new' / 'set'
+    for name in ('first', 'second'):  # new, then replaced
+        with whole_folder(path) as partial:
+            assert names(partial) == [] and partial.parent == path.parent
+            (partial / name).touch()
+            assert path.exists() == (name == 'second')
+        assert names(path.parent) == ['set'] and names(path) == [name]
+
+
+@pytest.mark.parametrize('error', [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize('before', [False, True], ids=['new', 'replaced'])
+def test_error_keeps_the_old_folder(error, before, tmp_path):
+    path = tmp_path / 'set'
+    if before:
+        path.mkdir()
+        (path / 'old').touch()
+    with pytest.raises(error):
+        with whole_folder(path) as partial:
+            (partial / 'new').touch()
+            raise error
+    assert names(tmp_path) == (['set'] if before else [])
+    if before:
+        assert names(path) == ['old']
+
+
+def test_failed_rename_restores_the_old_folder(tmp_path, monkeypatch):
+    path = tmp_path / 'set'
+    path.mkdir()
+    (path / 'old').touch()
+    rename = pathlib.Path.rename
+
+    def fail(self, target):
+        if self.suffix == '.tmp':
+            raise OSError('no permission')
+        return rename(self, target)
+
+    monkeypatch.setattr(pathlib.Path, 'rename', fail)
+    with pytest.raises(OSError, match='no permission'):
+        with whole_folder(path) as partial:
+            (partial / 'new').touch()
+    assert names(tmp_path) == ['set'] and names(path) == ['old']
+
+
+@pytest.mark.parametrize('replaced', [False, True])
+def test_folders_that_a_kill_left(replaced, tmp_path):
+    """The old folder comes back if the new one did not take its place."""
+    path = tmp_path / 'set'
+    for name in ('.set.tmp', '.set.old') + ('set', ) * replaced:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f'of {name}').touch()
+    with pytest.raises(OSError):
+        with whole_folder(path) as partial:
+            assert names(partial) == []
+            raise OSError
+    assert names(tmp_path) == ['set']
+    assert names(path) == ['of set' if replaced else 'of .set.old']

@@ -34,8 +34,12 @@ def load_fused_operators() -> None:
         RuntimeError: If the C++ compiler (``c++``, or the one that the
             environment variable ``CXX`` names) does not start or fails.
     """
-    if hasattr(torch.ops.autonl_mm, 'mbconv'):
-        return
+    if not hasattr(torch.ops.autonl_mm, 'mbconv'):
+        torch.ops.load_library(str(_library()))
+
+
+def _library() -> Path:
+    """The compiled library; compiles it unless it is there already."""
     key = '\n'.join((*(path.read_text() for path in SOURCES + HEADERS), *FLAGS,
                      torch.__version__, platform.machine()))
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
@@ -48,7 +52,7 @@ def load_fused_operators() -> None:
             part = Path(folder) / library.name
             _compile(part)
             part.replace(library)
-    torch.ops.load_library(str(library))
+    return library
 
 
 def _compile(out: Path) -> None:

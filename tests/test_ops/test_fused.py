@@ -1,9 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import copy
-import json
+import ctypes
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from autonl_mm import ops
 from autonl_mm.models.layers.light_nl import LightNL, light_nl
+from autonl_mm.ops import fused
 
 CHANNELS_LAST = torch.channels_last
 
@@ -319,78 +321,65 @@ def test_bad_input_of_mbconv(change, words):
 # ------------------------------------------------------------------ compiling
 
 
-LOAD = """
-import json, sys
-from pathlib import Path
-import torch
-from autonl_mm.ops import fused
-stand_ins = json.loads(sys.argv[1])
-if stand_ins:
-    fused.SOURCES, fused.HEADERS = tuple(map(Path, stand_ins)), ()
-    fused.FLAGS = ('-O0', '-fPIC', '-shared')
-fused.load_fused_operators()
-if not stand_ins:
-    x = torch.ones(1, 1, 1, 1)
-    y = fused.fused_light_nl(x, torch.ones(1, 1, 3, 3), x[0, 0, 0], 1)
-    print('loaded' if y.item() == 3 else y)
-"""
-# Compiles quickly, and prints a word when it is loaded.
-STAND_IN = """
-#include <cstdio>
-__attribute__((constructor)) static void loaded() {
-  std::puts("loaded");
-  std::fflush(stdout);
-}
-"""
+@pytest.fixture
+def libraries(tmp_path, monkeypatch):
+    """Lists the files in the cache of libraries, which is empty at first."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    return lambda: list((tmp_path / 'cache/autonl_mm').iterdir())
 
 
-def start(cache, *sources, **env):
-    """Start a process that loads the operators, or stand-ins for them."""
-    return subprocess.Popen(
-        [sys.executable, '-c', LOAD, json.dumps(list(map(str, sources)))],
-        env=dict(os.environ, XDG_CACHE_HOME=str(cache), **env),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def loads(process):
-    """Whether the process loads the library; and its output."""
-    output, _ = process.communicate()
-    return process.returncode == 0 and 'loaded' in output, output
-
-
-@pytest.mark.parametrize('sources', [
-    ['stand_in.cpp'],
-    # minutes on a busy machine
-    pytest.param([], marks=pytest.mark.slow),
-], ids=['stand_in', 'operators'])
-def test_compiled_once(sources, tmp_path):
-    cache = tmp_path / 'cache'
-    sources = [tmp_path / name for name in sources]
-    for path in sources:
-        path.write_text(STAND_IN)
-    # two at the same time: both compile, or one uses the other's library
-    for process in [start(cache, *sources) for _ in range(2)]:
-        fine, output = loads(process)
-        assert fine, output
-    library, = (cache / 'autonl_mm').iterdir()
+def test_compiled_once(libraries, tmp_path, monkeypatch):
+    """With another source, which compiles quickly."""
+    source = tmp_path / 'source.cpp'
+    source.write_text('extern "C" int answer() { return 42; }')
+    monkeypatch.setattr(fused, 'SOURCES', (source, ))
+    monkeypatch.setattr(fused, 'FLAGS', ('-O0', '-fPIC', '-shared'))
+    # two at the same time, which both compile
+    with ThreadPoolExecutor() as pool:
+        library, other = pool.map(lambda _: fused._library(), range(2))
+    assert library == other and libraries() == [library]
+    assert ctypes.CDLL(str(library)).answer() == 42
     # no compiler is needed any more
-    fine, output = loads(start(cache, *sources, CXX='no-such-compiler'))
-    assert fine, output
-    assert list((cache / 'autonl_mm').iterdir()) == [library]
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    assert fused._library() == library and libraries() == [library]
     # other sources are compiled again
-    if sources:
-        sources[0].write_text(STAND_IN + '// changed')
-        fine, output = loads(start(cache, *sources))
-        assert fine, output
-        assert len(list((cache / 'autonl_mm').iterdir())) == 2
+    monkeypatch.delenv('CXX')
+    source.write_text('extern "C" int answer() { return 43; }')
+    changed = fused._library()
+    assert ctypes.CDLL(str(changed)).answer() == 43
+    assert set(libraries()) == {library, changed}
+
+
+def load(**env):
+    """Load the operators in another process."""
+    return subprocess.run(
+        [sys.executable, '-c',
+         'import torch\nfrom autonl_mm import ops\n'
+         'ops.load_fused_operators()\n'
+         'x = torch.ones(1, 1, 1, 1)\n'
+         'print(ops.fused_light_nl(x, torch.ones(1, 1, 3, 3), x[0, 0, 0], 1))'],
+        env=dict(os.environ, **env), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow  # compiles the operators
+def test_processes_share_the_library(libraries):
+    first = load()
+    assert first.returncode == 0 and 'tensor([[[[3.]]]])' in first.stdout, \
+        first.stdout
+    library, = libraries()
+    again = load(CXX='no-such-compiler')
+    assert again.returncode == 0 and 'tensor([[[[3.]]]])' in again.stdout, \
+        again.stdout
+    assert libraries() == [library]
 
 
 @pytest.mark.parametrize('compiler, words', [
-    ('no-such-compiler', "'no-such-compiler' does not start: install g++"),
+    ('no-such-compiler', "'no-such-compiler' does not start: install g[+][+]"),
     ('false', 'did not compile: false -std'),
 ])
-def test_no_compiler(compiler, words, tmp_path):
-    process = start(tmp_path, CXX=compiler)
-    output, _ = process.communicate()
-    assert process.returncode == 1 and words in output
-    assert not list((tmp_path / 'autonl_mm').iterdir())
+def test_no_compiler(compiler, words, libraries, monkeypatch):
+    monkeypatch.setenv('CXX', compiler)
+    with pytest.raises(RuntimeError, match=words):
+        fused._library()
+    assert not libraries()

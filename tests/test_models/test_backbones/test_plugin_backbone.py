@@ -574,7 +574,7 @@ def test_unsuitable_places():
     assert "'downsample_layers' is not called" in text
     # channels last
     text = refused(convnext, plugin(r'stages\.0\.0\.pointwise_conv1'))
-    assert ("'stages.0.0.pointwise_conv1' returns (1, 16, 24, 160) for a "
+    assert ("'stages.0.0.pointwise_conv1' returns (1, 16, 24, 160) for an "
             'image of 64x96') in text
 
 

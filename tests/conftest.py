@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from scripts import run_script
 from search_spaces import TINY_SPACE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,8 +120,9 @@ def free_port():
         return str(s.getsockname()[1])
 
 
-def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300):
-    """Run a tool of the project in a process of its own.
+def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300, fresh=False):
+    """Run a tool of the project in its own process, a fork of one that has imported
+    the libraries.
 
     Args:
         *args: Script (from the project's root) and its arguments.
@@ -128,23 +130,29 @@ def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300):
         cwd (Path): Working folder.
         env (dict, optional): More environment variables.
         timeout (int): Seconds.
+        fresh (bool): Whether in a fresh interpreter, for tests of what can be
+            imported.
 
     Returns:
         CompletedProcess: With ``stdout``, which has stderr in it.
     """
     script, *rest = [str(a) for a in args]
     script = str(ROOT / script)
-    command = [script] if script.endswith('.sh') else [sys.executable, script]
     path = os.pathsep.join([str(Path(sys.executable).parent),
                             os.environ['PATH']])
-    result = subprocess.run(
-        command + rest,
-        cwd=cwd,
-        env=dict(os.environ, PATH=path, PYTHONPATH=str(ROOT), **(env or {})),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout)
+    env = dict(os.environ, PATH=path, PYTHONPATH=str(ROOT), **(env or {}))
+    if script.endswith('.sh') or fresh:
+        python = [] if script.endswith('.sh') else [sys.executable]
+        result = subprocess.run(
+            [*python, script, *rest],
+            cwd=cwd,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout)
+    else:
+        result = run_script(script, rest, cwd, env, timeout)
     if check:
         assert result.returncode == 0, result.stdout[-4000:]
     return result

@@ -17,7 +17,7 @@ def run_doctor(tmp_path, blocked=()):
         'import runpy, sys\n'
         f'{BLOCK.format(blocked=blocked)}'
         "runpy.run_path('tools/doctor.py', run_name='__main__')\n")
-    return run_tool(script, check=False)
+    return run_tool(script, check=False, fresh=True)
 
 
 def test_all_works(tmp_path):

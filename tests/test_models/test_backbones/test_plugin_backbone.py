@@ -2,6 +2,7 @@
 import copy
 import io
 import pickle
+from datetime import timedelta
 from functools import cache
 
 import pytest
@@ -312,7 +313,8 @@ def test_onnx_by_torch_export():
 def _train_in_parallel(rank, meeting, queue):
     torch.set_num_threads(1)
     dist.init_process_group(
-        'gloo', init_method=meeting.as_uri(), rank=rank, world_size=2)
+        'gloo', init_method=meeting.as_uri(), rank=rank, world_size=2,
+        timeout=timedelta(minutes=2))
     for name in ('mobilenet_v2', 'mmdet_resnet'):
         torch.manual_seed(rank)  # DDP sends rank 0's weights to all
         net = awake(build(name)[1]).train()
@@ -329,6 +331,7 @@ def _train_in_parallel(rank, meeting, queue):
         others = [torch.empty_like(params) for _ in range(2)]
         dist.all_gather(others, params)
         queue.put((name, torch.equal(*others), grads.any().item()))
+    dist.barrier()  # neither leaves while the other still receives
     dist.destroy_process_group()
 
 

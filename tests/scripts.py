@@ -1,0 +1,72 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Scripts in processes that need not import the libraries again.
+
+A fresh interpreter takes 12 seconds to import torch and the OpenMMLab libraries,
+longer than most tools run. So a server process imports them once, and each script
+runs in a fork of it. autonl_mm is not imported there: a script does that itself.
+
+This module imports only the standard library, as the forks import it too.
+"""
+import functools
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+
+LIBRARIES = ['torch', 'mmengine.runner', 'mmcv.ops', 'mmpretrain.models',
+             'mmpretrain.datasets', 'mmdet.models', 'mmdet.datasets', 'mmdet.apis',
+             'mmseg.models', 'mmseg.datasets', 'matplotlib.pyplot', 'onnxruntime']
+
+
+@functools.cache
+def _server():
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(LIBRARIES)
+    return context
+
+
+def _run(script, arguments, cwd, env, output):
+    """In the fork: what ``python script arguments`` does."""
+    file = os.open(output, os.O_WRONLY)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = os.fdopen(1, 'w', buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, 'w', buffering=1, closefd=False)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = [script, *arguments]
+    sys.path[:0] = [os.path.dirname(script), *env.get('PYTHONPATH', '').split(':')]
+    runpy.run_path(script, run_name='__main__')
+
+
+def run_script(script, arguments, cwd, env, timeout):
+    """Run a Python script in a fork of the server.
+
+    Args:
+        script (str): Path.
+        arguments (list[str]): Of its command line.
+        cwd (str): Working folder.
+        env (dict[str, str]): All environment variables.
+        timeout (int): Seconds after which it is killed.
+
+    Returns:
+        CompletedProcess: With ``stdout``, which has stderr in it.
+
+    Raises:
+        TimeoutExpired: If it takes longer.
+    """
+    with tempfile.NamedTemporaryFile() as output:
+        process = _server().Process(
+            target=_run, args=(script, arguments, str(cwd), env, output.name))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(script, timeout)
+        with open(output.name, errors='replace') as file:
+            text = file.read()
+    return subprocess.CompletedProcess([script, *arguments], process.exitcode, text)

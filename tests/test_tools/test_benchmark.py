@@ -254,6 +254,6 @@ def test_with_torch_mmengine_and_mmcv_lite_alone(tiny_arch, tmp_path):
         'runpy.run_path(sys.argv[0], run_name="__main__")\n')
     out = run_tool(bare, ROOT / SCRIPT, '--parts', 'networks', 'mnasnet',
                    '--archs', tiny_arch, '--rounds', '1', '--batch-size', '1',
-                   '--input-shape', '32', '--device', 'cpu').stdout
+                   '--input-shape', '32', '--device', 'cpu', fresh=True).stdout
     assert '| eager | training | ' in out
     assert 'timm is not installed' in out

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,6 +17,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from scripts import run_script
 from search_spaces import TINY_SPACE
+
+from autonl_mm.benchmark import trials
 
 ROOT = Path(__file__).resolve().parents[1]
 # The maintained forks' mmengine looks for mmseg's configs in a distribution
@@ -156,6 +159,24 @@ def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300, fresh=False):
     if check:
         assert result.returncode == 0, result.stdout[-4000:]
     return result
+
+
+@pytest.fixture
+def forked_trials(monkeypatch):
+    """Let a comparison's trainings run as :func:`run_tool` runs tools.
+
+    That they run in processes of their own is tested in test_trials.py.
+    """
+
+    def run(command, stdout, stderr, env):
+        result = run_script(
+            command[1], command[2:], os.getcwd(),
+            dict(env, PYTHONPATH=str(ROOT)), 300)
+        stdout.write(result.stdout)
+        return result
+
+    monkeypatch.setattr(
+        trials, 'subprocess', SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import random
 import re
 
 import pytest
-from conftest import ROOT, call_main, load_tool, main_error, run_tool
+from conftest import ROOT, call_main, load_tool, main_error
 from mmengine.config import Config
 from search_spaces import TINY_SPACE
 
@@ -24,10 +24,11 @@ def rows_of(out):
     return [line for line in out.splitlines() if line.startswith('| ')]
 
 
-def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope):
+def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope, forked_trials):
     arguments = [tiny_search, '--work-dir', tmp_path, '--num-random', '2',
                  '--seeds', '1', '--tolerance', '0.1', *OPTIONS]
-    out = run_tool(SCRIPT, *arguments, timeout=800).stdout
+    call_main(monkeypatch, compare_random, *arguments)
+    out = capsys.readouterr().out
     rows = rows_of(out)
     assert [r.split(' | ')[0] for r in rows] == [
         '| network', '| searched', '| without LightNL', '| LightNL everywhere',

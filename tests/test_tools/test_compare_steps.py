@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from conftest import ROOT, call_main, load_tool, main_error, run_tool
+from conftest import ROOT, call_main, load_tool, main_error
 from mmengine.config import Config
 
 SCRIPT = 'tools/benchmarks/compare_steps.py'
@@ -72,13 +72,15 @@ def small_config(image_folder, tmp_path_factory):
     return path
 
 
-def test_trains_each_once(small_config, tmp_path, monkeypatch, capsys, scope):
+def test_trains_each_once(small_config, tmp_path, monkeypatch, capsys, scope,
+                          forked_trials):
     arguments = [
         SCRIPT, small_config, '--work-dir', tmp_path, '--seeds', '2',
         '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
         'param_scheduler.total_steps=1'
     ]
-    out = run_tool(*arguments).stdout
+    call_main(monkeypatch, load_tool(SCRIPT), *arguments[1:])
+    out = capsys.readouterr().out
     head, rows = rows_of(out)
     assert head[-4:] == ['seed 0', 'seed 1', 'mean', 'standard deviation']
     assert tuple(rows) == ('none', 'spatial_compaction')

@@ -63,7 +63,8 @@ def _parse(text: str) -> ast.Module:
 
 def _describe(node: ast.AST) -> str:
     line = f'line {node.lineno}: ' if hasattr(node, 'lineno') else ''
-    code = ast.unparse(node).splitlines()[0]
+    # operators have no source of their own
+    code = (ast.unparse(node).splitlines() or [type(node).__name__])[0]
     return line + (code if len(code) <= 60 else code[:57] + '...')
 
 

@@ -85,11 +85,9 @@ def test_there_is_no_circle():
 def test_imports_stand_at_the_top(name):
     """None inside of a function, which could hide a circle."""
     tree = ast.parse(MODULES[name].read_text())
-    top = set(map(id, tree.body))
     for target, node in imported(MODULES[name]):
         assert any(ast.dump(node) == ast.dump(n) for n in tree.body), (
             f'{MODULES[name]}:{node.lineno} imports {target} inside of a function')
-    assert top
 
 
 @pytest.mark.parametrize('path', SCRIPTS, ids=lambda p: p.stem)

@@ -20,7 +20,7 @@ import re
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Iterator, List, Set, Tuple
 
 import mmengine.registry
 from mmengine.registry import Registry
@@ -200,10 +200,15 @@ def _registries() -> List[Registry]:
     return found
 
 
+def _scopes() -> Set[str]:
+    """Scopes whose packages may be imported, those registered so far among them."""
+    return SCOPES | {r.scope for r in _registries()}
+
+
 def _is_registered(name: str) -> bool:
     """Whether a ``scope.name`` or a full import path is of a registered class."""
     scope, _, rest = name.partition('.')
-    if scope not in SCOPES | {r.scope for r in _registries()}:
+    if scope not in _scopes():
         return False
     with suppress(ImportError):
         import_module(f'{scope}.registry')
@@ -248,7 +253,7 @@ def check_buildable(node: Any) -> None:
                         _is_bare_name(value)):
                     refuse(key, value)
             elif key in ('_scope_', 'default_scope') and value is not None:
-                if value not in SCOPES | {r.scope for r in _registries()}:
+                if value not in _scopes():
                     refuse(key, value)
             elif key == 'trust_remote_code' and value:
                 refuse(key, value)

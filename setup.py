@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ def version():
 def requirements(name):
     lines = (ROOT / f'requirements/{name}.txt').read_text().splitlines()
     return [line for line in lines if line and not line.startswith('#')]
+
+
+def optional():
+    """Extras: the parts of optional.txt, each with the name it starts with."""
+    text = (ROOT / 'requirements/optional.txt').read_text()
+    parts = re.split(r'^# (\w+):.*$', text, flags=re.M)[1:]
+    return {name: body.split() for name, body in zip(parts[::2], parts[1::2])}
 
 
 def add_mim_extension():
@@ -65,12 +73,11 @@ if __name__ == '__main__':
         extras_require={
             'upstream': ['mmcv'] + requirements('mminstall'),
             'onedl': ['onedl-mmcv'] + requirements('mminstall-onedl'),
-            'optional': requirements('optional'),
-            # for exporting, running and quantising ONNX files
-            'onnx': ['onnx', 'onnxruntime'],
+            **optional(),
             # for converting the authors' TensorFlow checkpoints
             'tensorflow': ['tensorflow'],
             'tests': requirements('tests'),
+            'docs': requirements('docs'),
         },
         classifiers=[
             'License :: OSI Approved :: Apache Software License',
@@ -79,6 +86,7 @@ if __name__ == '__main__':
             'Programming Language :: Python :: 3.10',
             'Programming Language :: Python :: 3.11',
             'Programming Language :: Python :: 3.12',
+            'Programming Language :: Python :: 3.13',
             'Topic :: Scientific/Engineering :: Artificial Intelligence',
         ],
         zip_safe=False)

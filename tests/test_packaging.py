@@ -1,29 +1,59 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import ast
+import email
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
+from importlib import metadata
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import FORKS, ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import autonl_mm
 
+MMCV = 'onedl-mmcv' if FORKS else 'mmcv'
 
-def test_wheel_carries_configs_and_tools(tmp_path):
-    source = tmp_path / 'source'
+@pytest.fixture(scope='module')
+def distributions(tmp_path_factory):
+    """Wheel and sdist of a copy of the checkout, and the wheel made of the sdist."""
+    folder = tmp_path_factory.mktemp('distributions')
+    source = folder / 'source'
     ignore = shutil.ignore_patterns(
-        '.git', '.venv*', 'data', 'work_dirs', '__pycache__', '.mim', '*.egg-info')
+        '.git', '.venv*', 'data', 'work_dirs', '__pycache__', '.mim', '*.egg-info',
+        '.hypothesis', '.*_cache', '_build')
     shutil.copytree(ROOT, source, ignore=ignore)
     (source / 'configs/demo/my_arch.txt').write_text('r1_k3_s11_e1_i32_o16\n')
+    run([sys.executable, '-c',
+         'from setuptools.build_meta import build_sdist as b; '
+         f'b({str(folder)!r})'], cwd=source)
+    sdist, = folder.glob('autonl_mm-*.tar.gz')
+    wheels = []
+    for what in (source, sdist):
+        out = folder / f'wheel_of_{what.name}'
+        run([sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-index',
+             '--no-build-isolation', '-w', out, what])
+        wheels += out.glob('*.whl')
+    return wheels[0], sdist, wheels[1]
+
+
+def run(command, **kwargs):
+    """Run a command and return its output, stderr included."""
     result = subprocess.run(
-        [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-index',
-         '--no-build-isolation', '-w', str(tmp_path), str(source)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert result.returncode == 0, result.stdout[-2000:]
-    wheel, = tmp_path.glob('autonl_mm-*.whl')
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, **kwargs)
+    assert result.returncode == 0, result.stdout[-4000:]
+    return result.stdout
+
+
+def test_wheel_carries_configs_and_tools(distributions):
+    wheel, _, wheel_of_sdist = distributions
     assert autonl_mm.__version__ in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in ROOT.glob('configs/**/*.*'):
@@ -38,6 +68,116 @@ def test_wheel_carries_configs_and_tools(tmp_path):
             assert str(path.relative_to(ROOT)) in names
     assert not any('__pycache__' in name for name in names)
     assert not any(name.startswith('tests/') for name in names)
+    assert set(zipfile.ZipFile(wheel_of_sdist).namelist()) == names
+
+
+def test_extras(distributions):
+    """Every extra is named for what it is, and nothing else is required."""
+    with zipfile.ZipFile(distributions[0]) as wheel:
+        name, = (n for n in wheel.namelist() if n.endswith('/METADATA'))
+        text = email.message_from_bytes(wheel.read(name))
+    needs = {}
+    for line in text.get_all('Requires-Dist'):
+        package, *condition = re.split(r'\s*;\s*', line)
+        extra = re.search(r'extra == ["\'](.+?)["\']', ''.join(condition))
+        needs.setdefault(extra and extra[1], []).append(re.split(r'[<>= ]', package)[0])
+    assert set(needs) == {None, 'upstream', 'onedl', 'tools', 'demo', 'timm',
+                          'safetensors', 'onnx', 'tensorflow', 'tests', 'docs'}
+    assert sorted(needs[None]) == ['numpy', 'torch']
+    assert needs['onnx'] == ['onnx', 'onnxruntime', 'onnxscript']
+    assert 'mmcv' in needs['upstream'] and 'onedl-mmcv' in needs['onedl']
+
+
+def test_used_outside_of_the_checkout(distributions, tmp_path):
+    """Beside mmengine and what mmcv-lite has of mmcv: no ops, no task library.
+
+    The same from real distributions: :func:`test_in_an_empty_environment`.
+    """
+    site = tmp_path / 'site'
+    run([sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index',
+         '--target', site, distributions[0]])
+    # mmcv-lite is mmcv without its compiled module
+    for name in installed_for(['torch', 'mmengine', MMCV]):
+        source = Path(sysconfig.get_path('purelib')) / name
+        if name == 'mmcv':
+            shutil.copytree(source, site / name,
+                            ignore=shutil.ignore_patterns('_ext*', '.mim'))
+        elif source.exists() and not (site / name).exists():
+            (site / name).symlink_to(source)
+    script = shutil.copy(ROOT / 'tests/use_package.py', tmp_path)
+    out = run([sys.executable, '-S', script], cwd=tmp_path,
+              env=dict(os.environ, PYTHONPATH=str(site)))
+    assert f'used {autonl_mm.__version__}' in out
+
+
+def installed_for(names):
+    """Names in site-packages that packages and what they require have put there."""
+    files, seen = set(), set()
+    while names:
+        name = canonicalize_name(names.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # of another platform
+        files |= {f.parts[0] for f in found.files if f.parts[0] != '..'}
+        requirements = map(Requirement, found.requires or ())
+        names += [r.name for r in requirements
+                  if not r.marker or r.marker.evaluate(dict(extra=''))]
+    return files - {'__pycache__'}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize('kind', ['wheel', 'sdist'])
+@pytest.mark.parametrize('stack', ['lite', 'full'])
+def test_in_an_empty_environment(distributions, stack, kind, image_folder, tmp_path):
+    """Needs the package registry: installs into a new environment and uses it there.
+
+    The full stack's mmcv is the wheel that ``make setup`` has built.
+    """
+    venv = tmp_path / 'venv'
+    run([sys.executable, '-m', 'venv', venv])
+    python = venv / 'bin/python'
+    suffix = '-onedl' if FORKS else ''
+    install = [python, '-m', 'pip', 'install', '-c',
+               ROOT / f'requirements/constraints{suffix}.txt']
+    run([*install, '-r', ROOT / 'requirements/build.txt', 'torch', 'torchvision'])
+    package = distributions[0 if kind == 'wheel' else 1]
+    lite = 'onedl-mmcv-lite' if FORKS else 'mmcv-lite'
+    version = metadata.version(MMCV)
+    if stack == 'lite':
+        run([*install, '--no-build-isolation', f'{lite}=={version}', package])
+    else:
+        cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+        tag = f'cp{sys.version_info[0]}{sys.version_info[1]}'
+        wheel = next(cache.glob(f'autonl_mm/{MMCV}-{version}-{tag}-*/*.whl'))
+        extra = 'onedl' if FORKS else 'upstream'
+        run([*install, '--no-build-isolation', wheel, f'{package}[{extra},tools]',
+             'onedl-mim' if FORKS else 'openmim'])
+    script = shutil.copy(ROOT / 'tests/use_package.py', tmp_path)
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    out = run([python, script], cwd=tmp_path, env=env)
+    assert f'used {autonl_mm.__version__}' in out
+    if stack == 'lite':
+        return
+    # mim finds configs and tools in the package.
+    mim = venv / 'bin/mim'
+    config = 'configs/mmpretrain/autonl-s_2xb128_cifar10.py'
+    site, = venv.glob('lib/python*/site-packages/autonl_mm/.mim')
+    options = ['--cfg-options', *(
+        f'{loader}_dataloader.dataset.{key}' for loader in ('train', 'val', 'test')
+        for key in (f'data_root={image_folder}', 'holdout=8')),
+        'train_cfg.max_epochs=1']
+    run([mim, 'train', 'autonl_mm', site / config, '--work-dir', 'work', *options],
+        cwd=tmp_path, env=env)
+    run([mim, 'test', 'autonl_mm', site / config, '--checkpoint', 'work/epoch_1.pth',
+         *options], cwd=tmp_path, env=env)
+    out = run([mim, 'run', 'autonl_mm', 'get_flops', site / config],
+              cwd=tmp_path, env=env)
+    assert 'MACs' in out
 
 
 def test_development_install_links_them():
@@ -66,7 +206,7 @@ def test_supported_versions_agree():
     target, = re.findall(r'^target-version = "py3(\d+)"$',
                          (ROOT / 'pyproject.toml').read_text(), re.MULTILINE)
     assert int(target) == min(minors)
-    stacks = re.findall(r'^PYTHONS := (.+)$', (ROOT / 'Makefile').read_text(),
+    stacks = re.findall(r'^PYTHONS_\w+ := (.+)$', (ROOT / 'Makefile').read_text(),
                         re.MULTILINE)
     made = {int(version.split('.')[1]) for s in stacks for version in s.split()}
     assert sorted(made) == minors

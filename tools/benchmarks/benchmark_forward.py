@@ -1,0 +1,142 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Measure the forward pass of configs' models, as trained and in deploy form.
+
+The pass is that of the network, from the normalised image to the output of the
+head, without softmax, boxes and NMS. The weights are random. All models are measured
+in turns in one process; times are medians, fastest and slowest.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from autonl_mm.benchmark.measure import (
+    Spread,
+    count_parameters,
+    device_name,
+    in_turns,
+)
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
+from autonl_mm.cli.allocator import keep_freed_memory
+from autonl_mm.deploy import switch_to_deploy
+
+FORMS = ('as trained', 'deploy form')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('configs', nargs='+', metavar='config', help='config file')
+    parser.add_argument(
+        '--input-shapes', nargs='+', metavar='HxW',
+        help="images of each config, or one for all; default: those of the config's "
+        'test pipeline')
+    parser.add_argument(
+        '--batch-size', type=int, default=1, help='images in a pass, default 1')
+    parser.add_argument(
+        '--rounds', type=int, default=15, help='measurements of each, default 15')
+    parser.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: the GPU if there is one, else the CPU')
+    parser.add_argument('--out', help='file for the measurements, .json')
+    return parser.parse_args()
+
+
+def forward_pass(cfg, shape, form, args):
+    """A forward pass of a model in channels_last.
+
+    Args:
+        cfg (Config): The config.
+        shape (tuple[int, int]): Height and width of the images.
+        form (str): One of :data:`FORMS`.
+        args (Namespace): Arguments of the tool.
+
+    Returns:
+        tuple[Callable, int]: The pass, and the number of the model's parameters.
+    """
+    model = configs.build_model(cfg)
+    parameters = count_parameters(model)
+    if form == 'deploy form':
+        switch_to_deploy(model)
+    model.to(args.device).to(memory_format=torch.channels_last)
+    images = torch.randn(args.batch_size, 3, *shape).to(
+        args.device, memory_format=torch.channels_last)
+
+    def step():
+        with torch.no_grad():
+            return model(images, mode='tensor')
+
+    return step, parameters
+
+
+def measure(args):
+    """Measure all configs.
+
+    Args:
+        args (Namespace): Arguments of the tool.
+
+    Returns:
+        dict: ``device``, ``batch_size`` and ``models``, a list of dicts
+        with the config's ``name``, ``input_shape``, ``parameters``, and ``seconds``
+        from the form to its measurements.
+
+    Raises:
+        FileNotFoundError: If a config does not exist.
+        ValueError: If an option is out of range, or a config is that of a search.
+    """
+    for name in ('rounds', 'batch_size'):
+        if getattr(args, name) < 1:
+            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, '
+                             'expected at least 1')
+    shapes = configs.parse_shapes('--input-shapes', args.input_shapes or [], 'HxW')
+    if len(shapes) not in (0, 1, len(args.configs)):
+        raise ValueError(f'--input-shapes has {len(shapes)} shapes for '
+                         f'{len(args.configs)} configs')
+    shapes = shapes * len(args.configs) if len(shapes) == 1 else shapes
+    calls, models = {}, []
+    for i, path in enumerate(args.configs):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'config {path!r} does not exist')
+        cfg = Config.fromfile(path)
+        shape = configs.parse_shape(shapes[i] if shapes else None, cfg)
+        for form in FORMS:
+            calls[i, form], parameters = forward_pass(
+                cfg, shape, form, args)
+        models.append(dict(name=Path(path).stem, input_shape=list(shape),
+                           parameters=parameters, seconds={}))
+    for (i, form), times in in_turns(
+            calls, args.rounds, args.device, warmup=True).items():
+        models[i]['seconds'][form] = times
+    return dict(device=device_name(args.device), batch_size=args.batch_size,
+                models=models)
+
+
+def main():
+    args = parse_args()
+    print(keep_freed_memory())
+    try:
+        outputs.check_file('--out', args.out)
+        results = measure(args)
+    except (FileNotFoundError, ValueError) as e:
+        sys.exit(f'benchmark_forward.py: {e}')
+    print(f'\nForward pass, batch {args.batch_size}, channels_last, '
+          f'{results["device"]}, ms: median (fastest to slowest)\n\n'
+          f'| model | image | {" | ".join(FORMS)} |\n|---|---|{"---|" * len(FORMS)}')
+    for model in results['models']:
+        cells = []
+        for form in FORMS:
+            spread = Spread.of([1e3 * t for t in model['seconds'][form]])
+            cells.append(
+                f'{spread.median:.1f} ({spread.low:.1f} to {spread.high:.1f})')
+        print(f'| {model["name"]} | {"x".join(map(str, model["input_shape"]))} | '
+              f'{" | ".join(cells)} |')
+    if args.out:
+        write_whole(args.out, json.dumps(results, indent=1))
+
+
+if __name__ == '__main__':
+    main()

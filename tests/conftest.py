@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,6 +160,26 @@ def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300, fresh=False):
     if check:
         assert result.returncode == 0, result.stdout[-4000:]
     return result
+
+
+def run_ranks(num_ranks, *args):
+    """Run a tool as the ranks of one distributed run, as torchrun starts them.
+
+    Returns:
+        list[CompletedProcess]: One for each rank.
+    """
+    env = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(),
+               WORLD_SIZE=str(num_ranks))
+    with ThreadPoolExecutor(num_ranks) as pool:
+        ranks = [
+            pool.submit(run_tool, args[0], '--launcher', 'pytorch', *args[1:],
+                        check=False, env=dict(env, RANK=str(i), LOCAL_RANK=str(i)))
+            for i in range(num_ranks)
+        ]
+        results = [rank.result() for rank in ranks]
+    for result in results:
+        assert result.returncode == 0, result.stdout[-4000:]
+    return results
 
 
 @pytest.fixture

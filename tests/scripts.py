@@ -37,6 +37,10 @@ def _run(script, arguments, cwd, env, output):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    # The server has read the variable when it imported torch.
+    if 'OMP_NUM_THREADS' in env:
+        import torch
+        torch.set_num_threads(int(env['OMP_NUM_THREADS']))
     sys.argv = [script, *arguments]
     sys.path[:0] = [os.path.dirname(script), *env.get('PYTHONPATH', '').split(':')]
     runpy.run_path(script, run_name='__main__')

@@ -126,7 +126,8 @@ def peak_memory(make_step: Callable,
         torch.cuda.reset_peak_memory_stats(device)
         _make_and_run(make_step, args)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    context = multiprocessing.get_context('spawn')
+    # Each process is a fork of one that has done the imports and nothing else.
+    context = multiprocessing.get_context('forkserver')
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_send_peak, args=(sender, make_step, args, limit))

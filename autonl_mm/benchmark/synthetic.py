@@ -15,7 +15,7 @@ NUM_OBJECTS = 4  # per image, for detectors
 def make_batch(cfg: Config,
                batch_size: int,
                size: Tuple[int, int],
-               part: str = 'train',
+               phase: str = 'train',
                seed: int = 0) -> dict:
     """Make noise images with annotations, packed as in the config's pipeline.
 
@@ -24,7 +24,7 @@ def make_batch(cfg: Config,
             ``default_scope`` set.
         batch_size (int): Number of images.
         size (tuple[int, int]): Height and width of the images.
-        part (str): The pipeline whose packing is used: ``'train'``, ``'val'``
+        phase (str): The pipeline whose packing is used: ``'train'``, ``'val'``
             or ``'test'``. Defaults to ``'train'``.
         seed (int): Seed of the noise. Defaults to 0.
 
@@ -34,7 +34,7 @@ def make_batch(cfg: Config,
         and ``data_samples``. Labels are 0 and 1.
     """
     rng = np.random.default_rng(seed)
-    dataset = cfg[f'{part}_dataloader'].dataset
+    dataset = cfg[f'{phase}_dataloader'].dataset
     _, dataset = next(leaf_datasets('', dataset))
     pack = TRANSFORMS.build(dataset.pipeline[-1])
     masks = 'mask_head' in cfg.model.get('roi_head', {})

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import free_port, run_tool
+from conftest import run_ranks, run_tool
 
 DETECTOR = 'configs/demo/retinanet_autonl-s_1xb8_demo-det.py'
 SEGMENTOR = 'configs/demo/semantic-fpn_autonl-s_1xb8_demo-seg.py'
@@ -65,10 +65,10 @@ def test_train_test_resume(config, task, metric, demo_data, tmp_path):
 def test_two_processes(config, task, metric, demo_data, tmp_path):
     """Over gloo, SyncBN as in the COCO and Cityscapes configs."""
     sync_bn = 'model.backbone.norm_cfg.type=SyncBN'
-    log = run_tool('tools/dist_train.sh', config, '2', '--work-dir',
-                   tmp_path, *options(task, demo_data), sync_bn,
-                   'train_dataloader.batch_size=1',
-                   env=dict(PORT=free_port())).stdout
+    # tools/dist_train.sh starts them in test_train.py
+    log = run_ranks(2, 'tools/train.py', config, '--work-dir', tmp_path,
+                    *options(task, demo_data), sync_bn,
+                    'train_dataloader.batch_size=1')[0].stdout
     assert 'SyncBN needs a GPU: 1 settings' in log
     # four images, one per process
     checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)

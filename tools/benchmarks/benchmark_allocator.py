@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
 from autonl_mm.benchmark.synthetic import make_batch
-from autonl_mm.cli import configs
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import SWITCH, keep_freed_memory
 
 CONFIGS = (
@@ -77,7 +78,7 @@ def measure(config, batch_size, size, steps):
     model = configs.build_model(cfg)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     train_batch, test_batch = (
-        make_batch(cfg, batch_size, size, part) for part in ('train', 'test'))
+        make_batch(cfg, batch_size, size, phase) for phase in ('train', 'test'))
 
     def train():
         model.train()
@@ -132,6 +133,7 @@ def table(seconds):
 def main():
     args = parse_args()
     try:
+        outputs.check_file('--out', args.out)
         if min(args.batch_size, args.rounds, args.steps) < 1:
             raise ValueError('--batch-size, --rounds and --steps must be at '
                              'least 1')
@@ -149,7 +151,8 @@ def main():
           'steps in each\n')
     print(table(seconds))
     if args.out:
-        args.out.write_text(
+        write_whole(
+            args.out,
             json.dumps(
                 dict(vars(args), out=str(args.out), torch=torch.__version__,
                      device_name=device_name('cpu'), seconds=seconds),

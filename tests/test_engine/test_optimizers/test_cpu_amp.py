@@ -24,7 +24,7 @@ DEMO = dict(
 SMALL = dict(
     cls={'train_dataloader.dataset.pipeline.1.crop_size': 32},
     det={},
-    seg={'model.data_preprocessor.size': (96, 96)})
+    seg={'model.data_preprocessor.size': (64, 64)})
 # What fits TINY_ARCH, in place of what fits AutoNL-S.
 TINY = dict(
     cls={'model.backbone.out_indices': (-1, ),
@@ -140,13 +140,13 @@ def demo_data(tmp_path_factory):
     run_tool('tools/dataset_converters/make_demo_data.py', '--out', root,
              *(f'--{task}-{part}={n}' for task in DEMO
                for part, n in (('train', 64), ('val', 1))),
-             '--cls-size=32', '--det-size=96', '--seg-size=96')
+             '--cls-size=32', '--det-size=80', '--seg-size=64')
     return root
 
 
 @pytest.mark.parametrize('task', DEMO)
 def test_mixed_precision_trains_like_float32(task, demo_data, tiny_arch, scope):
-    check_curves(task, demo_data, 15, 3, 2, {
+    check_curves(task, demo_data, 9, 3, 2, {
         'model.backbone.arch': str(tiny_arch), **TINY[task]})
 
 

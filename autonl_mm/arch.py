@@ -22,22 +22,33 @@ token                   meaning
 ======================  ====================================================
 
 ``r``, ``k``, ``s``, ``e``, ``i`` and ``o`` are required. Empty lines and
-everything after ``#`` are ignored. The authors' notation cannot describe the
-head; here a line ``head<n>`` gives its channels if they are not 1280.
+everything after ``#`` are ignored. Two things that the authors' notation cannot
+describe have lines of their own here: ``head<n>`` gives the channels of the head
+if they are not 1280, and ``scale-rms`` says that the network's LightNLs divide
+their ``y`` by its root mean square instead of by the size of the feature map.
 """
 import os.path as osp
 import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from os import PathLike
-from pathlib import Path
-from typing import Dict, Iterator, List, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+from .text_files import read_text
 
 HEAD_CHANNELS = 1280
-# No network is deeper; a typing error must not fill the memory.
+# No network is deeper; a typing error must not fill the memory. The second one
+# is for all blocks of a network.
 MAX_REPEATS = 1000
+MAX_BLOCKS = 1000
 # The notation allows six digits before the decimal point; so does a spec.
 LIMIT = 10**6
+# What LightNL divides its product by: the size of the feature map, or the
+# product's root mean square in each image.
+SCALES = ('paper', 'rms')
+# Of new layers, supernets and networks. A spec or a text that does not say it
+# is the paper's.
+DEFAULT_SCALE = 'paper'
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,8 @@ class ArchSpec:
             Defaults to 32.
         head_channels (int): Output channels of the 1x1 head convolution.
             Defaults to 1280.
+        scale (str): What LightNL divides by, ``'paper'`` or ``'rms'``; see
+            :func:`autonl_mm.models.light_nl`. Defaults to ``'paper'``.
 
     Raises:
         ValueError: If there are no blocks or their channels do not fit.
@@ -167,13 +180,16 @@ class ArchSpec:
     blocks: Tuple[BlockSpec, ...]
     stem_channels: int = 32
     head_channels: int = HEAD_CHANNELS
+    scale: str = 'paper'
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'blocks', tuple(self.blocks))
-        if not self.blocks:
-            raise ValueError('an ArchSpec needs at least one block, got none')
+        if not 1 <= len(self.blocks) <= MAX_BLOCKS:
+            raise ValueError('an ArchSpec needs at least one block and at most '
+                             f'{MAX_BLOCKS}, got {len(self.blocks) or "none"}')
         _check_positive_int('stem_channels', self.stem_channels)
         _check_positive_int('head_channels', self.head_channels)
+        check_scale(self.scale)
         channels, source = self.stem_channels, 'the stem'
         for i, block in enumerate(self.blocks):
             if not isinstance(block, BlockSpec):
@@ -214,8 +230,8 @@ class ArchSpec:
                 and what was expected.
         """
         blocks: List[BlockSpec] = []
-        head_channels = None
-        for number, line in enumerate(text.splitlines(), 1):
+        head_channels = scale = None
+        for number, line in enumerate(text.lstrip('\ufeff').splitlines(), 1):
             line = line.split('#', 1)[0].strip()
             if not line:
                 continue
@@ -226,6 +242,12 @@ class ArchSpec:
                                          'before, expected it once')
                     head_channels = _parse_positive_int(line, line[4:])
                     continue
+                if line.startswith('scale'):
+                    if scale is not None:
+                        raise ValueError(f'token {line!r}: the scale was given '
+                                         'before, expected it once')
+                    scale = _parse_scale(line)
+                    continue
                 for block in _parse_block(line):
                     if blocks and blocks[-1].out_channels != block.in_channels:
                         raise ValueError(
@@ -233,6 +255,9 @@ class ArchSpec:
                             f'i{blocks[-1].out_channels}, the channels that '
                             'the block before gives')
                     blocks.append(block)
+                if len(blocks) > MAX_BLOCKS:
+                    raise ValueError(f'{len(blocks)} blocks up to here, expected '
+                                     f'at most {MAX_BLOCKS} in a network')
             except ValueError as e:
                 raise ValueError(f'line {number} ({line!r}): {e}') from None
         if not blocks:
@@ -240,7 +265,8 @@ class ArchSpec:
                              "as 'r1_k3_s11_e1_i32_o16'")
         return cls(
             tuple(blocks), blocks[0].in_channels,
-            HEAD_CHANNELS if head_channels is None else head_channels)
+            HEAD_CHANNELS if head_channels is None else head_channels,
+            scale or 'paper')
 
     @classmethod
     def from_file(cls, path: Union[str, PathLike]) -> 'ArchSpec':
@@ -251,10 +277,10 @@ class ArchSpec:
             ValueError: As :meth:`from_text`, with the file's name.
         """
         try:
-            text = Path(path).read_text(encoding='utf-8')
-        except UnicodeDecodeError as e:
-            raise ValueError(f'{path} is not a text file, expected blocks in '
-                             'the notation, one per line') from e
+            text = read_text(path)
+        except ValueError as e:
+            raise ValueError(f'{e}: expected blocks in the notation, one per '
+                             'line') from None
         try:
             return cls.from_text(text)
         except ValueError as e:
@@ -265,6 +291,8 @@ class ArchSpec:
         lines = [block.to_text() for block in self.blocks]
         if self.head_channels != HEAD_CHANNELS:
             lines.append(f'head{self.head_channels}')
+        if self.scale != 'paper':
+            lines.append(f'scale-{self.scale}')
         return '\n'.join(lines) + '\n'
 
 
@@ -281,6 +309,23 @@ def _check_positive_int(name: str, value) -> None:
     if not _is_int(value) or not 0 < value < LIMIT:
         raise ValueError(f'{name} is {value!r}, expected a positive integer '
                          f'below {LIMIT}')
+
+
+def check_scale(scale: str) -> None:
+    """Check LightNL's scale.
+
+    Raises:
+        ValueError: If it is not one of :data:`SCALES`; names it.
+    """
+    if scale not in SCALES:
+        raise ValueError(f'scale is {scale!r}, expected one of {SCALES}')
+
+
+def _parse_scale(token: str) -> str:
+    scale = token[len('scale-'):]
+    if not token.startswith('scale-') or scale not in SCALES:
+        raise ValueError(f'token {token!r}: expected scale-paper or scale-rms')
+    return scale
 
 
 def _parse_positive_int(token: str, digits: str) -> int:
@@ -436,26 +481,46 @@ r1_k5_s11_e6_i192_o320_se0.5_nonlocal0.25-1
 _NAMED = dict(s=AUTONL_S, l=AUTONL_L)
 
 
-def resolve_arch(arch: Union[str, PathLike, Sequence[str], ArchSpec]
-                 ) -> ArchSpec:
+def resolve_arch(arch: Union[str, PathLike, Sequence[str], ArchSpec],
+                 scale: Optional[str] = None) -> ArchSpec:
     """Turn the ``arch`` of a config into a spec.
 
     Args:
         arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` or ``'l'``,
             the path of a notation file, lines of notation, or a spec.
+        scale (str, optional): What LightNL divides by, ``'paper'`` or
+            ``'rms'``. Defaults to None: what the notation or the spec says,
+            and :data:`DEFAULT_SCALE` for ``'s'`` and ``'l'``.
 
     Returns:
         ArchSpec: The spec.
 
     Raises:
-        ValueError: If it is none of these, or the notation is wrong.
+        ValueError: If it is none of these, the notation is wrong, or ``scale``
+            contradicts it.
     """
+    named = isinstance(arch, (str, PathLike)) and arch in _NAMED
+    spec = _NAMED[arch] if named else _read_arch(arch)
+    if scale is None:
+        scale = DEFAULT_SCALE if named else spec.scale
+    check_scale(scale)
+    if scale == spec.scale:
+        return spec
+    # The authors' notation cannot name a scale, so its networks can have any.
+    if spec.scale != 'paper':
+        raise ValueError(
+            f'scale is {scale!r}, but the arch is of a network with scale '
+            f"{spec.scale!r}: leave scale out, or the line 'scale-{spec.scale}' "
+            'of the notation')
+    return replace(spec, scale=scale)
+
+
+def _read_arch(arch) -> ArchSpec:
+    """The spec of an ``arch`` that is not a name."""
     if isinstance(arch, ArchSpec):
         return arch
     if isinstance(arch, (str, PathLike)):
-        if arch in _NAMED:
-            return _NAMED[arch]
-        if osp.isfile(arch):  # Path.is_file() raises for a long string
+        if osp.exists(arch):  # Path.exists() raises for a long string
             return ArchSpec.from_file(arch)
         raise ValueError(
             f"arch {str(arch)!r} is unknown: expected 's', 'l', the path of a "

@@ -2,7 +2,7 @@
 """Cost of blocks and of whole networks: MACs or measured latency.
 
 Multiply-accumulates (MACs) are counted for convolutions, the linear layer, the
-sums of global average pooling and LightNL's two products, but not for
+sums of global average pooling and LightNL's products, but not for
 normalisation, activations and elementwise arithmetic. mmengine's
 ``FlopAnalyzer`` gives the same count for every operator if its count of batch
 normalisation is switched off.
@@ -11,13 +11,12 @@ A cost model, :class:`MacsModel` or :class:`LatencyTable`, gives the cost of a
 block and of a whole network. A supernet asks it for the cost of every candidate
 block and weights these by its gates; the search has no other cost formula.
 """
-import json
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Dict, Iterator, Optional, Tuple, Union
 
 from .arch import ArchSpec, BlockSpec
+from .text_files import read_json
 
 Size = Tuple[int, int]
 
@@ -58,37 +57,47 @@ def strided(size: Size, stride: int) -> Size:
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-def light_nl_macs(channels, nl_channels, positions, sampled) -> Dict:
-    """MACs of LightNL's two products in both association orders.
+def light_nl_macs(channels, nl_channels, positions, sampled,
+                  scale: str = 'paper') -> Dict:
+    """MACs of LightNL's products in both association orders.
 
     Args:
         channels: C.
         nl_channels: k, the channels of the compact features.
         positions: ``HW``, positions of the full feature map.
         sampled: ``hw``, positions of the strided feature map.
+        scale (str): What the product is divided by. With ``'rms'`` the channel
+            order has a third product, k x k by k x C; the spatial order
+            squares and sums its result, which counts as elementwise
+            arithmetic. Defaults to ``'paper'``.
 
     Returns:
         dict: MACs by order: ``channel`` forms the C x k context matrix,
         ``spatial`` the HW x hw affinity.
     """
+    channel = (sampled + positions) * nl_channels * channels
+    if scale == 'rms':
+        channel = channel + nl_channels * nl_channels * channels
     return dict(
-        channel=(sampled + positions) * nl_channels * channels,
+        channel=channel,
         spatial=positions * sampled * (nl_channels + channels))
 
 
 def light_nl_order(channels: int, nl_channels: int, positions: int,
-                   sampled: int) -> str:
+                   sampled: int, scale: str = 'paper') -> str:
     """The cheaper order for a shape, ``channel`` if both cost the same."""
-    macs = light_nl_macs(channels, nl_channels, positions, sampled)
+    macs = light_nl_macs(channels, nl_channels, positions, sampled, scale)
     return 'spatial' if macs['spatial'] < macs['channel'] else 'channel'
 
 
-def block_macs(spec: BlockSpec, in_size: Size) -> Dict[str, int]:
+def block_macs(spec: BlockSpec, in_size: Size,
+               scale: str = 'paper') -> Dict[str, int]:
     """MACs of one inverted residual block by sublayer.
 
     Args:
         spec (BlockSpec): The block.
         in_size (tuple[int, int]): ``(H, W)`` of the block's input.
+        scale (str): The scale of its LightNL. Defaults to ``'paper'``.
 
     Returns:
         dict[str, int]: From the sublayer's name in MBConv to its MACs.
@@ -109,7 +118,8 @@ def block_macs(spec: BlockSpec, in_size: Size) -> Dict[str, int]:
         sampled = strided(out_size, spec.nl_stride)
         sampled = sampled[0] * sampled[1]
         macs['light_nl'] = min(
-            light_nl_macs(out, spec.nl_channels, positions, sampled).values())
+            light_nl_macs(out, spec.nl_channels, positions, sampled,
+                          scale).values())
         macs['light_nl.conv'] = positions * 9 * out
     return macs
 
@@ -173,7 +183,7 @@ def count_macs(arch: ArchSpec,
         rows += [
             LayerCost(f'{prefix}.{name}', macs,
                       shapes.get(name, (block.out_channels, *size)))
-            for name, macs in block_macs(block, in_size).items()
+            for name, macs in block_macs(block, in_size, arch.scale).items()
         ]
     if not with_head:
         return Cost(tuple(rows))
@@ -213,9 +223,11 @@ class MacsModel:
 
     unit = 'MACs'
 
-    def block(self, spec: BlockSpec, in_size: Size) -> int:
-        """Cost of a block whose input is ``in_size``, ``(H, W)``."""
-        return sum(block_macs(spec, in_size).values())
+    def block(self, spec: BlockSpec, in_size: Size,
+              scale: str = 'paper') -> int:
+        """Cost of a block whose input is ``in_size``, ``(H, W)``, with
+        LightNL of this scale."""
+        return sum(block_macs(spec, in_size, scale).values())
 
     def network(self,
                 arch: ArchSpec,
@@ -264,18 +276,22 @@ class LatencyTable:
             ValueError: If it is not such a table.
         """
         try:
-            entries = json.loads(Path(path).read_text())['latency_ms']
-            return cls(entries, str(path))
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError,
-                json.JSONDecodeError) as e:
+            entries = read_json(path)['latency_ms'].items()
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
             raise ValueError(
                 f'{path} is not a latency table, expected the JSON that '
                 'tools/analysis_tools/measure_latency.py writes') from e
+        return cls(dict(entries), str(path))
 
     @staticmethod
-    def block_key(spec: BlockSpec, in_size: Size) -> str:
-        """Key of a block whose input is ``in_size``, ``(H, W)``."""
-        return f'{in_size[0]}x{in_size[1]} {spec.to_text()}'
+    def block_key(spec: BlockSpec, in_size: Size,
+                  scale: str = 'paper') -> str:
+        """Key of a block whose input is ``in_size``, ``(H, W)``, with LightNL
+        of this scale."""
+        key = f'{in_size[0]}x{in_size[1]} {spec.to_text()}'
+        if spec.nl_ratio and scale != 'paper':
+            key += f' scale-{scale}'
+        return key
 
     @staticmethod
     def stem_key(arch: ArchSpec, input_shape: Size) -> str:
@@ -296,13 +312,15 @@ class LatencyTable:
                 'tools/analysis_tools/measure_latency.py')
         return self.entries[key]
 
-    def block(self, spec: BlockSpec, in_size: Size) -> float:
-        """Cost of a block whose input is ``in_size``, ``(H, W)``.
+    def block(self, spec: BlockSpec, in_size: Size,
+              scale: str = 'paper') -> float:
+        """Cost of a block whose input is ``in_size``, ``(H, W)``, with LightNL
+        of this scale.
 
         Raises:
             ValueError: If the table lacks it.
         """
-        return self._lookup(self.block_key(spec, in_size))
+        return self._lookup(self.block_key(spec, in_size, scale))
 
     def network(self,
                 arch: ArchSpec,
@@ -325,7 +343,7 @@ class LatencyTable:
         total = self._lookup(self.stem_key(arch, input_shape))
         size = input_shape
         for _, block, in_size in iter_blocks(arch, input_shape):
-            total += self.block(block, in_size)
+            total += self.block(block, in_size, arch.scale)
             size = strided(in_size, block.stride)
         if with_head:
             total += self._lookup(self.head_key(arch, size))

@@ -115,7 +115,8 @@ def arch_specs(draw):
         blocks.append(draw(block_specs(channels)))
         channels = blocks[-1].out_channels
     head = draw(st.one_of(st.just(1280), st.integers(1, 999999)))
-    return ArchSpec(tuple(blocks), stem, head)
+    scale = draw(st.sampled_from(['paper', 'rms']))
+    return ArchSpec(tuple(blocks), stem, head, scale)
 
 
 # ----------------------------------------------------------------- round trip
@@ -130,6 +131,15 @@ def test_round_trip_is_the_identity(spec):
 @pytest.mark.parametrize('spec', [AUTONL_S, AUTONL_L])
 def test_round_trip_of_the_released_networks(spec):
     assert ArchSpec.from_text(spec.to_text()) == spec
+    assert spec.scale == 'paper' and 'scale' not in spec.to_text()
+
+
+def test_scale_has_a_line_of_its_own():
+    spec = replace(AUTONL_S, scale='rms')
+    assert spec.to_text() == AUTONL_S.to_text() + 'scale-rms\n'
+    assert ArchSpec.from_text('scale-rms # bounded\n' + AUTONL_S.to_text()) == spec
+    assert ArchSpec.from_text('scale-paper\n' + AUTONL_S.to_text()) == AUTONL_S
+    assert spec.without_light_nl().scale == 'rms'
 
 
 @pytest.mark.parametrize('value,digits', [
@@ -331,6 +341,13 @@ def test_comments_blank_lines_and_line_ends():
     ('head0', 'head0', 'positive integer'),
     ('head64x', 'head64x', 'positive integer'),
     ('head', 'head', 'unknown'),
+    # the scale
+    ('scale', 'scale', 'scale-paper or scale-rms'),
+    ('scale-', 'scale-', 'scale-paper or scale-rms'),
+    ('scale-root', 'scale-root', 'scale-paper or scale-rms'),
+    ('scalerms', 'scalerms', 'scale-paper or scale-rms'),
+    ('scale-rms_k3', 'scale-rms_k3', 'scale-paper or scale-rms'),
+    ('scale rms', 'scale rms', 'scale-paper or scale-rms'),
 ])
 def test_error_names_line_token_and_expectation(line, token, expected):
     text = f'# a comment\n\n{FIRST}\n{line}\n{line}\n'
@@ -369,7 +386,12 @@ def test_two_heads():
     assert 'line 3' in message and 'once' in message
 
 
-@pytest.mark.parametrize('text', ['', '\n \n', '# nothing', 'head64'])
+def test_two_scales():
+    message = fails(f'{FIRST}\nscale-paper\nscale-rms')
+    assert 'line 3' in message and 'once' in message
+
+
+@pytest.mark.parametrize('text', ['', '\n \n', '# nothing', 'head64', 'scale-rms'])
 def test_no_block(text):
     message = fails(text)
     assert 'no block' in message and FIRST in message
@@ -394,10 +416,10 @@ def test_fuzz_any_text(text):
 pieces = st.one_of(
     st.sampled_from(TOKENS + FIRST.split('_')),
     st.from_regex(
-        r'(r|k|s|e|i|o|a|p|se|sw|noskip|nonlocal|head)[-+.e0-9]{0,9}',
+        r'(r|k|s|e|i|o|a|p|se|sw|noskip|nonlocal|head|scale)[-+.e0-9]{0,9}',
         fullmatch=True),
     st.text(max_size=4),
-    st.sampled_from(['\n', '#', 'i24', 'o24', 'r1000', 'head7']))
+    st.sampled_from(['\n', '#', 'i24', 'o24', 'r1000', 'head7', 'scale-rms']))
 
 
 @settings(max_examples=500, deadline=None)
@@ -505,6 +527,8 @@ def test_stride_of_an_absent_light_nl_means_nothing():
     (dict(blocks=AUTONL_S.blocks, stem_channels=0), 'stem_channels is 0'),
     (dict(blocks=AUTONL_S.blocks, head_channels=1.5), 'head_channels is 1.5'),
     (dict(blocks=AUTONL_S.blocks, head_channels=10**6), 'head_channels'),
+    (dict(blocks=AUTONL_S.blocks, scale='root'), "scale is 'root'"),
+    (dict(blocks=AUTONL_S.blocks, scale=None), 'scale is None'),
 ])
 def test_arch_spec_checks(kwargs, words):
     with pytest.raises(ValueError) as info:
@@ -557,6 +581,24 @@ def test_resolve_arch(tmp_path):
     assert resolve_arch(str(path)) == AUTONL_L
     assert resolve_arch(AUTONL_S.to_text().split('\n')) == AUTONL_S
     assert resolve_arch((FIRST, )).blocks == (BlockSpec(32, 16, 1, 3, 1), )
+
+
+def test_resolve_arch_with_a_scale(monkeypatch):
+    bounded = replace(AUTONL_S, scale='rms')
+    lines = AUTONL_S.to_text().splitlines()
+    for arch in 's', AUTONL_S, lines:
+        assert resolve_arch(arch, 'rms') == bounded
+        assert resolve_arch(arch, 'paper') == AUTONL_S
+    for arch in bounded, [*lines, 'scale-rms']:
+        assert resolve_arch(arch) == resolve_arch(arch, 'rms') == bounded
+        with pytest.raises(ValueError, match=r"is 'paper', but .* scale 'rms'"):
+            resolve_arch(arch, 'paper')
+    with pytest.raises(ValueError, match="scale is 'root'"):
+        resolve_arch('s', 'root')
+    # the default is for networks that are known by name
+    monkeypatch.setattr('autonl_mm.arch.DEFAULT_SCALE', 'rms')
+    assert resolve_arch('s') == bounded
+    assert resolve_arch('s', 'paper') == resolve_arch(lines) == AUTONL_S
 
 
 @pytest.mark.parametrize('arch', [

@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.registry import MODELS
 
 from autonl_mm import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec, count_macs
+from autonl_mm.benchmark.measure import built_macs
 from autonl_mm.cost import (
     LatencyTable,
     MacsModel,
@@ -18,6 +20,7 @@ from autonl_mm.cost import (
     light_nl_order,
     strided,
 )
+from autonl_mm.models import AutoNL
 
 pytest.importorskip('mmpretrain')
 torch.set_num_threads(1)  # small tensors; other processes use the cores
@@ -112,8 +115,10 @@ def test_parameters_of_the_paper(arch, millions):
 
 # ---------------------------------------------- against mmengine's counter
 @pytest.mark.parametrize('input_shape', [(224, 224), (225, 161)])
+@pytest.mark.parametrize('scale', ['paper', 'rms'])
 @pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
-def test_rows_agree_with_mmengine(arch, input_shape):
+def test_rows_agree_with_mmengine(arch, input_shape, scale):
+    arch = replace(arch, scale=scale)
     model = build_classifier(arch)
     cost = count_macs(arch, input_shape)
     measured = measured_rows(model, input_shape)
@@ -144,7 +149,8 @@ def small_archs(draw):
                 nl_stride=draw(st.integers(1, 4)),
                 skip=draw(st.booleans())))
         channels = out
-    return ArchSpec(blocks, stem, draw(st.integers(1, 20)))
+    return ArchSpec(blocks, stem, draw(st.integers(1, 20)),
+                    draw(st.sampled_from(['paper', 'rms'])))
 
 
 @settings(max_examples=12, deadline=None)
@@ -197,6 +203,26 @@ def test_formulas_of_both_orders():
     macs = light_nl_macs(12, 3, positions=35, sampled=12)
     assert macs == dict(
         channel=(12 + 35) * 3 * 12, spatial=35 * 12 * (3 + 12))
+
+
+def test_root_mean_square_costs_a_product_of_the_small_matrices():
+    macs = light_nl_macs(12, 3, positions=35, sampled=12, scale='rms')
+    assert macs == dict(
+        channel=(12 + 35) * 3 * 12 + 3 * 3 * 12, spatial=35 * 12 * (3 + 12))
+    # which can make the other order the cheaper one
+    assert light_nl_order(8, 8, 8, 8) == 'channel'
+    assert light_nl_order(8, 8, 8, 8, 'rms') == 'spatial'
+    for arch in AUTONL_S, AUTONL_L:
+        ratio = count_macs(replace(arch, scale='rms')).total / count_macs(arch).total
+        assert 1 < ratio < 1.002
+
+
+@pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
+def test_counters_agree_on_the_root_mean_square(arch):
+    arch = replace(arch, scale='rms')
+    net = AutoNL(arch, out_indices=(-1, ))
+    for shape in (224, 224), (95, 131):
+        assert built_macs(net, 3, *shape) == count_macs(arch, shape, None).total
 
 
 def test_tie_goes_to_the_channel_order():
@@ -267,6 +293,8 @@ def test_block_macs_by_hand():
         'light_nl': min((6 + 20) * 2 * 6, 20 * 6 * (2 + 6)),
         'light_nl.conv': 20 * 9 * 6,
     }
+    assert block_macs(spec, (9, 7), 'rms')['light_nl'] == min(
+        (6 + 20) * 2 * 6 + 2 * 2 * 6, 20 * 6 * (2 + 6))
     assert list(block_macs(BlockSpec(4, 6, 1, 3, 1), (9, 7))) == [
         'depthwise.conv', 'project.conv'
     ]
@@ -310,6 +338,10 @@ def test_latency_of_a_network():
     assert table.block(ARCH.blocks[0], (16, 12)) == 2
     assert table.network(ARCH, (32, 24)) == 15
     assert table.network(ARCH, (32, 24), with_head=False) == 7
+    # times of blocks with LightNL are those of one scale
+    assert table.block(ARCH.blocks[0], (16, 12), 'rms') == 2
+    with pytest.raises(ValueError, match=r'nonlocal0\.25-1 scale-rms'):
+        table.network(replace(ARCH, scale='rms'), (32, 24))
 
 
 def test_latency_table_file(tmp_path):

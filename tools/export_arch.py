@@ -12,13 +12,14 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import save_checkpoint
 
 import autonl_mm  # noqa: F401
+from autonl_mm.benchmark.records import format_metrics
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
     load_checkpoint,
     write_whole,
 )
-from autonl_mm.cli import launch
+from autonl_mm.cli import launch, outputs
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.nas import CostAwareModel, export_subnet
 
@@ -140,6 +141,9 @@ def evaluate(cfg, checkpoint, subnet):
 def main():
     args = parse_args()
     try:
+        outputs.check_file('--out', args.out)
+        outputs.check_file('--weights', args.weights, ('.pth', ))
+        outputs.check_file('--config', args.retrain_config, ('.py', ))
         cfg = launch.load_config(args)
         if not osp.isfile(args.checkpoint):
             raise FileNotFoundError(
@@ -159,7 +163,7 @@ def main():
                              f'{type(model).__name__}, expected the config of a '
                              'search, whose model is a CostAwareModel')
         load_supernet(model, args.checkpoint)
-    except (FileNotFoundError, ValueError, BrokenCheckpointError,
+    except (OSError, ImportError, ValueError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
         sys.exit(f'export_arch.py: {e}')
 
@@ -192,9 +196,7 @@ def main():
         results = evaluate(cfg, args.checkpoint, subnet)
         print('\n\n| network | metrics |\n|---|---|')
         for name, metrics in results.items():
-            values = ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()
-                               if isinstance(v, (int, float)))
-            print(f'| {name} | {values} |')
+            print(f'| {name} | {format_metrics(metrics)} |')
 
 
 if __name__ == '__main__':

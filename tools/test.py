@@ -4,15 +4,20 @@ import argparse
 import os.path as osp
 import sys
 
-import mmengine
 import torch
 from mmengine.config import ConfigDict
 from mmengine.evaluator import DumpResults
+from mmengine.fileio import dump
 
 import autonl_mm  # noqa: F401
-from autonl_mm.checkpoint import BrokenCheckpointError, UnsafeCheckpointError
-from autonl_mm.cli import launch
-from autonl_mm.cli.checks import check_datasets
+from autonl_mm.cli import endings, launch, outputs
+from autonl_mm.cli.data_checks import (
+    CheckpointClassesHook,
+    built_leaves,
+    check_datasets,
+    check_loaders,
+    is_unlabelled,
+)
 from autonl_mm.datasets.settings import check_data, leaf_datasets
 from autonl_mm.half import use_half
 
@@ -72,6 +77,8 @@ def check_options(args):
     elif args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out is {args.out!r}, expected a .pkl file for '
                          'predictions')
+    outputs.check_file('--out', args.out)
+    outputs.check_folder('--show-dir', args.show_dir)
 
 
 def use_tta(cfg):
@@ -101,40 +108,82 @@ def visualise_predictions(cfg, show_dir):
         cfg.visualizer.save_dir = show_dir
 
 
+def prepare(args):
+    """The config of an evaluation, with all options applied and checked.
+
+    Args:
+        args (Namespace): The tool's arguments.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: If something is missing or
+            does not fit.
+    """
+    check_options(args)
+    cfg = launch.load_config(args)
+    if not osp.isfile(args.checkpoint):
+        raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
+    if args.checkpoint.endswith('.onnx'):
+        launch.use_onnx(cfg, args.checkpoint)
+    else:
+        cfg.load_from = args.checkpoint
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.show_dir:
+        visualise_predictions(cfg, args.show_dir)
+    if args.tta:
+        use_tta(cfg)
+    outputs.check_folder('--work-dir', cfg.work_dir)
+    check_loaders(cfg, ['test_dataloader'])
+    check_data(cfg, ['test_dataloader'])
+    return cfg
+
+
+def predict_only(runner):
+    """Leave out metrics and annotations if the data have no labels.
+
+    Args:
+        runner (Runner): The runner.
+
+    Returns:
+        bool: Whether they have none.
+    """
+    datasets = [d for _, d in built_leaves('', runner.test_dataloader.dataset)]
+    if not any(map(is_unlabelled, datasets)):
+        return False
+    runner.logger.warning('test_dataloader.dataset has no labels: only the '
+                          'predictions are written, no metrics')
+    runner.test_evaluator.metrics.clear()
+    for dataset in datasets:
+        dataset.pipeline.transforms = [
+            t for t in dataset.pipeline.transforms
+            if not type(t).__name__.startswith('LoadAnnotations')
+        ]
+    return True
+
+
 def main():
     args = parse_args()
-    try:
-        check_options(args)
-        cfg = launch.load_config(args)
-        if not osp.isfile(args.checkpoint):
-            raise FileNotFoundError(
-                f'checkpoint {args.checkpoint!r} does not exist')
-        if args.checkpoint.endswith('.onnx'):
-            launch.use_onnx(cfg, args.checkpoint)
-        else:
-            cfg.load_from = args.checkpoint
-        if args.amp:
-            cfg.test_cfg.fp16 = True
-        if args.show_dir:
-            visualise_predictions(cfg, args.show_dir)
-        if args.tta:
-            use_tta(cfg)
-        check_data(cfg, ['test_dataloader'])
-    except (FileNotFoundError, ImportError, ValueError) as e:
-        sys.exit(f'test.py: {e}')
-    runner = launch.build_runner(cfg)
-    check_datasets(runner, train=False)
-    if args.dtype != 'float32':
-        use_half(runner.model, getattr(torch, args.dtype))
-    if args.out and args.out_item == 'pred':
-        runner.test_evaluator.metrics.append(
-            DumpResults(out_file_path=args.out))
-    try:
+    with endings.in_one_line('test.py'):
+        try:
+            cfg = prepare(args)
+        except (FileNotFoundError, ImportError, ValueError) as e:
+            sys.exit(f'test.py: {e}')
+        runner = launch.build_runner(cfg)
+        dumps = args.out and args.out_item == 'pred'
+        try:
+            unlabelled = dumps and predict_only(runner)
+            check_datasets(runner, train=False, labelled=not unlabelled)
+        except ValueError as e:
+            sys.exit(f'test.py: {e}')
+        runner.register_hook(CheckpointClassesHook())
+        if args.dtype != 'float32':
+            use_half(runner.model, getattr(torch, args.dtype))
+        if dumps:
+            runner.test_evaluator.metrics.append(
+                DumpResults(out_file_path=args.out))
         metrics = runner.test()
-    except (BrokenCheckpointError, UnsafeCheckpointError) as e:
-        sys.exit(f'test.py: {e}')
-    if args.out and args.out_item == 'metrics':
-        mmengine.dump(metrics, args.out)
+        if args.out and args.out_item == 'metrics':
+            dump(metrics, args.out)
 
 
 if __name__ == '__main__':

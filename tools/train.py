@@ -2,11 +2,12 @@
 """Train a classifier, detector or segmentor; ``default_scope`` says which."""
 import argparse
 import sys
+from contextlib import ExitStack
 
 import autonl_mm  # noqa: F401
-from autonl_mm.checkpoint import BrokenCheckpointError, UnsafeCheckpointError
-from autonl_mm.cli import launch
-from autonl_mm.cli.checks import check_datasets
+from autonl_mm.cli import endings, launch, outputs
+from autonl_mm.cli.data_checks import check_datasets, check_loaders
+from autonl_mm.cli.lock import lock
 from autonl_mm.datasets.settings import check_data
 
 
@@ -30,31 +31,50 @@ def parse_args():
     return parser.parse_args()
 
 
+def prepare(args):
+    """The config of a run, with all options applied and checked.
+
+    Args:
+        args (Namespace): The tool's arguments.
+
+    Raises:
+        BrokenCheckpointError, FileNotFoundError, ImportError, ValueError: If
+            something is missing or does not fit.
+    """
+    cfg = launch.load_config(args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        launch.use_amp(cfg)
+    if args.auto_scale_lr:
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+            raise ValueError('--auto-scale-lr needs '
+                             'auto_scale_lr.base_batch_size in the config, '
+                             'which does not have it')
+        cfg.auto_scale_lr.enable = True
+    launch.check_search(cfg)
+    outputs.check_folder('--work-dir', cfg.work_dir)
+    launch.set_resume(cfg, args.resume)
+    loaders = ['train_dataloader', 'val_dataloader']
+    check_loaders(cfg, loaders)
+    check_data(cfg, loaders)
+    return cfg
+
+
 def main():
     args = parse_args()
-    try:
-        cfg = launch.load_config(args)
-        if args.no_validate:
-            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-        if args.amp:
-            launch.use_amp(cfg)
-        if args.auto_scale_lr:
-            if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-                raise ValueError('--auto-scale-lr needs '
-                                 'auto_scale_lr.base_batch_size in the config, '
-                                 'which does not have it')
-            cfg.auto_scale_lr.enable = True
-        launch.check_search(cfg)
-        launch.set_resume(cfg, args.resume)
-        check_data(cfg, ['train_dataloader', 'val_dataloader'])
-    except (FileNotFoundError, ValueError) as e:
-        sys.exit(f'train.py: {e}')
-    runner = launch.build_runner(cfg)
-    check_datasets(runner, train=True)
-    try:
+    with endings.in_one_line('train.py'), ExitStack() as stack:
+        try:
+            cfg = prepare(args)
+            stack.enter_context(lock(cfg.work_dir))
+        except (FileNotFoundError, ImportError, ValueError) as e:
+            sys.exit(f'train.py: {e}')
+        runner = launch.build_runner(cfg)
+        try:
+            check_datasets(runner, train=True)
+        except ValueError as e:
+            sys.exit(f'train.py: {e}')
         runner.train()
-    except (BrokenCheckpointError, UnsafeCheckpointError) as e:
-        sys.exit(f'train.py: {e}')
 
 
 if __name__ == '__main__':

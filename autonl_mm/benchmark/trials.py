@@ -14,6 +14,7 @@ from mmengine.config import DictAction
 from tqdm import tqdm
 
 from autonl_mm.checkpoint import write_whole
+from autonl_mm.text_files import read_json
 
 from .records import metric_of, read_scalars
 
@@ -98,7 +99,7 @@ def train(tool: Path,
     """
     record = out / 'result.json'
     if record.exists():
-        result = json.loads(record.read_text())
+        result = read_json(record)
         if {k: result.get(k) for k in key} == key:
             return result
         raise ValueError(f'{out} holds another run: remove it or use another '

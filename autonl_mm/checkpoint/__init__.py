@@ -1,11 +1,14 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Safe loading of checkpoints, and files that are never half-written."""
+from .archive import BrokenCheckpointError, check_file, find_earlier
 from .config_text import UnsafeCheckpointError
-from .loading import BrokenCheckpointError, load_checkpoint
+from .loading import load_checkpoint
 from .patches import install
-from .writing import find_resumable, whole_folder, write_whole
+from .resumable import find_resumable
+from .writing import process_lives, whole_folder, write_whole
 
 __all__ = [
-    'BrokenCheckpointError', 'UnsafeCheckpointError', 'find_resumable', 'install',
-    'load_checkpoint', 'whole_folder', 'write_whole'
+    'BrokenCheckpointError', 'UnsafeCheckpointError', 'check_file', 'find_earlier',
+    'find_resumable', 'install', 'load_checkpoint', 'process_lives', 'whole_folder',
+    'write_whole'
 ]

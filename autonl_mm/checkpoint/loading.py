@@ -4,7 +4,6 @@ import _codecs
 import os.path as osp
 import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, Callable, Union
 
@@ -13,11 +12,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
+from .archive import BrokenCheckpointError, check_file
 from .config_text import UnsafeCheckpointError, check_config_texts
-
-
-class BrokenCheckpointError(RuntimeError):
-    """The file is truncated or not a checkpoint."""
 
 
 def _refuse(*args) -> None:
@@ -74,10 +70,7 @@ def _load(path: str, map_location: Any) -> Any:
         start = file.read(512)
     if start[257:262] == b'ustar':
         raise pickle.UnpicklingError(TAR)
-    if start[:4] == b'PK\x03\x04':
-        if not zipfile.is_zipfile(path):
-            raise EOFError('its end is missing')
-    elif start[:1] != pickle.PROTO:
+    if not check_file(path) and start[:1] != pickle.PROTO:
         raise EOFError('it does not start like a checkpoint')
     with torch.serialization.safe_globals(SAFE_GLOBALS):
         return torch.load(path, map_location, weights_only=True)
@@ -99,9 +92,8 @@ def _explain(path: str, error: BaseException) -> BaseException:
             'from: torch.save(model.state_dict(), file)')
     if re.search('cuda|device|data location|memory', reason, re.IGNORECASE):
         return error  # not the fault of the file
-    return BrokenCheckpointError(
-        f'{path} ({osp.getsize(path)} bytes) is truncated or not a checkpoint '
-        f'({reason}). Download or copy it again, or resume from an earlier one')
+    return BrokenCheckpointError.of(path,
+                                    f'truncated or not a checkpoint ({reason})')
 
 
 def _load_safetensors(path: str, map_location: Any) -> dict:
@@ -132,7 +124,8 @@ def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
         UnsafeCheckpointError: If it holds anything other than tensors, plain
             Python data, numpy arrays of numbers or text, and HistoryBuffers, or if
             it holds a config text that would run code.
-        BrokenCheckpointError: If it is truncated or not a checkpoint.
+        BrokenCheckpointError: If it is damaged, truncated or not a checkpoint;
+            names the member of the archive that is damaged.
     """
     path = osp.expanduser(path)
     if not osp.isfile(path):
@@ -141,7 +134,7 @@ def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
         if str(path).endswith('.safetensors'):
             return dict(state_dict=_load_safetensors(path, map_location))
         content = _load(path, map_location)
-    except (OSError, MemoryError, ImportError):
+    except (OSError, MemoryError, ImportError, BrokenCheckpointError):
         raise
     except Exception as error:
         raise _explain(path, error) from None

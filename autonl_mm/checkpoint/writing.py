@@ -1,26 +1,55 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Files that are written whole, and the newest complete checkpoint of a run."""
+"""Files and folders that are written whole or not at all."""
+import glob
 import os
 import os.path as osp
 import re
 import shutil
-import zipfile
+import socket
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple, Union
+from typing import Iterator, Union
 
-from mmengine.dist import get_rank
 from mmengine.fileio import LocalBackend
 
-from .config_text import UnsafeCheckpointError
-from .loading import BrokenCheckpointError, load_checkpoint
+
+def process_lives(pid: int) -> bool:
+    """Whether a process of this machine exists.
+
+    Args:
+        pid (int): Its id.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def _partial_name(path: str) -> str:
+    """A name of this writer's own, of which others can tell whether it lives."""
+    return f'{path}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp'
+
+
+def _remove_left(path: str) -> None:
+    """Remove partial files whose writers were killed."""
+    host = re.escape(socket.gethostname())
+    for partial in glob.glob(glob.escape(path) + '.*.tmp'):
+        match = re.fullmatch(
+            rf'\.{host}-(\d+)-[0-9a-f]{{8}}\.tmp', partial[len(path):])
+        if match and not process_lives(int(match[1])):
+            Path(partial).unlink(missing_ok=True)
 
 
 def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
     """Write a file completely, or leave it as it was.
 
-    This holds whatever ends the process. A kill leaves at most a ``.tmp`` file
-    beside the file, which the next call overwrites.
+    This holds whatever ends the process, and for several writers of one file: the
+    last one wins. A kill leaves at most a ``.tmp`` file beside the file, which the
+    next call on the same machine removes.
 
     Args:
         path (str or Path): The file. Missing folders are made. If it is a link, the
@@ -28,22 +57,25 @@ def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
         content (bytes or str): The content; text is written as UTF-8.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written; names it.
     """
     path = osp.realpath(path)
     if isinstance(content, str):
         content = content.encode()
     os.makedirs(osp.dirname(path), exist_ok=True)
-    # All ranks of a run write some of mmengine's files, at the same time.
-    partial = f'{path}.{get_rank()}.tmp'
+    _remove_left(path)
+    partial = _partial_name(path)
     try:
-        with open(partial, 'wb') as file:
+        with open(partial, 'xb') as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as e:
         Path(partial).unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.errno:
+            # errors of writing do not name the file, others name the partial one
+            raise type(e)(e.errno, os.strerror(e.errno), path) from None
         raise
 
 
@@ -102,68 +134,3 @@ class AtomicLocalBackend(LocalBackend):
                  filepath: Union[str, Path],
                  encoding: str = 'utf-8') -> None:
         self.put(obj.encode(encoding), filepath)
-
-
-def _is_complete(path: str) -> bool:
-    """Whether a file exists and was written to its end."""
-    if not osp.isfile(path):
-        return False
-    try:
-        if zipfile.is_zipfile(path):
-            zipfile.ZipFile(path).close()  # reads the directory at the end
-        else:
-            load_checkpoint(path)
-    except (BrokenCheckpointError, zipfile.BadZipFile):
-        return False
-    except UnsafeCheckpointError:
-        pass  # complete, and refused when it is loaded
-    return True
-
-
-def _list_saved(folder: str) -> List[Tuple[int, float, str, str]]:
-    """All (number, time, 'epoch' or 'iter', path) in a folder, latest first."""
-    saved = []
-    for name in os.listdir(folder) if osp.isdir(folder) else ():
-        match = re.fullmatch(r'(epoch|iter)_(\d+)\.pth', name)
-        if match:
-            path = osp.join(folder, name)
-            saved.append((int(match[2]), osp.getmtime(path), match[1], path))
-    return sorted(saved, reverse=True)
-
-
-def find_resumable(work_dir: Union[str, Path]) -> Optional[str]:
-    """Find the checkpoint from which a stopped run continues.
-
-    mmengine writes the path of the newest checkpoint to ``last_checkpoint``. The
-    file of that name in ``work_dir`` counts first, because the folder may have been
-    moved. A later checkpoint is taken if a kill prevented mmengine from noting it.
-    Incomplete files are skipped.
-
-    Args:
-        work_dir (str or Path): The ``work_dir`` of the run.
-
-    Returns:
-        str, optional: The path, or None if there is no complete checkpoint.
-    """
-    note = osp.join(work_dir, 'last_checkpoint')
-    last = ''
-    if osp.isfile(note):
-        last = Path(note).read_text(errors='replace').strip()
-    if '://' in last:
-        return last  # remote storage only has complete files
-    moved = osp.join(work_dir, osp.basename(last))
-    if osp.isfile(moved):
-        last = moved
-
-    if not _is_complete(last):
-        saved = _list_saved(str(work_dir))
-    else:
-        # Both number and time must be later: an earlier run in the same folder may
-        # have reached a higher number, and copying changes the times.
-        saved = _list_saved(osp.dirname(last))
-        noted = [entry for entry in saved if entry[3] == last]
-        saved = [
-            entry for entry in saved for number, time, kind, _ in noted
-            if entry[2] == kind and entry[0] > number and entry[1] >= time
-        ] + (noted or [(0, 0., '', last)])
-    return next((path for *_, path in saved if _is_complete(path)), None)

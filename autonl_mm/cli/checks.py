@@ -1,11 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Checks of a model and its data that run before training or testing starts."""
+"""Checks of a model that run before training or testing starts."""
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import torch.nn as nn
-from mmengine.runner import Runner
 
-from autonl_mm.datasets.settings import leaf_datasets
 from autonl_mm.nas import task_model
 
 # Necks whose first outputs have the strides of their inputs
@@ -186,51 +184,3 @@ def _compare(values: Sequence, strides: Sequence[int]
     values = [v[0] if isinstance(v, (list, tuple)) else v for v in values]
     count = min(len(values), len(strides))
     return values[:count], list(strides[:count])
-
-
-def check_datasets(runner: Runner, train: bool) -> None:
-    """Check that the datasets have images, and those of detectors boxes.
-
-    Args:
-        runner (Runner): The runner; its datasets are built here.
-        train (bool): True to check the data of training and validation, False
-            to check those of testing.
-
-    Raises:
-        ValueError: If a dataset has no image, or a detector's dataset has no
-            box; names the annotation file.
-    """
-    names = ['test']
-    if train:
-        names = ['train', 'val'] if runner.val_loop else ['train']
-    for name in names:
-        evaluator = runner.cfg.get(f'{name}_evaluator') or {}
-        if isinstance(evaluator, dict) and evaluator.get('format_only'):
-            continue  # only a server has the annotations
-        name = f'{name}_dataloader'
-        source = _describe(runner.cfg[name]['dataset'])
-        try:
-            dataset = getattr(runner, name).dataset
-        except ValueError as e:
-            # mmengine's message for a dataset that filtered out every image
-            if 'need at least one array' not in str(e):
-                raise
-            raise ValueError(
-                f'{name}.dataset is empty: {source} has no image, or no image '
-                'with a box of a known class. Check the annotations and '
-                'metainfo.classes') from e
-        if hasattr(dataset, 'get_data_info') and not any(
-                dataset.get_data_info(i).get('instances', True)
-                for i in range(len(dataset))):
-            raise ValueError(
-                f'{name}.dataset has {len(dataset)} images but no box: '
-                f'{source} has no annotation of a known class. Use an '
-                'annotation file with boxes, and check that metainfo.classes '
-                'are its categories')
-
-
-def _describe(cfg: dict) -> str:
-    """Annotation file and data root of a dataset, which may be wrapped."""
-    _, cfg = next(leaf_datasets('', cfg))
-    return (f'ann_file {cfg.get("ann_file", "")!r} of data_root '
-            f'{cfg.get("data_root", "")!r}')

@@ -1,8 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Functions that ``tools/train.py``, ``tools/test.py`` and others share."""
 import argparse
+import ctypes
 import os
 import os.path as osp
+import signal
+import sys
+from datetime import timedelta
 from typing import Any, Optional
 
 import torch
@@ -12,13 +16,20 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from autonl_mm.checkpoint import find_resumable
-from autonl_mm.engine.hooks import LabelCheckHook
+from autonl_mm.checkpoint import check_file, find_resumable
+from autonl_mm.engine.batch import accumulated_batches
+from autonl_mm.engine.hooks import (
+    LabelCheckHook,
+    ResumeCheckHook,
+    ResumeHook,
+    StopHook,
+)
 from autonl_mm.export.onnx_file import OnnxSession
 
 from .allocator import keep_freed_memory
 from .checks import check_channels
 from .configs import add_config_args, read_config
+from .packages import check_packages
 
 
 def add_common_args(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +45,12 @@ def add_common_args(parser: argparse.ArgumentParser) -> None:
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
         help='job launcher')
+    parser.add_argument(
+        '--dist-timeout',
+        type=int,
+        metavar='SECONDS',
+        help='end when another rank does not answer for so long; default: that of '
+        'torch, half an hour over gloo')
     # torchrun passes the rank by an environment variable, the older
     # torch.distributed.launch by one of these options.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
@@ -63,10 +80,21 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config does not exist.
+        ImportError: If a package that it names is missing.
+        ValueError: If ``--dist-timeout`` is not positive.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args)
+    check_packages(cfg)
     cfg.launcher = args.launcher
+    if args.launcher != 'none':
+        end_with_launcher()
+        timeout = getattr(args, 'dist_timeout', None)
+        if timeout is not None:
+            if timeout < 1:
+                raise ValueError(f'--dist-timeout is {timeout}, expected a positive '
+                                 'number of seconds')
+            cfg.merge_from_dict({'env_cfg.dist_cfg.timeout': timeout})
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
@@ -75,6 +103,19 @@ def load_config(args: argparse.Namespace) -> Config:
     if not torch.cuda.is_available():
         prepare_cpu(cfg)
     return cfg
+
+
+def end_with_launcher() -> None:
+    """Let the kernel send SIGTERM when the process that started this one is gone.
+
+    torchrun's ranks would otherwise go on, or wait for each other, without it.
+    """
+    if sys.platform == 'linux':
+        parent = os.getppid()
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGTERM))
+        if os.getppid() != parent:  # gone before
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def prepare_cpu(cfg: Config) -> None:
@@ -96,7 +137,9 @@ def prepare_cpu(cfg: Config) -> None:
     cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo'))))
     if cfg.launcher == 'pytorch' and not dist.is_initialized():
         # mmengine's init_dist would set a CUDA device first.
-        dist.init_process_group('gloo')
+        seconds = cfg.env_cfg.dist_cfg.get('timeout')
+        dist.init_process_group(
+            'gloo', timeout=seconds and timedelta(seconds=seconds))
     # mmengine's default wrapper names a CUDA device. With None DDP uses the
     # device of the parameters.
     wrapper = dict(
@@ -161,6 +204,7 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
 
     Raises:
         FileNotFoundError: If the file does not exist.
+        BrokenCheckpointError: If it is damaged.
     """
     if resume is None:
         return
@@ -172,6 +216,8 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
             return
     elif not osp.isfile(resume):
         raise FileNotFoundError(f'--resume: {resume!r} does not exist')
+    else:
+        check_file(resume)
     cfg.resume = True
     cfg.load_from = resume
 
@@ -234,5 +280,13 @@ def build_runner(cfg: Config) -> Runner:
         runner = Runner.from_cfg(cfg)
     if 'model' in cfg:
         check_channels(cfg.model.get('module', cfg.model), runner.model)
-    runner.register_hook(LabelCheckHook())
+    scaling = runner.auto_scale_lr
+    if scaling and accumulated_batches(cfg) > 1:
+        # mmengine compares the batch of an iteration with the base batch size
+        runner.auto_scale_lr = dict(
+            scaling,
+            base_batch_size=scaling['base_batch_size'] / accumulated_batches(cfg))
+    # StopHook saves after ResumeHook has removed what it replaces
+    for hook in (LabelCheckHook, ResumeCheckHook, ResumeHook, StopHook):
+        runner.register_hook(hook())
     return runner

@@ -13,6 +13,8 @@ from typing import Dict, Iterator, List, Union
 import numpy as np
 import torch
 
+from autonl_mm.text_files import parse_json
+
 # Key of our entry in a file's metadata
 KEY = 'autonl_mm'
 
@@ -66,8 +68,9 @@ class OnnxSession:
 
     Attributes:
         info (dict): Metadata of the file: ``task``, the names of the
-            ``classes`` if they are known, and for a quantised file the number
-            of ``quantised`` nodes.
+            ``classes`` if they are known, ``light_nl_scales``, the scales of
+            its LightNLs, and for a quantised file the number of ``quantised``
+            nodes.
         batch (int | None): Number of images per run, None for any number.
         size (tuple): Height and width, None for any.
 
@@ -98,7 +101,11 @@ class OnnxSession:
         if KEY not in meta:
             raise ValueError(f'{name} was not written by '
                              'tools/deployment/export_onnx.py')
-        self.info: dict = json.loads(meta[KEY])
+        self.info: dict = parse_json(meta[KEY], f'the metadata of {name}')
+        if not isinstance(self.info, dict) or not isinstance(
+                self.info.get('task'), str):
+            raise ValueError(f'the metadata of {name} is no dict with a task: export '
+                             'it again with tools/deployment/export_onnx.py')
         self.input, = self.session.get_inputs()
         shape = [n if isinstance(n, int) else None for n in self.input.shape]
         self.batch = shape[0]

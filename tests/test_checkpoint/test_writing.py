@@ -1,7 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Files and folders are written completely, or stay as they were."""
+import errno
 import os
 import pathlib
+import threading
 
 import pytest
 
@@ -57,6 +59,48 @@ def test_error_keeps_the_old_file(function, error, before, tmp_path, monkeypatch
     assert names(tmp_path) == (['file'] if before else [])
     if before:
         assert path.read_bytes() == before
+
+
+def test_several_writers_of_one_file(tmp_path):
+    """A reader never meets a part of a file, nor a mixture of two."""
+    path = tmp_path / 'file'
+    contents = [bytes([i]) * 200_000 for i in range(4)]
+    path.write_bytes(contents[0])
+
+    def write(content):
+        for _ in range(10):
+            write_whole(path, content)
+
+    writers = [threading.Thread(target=write, args=(c, )) for c in contents]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert path.read_bytes() in contents
+    assert names(tmp_path) == ['file']
+
+
+def test_partial_files_that_a_kill_left(tmp_path):
+    """They go with the next call, but not those of a living writer."""
+    host = os.uname().nodename
+    process = os.fork()
+    if not process:
+        os._exit(0)
+    os.waitpid(process, 0)
+    for owner in (f'{host}-{process}', f'{host}-{os.getpid()}', f'other-{process}'):
+        (tmp_path / f'file.{owner}-0123abcd.tmp').touch()
+    write_whole(tmp_path / 'file', 'text')
+    assert names(tmp_path) == sorted([
+        'file', f'file.{host}-{os.getpid()}-0123abcd.tmp',
+        f'file.other-{process}-0123abcd.tmp'])
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match=f"No space left .*'{tmp_path}/file'"):
+        write_whole(tmp_path / 'file', 'text')
 
 
 def test_whole_folder(tmp_path):

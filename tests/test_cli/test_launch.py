@@ -3,6 +3,7 @@ import argparse
 import copy
 import os
 import re
+from datetime import timedelta
 
 import pytest
 import torch
@@ -93,13 +94,16 @@ def test_cpu_without_launcher(monkeypatch):
 def test_cpu_with_launcher(monkeypatch):
     asked = []
     monkeypatch.setattr(launch.dist, 'init_process_group',
-                        lambda *args: asked.append(args))
+                        lambda *args, **kwargs: asked.append((*args, kwargs)))
     cfg = Config(
         dict(
             launcher='pytorch',
             env_cfg=dict(cudnn_benchmark=True, dist_cfg=dict(backend='nccl'))))
     launch.prepare_cpu(cfg)
-    assert asked == [('gloo', )]
+    cfg.env_cfg.dist_cfg.timeout = 90
+    launch.prepare_cpu(cfg)
+    assert asked == [('gloo', dict(timeout=None)),
+                     ('gloo', dict(timeout=timedelta(seconds=90)))]
     assert cfg.env_cfg.dist_cfg.backend == 'gloo'
     assert cfg.env_cfg.cudnn_benchmark
     assert cfg.model_wrapper_cfg == dict(
@@ -324,7 +328,7 @@ def test_build_runner(monkeypatch):
     class Built:
 
         def __init__(self, kind, cfg):
-            self.made, self.hooks = (kind, cfg), []
+            self.made, self.hooks, self.auto_scale_lr = (kind, cfg), [], None
 
         def register_hook(self, hook):
             self.hooks.append(type(hook).__name__)
@@ -334,6 +338,7 @@ def test_build_runner(monkeypatch):
     cfg = Config(dict(work_dir='w'))
     runner = launch.build_runner(cfg)
     assert runner.made == ('mmengine', cfg)
-    assert runner.hooks == ['LabelCheckHook']
+    assert runner.hooks == ['LabelCheckHook', 'ResumeCheckHook', 'ResumeHook',
+                            'StopHook']
     cfg = Config(dict(work_dir='w', runner_type='FlexibleRunner'))
     assert launch.build_runner(cfg).made == ('other', cfg)

@@ -2,8 +2,12 @@
 import json
 
 import cv2
+import numpy as np
 import pytest
+import torch
 from conftest import call_main, load_tool, main_error
+
+from autonl_mm.benchmark.records import format_metrics
 
 tool = load_tool('tools/analysis_tools/analyze_logs.py')
 
@@ -43,6 +47,33 @@ def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
     ]
     assert 'a: accuracy/top1 52' in out and 'b: accuracy/top1 53' in out
     assert cv2.imread(str(tmp_path / 'out/both.png')).std() > 10
+
+
+def test_records_of_a_search_that_was_killed(tmp_path, monkeypatch, capsys):
+    """Gates are logged before the evaluation, which may never come."""
+    write_run(tmp_path, '20260101_000000', (1, 2), 10)
+    path = tmp_path / '20260101_000000/vis_data/scalars.json'
+    gates = json.dumps({'gates/1.1.nl/on': 0.5, 'step': 3})
+    path.write_text(f'{path.read_text()}\n{gates}\n{{"loss": 0.3, "st')
+    call_main(monkeypatch, tool, tmp_path)
+    out = capsys.readouterr().out
+    assert 'accuracy/top1 12 after' in out and '| 3 |' not in out
+
+
+def test_metrics_that_only_some_evaluations_have(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path, '20260101_000000', (1, ), 10)
+    path = tmp_path / '20260101_000000/vis_data/scalars.json'
+    path.write_text(path.read_text() + '\n' + json.dumps(dict(mIoU=7., step=2)))
+    call_main(monkeypatch, tool, tmp_path, '--metric', 'accuracy/top1')
+    assert '| 2 |' not in capsys.readouterr().out
+
+
+def test_metrics_of_all_libraries_are_printed():
+    metrics = dict(
+        python=1.25, integer=3, mmseg=np.float32(88.126), array=np.array(2.),
+        tensor=torch.tensor(0.5), classes=[1, 2], per_class=np.ones(3), name='x')
+    assert format_metrics(metrics) == (
+        'python 1.25, integer 3, mmseg 88.13, array 2, tensor 0.5')
 
 
 @pytest.mark.parametrize('args, words', [

@@ -17,6 +17,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
 from autonl_mm.benchmark.records import metric_of, read_scalars
+from autonl_mm.cli import outputs
 
 
 class Run(NamedTuple):
@@ -42,6 +43,11 @@ class Run(NamedTuple):
             raise ValueError(f'{work_dir} has logged no '
                              f'{"evaluation" if train else "training"} yet')
         return cls(work_dir, train, evaluation, folder)
+
+    def with_metric(self, metric: str) -> 'Run':
+        """The run with those of its evaluations that have a metric."""
+        return self._replace(
+            evaluation=[r for r in self.evaluation if metric in r])
 
     def summary(self, metric: str, plot: Path) -> str:
         """Last metric, duration, checkpoint and plot of the run, in one line.
@@ -81,7 +87,7 @@ def plot_curves(runs: List[Run], metric: str, out: Path) -> None:
         ax.grid(alpha=0.3)
     fig.legend(loc='upper center', fontsize=8, ncol=2)
     fig.tight_layout(rect=(0, 0, 1, 0.93))
-    fig.savefig(out, dpi=110)
+    outputs.save_figure(fig, out, dpi=110)
     plt.close(fig)
 
 
@@ -114,17 +120,18 @@ def main() -> None:
         type=Path,
         help='file for the plot; default: curve.png in the first work dir')
     args = parser.parse_args()
+    plot = args.out or args.work_dirs[0] / 'curve.png'
     try:
+        outputs.check_file('--out', args.out)
         runs = [Run.of(work_dir) for work_dir in args.work_dirs]
         metrics = [metric_of(run.evaluation, args.metric) for run in runs]
         if len(set(metrics)) > 1:
             raise ValueError(f'the runs logged different metrics, {metrics}: '
                              'name one with --metric')
-    except (FileNotFoundError, ValueError) as e:
+        runs = [run.with_metric(metrics[0]) for run in runs]
+        plot_curves(runs, metrics[0], plot)
+    except (OSError, ValueError) as e:
         sys.exit(f'analyze_logs.py: {e}')
-    plot = args.out or args.work_dirs[0] / 'curve.png'
-    plot.parent.mkdir(parents=True, exist_ok=True)
-    plot_curves(runs, metrics[0], plot)
     print_table(runs, metrics[0])
     print()
     for run in runs:

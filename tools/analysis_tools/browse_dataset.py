@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from tqdm import tqdm
 
 import autonl_mm  # noqa: F401
-from autonl_mm.cli import configs
+from autonl_mm.cli import configs, outputs
 from autonl_mm.datasets.settings import check_data
 
 
@@ -69,6 +69,7 @@ def main():
         if args.show_number < 1:
             raise ValueError('--show-number must be at least 1')
         loader = f'{args.phase}_dataloader'
+        outputs.check_folder('--out', args.out)
         check_data(cfg, [loader])
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'browse_dataset.py: {e}')
@@ -77,7 +78,6 @@ def main():
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='browse'))
     visualizer.dataset_meta = dataset.metainfo
     count = min(args.show_number, len(dataset))
-    args.out.mkdir(parents=True, exist_ok=True)
     for i in tqdm(range(count), leave=False):
         visualize(visualizer, cfg.default_scope, dataset[i],
                   str(args.out / f'{i:05d}.png'))

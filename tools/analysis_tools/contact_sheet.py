@@ -14,6 +14,9 @@ from typing import List
 import cv2
 import numpy as np
 
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import outputs
+
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 GAP = 6  # pixels of white between images
 
@@ -86,6 +89,7 @@ def main() -> None:
         '--width', type=int, default=480, help='width of each image in pixels')
     args = parser.parse_args()
     try:
+        outputs.check_file('--out', args.out, ('.png', '.jpg', '.jpeg'))
         if min(args.show_number, args.columns, args.width) < 1:
             raise ValueError('--show-number, --columns and --width must be at '
                              'least 1')
@@ -101,11 +105,8 @@ def main() -> None:
     broken = [str(p) for p, x in zip(paths, images) if x is None]
     if broken:
         sys.exit(f'contact_sheet.py: {broken[0]} is not a readable image')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(args.out),
-                       make_sheet(images, args.columns, args.width)):
-        sys.exit(f'contact_sheet.py: {args.out} could not be written: give a '
-                 'name that ends in .png or .jpg')
+    sheet = make_sheet(images, args.columns, args.width)
+    write_whole(args.out, cv2.imencode(args.out.suffix, sheet)[1].tobytes())
     print(f'{args.out}: {len(images)} images of '
           f'{", ".join(map(str, args.folders))}')
 

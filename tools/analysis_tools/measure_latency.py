@@ -15,7 +15,8 @@ import time
 import torch
 
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
-from autonl_mm.cli import configs
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.cost import LatencyTable, iter_blocks, strided
 from autonl_mm.models import AutoNL, MBConv
@@ -66,9 +67,9 @@ def candidates(supernet):
             candidate = block.spec(choice)
             if candidate is None:
                 continue
-            key = LatencyTable.block_key(candidate, in_size)
+            key = LatencyTable.block_key(candidate, in_size, arch.scale)
             if key not in layers:
-                layers[key] = (MBConv(candidate, **kwargs),
+                layers[key] = (MBConv(candidate, scale=arch.scale, **kwargs),
                                (candidate.in_channels, *in_size))
         size = strided(in_size, spec.stride)
     layers[LatencyTable.head_key(arch, size)] = (
@@ -106,6 +107,7 @@ def main():
         sys.exit('measure_latency.py: --rounds and --batch-size must be at '
                  'least 1')
     try:
+        outputs.check_file('--out', args.out)
         supernet = configs.build_supernet(configs.read_config(args))
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'measure_latency.py: {e}')
@@ -122,8 +124,7 @@ def main():
         rounds=args.rounds,
         input_shape=supernet.input_shape,
         latency_ms=latency)
-    with open(args.out, 'w') as f:
-        json.dump(record, f, indent=1)
+    write_whole(args.out, json.dumps(record, indent=1))
     supernet.set_cost_model(LatencyTable(latency, args.out))
     low, high = supernet.cost_range()
 

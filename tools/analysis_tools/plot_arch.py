@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 
 from autonl_mm import ArchSpec, BlockSpec, count_macs
 from autonl_mm.arch import resolve_arch
-from autonl_mm.cli import configs
+from autonl_mm.cli import configs, outputs
 
 KERNEL_COLOURS = {3: '#4c78a8', 5: '#f58518', 7: '#b33a3a'}
 OTHER_KERNEL = '#7f7f7f'
@@ -236,6 +236,7 @@ def main() -> None:
         help='of the classifier whose MACs are counted, default 1000')
     args = parser.parse_args()
     try:
+        outputs.check_file('--out', args.out)
         input_shape = configs.parse_shape(args.input_shape)
         specs = [resolve_arch(arch) for arch in args.arch]
         titles = [
@@ -243,8 +244,7 @@ def main() -> None:
             for arch, spec in zip(args.arch, specs)
         ]
         fig = plot(specs, titles)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(args.out, dpi=110)
+        outputs.save_figure(fig, args.out, dpi=110)
     except (OSError, ValueError) as e:
         sys.exit(f'plot_arch.py: {e}')
     print('\n'.join(titles + [str(args.out)]))

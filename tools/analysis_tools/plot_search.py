@@ -5,7 +5,6 @@ Reads the records that SearchHook wrote to the work dir, and mmengine's logs.
 """
 import argparse
 import itertools
-import json
 import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -23,6 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from autonl_mm.benchmark.records import read_scalars
+from autonl_mm.cli import outputs
+from autonl_mm.text_files import read_json
 
 # The order of the panels and of the table's columns.
 DECISIONS = dict(
@@ -56,10 +57,7 @@ def read_records(work_dir: Path) -> List[dict]:
     """
     records = []
     for path in work_dir.glob('gates/epoch_*.json'):
-        try:
-            record = json.loads(path.read_text())
-        except ValueError as e:
-            raise ValueError(f'{path} is not JSON: {e}') from e
+        record = read_json(path)
         if not isinstance(record, dict) or KEYS - record.keys():
             raise ValueError(f'{path} is not a record of a search: expected a '
                              f'dict with {sorted(KEYS)}')
@@ -361,11 +359,11 @@ def main() -> None:
     args = parser.parse_args()
     out = args.out or args.work_dir / 'search.png'
     try:
+        outputs.check_file('--out', args.out)
         fig = plot(
             read_records(args.work_dir), read_costs(args.work_dir),
             args.work_dir.resolve().name)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(out, dpi=110, bbox_inches='tight', pad_inches=0.15)
+        outputs.save_figure(fig, out, dpi=110, bbox_inches='tight', pad_inches=0.15)
     except (OSError, ValueError) as e:
         sys.exit(f'plot_search.py: {e}')
     print(out)

@@ -16,7 +16,7 @@ import torch
 from mmengine.runner import load_checkpoint
 from mmengine.structures import BaseDataElement
 
-from autonl_mm.cli import configs
+from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.models.layers import LightNL, affinity_rows
 
@@ -135,7 +135,8 @@ def attention(model, layers, image, points):
                 [[int(y * h / height), int(x_ * w / width)]
                  for x_, y in points])
             rows[name] = affinity_rows(x.float(), layer.nl_channels,
-                                       layer.stride, positions)[0]
+                                       layer.stride, positions,
+                                       layer.scale)[0]
 
         return hook
 
@@ -194,13 +195,14 @@ def plot(image, rows, points, size, out):
             line[i + 1].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5,
                                                             -0.5))
     fig.tight_layout()
-    fig.savefig(out, dpi=110)
+    outputs.save_figure(fig, out, dpi=110)
     plt.close(fig)
 
 
 def main():
     args = parse_args()
     try:
+        outputs.check_file('--out', args.out)
         for path in (args.image, args.config, args.checkpoint):
             if not Path(path).is_file():
                 raise FileNotFoundError(f'{path!r} does not exist')
@@ -220,7 +222,6 @@ def main():
         rows, size = attention(model, layers, image, points)
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'show_attention.py: {e}')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     plot(image, rows, points, size, args.out)
     print(args.out)
 

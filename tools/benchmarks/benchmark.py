@@ -44,7 +44,8 @@ from autonl_mm.benchmark.measure import (
     peak_memory,
     peak_of_tensors,
 )
-from autonl_mm.cli import configs
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import switch_to_deploy
@@ -698,6 +699,7 @@ def check(args):
 def main():
     args = parse_args()
     try:
+        outputs.check_file('--out', args.out)
         check(args)
     except (ValueError, OSError) as e:
         sys.exit(f'benchmark.py: {e}')
@@ -715,7 +717,7 @@ def main():
         if part in args.parts:
             record[part] = measure(args)
     if args.out:
-        Path(args.out).write_text(json.dumps(record, indent=1))
+        write_whole(args.out, json.dumps(record, indent=1))
 
 
 if __name__ == '__main__':

@@ -23,7 +23,8 @@ from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
 from autonl_mm.benchmark.measure import Spread, in_turns
-from autonl_mm.cli import configs
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.datasets.transforms import start_decoder
@@ -126,6 +127,7 @@ def main():
     args = parse_args()
     name = f'{args.phase}_dataloader'
     try:
+        outputs.check_file('--out', args.out)
         if min(args.num_samples, args.rounds) < 1 or min(args.workers) < 0:
             raise ValueError('--num-samples and --rounds must be at least 1, '
                              '--workers at least 0')
@@ -175,7 +177,8 @@ def main():
             f'{s.median:.0f} ({s.low:.0f} to {s.high:.0f})'
             for s in spreads) + ' |')
     if args.out:
-        args.out.write_text(
+        write_whole(
+            args.out,
             json.dumps(
                 dict(
                     vars(args), out=str(args.out), batch_size=loader.batch_size,

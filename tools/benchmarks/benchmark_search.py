@@ -13,7 +13,8 @@ import sys
 import torch
 
 from autonl_mm.benchmark.measure import Spread, in_turns, peak_memory
-from autonl_mm.cli import configs
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.models import AutoNL
 from autonl_mm.nas import AutoNLSuperNet
@@ -73,6 +74,7 @@ def make_step(kind, batch_size, input_shape, device):
 def main():
     args = parse_args()
     try:
+        outputs.check_file('--out', args.out)
         if min(args.batch_size, args.rounds) < 1:
             raise ValueError('--batch-size and --rounds must be at least 1')
         args.input_shape = configs.parse_shape(args.input_shape, minimum=32)
@@ -105,12 +107,11 @@ def main():
               memory[search] / memory[base])
     print(f'| ratio | {ratios[0]:.2f} | | {ratios[1]:.2f} |')
     if args.out:
-        with open(args.out, 'w') as f:
-            json.dump(
-                dict(vars(args), times=times,
-                     seconds={k: s.median for k, s in seconds.items()},
-                     memory_mib=memory, ratio_of_time=ratios[0],
-                     ratio_of_memory=ratios[1]), f, indent=1)
+        record = dict(vars(args), times=times,
+                      seconds={k: s.median for k, s in seconds.items()},
+                      memory_mib=memory, ratio_of_time=ratios[0],
+                      ratio_of_memory=ratios[1])
+        write_whole(args.out, json.dumps(record, indent=1))
 
 
 if __name__ == '__main__':

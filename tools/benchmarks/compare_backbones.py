@@ -23,7 +23,8 @@ from autonl_mm.benchmark.measure import (
     device_name,
     in_turns,
 )
-from autonl_mm.cli import configs
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 
 matplotlib.use('Agg')
@@ -261,7 +262,7 @@ def plot(rows, out, title):
         for row in rows:
             taken.append(place_label(ax, row['name'], (x_of(row), row['top1']),
                                      colour_of(row), taken))
-    fig.savefig(out)
+    outputs.save_figure(fig, out)
     plt.close(fig)
 
 
@@ -269,6 +270,8 @@ def main():
     args = parse_args()
     rows, models = [], {}
     try:
+        outputs.check_file('--out', args.out)
+        outputs.check_file('--plot', args.plot)
         if min(args.rounds, args.batch_size) < 1:
             raise ValueError('--rounds and --batch-size must be at least 1')
         args.input_shape = configs.parse_shape(args.input_shape, minimum=32)
@@ -301,7 +304,7 @@ def main():
         record = dict(vars(args), out=str(args.out), plot=str(args.plot),
                       torch=torch.__version__,
                       device_name=device_name(args.device), rows=rows)
-        args.out.write_text(json.dumps(record, indent=1))
+        write_whole(args.out, json.dumps(record, indent=1))
     if args.plot:
         plot(rows, args.plot, title)
 

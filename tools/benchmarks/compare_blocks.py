@@ -26,7 +26,8 @@ from autonl_mm.benchmark.measure import (
     in_turns,
     peak_memory,
 )
-from autonl_mm.cli import configs
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.models import PluginBackbone, SqueezeExcite
 
@@ -249,6 +250,7 @@ def markdown(head, rows):
 def main():
     args = parse_args()
     try:
+        outputs.check_file('--out', args.out)
         if args.rounds < 1 or args.batch_size < 1:
             raise ValueError('--rounds and --batch-size must be at least 1')
         shapes = configs.parse_shapes('--input-shapes', args.input_shapes,
@@ -279,10 +281,10 @@ def main():
         [[name, f'{a["macs"] / 1e6:,.2f} M', f'{a["macs"] / papers:.3g} times',
           f'{a["parameters"]:,}'] for name, a in added.items()]))
     if args.out:
-        with open(args.out, 'w') as f:
-            json.dump(dict(vars(args), torch=torch.__version__,
-                           device_name=device_name(args.device), rows=rows,
-                           mobilenet_v2=added), f, indent=1)
+        record = dict(vars(args), torch=torch.__version__,
+                      device_name=device_name(args.device), rows=rows,
+                      mobilenet_v2=added)
+        write_whole(args.out, json.dumps(record, indent=1))
 
 
 if __name__ == '__main__':

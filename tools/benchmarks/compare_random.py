@@ -22,7 +22,10 @@ from mmengine.config import Config
 import autonl_mm
 from autonl_mm.arch import ArchSpec
 from autonl_mm.benchmark import trials
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import outputs
 from autonl_mm.cli.configs import build_supernet
+from autonl_mm.text_files import read_json
 
 TOOLS = Path(__file__).resolve().parents[1]
 SEARCHED = 'searched'
@@ -94,8 +97,8 @@ def search(config, work_dir):
     if not record.exists():
         seconds = trials.run([TOOLS / 'train.py', config, '--work-dir', out],
                              work_dir / 'search.log')
-        record.write_text(json.dumps(seconds))
-    return arch, json.loads(record.read_text())
+        write_whole(record, json.dumps(seconds))
+    return arch, read_json(record)
 
 
 def train(arch, seed, args, retrain_base):
@@ -109,7 +112,7 @@ def train(arch, seed, args, retrain_base):
         TOOLS / 'train.py', retrain_base, out, {
             **args.cfg_options, 'model.backbone.arch': arch_file,
             'randomness.seed': seed
-        }, args.jobs, lambda: arch_file.write_text(arch.to_text()),
+        }, args.jobs, lambda: write_whole(arch_file, arch.to_text()),
         arch=arch.to_text(), seed=seed)
 
 
@@ -162,7 +165,7 @@ def main():
         if not cfg.get('retrain_base'):
             raise ValueError(f'{args.config} has no retrain_base')
         space = supernet.space
-        args.work_dir.mkdir(parents=True, exist_ok=True)
+        outputs.check_folder('--work-dir', args.work_dir)
         seconds = None
         arch_file = args.arch
         if arch_file is None:
@@ -198,7 +201,7 @@ def main():
     text += '\n\n' + trials.summary(done, args.jobs)
     if seconds is not None:
         text += f'; search {seconds / 60:.1f} min'
-    (args.work_dir / 'comparison.md').write_text(text + '\n')
+    write_whole(args.work_dir / 'comparison.md', text + '\n')
     print('\n' + text)
 
 

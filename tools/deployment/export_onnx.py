@@ -19,7 +19,7 @@ from mmengine.runner import load_checkpoint
 import autonl_mm  # noqa: F401
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
 from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs
+from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.export import export, onnx_file
 from autonl_mm.export.images import check_images, to_batch
@@ -159,6 +159,7 @@ def main():
         if not osp.isdir(osp.dirname(args.out) or '.'):
             raise FileNotFoundError(
                 f'--out: folder {osp.dirname(args.out)!r} does not exist')
+        outputs.check_file('--out', args.out)
         for name in ('batch_size', 'rounds'):
             if getattr(args, name) < 1:
                 raise ValueError(f'--{name.replace("_", "-")} is '

@@ -13,8 +13,9 @@ from mmengine.registry import init_default_scope
 
 import autonl_mm  # noqa: F401
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.benchmark.records import format_metrics
 from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import launch
+from autonl_mm.cli import launch, outputs
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.export import quantize
 from autonl_mm.export.images import config_images, to_batch
@@ -47,10 +48,9 @@ def parse_args():
     parser.add_argument(
         '--exclude',
         nargs='*',
-        default=quantize.EXCLUDE,
         metavar='REGEX',
         help='keep nodes in float whose names match; default: '
-        f'{" ".join(quantize.EXCLUDE)}')
+        f'{" ".join(quantize.EXCLUDE)}, and none if LightNL has scale rms')
     parser.add_argument(
         '--reduce-range',
         action='store_true',
@@ -78,9 +78,7 @@ def evaluate(cfg, file):
     cfg.log_level = 'WARNING'
     cfg.experiment_name = Path(file).name
     launch.use_onnx(cfg, file)
-    metrics = launch.build_runner(cfg).test()
-    return ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()
-                     if isinstance(v, (int, float)))
+    return format_metrics(launch.build_runner(cfg).test())
 
 
 def main():
@@ -92,6 +90,7 @@ def main():
             if getattr(args, name) < 1:
                 raise ValueError(f'--{name.replace("_", "-")} is '
                                  f'{getattr(args, name)}, expected at least 1')
+        outputs.check_file('--out', args.out)
         before = OnnxSession(args.model)
         cfg = launch.load_config(args)
         loaders = ['train_dataloader']

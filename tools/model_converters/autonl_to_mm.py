@@ -18,6 +18,7 @@ from autonl_mm.checkpoint import (
     UnsafeCheckpointError,
     load_checkpoint,
 )
+from autonl_mm.cli import outputs
 from autonl_mm.converters import tf_release, torch_release
 from autonl_mm.cost import count_macs
 from autonl_mm.models import AutoNL
@@ -206,12 +207,11 @@ def check_complete(state, arch):
 def main(argv=None):
     args = parse_args(argv)
     try:
-        if osp.isdir(args.dst):
-            raise ValueError(f'{args.dst} is a folder, expected a file name')
+        outputs.check_file('dst', args.dst)
         if osp.exists(args.dst) and osp.realpath(args.dst) == osp.realpath(
                 args.src):
             raise ValueError(f'{args.dst} is the source file: give another name')
-        arch = resolve_arch(args.arch)
+        arch = resolve_arch(args.arch, 'paper')  # as the authors' weights
         release, source = read_source(args.src, args.source)
         converter = RELEASES[release]
         weights, left_out = converter.select(source, ema=not args.no_ema)

@@ -19,6 +19,7 @@ from autonl_mm.checkpoint import (
     UnsafeCheckpointError,
     load_checkpoint,
 )
+from autonl_mm.cli import outputs
 
 SAFETENSORS = '.safetensors'
 
@@ -88,6 +89,8 @@ def main(argv=None):
     try:
         if extension not in ('.pth', SAFETENSORS):
             raise ValueError(f'{args.dst!r} must end in .pth or {SAFETENSORS}')
+        if '://' not in args.dst:
+            outputs.check_file('dst', args.dst)
         checkpoint = load_checkpoint(args.src)
         try:
             weights = pick_weights(checkpoint)

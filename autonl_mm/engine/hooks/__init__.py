@@ -3,10 +3,14 @@ from .batch_scaled_ema_hook import BatchScaledEMAHook
 from .channels_last_hook import ChannelsLastHook
 from .compile_hook import CompileHook
 from .data_time_hook import DataTimeHook
-from .label_check_hook import LabelCheckHook
+from .label_check_hook import LabelCheckHook, classifying_heads
+from .resume_check_hook import MismatchError, ResumeCheckHook, shorten
+from .resume_hook import ResumeHook
 from .safe_checkpoint_hook import SafeCheckpointHook
+from .stop_hook import StopHook, Stopped
 
 __all__ = [
     'BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',
-    'LabelCheckHook', 'SafeCheckpointHook'
+    'LabelCheckHook', 'ResumeCheckHook', 'MismatchError', 'ResumeHook',
+    'SafeCheckpointHook', 'StopHook', 'Stopped', 'classifying_heads', 'shorten'
 ]

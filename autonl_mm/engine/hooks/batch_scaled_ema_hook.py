@@ -1,10 +1,14 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """EMA whose time constant is a number of images, not of iterations."""
+from typing import Optional
+
 from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 
 from autonl_mm.registry import HOOKS
+
+from ..batch import has_stepped, images_per_step
 
 
 @HOOKS.register_module()
@@ -12,7 +16,9 @@ class BatchScaledEMAHook(EMAHook):
     """mmengine's EMAHook with a momentum that depends on the batch size.
 
     A decay of 0.9999 at batch size 4096 averages over the same number of images
-    as ``0.9999 ** (batch / 4096)`` at another batch size.
+    as ``0.9999 ** (batch / 4096)`` at another batch size. The average is updated
+    when the optimiser has stepped: with accumulated gradients not after every
+    iteration, as mmengine's hook does.
 
     Args:
         momentum (float): Weight of the new parameters in the average at
@@ -41,12 +47,8 @@ class BatchScaledEMAHook(EMAHook):
                 train dataloader's ``batch_size``, the number of processes, and
                 the number of accumulated batches.
         """
-        loader = runner.cfg.get('train_dataloader') or {}
-        batch_size = loader.get('batch_size')
+        batch_size = images_per_step(runner.cfg, get_world_size())
         if batch_size:
-            wrapper = runner.cfg.get('optim_wrapper') or {}
-            batch_size *= get_world_size() * wrapper.get(
-                'accumulative_counts', 1)
             decay = (1 - self.base_momentum)**(
                 batch_size / self.base_batch_size)
             self.ema_cfg['momentum'] = 1 - decay
@@ -55,3 +57,12 @@ class BatchScaledEMAHook(EMAHook):
                 f'({1 - self.base_momentum:g} at {self.base_batch_size})',
                 logger='current')
         super().before_run(runner)
+
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Update the average if the optimiser has stepped."""
+        if has_stepped(runner.optim_wrapper):
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)

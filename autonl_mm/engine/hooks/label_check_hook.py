@@ -1,12 +1,30 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Check of labels in each batch against the number of classes."""
-from typing import Optional
+from typing import Dict, Optional
 
+import torch.nn as nn
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from autonl_mm.nas import task_model
 from autonl_mm.registry import HOOKS
+
+
+def classifying_heads(model: nn.Module) -> Dict[str, nn.Module]:
+    """The heads of a task model that tell the dataset's classes apart.
+
+    Args:
+        model (nn.Module): The model, possibly inside of wrappers.
+
+    Returns:
+        dict[str, nn.Module]: By name; each has ``num_classes``.
+    """
+    return {
+        name: m
+        for name, m in task_model(model).named_modules()
+        if name.endswith('head') and not name.endswith('rpn_head')
+        and (getattr(m, 'num_classes', None) or 0) > 0
+    }
 
 
 @HOOKS.register_module()
@@ -21,11 +39,7 @@ class LabelCheckHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Read the heads' number of classes and the label to ignore."""
-        heads = [
-            m for name, m in task_model(runner.model).named_modules()
-            if name.endswith('head') and not name.endswith('rpn_head')
-            and (getattr(m, 'num_classes', None) or 0) > 0
-        ]
+        heads = list(classifying_heads(runner.model).values())
         self.num_classes = min((m.num_classes for m in heads), default=None)
         self.ignore = {getattr(m, 'ignore_index', None) for m in heads}
 
@@ -56,6 +70,8 @@ class LabelCheckHook(Hook):
             wrong = set(labels[wrong].unique().tolist()) - self.ignore
             if wrong:
                 image = sample.metainfo.get('img_path', 'an image')
+                if 'MultiImageMix' in type(runner.train_dataloader.dataset).__name__:
+                    image += ', or an image that was mixed into it,'
                 raise ValueError(
                     f'{image} has labels {sorted(wrong)[:5]}, but the head '
                     f'has classes 0 to {self.num_classes - 1}: convert the '

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn as nn
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 
 from autonl_mm.engine.hooks import batch_scaled_ema_hook
@@ -13,7 +14,8 @@ from autonl_mm.engine.hooks.batch_scaled_ema_hook import BatchScaledEMAHook
 
 def stub_runner(model=None, **cfg):
     return SimpleNamespace(
-        cfg=Config(cfg), model=model or nn.BatchNorm1d(3), iter=0, epoch=0)
+        cfg=Config(cfg), model=model or nn.BatchNorm1d(3), iter=0, epoch=0,
+        optim_wrapper=SimpleNamespace(should_update=lambda: True))
 
 
 def momentum_for(hook=None, **cfg):
@@ -54,6 +56,28 @@ def test_accumulation_and_processes_make_the_batch(monkeypatch):
     assert momentum_for(
         train_dataloader=loader(128),
         optim_wrapper=dict(accumulative_counts=2)) == want
+
+
+@pytest.mark.parametrize('counts', [1, 4, 16])
+def test_accumulated_gradients_are_one_step(counts):
+    """After as many images as much of the start is left."""
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = OptimWrapper(
+        torch.optim.SGD(model.parameters(), lr=0.), accumulative_counts=counts)
+    optimizer.initialize_count_status(model, 0, 10 * counts)
+    hook = BatchScaledEMAHook(momentum=0.1, base_batch_size=64)
+    runner = stub_runner(
+        model, train_dataloader=loader(64 // counts),
+        optim_wrapper=dict(accumulative_counts=counts))
+    runner.optim_wrapper = optimizer
+    hook.before_run(runner)
+    nn.init.constant_(model.weight, 1.)
+    for i in range(10 * counts):
+        optimizer.update_params(model(torch.ones(1, 1)).sum())
+        hook.after_train_iter(runner, i)
+        if i + 1 == counts:  # the average starts with a copy
+            nn.init.zeros_(model.weight)
+    assert hook.ema_model.module.weight.item() == pytest.approx(0.9**9)
 
 
 @pytest.mark.parametrize('cfg', [

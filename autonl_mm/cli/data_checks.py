@@ -1,0 +1,328 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Checks of datasets, and of the classes in them, before a run starts."""
+import copy
+import json
+import random
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+
+from autonl_mm.datasets.settings import leaf_datasets
+from autonl_mm.engine.hooks import MismatchError, classifying_heads, shorten
+
+
+def check_loaders(cfg: Config, loaders: Sequence[str]) -> None:
+    """Refuse settings of dataloaders that torch refuses when it builds them.
+
+    Args:
+        cfg (Config): The config.
+        loaders (Sequence[str]): Names of the dataloaders that will be used.
+
+    Raises:
+        ValueError: If one needs worker processes and there are none; names it.
+    """
+    for name in loaders:
+        loader = cfg.get(name) or {}
+        if loader.get('num_workers', 0):
+            continue
+        for key, without in (('persistent_workers', False), ('prefetch_factor', None)):
+            if loader.get(key):
+                raise ValueError(
+                    f'{name}.{key} is {loader[key]}, a setting of worker processes, '
+                    f'but num_workers is 0: set {name}.num_workers, or '
+                    f'{name}.{key}={without}')
+
+
+def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
+    """Check images, boxes and classes of the datasets.
+
+    Labels are positions in lists of names. Where two lists differ, all labels behind
+    the difference mean something else, and nothing would show it but the metrics.
+
+    Args:
+        runner (Runner): The runner; its datasets are built here.
+        train (bool): True to check the data of training and validation, False
+            to check those of testing.
+        labelled (bool): Whether the data need labels. Defaults to True.
+
+    Raises:
+        ValueError: If a dataset has no image or no labels, a detector's dataset
+            has no box, or classes of two datasets, or of a dataset and the model's
+            heads, differ. Names the annotation file, and of wrapped datasets the
+            one to blame.
+    """
+    names = ['test']
+    if train:
+        names = ['train', 'val'] if runner.val_loop else ['train']
+    built = {}
+    for name in names:
+        evaluator = runner.cfg.get(f'{name}_evaluator') or {}
+        if isinstance(evaluator, dict) and evaluator.get('format_only'):
+            continue  # only a server has the annotations
+        key = f'{name}_dataloader.dataset'
+        built[key] = _build(runner, name)
+        for place, dataset in built_leaves(key, built[key]):
+            if not labelled or not is_unlabelled(dataset):
+                continue
+            if 'instances' in dataset.get_data_info(0):
+                raise ValueError(
+                    f'{place} has {len(dataset)} images but no box: '
+                    f'{_describe(dataset)} has no annotation of a known class. Use '
+                    'an annotation file with boxes, and check that '
+                    'metainfo.classes are its categories')
+            advice = 'use data with labels'
+            if not train:
+                advice += ', or give --out FILE.pkl, which writes only predictions'
+            raise ValueError(f'{place} has no labels, which {name}_evaluator and '
+                             f'training need ({_describe(dataset)}): {advice}')
+    check_classes(runner, built)
+    if train:
+        check_last_batch(runner)
+
+
+def built_leaves(key: str, dataset: Any) -> Iterator[Tuple[str, Any]]:
+    """The innermost datasets of a built one, without their wrappers.
+
+    Args:
+        key (str): Name of the setting that the dataset was built from.
+        dataset (Dataset): Possibly a ConcatDataset, RepeatDataset,
+            ClassBalancedDataset, MultiImageMixDataset or another wrapper.
+
+    Yields:
+        tuple[str, Dataset]: Name of the setting and the dataset.
+    """
+    if isinstance(getattr(dataset, 'datasets', None), (list, tuple)):
+        for i, inner in enumerate(dataset.datasets):
+            yield from built_leaves(f'{key}.datasets.{i}', inner)
+    elif hasattr(dataset, 'dataset'):
+        yield from built_leaves(f'{key}.dataset', dataset.dataset)
+    else:
+        yield key, dataset
+
+
+def is_unlabelled(dataset: Any) -> bool:
+    """Whether no image of a dataset has annotations.
+
+    Args:
+        dataset (Dataset): One of mmpretrain, mmdet or mmseg, without wrappers.
+    """
+    if not hasattr(dataset, 'get_data_info') or not len(dataset):
+        return False
+    info = dataset.get_data_info(0)
+    if 'instances' in info:  # mmdet
+        return not any(
+            dataset.get_data_info(i)['instances'] for i in range(len(dataset)))
+    if 'seg_fields' in info:  # mmseg
+        return 'seg_map_path' not in info
+    return not getattr(dataset, 'with_label', True)  # mmpretrain
+
+
+def _build(runner: Runner, name: str) -> Any:
+    """Build a dataset; of one that is empty, say which part is to blame."""
+    try:
+        return getattr(runner, f'{name}_dataloader').dataset
+    except ValueError as e:
+        # mmengine's message for a dataset that filtered out every image
+        if 'need at least one array' not in str(e):
+            raise
+        place, cfg = _find_empty(f'{name}_dataloader.dataset',
+                                 runner.cfg[f'{name}_dataloader']['dataset'])
+        raise ValueError(
+            f'{place} is empty: ann_file {cfg.get("ann_file", "")!r} of data_root '
+            f'{cfg.get("data_root", "")!r} has no image, or no image with a box of a '
+            'known class. Check the annotations and metainfo.classes') from e
+
+
+def _find_empty(key: str, cfg: dict) -> Tuple[str, dict]:
+    leaves = list(leaf_datasets(key, cfg))
+    for place, leaf in leaves[:-1]:
+        try:
+            DATASETS.build(copy.deepcopy(leaf))
+        except ValueError:
+            return place, leaf
+    return leaves[-1]
+
+
+def _describe(dataset: Any) -> str:
+    """Annotation file and data root of a dataset."""
+    return (f'ann_file {getattr(dataset, "ann_file", "")!r} of data_root '
+            f'{getattr(dataset, "data_root", "")!r}')
+
+
+# ------------------------------------------------------------------- classes
+def classes_of(metainfo: Optional[dict]) -> List[str]:
+    """Names of the classes in a dataset's metainfo, [] if it has none."""
+    return [str(name) for name in (metainfo or {}).get('classes') or ()]
+
+
+def check_classes(runner: Runner, datasets: Dict[str, Any]) -> None:
+    """Compare classes of datasets, of annotation files and of the model's heads.
+
+    Args:
+        runner (Runner): The runner.
+        datasets (dict[str, Dataset]): By the name of their setting.
+
+    Raises:
+        ValueError: If they differ; names both.
+    """
+    first = None
+    for key, dataset in datasets.items():
+        for place, leaf in built_leaves(key, dataset):
+            classes = classes_of(getattr(leaf, 'metainfo', None))
+            if not classes:
+                continue
+            _check_categories(place, leaf, classes)
+            if first is None:
+                first = place, classes
+                _check_heads(runner, place, leaf.metainfo, len(classes))
+            elif first[1] != classes:
+                raise different_classes(place, classes, *first)
+    exported = getattr(getattr(runner.model, 'session', None), 'info', {})
+    if first and exported.get('classes', first[1]) != first[1]:
+        raise different_classes(*first, 'the ONNX file', exported['classes'])
+    if first:
+        _check_topk(runner, len(first[1]))
+
+
+def different_classes(place: str, classes: List[str], other: str,
+                      others: List[str]) -> ValueError:
+    """The error for two lists of classes that should be one.
+
+    Args:
+        place (str): Where the first one is from.
+        classes (list[str]): The first one.
+        other (str): Where the second one is from.
+        others (list[str]): The second one.
+    """
+    only = [f'only {where} has {shorten(sorted(set(a) - set(b)))}'
+            for where, a, b in ((place, classes, others), (other, others, classes))
+            if set(a) - set(b)] or ['the order differs']
+    return ValueError(
+        f'{place} has {len(classes)} classes {shorten(classes)}, but {other} has '
+        f'{len(others)} classes {shorten(others)} ({"; ".join(only)}): a label is a '
+        'position in this list, so it would mean two classes. Give both the same '
+        'metainfo.classes and, in folders, one folder for each class')
+
+
+def _check_heads(runner: Runner, place: str, metainfo: dict, count: int) -> None:
+    # heads of panoptic models are for things alone
+    counts = {count, len(metainfo.get('thing_classes') or ()) or count}
+    for name, head in classifying_heads(runner.model).items():
+        if name.split('.')[-1] not in ('head', 'bbox_head', 'decode_head'):
+            continue
+        if head.num_classes not in counts:
+            raise ValueError(
+                f'{name}.num_classes is {head.num_classes}, but {place} has {count} '
+                f'classes {shorten(classes_of(metainfo))}: set model.{name}.'
+                f'num_classes={count}, or check the data')
+
+
+def _check_topk(runner: Runner, count: int) -> None:
+    """A top-k accuracy needs at least k classes."""
+    for name in ('val', 'test'):
+        evaluators = runner.cfg.get(f'{name}_evaluator') or []
+        if isinstance(evaluators, dict):
+            evaluators = [evaluators]
+        for evaluator in evaluators:
+            topk = evaluator.get('topk') if isinstance(evaluator, dict) else None
+            topk = [topk] if isinstance(topk, int) else topk or [1]
+            if max(topk) > count:
+                raise ValueError(
+                    f'{name}_evaluator.topk is {tuple(topk)}, but the data have only '
+                    f'{count} classes: set {name}_evaluator.topk='
+                    f'({", ".join(str(k) for k in topk if k <= count)},)')
+
+
+def _check_categories(place: str, dataset: Any, classes: List[str]) -> None:
+    """COCO's labels follow the order of the annotation file, not of ``classes``."""
+    ids, path = getattr(dataset, 'cat_ids', None), getattr(dataset, 'ann_file', '')
+    if not ids or not isinstance(path, str) or not path.endswith('.json'):
+        return
+    names = {c['id']: str(c['name']) for c in _read_categories(path)}
+    labels = [names.get(i, '?') for i in ids]
+    if names and labels != classes:
+        raise different_classes(f'{place}.metainfo', classes, path, labels)
+
+
+def _read_categories(path: str) -> List[dict]:
+    """Categories of a COCO file, without parsing its annotations again."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            text = file.read()
+        start = text.index('[', text.index('"categories"'))
+        return json.JSONDecoder().raw_decode(text, start)[0]
+    except (OSError, ValueError):
+        return []  # on a server, or not as COCO writes it
+
+
+class CheckpointClassesHook(Hook):
+    """Refuse to evaluate a checkpoint on data with other classes.
+
+    Raises:
+        MismatchError: If the classes that the checkpoint was trained with differ
+            from those of the test data; names both.
+    """
+
+    priority = 'HIGHEST'
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the checkpoint's ``dataset_meta`` with the test data."""
+        trained = classes_of((checkpoint.get('meta') or {}).get('dataset_meta'))
+        tested = runner.test_dataloader.dataset
+        for place, dataset in built_leaves('test_dataloader.dataset', tested):
+            classes = classes_of(getattr(dataset, 'metainfo', None))
+            if trained and classes and classes != trained:
+                raise MismatchError(
+                    str(different_classes(place, classes, f'{runner._load_from}',
+                                          trained)) + '. To evaluate it all the '
+                    'same, write its weights alone with '
+                    'tools/model_converters/publish_model.py')
+
+
+# --------------------------------------------------------------- last batch
+def check_last_batch(runner: Runner) -> None:
+    """Refuse a batch of one image where BN would need more than one value.
+
+    Args:
+        runner (Runner): The runner. If there is such a batch, a copy of its model
+            is tried with it.
+
+    Raises:
+        ValueError: If the model cannot train on it; says what to set.
+    """
+    loader = runner.train_dataloader
+    size, count = getattr(loader, 'batch_size', None), len(loader.dataset)
+    if not size:
+        return  # a batch sampler
+    if not isinstance(loader.sampler, InfiniteSampler):
+        count = len(loader.sampler)
+    elif size > 1:
+        return  # its batches are full
+    if size > 1 and (loader.drop_last or count % size != 1):
+        return
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            model = runner.model
+            model = copy.deepcopy(model.module if is_model_wrapper(model) else model)
+            data = loader.collate_fn([loader.dataset[0]])
+            data = model.train().data_preprocessor(data, True)
+            model._run_forward(data, mode='loss')
+    except Exception as e:  # all others show themselves when training starts
+        if 'more than 1 value per channel' in str(e):
+            raise ValueError(
+                f'train_dataloader gives a batch of one image ({count} images on a '
+                f'rank in batches of {size}), on which a BN of the model cannot '
+                'train, since it sees one value per channel: set '
+                + ('train_dataloader.batch_size to 2 or more' if size == 1 else
+                   'train_dataloader.drop_last=True, or another batch_size')) from None
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -1,0 +1,257 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Runs that are stopped go on exactly, or are told why they cannot."""
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+
+from autonl_mm import checkpoint
+from autonl_mm.checkpoint import find_resumable, load_checkpoint
+from autonl_mm.engine.hooks import (
+    MismatchError,
+    ResumeCheckHook,
+    ResumeHook,
+    StopHook,
+    Stopped,
+)
+
+checkpoint.install()
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Samples that differ whenever they are loaded."""
+
+    def __init__(self, count=12, classes=('a', 'b')):
+        self.count, self.metainfo = count, dict(classes=classes)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        return dict(inputs=torch.tensor([i, np.random.rand(), torch.rand(()), 1.]))
+
+
+class Model(BaseModel):
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.fc = torch.nn.Linear(4, width)
+        self.norm = torch.nn.BatchNorm1d(width)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        x = self.norm(self.fc(torch.stack(inputs)))
+        if mode == 'predict':
+            return [x.mean()]
+        return dict(loss=torch.nn.functional.dropout(x, 0.5).square().mean())
+
+
+class Value(BaseMetric):
+
+    def process(self, data_batch, data_samples):
+        self.results += [float(x) for x in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(acc=float(np.mean(results)))
+
+
+class Signal(Hook):
+    """Sends a signal in an iteration, before the model is trained."""
+
+    def __init__(self, at, number=signal.SIGTERM):
+        self.at, self.number = at, number
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+def build(work_dir, *, loop='epoch', workers=0, batch_size=2, count=12, model=None,
+          classes=('a', 'b'), hooks=(), counts=1, end=3, val=False, **kwargs):
+    torch.manual_seed(0)  # for the model
+    by_epoch = loop == 'epoch'
+    loader = dict(
+        batch_size=batch_size, num_workers=workers, dataset=Noisy(count, classes),
+        collate_fn=dict(type='pseudo_collate'),
+        sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler',
+                     shuffle=True))
+    if val:
+        kwargs.update(
+            val_dataloader=dict(loader, sampler=dict(type='DefaultSampler',
+                                                     shuffle=False)),
+            val_cfg=dict(), val_evaluator=dict(type=Value))
+    steps = -(-count // batch_size)
+    cfg = dict(by_epoch=True, max_epochs=end) if by_epoch else dict(
+        by_epoch=False, max_iters=end * steps, val_interval=steps)
+    runner = Runner(
+        model or Model(), str(work_dir), train_dataloader=loader, train_cfg=cfg,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
+                           accumulative_counts=counts),
+        param_scheduler=dict(type='LinearLR', start_factor=0.1, by_epoch=False,
+                             end=15),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(type='autonl_mm.SafeCheckpointHook', by_epoch=by_epoch,
+                            interval=1 if by_epoch else steps,
+                            save_best='acc' if val else None, rule='greater')),
+        custom_hooks=[dict(type='EMAHook')], log_level='WARNING',
+        experiment_name=f'{work_dir.name}_{len(os.listdir(work_dir.parent))}_'
+        f'{np.random.rand()}', randomness=dict(seed=3),
+        cfg=Config(dict(train_dataloader=dict(batch_size=batch_size),
+                        optim_wrapper=dict(accumulative_counts=counts))), **kwargs)
+    for hook in (ResumeCheckHook, ResumeHook, StopHook):
+        runner.register_hook(hook())
+    for hook in hooks:
+        runner.register_hook(hook)
+    return runner
+
+
+def resume(work_dir, **kwargs):
+    runner = build(work_dir, load_from=find_resumable(work_dir), resume=True, **kwargs)
+    runner.train()
+    return runner
+
+
+def final(work_dir):
+    saved = load_checkpoint(find_resumable(work_dir))
+    return saved['state_dict'] | {
+        f'momentum{i}': v['momentum_buffer']
+        for i, v in saved['optimizer']['state'].items()}
+
+
+def same(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+@pytest.mark.parametrize('loop, workers, at, counts, name', [
+    ('epoch', 0, 8, 1, 'iter_9.pth'), ('epoch', 0, 11, 1, 'epoch_2.pth'),
+    ('epoch', 0, 7, 3, 'iter_9.pth'), ('epoch', 1, 8, 1, 'iter_9.pth'),
+    ('iter', 0, 8, 1, 'iter_9.pth'), ('iter', 0, 11, 1, 'iter_12.pth'),
+])
+def test_a_stopped_run_goes_on_exactly(loop, workers, at, counts, name, tmp_path):
+    how = dict(loop=loop, workers=workers, counts=counts, val=True)
+    build(tmp_path / 'whole', **how).train()
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Stopped) as stopped:
+        build(tmp_path / 'run', hooks=[Signal(at)], **how).train()
+    assert stopped.value.number == signal.SIGTERM
+    assert stopped.value.checkpoint == str(tmp_path / 'run' / name)
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    assert find_resumable(tmp_path / 'run') == stopped.value.checkpoint
+    resume(tmp_path / 'run', **how)
+    same(final(tmp_path / 'run'), final(tmp_path / 'whole'))
+    if loop == 'epoch':  # what was saved in the middle of an epoch is gone
+        assert not list((tmp_path / 'run').glob('iter_*'))
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGUSR1])
+def test_other_signals(number, tmp_path):
+    with pytest.raises(Stopped) as stopped:
+        build(tmp_path / 'run', hooks=[Signal(3, number)]).train()
+    assert stopped.value.number == number
+
+
+def test_a_kill_between_saving_and_evaluating(tmp_path):
+    """The evaluation is made up for, and the best checkpoint is the same."""
+
+    class Killed(Hook):
+        priority = 'LOWEST'
+
+        def before_val(self, runner):
+            if runner.epoch == 2:
+                raise KeyboardInterrupt
+
+    build(tmp_path / 'whole', val=True).train()
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / 'run', val=True, hooks=[Killed()]).train()
+    logged = []
+
+    class Log(Hook):
+
+        def after_val_epoch(self, runner, metrics=None):
+            logged.append((runner.epoch, metrics['acc']))
+
+    resume(tmp_path / 'run', val=True, hooks=[Log()])
+    assert [epoch for epoch, _ in logged] == [2, 3]
+    assert len(list((tmp_path / 'run').glob('best_*'))) == 1
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """The folder of a run of one epoch, which cannot be changed."""
+    work_dir = tmp_path_factory.mktemp('run') / 'run'
+    build(work_dir, end=1).train()
+    return work_dir
+
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(batch_size=4), '2 images per step of the optimiser, this run 4; '
+     '6 iterations per epoch, this run 3'),
+    (dict(counts=2), '2 images per step of the optimiser, this run 4'),
+    (dict(count=20), '6 iterations per epoch, this run 10'),
+    (dict(classes=('a', 'c')), "2 classes ['a', 'b'], this run 2 ['a', 'c']"),
+    (dict(model=Model(width=3)), 'another network: 4 of 4 parameters differ, such as '
+     'fc.weight (4, 4), this run (3, 4)'),
+], ids=['batch', 'accumulation', 'data', 'classes', 'width'])
+def test_resuming_as_something_else(changes, words, run, tmp_path):
+    path = find_resumable(run)
+    runner = build(tmp_path / 'run', load_from=path, resume=True, **changes)
+    with pytest.raises(MismatchError) as error:
+        runner.train()
+    message = str(error.value)
+    assert words in message and path in message
+    assert f'--cfg-options load_from={path}' in message
+    # which helps, except with another network
+    if 'model' not in changes:
+        build(tmp_path / 'new', load_from=path, end=1, **changes).train()
+
+
+def test_checkpoints_without_a_note(run, tmp_path):
+    """Those of other tools tell the iterations of an epoch."""
+    saved = load_checkpoint(find_resumable(run))
+    del saved['meta']['autonl_mm']
+    torch.save(saved, tmp_path / 'epoch_1.pth')
+    how = dict(load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    build(tmp_path / 'same', **how).train()
+    with pytest.raises(MismatchError, match='6 iterations per epoch, this run 3'):
+        build(tmp_path / 'other', batch_size=4, **how).train()
+
+
+def test_a_longer_schedule_is_told(run, tmp_path, capsys):
+    runner = build(tmp_path / 'run', load_from=find_resumable(run), resume=True)
+    runner.param_schedulers = dict(type='LinearLR', start_factor=0.1, by_epoch=False,
+                                   end=99)
+    said = []
+    runner.logger.warning = said.append
+    runner.train()
+    assert any(re.search(r'LinearLR\.end=15, which the config changes to 99', s)
+               for s in said)
+
+
+def test_the_learning_rate_scales_with_accumulation(tmp_path):
+    from autonl_mm.cli import launch
+    cfg = Config(dict(
+        auto_scale_lr=dict(enable=True, base_batch_size=64),
+        optim_wrapper=dict(accumulative_counts=16)))
+
+    class Built:
+        auto_scale_lr = cfg.auto_scale_lr
+
+        def register_hook(self, hook):
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, 'from_cfg', lambda cfg: Built())
+        runner = launch.build_runner(cfg)
+    # mmengine divides the images of an iteration, 4, by this
+    assert runner.auto_scale_lr['base_batch_size'] == 64 / 16
+    assert cfg.auto_scale_lr.base_batch_size == 64

@@ -116,7 +116,8 @@ def compile_file(arguments):
     if '-c' in arguments:
         # torch gives -c twice, so the source is not what follows it
         source = next((a for a in arguments if a.endswith('.cpp')), '')
-        root = next((p for p in Path(source).resolve().parents if p.name == 'csrc'), None)
+        folders = Path(source).resolve().parents
+        root = next((p for p in folders if p.name == 'csrc'), None)
         arguments = arguments + FLAGS
         if root and (root / HEADER).exists():
             flags = [a for a in arguments if a not in ('-c', source)]

@@ -16,6 +16,7 @@ from search_spaces import TINY_SPACE
 from autonl_mm import ArchSpec, BlockSpec
 from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.models import AutoNL, LightNL, MBConv, PluginBackbone, SharedNL
+from autonl_mm.models.layers.light_nl import RMS_MARK
 from autonl_mm.nas import CostAwareModel
 
 TINY = ['r1_k3_s11_e1_i8_o8', 'r1_k3_s22_e3_i8_o16_nonlocal0.25-1',
@@ -97,10 +98,14 @@ def check(model, run, left=0):
 @pytest.mark.parametrize('layer', [
     LightNL(8, stride=2, zero_init=False),
     LightNL(8, dilation=3, zero_init=False),
+    LightNL(8, stride=2, scale='rms', zero_init=False),
+    LightNL(8, order='spatial', scale='rms', zero_init=False),
     LightNL(8, norm_cfg=dict(type='SyncBN'), zero_init=False),
     SharedNL(8, zero_init=False),
     MBConv(BlockSpec(8, 8, 1, 5, 3, 0.25, 0.5)),
-], ids=['light_nl', 'dilated', 'sync_bn', 'shared_nl', 'mbconv'])
+    MBConv(BlockSpec(8, 8, 1, 5, 3, 0.25, 0.5), scale='rms'),
+], ids=['light_nl', 'dilated', 'rms', 'rms_spatial', 'sync_bn', 'shared_nl', 'mbconv',
+        'mbconv_rms'])
 def test_layers(layer):
     x = torch.randn(2, 8, 9, 12)
     if not isinstance(getattr(layer, 'norm', None), nn.SyncBatchNorm):
@@ -114,7 +119,8 @@ def test_layers(layer):
     fresh.switch_to_deploy()
     assert torch.equal(fresh(x), deployed(x))
     if isinstance(layer, LightNL):
-        assert list(deployed.state_dict()) == ['conv.weight', 'conv.bias']
+        mark = [RMS_MARK] * (layer.scale == 'rms')
+        assert list(deployed.state_dict()) == [*mark, 'conv.weight', 'conv.bias']
         assert deployed.conv.groups == layer.conv.groups
 
 
@@ -127,6 +133,14 @@ def test_light_nl_without_a_batch_norm_stays_as_it_is():
         layer.switch_to_deploy()
         assert list(layer.state_dict()) == before
         assert torch.equal(layer(x), want)
+
+
+def test_deployed_weights_of_the_other_scale_are_refused():
+    layers = [LightNL(8, scale=scale) for scale in ('paper', 'rms')]
+    for layer in layers:
+        layer.switch_to_deploy()
+    with pytest.raises(RuntimeError, match="was trained with scale='rms'"):
+        layers[0].load_state_dict(layers[1].state_dict(), strict=False)
 
 
 def test_half_precision_keeps_the_branch_in_float32():
@@ -335,10 +349,11 @@ def backbone(cfg, **kwargs):
 @pytest.mark.parametrize('arch,kwargs', [
     ('s', {}),
     ('l', dict(out_indices=(2, 3, 5, 7))),
+    ('l', dict(scale='rms')),
     (TINY, dict(out_indices=(1, 2, 3), output_stride=8)),
     (TINY, dict(out_indices=(-1, ), with_cp=True,
                 conv_cfg=dict(type='Conv2dAdaptivePadding'))),
-], ids=['s', 'l', 'dilated', 'tensorflow'])
+], ids=['s', 'l', 'rms', 'dilated', 'tensorflow'])
 def test_backbones(arch, kwargs):
     net = backbone(arch, **kwargs)
     x = image(64, 96)
@@ -360,7 +375,8 @@ def test_random_archs(number):
                       draw.choice((0, 0.5)), draw.choice((0, 0.25, 1)),
                       draw.choice((1, 2, 3))))
         channels = wider
-    net = backbone(ArchSpec(blocks, 8, 32), out_indices=(-1, ),
+    scale = draw.choice(('paper', 'rms'))
+    net = backbone(ArchSpec(blocks, 8, 32, scale), out_indices=(-1, ),
                    output_stride=draw.choice((8, 32)))
     x = image(64, 80)
     check(net, lambda m: m(x))

@@ -72,7 +72,14 @@ def classifier_layers(
 
     Returns:
         list[Layer]: The layers.
+
+    Raises:
+        ConversionError: If LightNL's scale is not the one of the releases.
     """
+    if arch.scale != 'paper':
+        raise ConversionError(
+            f"the arch has scale {arch.scale!r}, but the authors' weights are for "
+            "scale 'paper'")
 
     def conv_module(role: str, name: str, *shape: int, **kwargs) -> Layer:
         return Layer(role, f'{name}.conv', f'{name}.bn', shape, **kwargs)

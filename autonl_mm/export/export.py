@@ -10,6 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from autonl_mm.deploy import switch_to_deploy
+from autonl_mm.models.layers import light_nl_scales
 
 from .graphs import graph_type
 from .onnx_file import OnnxSession, quiet, require, set_info
@@ -72,8 +73,8 @@ def to_onnx(graph: nn.Module,
         dynamic (Sequence[str]): Dimensions that may change between runs, from
             :data:`DYNAMIC`. Defaults to ().
         opset (int): ONNX opset version. Defaults to 17.
-        info (dict): Metadata to store in the file beside its task. Defaults
-            to {}.
+        info (dict): Metadata to store in the file beside its task and the
+            scales of its LightNLs. Defaults to {}.
 
     Returns:
         bytes: The content of the ONNX file.
@@ -111,7 +112,8 @@ def to_onnx(graph: nn.Module,
         raise ExportError(
             f'the graph has {count["Einsum"]} Einsum nodes, which runtimes '
             'compute slowly or not at all: use torch.matmul in the model')
-    set_info(model, dict(info, task=graph.task))
+    set_info(model, dict(info, task=graph.task,
+                         light_nl_scales=light_nl_scales(graph)))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 

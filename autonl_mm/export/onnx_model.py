@@ -3,11 +3,13 @@
 from typing import List, Optional, Sequence, Union
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from autonl_mm.models.layers import light_nl_scales
 from autonl_mm.registry import MODELS
 
 from .onnx_file import OnnxSession
@@ -31,8 +33,8 @@ class OnnxModel(BaseModel):
     Raises:
         ImportError: If onnxruntime is missing.
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is not from this project, or is for another
-            task than the model.
+        ValueError: If the file is not from this project, is for another task
+            than the model, or its LightNLs have another scale.
     """
 
     def __init__(self,
@@ -44,6 +46,8 @@ class OnnxModel(BaseModel):
         self.session = OnnxSession(file)
         self.task: str = self.session.info['task']
         if self.task == 'classification':
+            if 'backbone' in model:
+                self._check_scale(file, MODELS.build(model['backbone']))
             # Its forward pass returns its input, here logits.
             self.model = MODELS.build(dict(type='mmpretrain.ClsHead'))
             return
@@ -55,8 +59,20 @@ class OnnxModel(BaseModel):
         if not hasattr(self.model, method[self.task]):
             raise ValueError(f'{file} is for {self.task}, but the config has '
                              f'a {type(self.model).__name__}')
+        self._check_scale(file, self.model)
         if self.task == 'segmentation':
             self.model.encode_decode = self._logits
+
+    def _check_scale(self, file: str, model: nn.Module) -> None:
+        """Refuse a file of another network than the config's."""
+        # Files from before there were two scales do not say it.
+        found = self.session.info.get('light_nl_scales', ['paper'])
+        expected = light_nl_scales(model)
+        if expected and found != expected:
+            raise ValueError(
+                f'{file} has LightNL with scale {", ".join(found) or "none"}, but '
+                f'the config has scale {", ".join(expected)}: set scale in the '
+                'config to that of the file, or export again')
 
     def forward(self,
                 inputs: Union[Tensor, Sequence[Tensor]],

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from pathlib import Path
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ OPERATORS = ('Conv', 'Gemm', 'MatMul')
 # this factor.
 OUTLIER = 10
 # LightNL is cubic in its input, so it multiplies relative errors of eight bits.
+# With scale='rms' it is not.
 EXCLUDE = ('light_nl', )
 
 
@@ -45,13 +46,23 @@ class Calibration:
         return {self.name: torch.stack(batch).numpy()}
 
 
+def is_cubic(session: OnnxSession) -> bool:
+    """Whether a file has LightNL with the paper's scale; true if it does not say.
+
+    Args:
+        session (OnnxSession): The file.
+    """
+    return 'paper' in session.info.get('light_nl_scales', ['paper'])
+
+
 def without_outliers(session: OnnxSession,
                      images: List[Tensor]) -> List[Tensor]:
     """Remove images on which a network's logits are unusually large.
 
-    LightNL is cubic in its input: on a few images in a thousand the feature
-    maps of a trained network grow by many orders of magnitude. A quantisation
-    range that includes them has too few steps for all other images.
+    LightNL with the paper's scale is cubic in its input: on a few images in a
+    thousand the feature maps of a trained network grow by many orders of
+    magnitude. A quantisation range that includes them has too few steps for
+    all other images. Without such a LightNL nothing is removed.
 
     Args:
         session (OnnxSession): The network.
@@ -60,12 +71,12 @@ def without_outliers(session: OnnxSession,
     Returns:
         list[Tensor]: The images whose largest logit is at most
         :data:`OUTLIER` times that of the median image. All images if the file
-        does not give logits.
+        does not give logits, or has no LightNL with the paper's scale.
 
     Raises:
         ValueError: If no image has finite logits.
     """
-    if session.outputs[0] != 'logits':
+    if session.outputs[0] != 'logits' or not is_cubic(session):
         return images
     step = session.batch or 1  # image sizes may differ if it is not fixed
     largest = torch.cat([
@@ -84,7 +95,7 @@ def quantize(file: str,
              images: List[Tensor],
              method: str = 'minmax',
              operators: Sequence[str] = OPERATORS,
-             exclude: Sequence[str] = EXCLUDE,
+             exclude: Optional[Sequence[str]] = None,
              reduce_range: bool = False) -> bytes:
     """Quantise a file to INT8.
 
@@ -99,8 +110,10 @@ def quantize(file: str,
             to ``'minmax'``.
         operators (Sequence[str]): Types of nodes to quantise. Defaults to
             :data:`OPERATORS`.
-        exclude (Sequence[str]): Regular expressions. Nodes whose names match
-            one are not quantised. Defaults to :data:`EXCLUDE`.
+        exclude (Sequence[str], optional): Regular expressions. Nodes whose
+            names match one are not quantised. Defaults to None:
+            :data:`EXCLUDE` for a file with LightNL of the paper's scale, else
+            none.
         reduce_range (bool): Whether to use seven bits for weights, for
             processors without VNNI, on which sums of eight-bit products
             saturate. Defaults to False.
@@ -116,6 +129,8 @@ def quantize(file: str,
     quantization = require('onnxruntime.quantization')
     preprocess = require('onnxruntime.quantization.shape_inference')
     session = OnnxSession(file)
+    if exclude is None:
+        exclude = EXCLUDE if is_cubic(session) else ()
     if session.info.get('quantised'):
         raise ValueError(f'{file} is already quantised: give the file from '
                          'which it was made')

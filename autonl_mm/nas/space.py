@@ -118,10 +118,13 @@ class SearchSpace:
         stages (tuple[tuple[BlockSpace, ...], ...]): The blocks by stage.
         stem_channels (int): Output channels of the stem.
         head_channels (int): Output channels of the head convolution.
+        scale (str): What LightNL divides by, ``'paper'`` or ``'rms'``. It is
+            not searched. Defaults to ``'paper'``.
     """
     stages: Tuple[Tuple[BlockSpace, ...], ...]
     stem_channels: int
     head_channels: int
+    scale: str = 'paper'
 
     @classmethod
     def from_config(cls, config: Union[str, Mapping]) -> 'SearchSpace':
@@ -181,14 +184,14 @@ class SearchSpace:
         specs = [b.spec(c) for b, c in zip(self.blocks, choices)]
         return ArchSpec(
             tuple(s for s in specs if s is not None), self.stem_channels,
-            self.head_channels)
+            self.head_channels, self.scale)
 
     @property
     def largest(self) -> ArchSpec:
         """The network that contains all others."""
         return ArchSpec(
             tuple(b.largest for b in self.blocks), self.stem_channels,
-            self.head_channels)
+            self.head_channels, self.scale)
 
 
 def _read_stage(name: str, stage: Mapping, in_channels: int,

@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """AutoNLSuperNet, all networks of a search space at once."""
+from dataclasses import replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from mmengine.model import Sequential
 from torch import Tensor
 
-from autonl_mm.arch import ArchSpec, BlockSpec
+from autonl_mm.arch import DEFAULT_SCALE, ArchSpec, BlockSpec, check_scale
 from autonl_mm.cost import LatencyTable, MacsModel, check_input_shape, iter_blocks
 from autonl_mm.models import AutoNL
 from autonl_mm.registry import MODELS
@@ -44,6 +45,9 @@ class AutoNLSuperNet(AutoNL):
             ``'relative'``.
         momentum (float): Share of a batch in the moving averages of the
             affinities' distances. Defaults to 0.1.
+        scale (str): What every LightNL divides by, ``'paper'`` or ``'rms'``,
+            also in the chosen network. Defaults to
+            :data:`autonl_mm.arch.DEFAULT_SCALE`.
         **kwargs: As for :class:`AutoNL`, but for ``arch`` and ``with_cp``.
 
     Raises:
@@ -61,6 +65,7 @@ class AutoNLSuperNet(AutoNL):
                  out_indices: Optional[Sequence[int]] = None,
                  statistic: str = 'relative',
                  momentum: float = 0.1,
+                 scale: str = DEFAULT_SCALE,
                  **kwargs):
         for name, reason in (('arch', 'its gates choose the network'),
                              ('with_cp', 'affinities would be measured '
@@ -73,7 +78,8 @@ class AutoNLSuperNet(AutoNL):
         if not 0 < momentum <= 1:
             raise ValueError(f'momentum is {momentum}, expected a number in '
                              '(0, 1]')
-        space = SearchSpace.from_config(space)
+        check_scale(scale)
+        space = replace(SearchSpace.from_config(space), scale=scale)
         last_stage = len(space.stages)
         if out_indices is None:
             out_indices = (last_stage + 1, )
@@ -133,9 +139,10 @@ class AutoNLSuperNet(AutoNL):
             if (space, size) not in known:
                 specs = map(space.spec, space.choices())
                 known[space, size] = torch.tensor(
-                    [0 if s is None else model.block(s, size) for s in specs],
+                    [0 if s is None else model.block(s, size, self.space.scale)
+                     for s in specs],
                     dtype=torch.float64).reshape(space.shape)
-            rest -= model.block(space.largest, size)
+            rest -= model.block(space.largest, size, self.space.scale)
         # No buffers: half() and float() would round them.
         self._tables = [known[key] for key in zip(self.space.blocks, sizes)]
         self._rest_cost = rest

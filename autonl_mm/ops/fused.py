@@ -6,7 +6,7 @@ import platform
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 import torch
 import torch.nn as nn
@@ -18,13 +18,14 @@ SOURCES = tuple(
     Path(__file__).with_name(name) for name in ('light_nl.cpp', 'mbconv.cpp'))
 HEADERS = tuple(
     Path(__file__).with_name(name) for name in ('light_nl.h', 'tile.h'))
-FLAGS = ('-std=c++20', '-O3', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared')
+FLAGS = ('-std=c++20', '-O3', '-ffp-contract=fast', '-fopenmp', '-fPIC')
 
 
 def load_fused_operators() -> None:
     """Load the operators that the functions below call.
 
-    The first call on a machine compiles them, which takes 40 seconds or more.
+    The first call on a machine compiles them, which takes half a minute;
+    ``python -m autonl_mm.ops`` does it ahead of time, as ``make setup`` does.
     The library is kept in ``autonl_mm`` inside of ``XDG_CACHE_HOME``, by
     default ``~/.cache``, and runs on all processors of the architecture.
     ``torch.utils.cpp_extension`` is not used: it needs ninja, and a process
@@ -56,25 +57,42 @@ def _library() -> Path:
 
 
 def _compile(out: Path) -> None:
-    compiler = os.environ.get('CXX') or 'c++'
+    """Compile each source in a process of its own, and link them."""
     root = Path(torch.__file__).parent
     abi = int(torch.compiled_with_cxx11_abi())
-    command = [
-        *compiler.split(), *FLAGS, f'-D_GLIBCXX_USE_CXX11_ABI={abi}',
-        *map(str, SOURCES), '-o', str(out), '-isystem', str(root / 'include'),
-        f'-L{root / "lib"}', '-ltorch_cpu', '-lc10'
-    ]
+    flags = [*FLAGS, f'-D_GLIBCXX_USE_CXX11_ABI={abi}', '-isystem',
+             str(root / 'include')]
+    objects = [out.with_name(f'{source.stem}.o') for source in SOURCES]
+    _call_compiler([flags + ['-c', str(source), '-o', str(file)]
+                    for source, file in zip(SOURCES, objects)])
+    _call_compiler([[*flags, '-shared', *map(str, objects), '-o', str(out),
+                     f'-L{root / "lib"}', '-ltorch_cpu', '-lc10']])
+
+
+def _call_compiler(calls: List[List[str]]) -> None:
+    """Run the compiler once for each list of arguments, at the same time.
+
+    Raises:
+        RuntimeError: If it does not start or fails.
+    """
+    compiler = os.environ.get('CXX') or 'c++'
+    commands = [[*compiler.split(), *arguments] for arguments in calls]
+    processes = []
     try:
-        result = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command in commands:
+            processes.append(subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     except OSError as e:
         raise RuntimeError(
             f'the fused operators need a C++ compiler, but {compiler!r} does not '
             'start: install g++, or name another compiler in the environment '
             f'variable CXX ({e})') from e
-    if result.returncode:
-        raise RuntimeError('the fused operators did not compile: '
-                           f'{" ".join(command)}\n{result.stdout[-2000:]}')
+    # all of them end before one is reported
+    outputs = [process.communicate()[0] for process in processes]
+    for process, command, output in zip(processes, commands, outputs):
+        if process.returncode:
+            raise RuntimeError('the fused operators did not compile: '
+                               f'{" ".join(command)}\n{output[-2000:]}')
 
 
 def fused_light_nl(x: Tensor,
@@ -84,7 +102,8 @@ def fused_light_nl(x: Tensor,
                    stride: int = 1,
                    order: str = 'auto',
                    dilation: int = 1,
-                   residual: Optional[Tensor] = None) -> Tensor:
+                   residual: Optional[Tensor] = None,
+                   scale: str = 'paper') -> Tensor:
     """``x + conv(light_nl(x)) + residual`` in one pass, forward only.
 
     Fastest where ``x`` is in channels_last. Call :func:`load_fused_operators`
@@ -102,6 +121,8 @@ def fused_light_nl(x: Tensor,
         dilation (int): Dilation of the convolution. Defaults to 1.
         residual (Tensor, optional): Added to the result, ``(N, C, H, W)``,
             float32. Defaults to None.
+        scale (str): What the product is divided by, as there. Defaults to
+            ``'paper'``.
 
     Returns:
         Tensor: ``(N, C, H, W)``, in the memory format of ``x``.
@@ -111,7 +132,7 @@ def fused_light_nl(x: Tensor,
     """
     return torch.ops.autonl_mm.light_nl.default(
         x, weight, bias, residual, nl_channels, stride, dilation,
-        _spatial(order, x.shape[1:], nl_channels, stride))
+        _spatial(order, x.shape[1:], nl_channels, stride, scale), scale)
 
 
 def fused_mbconv(x: Tensor,
@@ -159,14 +180,15 @@ def fused_mbconv(x: Tensor,
         parameters += ((None, None) if conv is None else
                        (conv.weight, conv.bias))
     stride = depthwise.stride[0]
-    nl_settings = (0, 0, 0, False)
+    nl_settings = (0, 0, 0, False, 'paper')
     if light_nl is not None:
         shape = (project.out_channels, -(-x.shape[2] // stride),
                  -(-x.shape[3] // stride))
         nl_settings = (light_nl.nl_channels, light_nl.stride,
                        light_nl.conv.dilation[0],
                        _spatial(light_nl.order, shape, light_nl.nl_channels,
-                                light_nl.stride))
+                                light_nl.stride, light_nl.scale),
+                       light_nl.scale)
     return torch.ops.autonl_mm.mbconv.default(x, *parameters, identity,
                                               activation, stride,
                                               depthwise.dilation[0],
@@ -195,10 +217,11 @@ def pack_weights(*convs: Optional[nn.Conv2d]) -> None:
             3, 0, 1, 2)
 
 
-def _spatial(order: str, shape, nl_channels: int, stride: int) -> bool:
+def _spatial(order: str, shape, nl_channels: int, stride: int,
+             scale: str) -> bool:
     """Whether LightNL of a feature map ``(C, H, W)`` forms the affinity."""
     if order == 'auto':
         c, h, w = shape
         order = light_nl_order(c, nl_channels, h * w,
-                               -(-h // stride) * -(-w // stride))
+                               -(-h // stride) * -(-w // stride), scale)
     return order == 'spatial'

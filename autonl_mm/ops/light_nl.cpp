@@ -4,7 +4,8 @@
 // x + depthwise3x3(light_nl(x)) + bias, and the block's residual. Each row of
 // y = light_nl(x) is computed just before the convolution needs it and stays in the
 // cache for as long as it is needed; x is read twice, and only the result is
-// written.
+// written. light_nl(x) is over the size of the feature map or over its root mean
+// square, as in autonl_mm/models/layers/light_nl.py.
 //
 // Feature maps are channels_last: the C numbers of one position lie together.
 #include "light_nl.h"
@@ -12,6 +13,8 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
+#include <string>
 #include <vector>
 
 #include "tile.h"
@@ -63,6 +66,34 @@ void add_product(Left a, Right b, float* out, int64_t out_row, int64_t rows, int
   multiply<true>(a, b, out, out_row, rows, cols, depth);
 }
 
+// The sum of the products of two arrays.
+FOR_EACH_TARGET
+double dot(const float* a, const float* b, int64_t size) {
+  Vec sums = {};
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) sums += at_vec(a + i) * at_vec(b + i);
+  double sum = 0;
+  for (int64_t l = 0; l < LANES; l++) sum += sums[l];
+  for (; i < size; i++) sum += a[i] * b[i];
+  return sum;
+}
+
+// Divides an array by its largest absolute value, so that squares stay in the range
+// of floats. Returns this value, or 1 for zeros.
+float normalise(std::vector<float>& values) {
+  float largest = 0;
+  for (const float v : values) {
+    if (std::isnan(v)) return v;  // of which there is no largest value
+    largest = std::max(largest, std::abs(v));
+  }
+  if (largest == 0) return 1;
+  for (float& v : values) v /= largest;
+  return largest;
+}
+
+// 1 / sqrt(square), and 0 where y is zero. NaN stays NaN.
+float inverse_root(double square) { return square <= 0 ? 0.f : float(1 / std::sqrt(square)); }
+
 // One row of the result: x + bias + the 3x3 convolution of three rows of y, plus the
 // residual if there is one. `taps` is (9, C). Each row of y is padded with `dilation`
 // positions of zeros on both sides.
@@ -94,10 +125,11 @@ void convolve(const float* const* y, const float* x, const float* residual, cons
 }
 
 LightNL::LightNL(at::IntArrayRef sizes, const at::Tensor& weight, const at::Tensor& bias,
-                 int64_t k, int64_t stride, int64_t dilation, bool spatial)
+                 int64_t k, int64_t stride, int64_t dilation, bool spatial,
+                 const std::string& scale)
     : C(sizes[1]), H(sizes[2]), W(sizes[3]), k(k), stride(stride), dilation(dilation),
       h(stride > 0 ? (H + stride - 1) / stride : 0), w(stride > 0 ? (W + stride - 1) / stride : 0),
-      spatial(spatial), taps(outputs_last(weight)), shift(bias.contiguous()) {
+      spatial(spatial), rms(scale == "rms"), taps(outputs_last(weight)), shift(bias.contiguous()) {
   TORCH_CHECK(weight.sizes() == at::IntArrayRef({C, 1, 3, 3}) &&
                   weight.scalar_type() == at::kFloat,
               "light_nl: expected a float32 weight (", C, ", 1, 3, 3), got ",
@@ -108,6 +140,7 @@ LightNL::LightNL(at::IntArrayRef sizes, const at::Tensor& weight, const at::Tens
   TORCH_CHECK(0 < k && k <= C && stride > 0 && dilation > 0,
               "light_nl: expected 0 < k <= ", C, " and positive stride and dilation, got ", k,
               ", ", stride, ", ", dilation);
+  TORCH_CHECK(rms || scale == "paper", "light_nl: expected a scale paper or rms, got ", scale);
 }
 
 // Adds to the k x C context matrix what rows first to last of the samples give.
@@ -120,52 +153,111 @@ void LightNL::add_context(const float* x, int64_t first, int64_t last, float* co
     add_product({rows, 1, sample}, {rows, sample}, context, C, k, C, w);
 }
 
+// Channel order: the context over the scale, so that x_c context is y.
+LightNL::Factors LightNL::context_of(const float* x) const {
+  Factors factors = {std::vector<float>(k * C), C, {}, nullptr};
+  std::vector<float>& context = factors.left;
+  // Each thread sums its share: the first one in `context`, the rest in `others`.
+  const int64_t shares = parts_of(h), size = k * C;
+  std::vector<float> others((shares - 1) * size);
+  at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; s++)
+      add_context(x, s * h / shares, (s + 1) * h / shares,
+                  s ? others.data() + (s - 1) * size : context.data());
+  });
+  for (size_t i = 0; i < others.size(); i++) context[i % size] += others[i];
+  float scale = 1.f / (H * W);
+  if (rms) {
+    // The sum of the squares of y is tr(M^T G M), G the first k columns of M.
+    const float largest = normalise(context);
+    std::vector<float> product_of_small(size);
+    product({context.data(), C, 1}, {context.data(), C}, product_of_small.data(), C, k, C, k);
+    double trace = 0;
+    for (int64_t i = 0; i < k; i++)
+      trace += dot(context.data() + i * C, product_of_small.data() + i * C, C);
+    scale = inverse_root(trace * largest / (double(h * w) * C));
+  }
+  for (float& f : context) f *= scale;
+  return factors;
+}
+
+// Spatial order: the samples, and the first k channels of them over the scale. For the
+// root mean square this is not the scale of y yet, see scale_of_rows.
+LightNL::Factors LightNL::samples_of(const float* x) const {
+  const int64_t positions = h * w, columns = (positions + LANES - 1) / LANES * LANES;
+  Factors factors = {std::vector<float>(k * columns), columns,
+                     std::vector<float>(stride > 1 ? positions * C : 0), x};
+  const float scale = rms ? 1.f : 1.f / (H * W);
+  for (int64_t q = 0; q < positions; q++) {
+    const float* from = x + q / w * stride * W * C + q % w * stride * C;
+    for (int64_t i = 0; i < k; i++) factors.left[i * columns + q] = from[i] * scale;
+    if (stride > 1) std::copy_n(from, C, factors.samples.data() + q * C);
+  }
+  if (stride > 1) factors.right = factors.samples.data();
+  if (rms) {
+    // Over the size of the features twice: then y is of their size, not of its square.
+    const float largest = normalise(factors.left);
+    for (float& f : factors.left) f /= largest;
+  }
+  return factors;
+}
+
+// One row of y, (W, C). `x` is the same row of x. `affinity` is (W, columns).
+void LightNL::row_of(const float* x, const Factors& factors, float* affinity, float* y) const {
+  const int64_t columns = factors.columns;
+  if (!spatial) return product({x, C, 1}, {factors.left.data(), C}, y, C, W, C, k);
+  product({x, C, 1}, {factors.left.data(), columns}, affinity, columns, W, columns, k);
+  product({affinity, columns, 1}, {factors.right, C}, y, C, W, C, h * w);
+}
+
+// Computes all of y, (H, W, C), in the spatial order; returns what it must be
+// multiplied by for a root mean square of 1 at the sampled positions.
+float LightNL::scale_of_rows(const float* x, const Factors& factors, float* y) const {
+  const int64_t shares = parts_of(H);
+  std::vector<double> squares(shares);
+  at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> affinity(W * factors.columns);
+    for (int64_t s = begin; s < end; s++)
+      for (int64_t r = s * H / shares; r < (s + 1) * H / shares; r++) {
+        float* const row = y + r * W * C;
+        row_of(x + r * W * C, factors, affinity.data(), row);
+        for (int64_t i = 0; r % stride == 0 && i < W; i += stride)
+          squares[s] += dot(row + i * C, row + i * C, C);
+      }
+  });
+  double sum = 0;
+  for (const double square : squares) sum += square;
+  return inverse_root(sum / (double(h * w) * C));
+}
+
 void LightNL::operator()(const float* x, const float* residual, float* out) const {
-  const float scale = 1.f / (H * W);
-  const int64_t positions = h * w;
-  // `factor` is (k, columns). Channel order: the context. Spatial order: the first k
-  // channels of the samples, transposed.
-  const int64_t columns = spatial ? (positions + LANES - 1) / LANES * LANES : C;
-  std::vector<float> factor(k * columns);
-  std::vector<float> samples(spatial && stride > 1 ? positions * C : 0);
-  const float* values = x;
-  if (spatial) {
-    for (int64_t q = 0; q < positions; q++) {
-      const float* from = x + q / w * stride * W * C + q % w * stride * C;
-      for (int64_t i = 0; i < k; i++) factor[i * columns + q] = from[i] * scale;
-      if (stride > 1) std::copy_n(from, C, samples.data() + q * C);
-    }
-    if (stride > 1) values = samples.data();
-  } else {
-    // Each thread sums its share: the first one in `factor`, the rest in `others`.
-    const int64_t shares = parts_of(h), size = k * C;
-    std::vector<float> others((shares - 1) * size);
-    at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t s = begin; s < end; s++)
-        add_context(x, s * h / shares, (s + 1) * h / shares,
-                    s ? others.data() + (s - 1) * size : factor.data());
-    });
-    for (size_t i = 0; i < others.size(); i++) factor[i % size] += others[i];
-    for (float& f : factor) f *= scale;
+  const Factors factors = spatial ? samples_of(x) : context_of(x);
+  // The root mean square in the spatial order needs all of y before any of it is
+  // used. This order is the cheaper one for small feature maps only. The convolution
+  // is linear, so that its kernel takes the scale.
+  const bool whole = spatial && rms;
+  std::vector<float> all(whole ? H * W * C : 0), scaled_taps;
+  const float* kernel = taps.data_ptr<float>();
+  if (whole) {
+    const float scale = scale_of_rows(x, factors, all.data());
+    for (int64_t i = 0; i < 9 * C; i++) scaled_taps.push_back(kernel[i] * scale);
+    kernel = scaled_taps.data();
   }
 
   const int64_t bands = parts_of(H);
   at::parallel_for(0, bands, 1, [&](int64_t begin, int64_t end) {
     const int64_t line = (W + 2 * dilation) * C, lines = 2 * dilation + 1;
     std::vector<float> y(lines * line), zeros(line);
-    std::vector<float> affinity(spatial ? W * columns : 0);
+    std::vector<float> affinity(spatial && !whole ? W * factors.columns : 0);
     const int64_t first = begin * H / bands, last = end * H / bands;
     int64_t next = std::max<int64_t>(0, first - dilation);  // the next row of y to compute
     for (int64_t r = first; r < last; r++) {
       for (; next < std::min(H, r + dilation + 1); next++) {
-        const Left rows = {x + next * W * C, C, 1};
         float* const to = y.data() + next % lines * line + dilation * C;
-        if (spatial) {
-          product(rows, {factor.data(), columns}, affinity.data(), columns, W, columns, k);
-          product({affinity.data(), columns, 1}, {values, C}, to, C, W, C, positions);
-        } else {
-          product(rows, {factor.data(), columns}, to, C, W, C, k);
-        }
+        if (whole)
+          std::copy_n(all.data() + next * W * C, W * C, to);
+        else
+          row_of(x + next * W * C, factors, affinity.data(), to);
       }
       const float* three[3];
       for (int64_t t = 0; t < 3; t++) {
@@ -173,7 +265,7 @@ void LightNL::operator()(const float* x, const float* residual, float* out) cons
         three[t] = q < 0 || q >= H ? zeros.data() : y.data() + q % lines * line;
       }
       const int64_t at = r * W * C;
-      convolve(three, x + at, residual ? residual + at : nullptr, taps.data_ptr<float>(),
+      convolve(three, x + at, residual ? residual + at : nullptr, kernel,
                shift.data_ptr<float>(), out + at, W, C, dilation);
     }
   });
@@ -181,14 +273,14 @@ void LightNL::operator()(const float* x, const float* residual, float* out) cons
 
 at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
                     const std::optional<at::Tensor>& residual, int64_t k, int64_t stride,
-                    int64_t dilation, bool spatial) {
+                    int64_t dilation, bool spatial, const std::string& scale) {
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
               "light_nl: expected a float32 feature map (N, C, H, W), got ",
               input.scalar_type(), " ", input.sizes());
   TORCH_CHECK(!residual || (residual->sizes() == input.sizes() &&
                             residual->scalar_type() == at::kFloat),
               "light_nl: expected a float32 residual ", input.sizes());
-  const LightNL layer(input.sizes(), weight, bias, k, stride, dilation, spatial);
+  const LightNL layer(input.sizes(), weight, bias, k, stride, dilation, spatial, scale);
   if (!input.numel()) return at::empty_like(input);
 
   const auto features = input.contiguous(at::MemoryFormat::ChannelsLast);
@@ -207,14 +299,15 @@ at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at:
 
 // Shape and memory format of the result, for torch.compile.
 at::Tensor light_nl_meta(const at::Tensor& input, const at::Tensor&, const at::Tensor&,
-                         const std::optional<at::Tensor>&, int64_t, int64_t, int64_t, bool) {
+                         const std::optional<at::Tensor>&, int64_t, int64_t, int64_t, bool,
+                         const std::string&) {
   return at::empty_like(input, format_of(input));
 }
 
 TORCH_LIBRARY_FRAGMENT(autonl_mm, m) {
   m.def(
       "light_nl(Tensor x, Tensor weight, Tensor bias, Tensor? residual, int nl_channels, "
-      "int stride, int dilation, bool spatial) -> Tensor");
+      "int stride, int dilation, bool spatial, str scale) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(autonl_mm, CPU, m) { m.impl("light_nl", &light_nl); }
 TORCH_LIBRARY_IMPL(autonl_mm, Meta, m) { m.impl("light_nl", &light_nl_meta); }

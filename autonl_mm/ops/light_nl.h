@@ -1,9 +1,14 @@
 // Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 #pragma once
-#include <ATen/ATen.h>
+// not ATen.h, which takes the compiler 7 seconds longer
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 namespace autonl_mm {
 
@@ -11,7 +16,7 @@ namespace autonl_mm {
 struct LightNL {
   // `sizes` is (N, C, H, W). Throws if an argument does not fit it.
   LightNL(at::IntArrayRef sizes, const at::Tensor& weight, const at::Tensor& bias, int64_t k,
-          int64_t stride, int64_t dilation, bool spatial);
+          int64_t stride, int64_t dilation, bool spatial, const std::string& scale);
 
   // x + depthwise3x3(light_nl(x)) + bias + residual of one image, (H, W, C).
   // `residual` may be null. Uses all threads, or only the calling one when it is
@@ -19,10 +24,22 @@ struct LightNL {
   void operator()(const float* x, const float* residual, float* out) const;
 
  private:
+  // The two factors of y = x_c x_sc^T x_s = (x_c left) right.
+  struct Factors {
+    std::vector<float> left;     // (k, columns): the context, or the samples x_sc^T
+    int64_t columns;             // C, or hw rounded up to whole vectors
+    std::vector<float> samples;  // x_s, (hw, C), where it is not x itself
+    const float* right;          // x_s in the spatial order, else null
+  };
+
   void add_context(const float* x, int64_t first, int64_t last, float* context) const;
+  Factors context_of(const float* x) const;
+  Factors samples_of(const float* x) const;
+  void row_of(const float* x, const Factors& factors, float* affinity, float* y) const;
+  float scale_of_rows(const float* x, const Factors& factors, float* y) const;
 
   const int64_t C, H, W, k, stride, dilation, h, w;
-  const bool spatial;
+  const bool spatial, rms;
   const at::Tensor taps, shift;  // (9, C), (C)
 };
 

@@ -414,7 +414,8 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
                   const at::Tensor& project_weight, const at::Tensor& project_bias,
                   const Maybe& nl_weight, const Maybe& nl_bias, bool identity,
                   const std::string& activation, int64_t stride, int64_t dilation,
-                  int64_t nl_channels, int64_t nl_stride, int64_t nl_dilation, bool nl_spatial) {
+                  int64_t nl_channels, int64_t nl_stride, int64_t nl_dilation, bool nl_spatial,
+                  const std::string& nl_scale) {
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
               "mbconv: expected a float32 feature map (N, C, H, W), got ",
               input.scalar_type(), " ", input.sizes());
@@ -454,7 +455,7 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
   if (nl_weight) {
     TORCH_CHECK(nl_bias, "mbconv: expected a bias of LightNL");
     light_nl.emplace(result.sizes(), *nl_weight, *nl_bias, nl_channels, nl_stride, nl_dilation,
-                     nl_spatial);
+                     nl_spatial, nl_scale);
   }
   if (!result.numel()) return result;
 
@@ -481,7 +482,7 @@ at::Tensor mbconv_meta(const at::Tensor& input, const Maybe&, const Maybe&, cons
                        const at::Tensor&, const Maybe&, const Maybe&, const Maybe&, const Maybe&,
                        const at::Tensor& project_weight, const at::Tensor&, const Maybe&,
                        const Maybe&, bool, const std::string&, int64_t stride, int64_t, int64_t,
-                       int64_t, int64_t, bool) {
+                       int64_t, int64_t, bool, const std::string&) {
   return at::empty_symint({input.sym_size(0), project_weight.sym_size(0),
                            (input.sym_size(2) + stride - 1) / stride,
                            (input.sym_size(3) + stride - 1) / stride},
@@ -496,7 +497,8 @@ TORCH_LIBRARY_FRAGMENT(autonl_mm, m) {
       "Tensor depthwise_bias, Tensor? reduce_weight, Tensor? reduce_bias, Tensor? gate_weight, "
       "Tensor? gate_bias, Tensor project_weight, Tensor project_bias, Tensor? nl_weight, "
       "Tensor? nl_bias, bool identity, str activation, int stride, int dilation, "
-      "int nl_channels, int nl_stride, int nl_dilation, bool nl_spatial) -> Tensor");
+      "int nl_channels, int nl_stride, int nl_dilation, bool nl_spatial, str nl_scale) "
+      "-> Tensor");
 }
 TORCH_LIBRARY_IMPL(autonl_mm, CPU, m) { m.impl("mbconv", &mbconv); }
 TORCH_LIBRARY_IMPL(autonl_mm, Meta, m) { m.impl("mbconv", &mbconv_meta); }

@@ -1,8 +1,8 @@
 # The steps from a conventional non-local block to LightNL (AutoNL, section
 # 3.1), each after the project convolution of all 8 blocks of one network, on
 # CIFAR-10 at 32x32 (feature maps of 16x16, 8x8 and 4x4): 5 epochs of 20,000 images.
-# tools/benchmarks/compare_steps.py trains all steps. Used alone, this config trains
-# the last one.
+# tools/benchmarks/compare_steps.py trains all steps. The last one has the bounded
+# LightNL. Used alone, this config trains the one before it.
 _base_ = 'autonl-searched_1xb32_cifar10.py'
 
 norm_cfg = dict(type='BN', momentum=0.1, eps=1e-3)
@@ -20,13 +20,17 @@ steps = dict(
     ],
     shared_features=[
         dict(
-            cfg=dict(type='autonl_mm.SharedNL', norm_cfg=norm_cfg),
+            cfg=dict(
+                type='autonl_mm.SharedNL', scale='paper', norm_cfg=norm_cfg),
             target=target)
     ],
     depthwise_output=[
         dict(
             cfg=dict(
-                type='autonl_mm.LightNL', channel_ratio=1, norm_cfg=norm_cfg),
+                type='autonl_mm.LightNL',
+                channel_ratio=1,
+                scale='paper',
+                norm_cfg=norm_cfg),
             target=target)
     ],
     channel_compaction=[
@@ -34,6 +38,7 @@ steps = dict(
             cfg=dict(
                 type='autonl_mm.LightNL',
                 channel_ratio=0.25,
+                scale='paper',
                 norm_cfg=norm_cfg),
             target=target)
     ],
@@ -44,12 +49,31 @@ steps = dict(
                 type='autonl_mm.LightNL',
                 channel_ratio=0.25,
                 stride=2,
+                scale='paper',
                 norm_cfg=norm_cfg),
             target=r'layers\.[123]\.\d+\.project'),
         dict(
             cfg=dict(
                 type='autonl_mm.LightNL',
                 channel_ratio=0.25,
+                scale='paper',
+                norm_cfg=norm_cfg),
+            target=r'layers\.4\.\d+\.project'),
+    ],
+    bounded=[
+        dict(
+            cfg=dict(
+                type='autonl_mm.LightNL',
+                channel_ratio=0.25,
+                stride=2,
+                scale='rms',
+                norm_cfg=norm_cfg),
+            target=r'layers\.[123]\.\d+\.project'),
+        dict(
+            cfg=dict(
+                type='autonl_mm.LightNL',
+                channel_ratio=0.25,
+                scale='rms',
                 norm_cfg=norm_cfg),
             target=r'layers\.4\.\d+\.project'),
     ])

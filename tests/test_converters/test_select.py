@@ -1,5 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Which tensors are taken from a checkpoint, and which mistakes are reported."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import release_networks as reference
@@ -301,6 +303,12 @@ def test_mistakes(release, mistake, known):
         RELEASES[release].convert(weights, ARCH)
     for word in words:
         assert word.format(FIRST[release]) in str(info.value)
+
+
+@pytest.mark.parametrize('release', RELEASES)
+def test_scale_of_the_releases(release, known):
+    with pytest.raises(ConversionError, match="scale 'rms', but the authors' weights"):
+        RELEASES[release].convert(known[release], replace(ARCH, scale='rms'))
 
 
 @pytest.mark.parametrize('release', RELEASES)

@@ -1,5 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """A model and its ONNX file make the same predictions."""
+import copy
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -7,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from tiny_models import CONFIGS, build, noise
 
 from autonl_mm.checkpoint import write_whole
-from autonl_mm.export import export, onnx_file
+from autonl_mm.export import export, onnx_file, quantize
 
 
 @pytest.fixture
@@ -90,6 +92,24 @@ def test_detector(make, name):
         for _ in images]))
     for a, b in zip(batch, results[1]):
         assert torch.equal(a.pred_instances.bboxes, b.bboxes)
+
+
+@pytest.mark.parametrize('name', ['classifier', 'segmentor', 'retinanet'])
+def test_of_the_other_scale(name, make, tmp_path, scope):
+    """The file knows which one it is of; older files are of the paper's."""
+    make(name)
+    file = str(tmp_path / 'x.onnx')
+    assert onnx_file.OnnxSession(file).info['light_nl_scales'] == ['paper']
+    cfg = Config(dict(model=copy.deepcopy(CONFIGS[name]['model'])))
+    cfg.model.backbone.scale = 'rms'
+    with pytest.raises(ValueError, match='scale paper, but the config has scale rms'):
+        MODELS.build(dict(type='autonl_mm.OnnxModel', file=file, model=cfg.model))
+    session = onnx_file.OnnxSession(file)
+    for scales in [], ['rms']:
+        session.info['light_nl_scales'] = scales
+        assert not quantize.is_cubic(session)
+    del session.info['light_nl_scales']
+    assert quantize.is_cubic(session)
 
 
 def test_of_another_task(make, tmp_path):

@@ -43,16 +43,35 @@ def test_position_weights_are_nested():
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('ratio, stride', [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_weighted_light_nl_is_every_smaller_one(order, ratio, stride):
-    """Feature reuse: all choices in what the largest one computes."""
+@pytest.mark.parametrize('scale', ['paper', 'rms'])
+def test_weighted_light_nl_is_every_smaller_one(order, ratio, stride, scale):
+    """Feature reuse: all choices in what the largest one computes.
+
+    The root mean square is that of the channels and positions that are chosen.
+    """
     x = torch.randn(2, 8, 7, 6, dtype=torch.float64)
     channels = unit_weights(torch.tensor([float(ratio)]), (2, 2)).double()
     positions = position_weights(
         torch.tensor([float(stride)]), (2, 1), 7, 6).double()
     weight = channels[:, None] * positions.reshape(1, -1)
-    y = light_nl(x, 4, 1, order, weight)
-    expected = light_nl(x, (2, 4)[ratio], (2, 1)[stride], order)
-    torch.testing.assert_close(y, expected)
+    y = light_nl(x, 4, 1, order, weight, scale)
+    expected = light_nl(x, (2, 4)[ratio], (2, 1)[stride], order, scale=scale)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+def test_root_mean_square_of_relaxed_choices(order):
+    """Written out: shares of channels in the product, of positions in the mean too."""
+    x = torch.randn(2, 8, 7, 6, dtype=torch.float64)
+    channels = unit_weights(torch.tensor([0.3]), (2, 2)).double()
+    positions = position_weights(torch.tensor([0.6]), (2, 1), 7, 6).double().flatten()
+    rows = x.flatten(2).transpose(1, 2)
+    compact = rows[..., :4]
+    y = (compact * channels) @ (compact * positions[:, None]).transpose(1, 2) @ rows
+    mean = (y.square() * positions[:, None]).sum((1, 2)) / positions.sum() / 8
+    y = y / mean.sqrt()[:, None, None]
+    got = light_nl(x, 4, 1, order, channels[:, None] * positions, 'rms')
+    torch.testing.assert_close(got.flatten(2).transpose(1, 2), y, rtol=0, atol=1e-10)
 
 
 def affinity(x, k, stride, full):
@@ -120,11 +139,11 @@ def test_no_large_matrix_is_formed():
 class Gated(torch.nn.Module):
     """A block with the gates that a supernet would give it."""
 
-    def __init__(self, statistic='relative'):
+    def __init__(self, statistic='relative', scale='paper'):
         super().__init__()
         space = SearchSpace.from_config('mnasnet').stages[2][1]
         self.layer = SearchableMBConv(
-            space, statistic, norm_cfg=dict(type='BN', eps=1e-3))
+            space, statistic, norm_cfg=dict(type='BN', eps=1e-3), scale=scale)
         self.layer.init_weights()
         self.state = GateState([self.layer.options], [space.skippable], statistic, 0.1)
         self.state.remember(self.energies())
@@ -141,8 +160,9 @@ class Gated(torch.nn.Module):
         return self.layer(x, {n: on[i] for n, i in self.slices.items()}, distances)
 
 
-def test_gates_start_at_one_and_have_gradients():
-    block = Gated()
+@pytest.mark.parametrize('scale', ['paper', 'rms'])
+def test_gates_start_at_one_and_have_gradients(scale):
+    block = Gated(scale=scale)
     assert list(block.slices) == [
         'expand_ratio', 'kernel_size', 'se_ratio', 'nl', 'nl_ratio',
         'nl_stride'
@@ -182,8 +202,9 @@ def test_energies_are_those_of_the_parts():
         energies['nl'], layer.light_nl.conv.weight.square().sum()[None])
 
 
-def test_what_is_off_still_gets_a_gradient_to_its_gate():
-    block = Gated()
+@pytest.mark.parametrize('scale', ['paper', 'rms'])
+def test_what_is_off_still_gets_a_gradient_to_its_gate(scale):
+    block = Gated(scale=scale)
     torch.nn.init.ones_(block.layer.light_nl.norm.weight)
     with torch.no_grad():
         block.state.threshold.fill_(1.5)

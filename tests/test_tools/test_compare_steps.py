@@ -1,14 +1,20 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import json
+import re
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT, call_main, load_tool, main_error
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from autonl_mm import AUTONL_S, count_macs
+from autonl_mm.models.layers import LightNL, light_nl_scales
 
 SCRIPT = 'tools/benchmarks/compare_steps.py'
 CONFIG = 'configs/mmpretrain/light-nl-steps_1xb32_cifar10.py'
 STEPS = ('none', 'conventional', 'shared_features', 'depthwise_output',
-         'channel_compaction', 'spatial_compaction')
+         'channel_compaction', 'spatial_compaction', 'bounded')
 
 
 def added_macs():
@@ -21,9 +27,9 @@ def added_macs():
         n, k = side * side, c // 4
         ns = (side // stride)**2
 
-        def products(k, ns, c=c, n=n):
+        def products(k, ns, c=c, n=n, gram=0):
             spatial = n * ns * (k + c)
-            return spatial, min(spatial, (n + ns) * k * c)
+            return spatial, min(spatial, (n + ns) * k * c + gram * k * k * c)
 
         conventional = 4 * n * c * c + 2 * n * n * c
         added = dict(
@@ -32,7 +38,8 @@ def added_macs():
             shared_features=[p + n * c * c for p in products(c, n)],
             depthwise_output=[p + 9 * n * c for p in products(c, n)],
             channel_compaction=[p + 9 * n * c for p in products(k, n)],
-            spatial_compaction=[p + 9 * n * c for p in products(k, ns)])
+            spatial_compaction=[p + 9 * n * c for p in products(k, ns)],
+            bounded=[p + 9 * n * c for p in products(k, ns, gram=1)])
         for step, macs in added.items():
             totals[step] = [a + b for a, b in zip(totals[step], macs)]
     return totals
@@ -82,7 +89,8 @@ def test_trains_each_once(small_config, tmp_path, monkeypatch, capsys, scope,
     call_main(monkeypatch, load_tool(SCRIPT), *arguments[1:])
     out = capsys.readouterr().out
     head, rows = rows_of(out)
-    assert head[-4:] == ['seed 0', 'seed 1', 'mean', 'standard deviation']
+    assert head[-5:] == ['seed 0', 'seed 1', 'mean', 'standard deviation',
+                         'difference from none, 95% interval']
     assert tuple(rows) == ('none', 'spatial_compaction')
     assert '4 training runs' in out and 'accuracy/top1' in out
     for step, row in rows.items():
@@ -97,6 +105,7 @@ def test_trains_each_once(small_config, tmp_path, monkeypatch, capsys, scope,
             assert ('LightNL' in log) == (step != 'none')
         assert row[3:5] == [f'{v:.2f}' for v in values]
         assert float(row[5]) == pytest.approx(sum(values) / 2, abs=0.01)
+    assert rows['none'][-1] == '' and '±' in rows['spatial_compaction'][-1]
     # finished runs are not repeated
     logs = {p: p.stat().st_mtime for p in tmp_path.glob('*/train.log')}
     capsys.readouterr()
@@ -106,7 +115,67 @@ def test_trains_each_once(small_config, tmp_path, monkeypatch, capsys, scope,
     assert logs == {p: p.stat().st_mtime for p in logs}
 
 
+def test_starts_with_the_backbones_of_another_comparison(
+        small_config, tmp_path, monkeypatch, capsys, scope, forked_trials):
+    """Of the same step and seed, wherever the folder is now."""
+    short = ['--seeds', 1, '--steps', 'spatial_compaction', '--cfg-options',
+             'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
+             'param_scheduler.total_steps=1']
+    tool = load_tool(SCRIPT)
+    call_main(monkeypatch, tool, small_config, '--work-dir', tmp_path / 'a', *short)
+    (tmp_path / 'a').rename(tmp_path / 'b')
+    capsys.readouterr()
+    call_main(monkeypatch, tool, small_config, '--work-dir', tmp_path / 'c',
+              '--pretrained', tmp_path / 'b', *short)
+    _, rows = rows_of(capsys.readouterr().out)
+    assert tuple(rows) == ('spatial_compaction', )
+    run = 'spatial_compaction-seed0'
+    log = (tmp_path / 'c' / run / 'train.log').read_text()
+    assert re.search(rf"load backbone\. in model from: .*b/{run}/epoch_1\.pth", log)
+    message = main_error(monkeypatch, tool, small_config, '--work-dir',
+                         tmp_path / 'd', '--pretrained', tmp_path / 'b')
+    assert 'none-seed0/last_checkpoint does not exist' in message
+
+
+def test_paired_difference():
+    tool = load_tool(SCRIPT)
+    mean, half = tool.paired_difference([3.0, 5.0, 4.0], [1.0, 2.0, 3.0])
+    # differences 2, 3, 1; t of two degrees of freedom is 4.303
+    assert mean == pytest.approx(2)
+    assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize('config, shape, places', [
+    ('configs/mmpretrain/autonl-s-steps_1xb64_imagenette-128.py', 128, 7),
+    ('configs/mmseg/autonl-s-steps_fpn_1xb8-2400i_cityscapes-256x256.py', 256, 7),
+])
+def test_steps_of_autonl_s(config, shape, places, tmp_path, monkeypatch, capsys, scope):
+    """With LightNL they are AutoNL-S, and squeeze-excite costs as much."""
+    call_main(monkeypatch, load_tool(SCRIPT), ROOT / config, '--work-dir', tmp_path,
+              '--no-train', '--input-shape', shape)
+    _, rows = rows_of(capsys.readouterr().out)
+    macs = {name: float(row[1].split()[0]) for name, row in rows.items()}
+    assert macs['paper'] <= macs['bounded'] <= 1.1 * macs['paper']
+    assert macs['squeeze_excite'] < macs['paper'] < macs['conventional']
+    cfg = Config.fromfile(ROOT / config)
+    init_default_scope(cfg.default_scope)
+    for name, scale in dict(paper='paper', bounded='rms').items():
+        backbone = load_tool(SCRIPT).with_step(cfg, name).model.backbone
+        if shape == 128:
+            arch = replace(AUTONL_S, scale=scale)
+            added = (count_macs(arch, shape, None).total
+                     - count_macs(arch.without_light_nl(), shape, None).total)
+            assert macs[name] == pytest.approx(added / 1e6, abs=1e-3)
+        net = MODELS.build(backbone)
+        assert light_nl_scales(net) == [scale]
+        assert sum(isinstance(m, LightNL) for m in net.modules()) == places
+    if shape == 128:
+        assert macs['squeeze_excite_equal_macs'] == pytest.approx(
+            macs['paper'], rel=1e-3)
+
+
 @pytest.mark.parametrize('arguments, words', [
+    ([CONFIG, '--steps', 'none', 'all'], "--steps has 'all', expected some of none"),
     (['configs/mmpretrain/autonl-s_2xb128_cifar10.py'], 'has no steps'),
     ([CONFIG, '--seeds', '0'], '--seeds and --jobs must be at least 1'),
 ])

@@ -41,7 +41,9 @@ def files(tmp_path, scope):
     """Makes config and checkpoint of a tiny model."""
 
     def make(name, **model):
+        name, *scale = name.split()
         cfg = Config(copy.deepcopy(CONFIGS[name]))
+        cfg.model.backbone.scale = scale[0] if scale else 'paper'
         cfg.model.update(model)
         net = build(cfg)
         cfg.dump(tmp_path / 'config.py')
@@ -61,6 +63,7 @@ def rows(text):
 
 @pytest.mark.parametrize('name, options, output', [
     ('classifier', [], 'logits'),
+    ('classifier rms', [], 'logits'),
     ('segmentor', [], 'logits'),
     ('segmentor', ['--labels'], 'labels'),
     ('retinanet', [], 'dets'),
@@ -87,6 +90,7 @@ def test_every_task_at_any_size(name, options, output, files, monkeypatch,
     assert session.outputs[0] == output
     assert session.batch is None and session.size == (None, None)
     assert session.info['classes'] == ['a', 'b']
+    assert session.info['light_nl_scales'] == ['rms' if 'rms' in name else 'paper']
     kinds = export.operators(onnx.load(file))
     assert 'Einsum' not in kinds
     assert ('NonMaxSuppression' in kinds) == (output == 'dets')

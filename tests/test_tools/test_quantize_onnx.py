@@ -205,6 +205,8 @@ def test_outliers_are_left_out(batch):
             assert len(images) <= (batch or 1)
             return [images.mean((2, 3))]
 
+        info = {}
+
     Session.batch = batch
     images = [torch.full((3, 4, 4), v)
                 for v in (1., 2., 3., 29., 31., 1e12, float('nan'),
@@ -213,5 +215,9 @@ def test_outliers_are_left_out(batch):
     assert [p[0, 0, 0].item() for p in kept] == [1, 2, 3, 2, 1]
     with pytest.raises(ValueError, match='all 2 images are NaN or infinite'):
         quantize.without_outliers(Session(), images[6:8])
+    # with the bounded LightNL there are none
+    Session.info = dict(light_nl_scales=['rms'])
+    assert quantize.without_outliers(Session(), images) is images
+    Session.info = {}
     Session.outputs = ('labels', )
     assert quantize.without_outliers(Session(), images) is images

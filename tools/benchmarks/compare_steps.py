@@ -3,8 +3,8 @@
 
 Trains the network of a config with each of its ``steps`` as plug-ins, all in
 the same way and with the same seeds, and prints the MACs, parameters and
-accuracy of each. Finished runs are not repeated, so an interrupted comparison
-continues.
+accuracy of each, and how much it differs from the first step with the same seed.
+Finished runs are not repeated, so an interrupted comparison continues.
 """
 import argparse
 import statistics
@@ -16,10 +16,15 @@ from mmengine.registry import MODELS, init_default_scope
 
 from autonl_mm.benchmark import trials
 from autonl_mm.benchmark.measure import built_macs, count_parameters
-from autonl_mm.cli import configs
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
 from autonl_mm.models.layers import LightNL
 
 TOOLS = Path(__file__).resolve().parents[1]
+# 97.5% quantiles of Student's t by degrees of freedom, the normal's from 30 on
+T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20,
+               2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09, 2.09, 2.08, 2.07,
+               2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 1.96)
 
 
 def parse_args():
@@ -27,6 +32,14 @@ def parse_args():
     parser.add_argument(
         'config', help='config with ``steps``, lists of plug-ins by name')
     trials.add_args(parser)
+    parser.add_argument(
+        '--steps', nargs='+', metavar='NAME', help='default: all of the config')
+    parser.add_argument(
+        '--pretrained',
+        type=Path,
+        help='work dir of a finished comparison of the same steps: each network '
+        'starts with the backbone that was trained there, of the same step and '
+        'seed')
     configs.add_input_shape(
         parser, (32, 32), 'the MACs are counted for it; default 32')
     parser.add_argument(
@@ -41,6 +54,50 @@ def with_step(cfg, name):
     cfg = Config(cfg.to_dict())
     cfg.model.backbone.plugins = cfg.pop('steps')[name]
     return cfg
+
+
+def pretrained(work_dir, name, seed):
+    """Options by which a backbone starts with the weights of another comparison.
+
+    Args:
+        work_dir (Path): Its work dir.
+        name (str): The step.
+        seed (int): The seed.
+
+    Returns:
+        dict[str, str]: Settings of the config.
+
+    Raises:
+        FileNotFoundError: If the run has no checkpoint.
+    """
+    last = work_dir / f'{name}-seed{seed}' / 'last_checkpoint'
+    if not last.is_file():
+        raise FileNotFoundError(f'--pretrained: {last} does not exist, expected '
+                                'the work dir of a finished comparison of the '
+                                'same steps and seeds')
+    # The name in it is that at the time of the run; the folder may have moved.
+    checkpoint = last.parent / Path(last.read_text().strip()).name
+    key = 'model.backbone.init_cfg'
+    return {f'{key}.type': 'Pretrained', f'{key}.checkpoint': checkpoint,
+            f'{key}.prefix': 'backbone.'}
+
+
+def paired_difference(values, others):
+    """Mean difference of two networks, by seed, with its 95% interval.
+
+    Args:
+        values (list[float]): Metric by seed.
+        others (list[float]): Of the network to compare with.
+
+    Returns:
+        tuple[float, float]: The mean, and half the width of the interval by
+        Student's t.
+    """
+    differences = [a - b for a, b in zip(values, others, strict=True)]
+    n = len(differences)
+    quantile = T_QUANTILES[min(n - 1, len(T_QUANTILES)) - 1]
+    return (statistics.mean(differences),
+            quantile * statistics.stdev(differences) / n**0.5)
 
 
 def costs(cfg, input_shape):
@@ -77,8 +134,12 @@ def table(rows, values):
     seeds = len(next(iter(values.values()))) if values else 0
     head = ['step', 'MACs added, affinity formed', 'MACs added, cheaper order',
             'parameters added', *(f'seed {i}' for i in range(seeds))]
+    first = next(iter(rows))
     if seeds:
-        head += ['mean', 'standard deviation'][:1 + (seeds > 1)]
+        head.append('mean')
+    if seeds > 1:
+        head += ['standard deviation',
+                 f'difference from {first.replace("_", " ")}, 95% interval']
     lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
     for name, row in rows.items():
         cells = [name.replace('_', ' ')]
@@ -90,9 +151,10 @@ def table(rows, values):
             cells.append(f'{statistics.mean(values[name]):.2f}')
         if seeds > 1:
             cells.append(f'{statistics.stdev(values[name]):.2f}')
+            mean, half = paired_difference(values[name], values[first])
+            cells.append('' if name == first else f'{mean:+.2f} ± {half:.2f}')
         lines.append('| ' + ' | '.join(cells) + ' |')
     text = '\n'.join(lines)
-    first = next(iter(rows))
     return (f'{text}\n\n{first.replace("_", " ")}: {base["macs"] / 1e6:.2f} M '
             f'MACs, {base["parameters"]:,} parameters, without the classifier')
 
@@ -108,14 +170,24 @@ def main():
             raise ValueError(f'{args.config} has no steps: expected a dict of '
                              'lists of plug-ins')
         init_default_scope(cfg.get('default_scope', 'mmengine'))
-        variants = {name: with_step(cfg, name) for name in cfg.steps}
+        for name in args.steps or []:
+            if name not in cfg.steps:
+                raise ValueError(f'--steps has {name!r}, expected some of '
+                                 f'{", ".join(cfg.steps)}')
+        variants = {name: with_step(cfg, name) for name in args.steps or cfg.steps}
         rows = {name: costs(variant, input_shape)
                 for name, variant in variants.items()}
-        args.work_dir.mkdir(parents=True, exist_ok=True)
+        outputs.check_folder('--work-dir', args.work_dir)
         values, last = {}, ''
         if not args.no_train:
             jobs = [(name, seed) for seed in range(args.seeds)
                     for name in variants]
+
+            # Looked up before the first training.
+            starts = {
+                job: pretrained(args.pretrained, *job) if args.pretrained else {}
+                for job in jobs
+            }
 
             def train(job):
                 name, seed = job
@@ -123,7 +195,8 @@ def main():
                 config = args.work_dir / f'{name}.py'
                 return trials.train(
                     TOOLS / 'train.py', config, out,
-                    {**args.cfg_options, 'randomness.seed': seed}, args.jobs,
+                    {**starts[job], **args.cfg_options,
+                     'randomness.seed': seed}, args.jobs,
                     step=name, seed=seed,
                     plugins=repr(variants[name].model.backbone.plugins))
 
@@ -136,7 +209,7 @@ def main():
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'compare_steps.py: {e}')
     text = table(rows, values) + last
-    (args.work_dir / 'comparison.md').write_text(text + '\n')
+    write_whole(args.work_dir / 'comparison.md', text + '\n')
     print('\n' + text)
 
 

@@ -49,6 +49,12 @@ class AutoNL(DeployMixin, BaseModule):
         norm_cfg (dict): Normalisation. Defaults to
             ``dict(type='BN', momentum=0.01, eps=1e-3)``.
         act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
+        scale (str, optional): What every LightNL divides by: ``'paper'``, the
+            size of the feature map, or ``'rms'``, the product's root mean
+            square, see :func:`autonl_mm.models.light_nl`. Defaults to None:
+            what ``arch`` says, which is ``'paper'`` unless it has a line
+            ``scale-rms``; for ``'s'`` and ``'l'``
+            :data:`autonl_mm.arch.DEFAULT_SCALE`.
         init_cfg (dict | list[dict], optional): Initialisation. Unless it
             loads a checkpoint, depthwise convolutions are initialised as in
             the authors' releases. Defaults to Kaiming for ``Conv2d`` and 1
@@ -78,6 +84,7 @@ class AutoNL(DeployMixin, BaseModule):
                  conv_cfg: Optional[dict] = None,
                  norm_cfg: dict = dict(type='BN', momentum=0.01, eps=1e-3),
                  act_cfg: dict = dict(type='Swish'),
+                 scale: Optional[str] = None,
                  init_cfg: Union[dict, List[dict], None] = [
                      dict(type='Kaiming', layer='Conv2d'),
                      dict(
@@ -86,7 +93,7 @@ class AutoNL(DeployMixin, BaseModule):
                          val=1)
                  ]):
         super().__init__(init_cfg=init_cfg)
-        self.spec = resolve_arch(arch)
+        self.spec = resolve_arch(arch, scale)
         stages = self.spec.stages
         self.out_indices = self._check_out_indices(out_indices, len(stages))
         last = max(self.out_indices)
@@ -136,6 +143,7 @@ class AutoNL(DeployMixin, BaseModule):
                         nl_dilation=dilation,
                         act_cfg=act_cfg,
                         with_cp=with_cp,
+                        scale=self.spec.scale,
                         **cfg))
             self.layers.append(Sequential(*blocks))
             channels.append(stage[-1].out_channels)

@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-from .light_nl import LightNL, SharedNL, affinity_rows, light_nl
+from .light_nl import LightNL, SharedNL, affinity_rows, light_nl, light_nl_scales
 from .mbconv import MBConv, SqueezeExcite
 
 __all__ = [
-    'LightNL', 'SharedNL', 'affinity_rows', 'light_nl', 'MBConv',
-    'SqueezeExcite'
+    'LightNL', 'SharedNL', 'affinity_rows', 'light_nl', 'light_nl_scales',
+    'MBConv', 'SqueezeExcite'
 ]

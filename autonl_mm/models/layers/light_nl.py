@@ -5,7 +5,7 @@ Symbols in shapes: N images, C channels, H x W the size of the feature map,
 k compact channels, s the stride, h x w = ceil(H/s) x ceil(W/s) the size of the
 strided feature map.
 """
-from typing import Optional
+from typing import List, Optional
 
 import torch
 import torch.nn as nn
@@ -13,6 +13,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from autonl_mm.arch import DEFAULT_SCALE, check_scale
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import DeployMixin
 from autonl_mm.ops import fused_light_nl, load_fused_operators, pack_weights, runs_fused
@@ -20,17 +21,21 @@ from autonl_mm.registry import MODELS
 
 ORDERS = ('auto', 'channel', 'spatial')
 LOW_PRECISION = (torch.float16, torch.bfloat16)
+# State entry of layers with scale='rms'. Layers with the paper's scale have none,
+# like all checkpoints from before there was another.
+RMS_MARK = 'scaled_by_rms'
 
 
 def light_nl(x: Tensor,
              nl_channels: int,
              stride: int = 1,
              order: str = 'auto',
-             weight: Optional[Tensor] = None) -> Tensor:
-    r"""The compact non-local operation, ``y = x_c x_sc^T x_s / (HW)``.
+             weight: Optional[Tensor] = None,
+             scale: str = 'paper') -> Tensor:
+    r"""The compact non-local operation, ``y = x_c x_sc^T x_s`` over a scale.
 
     .. math::
-        y_{c,p} = \frac{1}{HW} \sum_q \Big(\sum_{i<k} x_{i,p} x^s_{i,q}\Big)
+        y_{c,p} = \frac{1}{HW} \sum_q \left(\sum_{i<k} x_{i,p} x^s_{i,q}\right)
                   x^s_{c,q}
 
     with :math:`x^s` every ``stride``-th row and column of ``x``. The divisor
@@ -38,19 +43,35 @@ def light_nl(x: Tensor,
     equation and its TensorFlow release; in the PyTorch release it is 1 for
     square feature maps.
 
+    This grows with the cube of ``x``. With ``scale='rms'``, a deviation from
+    the paper, each image's product is divided by its root mean square over all
+    channels and the sampled positions instead, so that it has the same size for
+    every image: multiplying ``x`` by a number does not change ``y``. Where
+    the product is zero, so is ``y``, and so are its gradients; this is also the
+    result where squares leave the range of the dtype, in float32 for features
+    below 1e-6 and above 1e6. At stride 1 the
+    sampled positions are all positions, and the root mean square of ``y`` is
+    1. In the channel order it comes from small matrices: with the context
+    ``M = x_sc^T x_s`` and the Gram matrix ``G`` of the compact channels, its
+    first k columns, the sum of squares is ``tr(M^T G M)``.
+
     Args:
         x (Tensor): Features, ``(N, C, H, W)``.
         nl_channels (int): k; the affinity is computed from the first k
             channels.
         stride (int): s. Defaults to 1.
         order (str): ``'channel'`` forms the C x k context matrix, MACs
-            ``(hw + HW) * k * C``; ``'spatial'`` the HW x hw affinity, MACs
+            ``(hw + HW) * k * C``, and ``k * k * C`` more for the root mean
+            square; ``'spatial'`` the HW x hw affinity, MACs
             ``HW * hw * (k + C)``; ``'auto'`` takes the cheaper. Defaults to
             ``'auto'``.
-        weight (Tensor, optional): ``(k, hw)``, factors of the affinity's
-            terms, one per channel and sampled position. A search uses them
-            to select channels and strides in a differentiable way. Defaults
-            to None.
+        weight (Tensor, optional): ``(k, hw)``, or 1 for either, factors of the
+            affinity's terms, one per channel and sampled position. A search
+            uses them to select channels and strides in a differentiable way.
+            The first channel's factors say how much each position counts in
+            the root mean square; every choice of channels has the first one.
+            Defaults to None.
+        scale (str): ``'paper'`` or ``'rms'``. Defaults to ``'paper'``.
 
     Returns:
         Tensor: ``(N, C, H, W)``, with the dtype of ``x``.
@@ -68,25 +89,79 @@ def light_nl(x: Tensor,
             memory_format=torch.channels_last)
         x_s = sampled.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
         x_sc = x_s[..., :nl_channels]  # (N, hw, k)
+    count, shares = x_s.shape[1], None
+    terms = x_sc
     if weight is not None:
-        x_sc = x_sc * weight.t()
-    x_sc = x_sc.transpose(1, 2)  # (N, k, hw)
+        terms = x_sc * weight.t()
+        shares = weight[:1].t().expand(count, 1)  # of the positions
+    terms = terms.transpose(1, 2)  # (N, k, hw)
     if order == 'auto':
-        order = light_nl_order(c, nl_channels, h * w, x_s.shape[1])
-    # Dividing the small matrix saves a pass over the feature map.
+        order = light_nl_order(c, nl_channels, h * w, count, scale)
     if order == 'channel':
-        context = torch.bmm(x_sc, x_s) / (h * w)  # (N, k, C)
+        context = torch.bmm(terms, x_s)  # (N, k, C)
+        # Dividing the small matrix saves a pass over the feature map.
+        if scale == 'paper':
+            context = context / (h * w)
+        else:
+            gram = None
+            if shares is not None:
+                gram = torch.bmm((x_sc * shares).transpose(1, 2), x_sc)
+                count = shares.sum()
+            context = context / (count * c)
+            context = context / _rms_of_product(
+                context, None if gram is None else gram / (count * c))
         y = torch.bmm(x_c, context)
     else:
-        affinity = torch.bmm(x_c, x_sc) / (h * w)  # (N, HW, hw)
+        affinity = torch.bmm(x_c, terms) / (h * w)  # (N, HW, hw)
         y = torch.bmm(affinity, x_s)
+        if scale == 'rms':
+            # This order is the cheaper one where y is smaller than the context.
+            rows = y
+            if stride > 1:
+                rows = y.view(n, h, w, c)[:, ::stride, ::stride].flatten(1, 2)
+            squares = rows.square()
+            if shares is not None:
+                squares, count = squares * shares, shares.sum()
+            y = y / _root(squares.sum((1, 2), keepdim=True) / (count * c))
     return y.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _root(square: Tensor) -> Tensor:
+    """``sqrt(square)`` as a divisor: infinity where nothing is to be divided.
+
+    That is where the square is zero or outside of the range of the dtype; the
+    quotient is then 0, and so are its gradients. A product with rsqrt() would
+    have the cube of the root in its gradient.
+    """
+    return torch.where(square > 0, square, float('inf')).sqrt()
+
+
+def _rms_of_product(context: Tensor, gram: Optional[Tensor] = None) -> Tensor:
+    """The root mean square of ``x_c context``, ``(N, 1, 1)``.
+
+    Both factors come divided by ``count * C``, with ``count`` the number of
+    positions in the mean. No other factor is left then: the trace has this
+    divisor to the third power, the square of ``x_c context`` to the second, and
+    the mean once. Each operation here costs as much as its call, hence as few as
+    possible.
+
+    Args:
+        context (Tensor): ``x_sc^T x_s / (count * C)``, ``(N, k, C)``.
+        gram (Tensor, optional): Gram matrix of the compact channels at the
+            sampled positions over the same divisor, ``(N, k, k)``. Defaults to
+            None, the first k columns of the context.
+    """
+    if gram is None:
+        gram = context[..., :context.shape[1]]
+    trace = (torch.bmm(gram, context) * context).sum((1, 2), keepdim=True)
+    return _root(trace)
 
 
 def affinity_rows(x: Tensor,
                   nl_channels: int,
                   stride: int,
-                  positions: Tensor) -> Tensor:
+                  positions: Tensor,
+                  scale: str = 'paper') -> Tensor:
     """Compute some rows of the affinity of :func:`light_nl`.
 
     Args:
@@ -96,16 +171,25 @@ def affinity_rows(x: Tensor,
         stride (int): s.
         positions (Tensor): Row and column of P positions of the feature map,
             ``(P, 2)``, integers.
+        scale (str): ``'paper'`` or ``'rms'``. Defaults to ``'paper'``.
 
     Returns:
         Tensor: ``(N, P, h, w)``, the weight of each sampled position in the
-        output at each of the P positions. The divisor HW is included.
+        output at each of the P positions. The divisor, HW or the root mean
+        square, is included.
     """
     h, w = x.shape[2:]
-    compact = x[:, :nl_channels]
-    sampled = compact[:, :, ::stride, ::stride]
-    queries = compact[:, :, positions[:, 0], positions[:, 1]]  # (N, k, P)
-    rows = torch.matmul(queries.transpose(1, 2), sampled.flatten(2)) / (h * w)
+    features = x[:, :, ::stride, ::stride]
+    sampled = features[:, :nl_channels]
+    queries = x[:, :nl_channels, positions[:, 0], positions[:, 1]]  # (N, k, P)
+    compact = sampled.flatten(2)  # (N, k, hw)
+    rows = torch.matmul(queries.transpose(1, 2), compact)
+    if scale == 'paper':
+        rows = rows / (h * w)
+    else:
+        size = features[0, 0].numel() * x.shape[1]
+        context = torch.bmm(compact, features.flatten(2).transpose(1, 2)) / size
+        rows = rows / size / _rms_of_product(context)
     return rows.unflatten(2, sampled.shape[2:])
 
 
@@ -115,6 +199,10 @@ class LightNL(DeployMixin, BaseModule):
 
     BN's weight starts at zero, so a new block is the identity.
 
+    Weights are trained for one of the two scales. The state dict of a layer with
+    ``scale='rms'`` says so by an entry ``scaled_by_rms``, and loading weights
+    for the other scale is an error.
+
     Args:
         in_channels (int): C, channels in and out.
         channel_ratio (float): r; the affinity is computed from the first
@@ -123,6 +211,9 @@ class LightNL(DeployMixin, BaseModule):
             to 1.
         order (str): Order of the products, see :func:`light_nl`. Defaults to
             ``'auto'``.
+        scale (str): What the product is divided by: ``'paper'``, the size of
+            the feature map, or ``'rms'``, its root mean square, see
+            :func:`light_nl`. Defaults to :data:`autonl_mm.arch.DEFAULT_SCALE`.
         norm_cfg (dict, optional): Normalisation; None for none. Defaults to
             ``dict(type='BN')``.
         zero_init (bool): Whether the block starts as the identity: the BN
@@ -139,10 +230,13 @@ class LightNL(DeployMixin, BaseModule):
 
     Shape:
         ``(N, C, H, W)`` in, the same out, with the dtype of the input. For
-        float16 and bfloat16 inputs the branch is computed in float32: its
-        values grow with the cube of ``x``, so that activations of 1e3 give
-        values of 1e9. For the same reason ``model.half()`` leaves its few
-        parameters and the statistics of its normalisation in float32.
+        float16 and bfloat16 inputs the products are computed in float32. With
+        the paper's scale, so is the rest of the branch: its values grow with
+        the cube of ``x``, so that activations of 1e3 give values of 1e9. For the
+        same reason ``model.half()`` leaves its few parameters and the
+        statistics of its normalisation in float32. With ``scale='rms'`` the
+        branch's values do not depend on the size of ``x``, and convolution,
+        normalisation and parameters are in half precision like any others.
     """
 
     _abbr_ = 'light_nl'
@@ -152,6 +246,7 @@ class LightNL(DeployMixin, BaseModule):
                  channel_ratio: float = 0.25,
                  stride: int = 1,
                  order: str = 'auto',
+                 scale: str = DEFAULT_SCALE,
                  norm_cfg: Optional[dict] = dict(type='BN'),
                  zero_init: bool = True,
                  dilation: int = 1,
@@ -175,10 +270,12 @@ class LightNL(DeployMixin, BaseModule):
         if order not in ORDERS:
             raise ValueError(f'order of LightNL is {order!r}, expected one of '
                              f'{ORDERS}')
+        check_scale(scale)
         self.in_channels = in_channels
         self.channel_ratio = channel_ratio
         self.stride = stride
         self.order = order
+        self.scale = scale
         self.zero_init = zero_init
         self.fused = False
         self.conv = nn.Conv2d(
@@ -192,6 +289,8 @@ class LightNL(DeployMixin, BaseModule):
         self.norm = (
             build_norm_layer(norm_cfg, in_channels)[1]
             if norm_cfg else nn.Identity())
+        if scale == 'rms':
+            self.register_buffer(RMS_MARK, torch.tensor(1))
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -217,10 +316,22 @@ class LightNL(DeployMixin, BaseModule):
                 return tensor.to(new.device)
             return new
 
-        super()._apply(keep_precision, *args, **kwargs)
+        super()._apply(keep_precision if self.scale == 'paper' else fn, *args,
+                       **kwargs)
         if self.fused:
             pack_weights(self.conv)
         return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # Raised rather than reported: mmengine only logs what is reported.
+        if f'{prefix}conv.weight' in state_dict:
+            found = 'rms' if prefix + RMS_MARK in state_dict else 'paper'
+            if found != self.scale:
+                raise RuntimeError(
+                    f'{prefix}conv.weight was trained with scale={found!r}, but '
+                    f'this LightNL has scale={self.scale!r}: build the network '
+                    f'with scale={found!r}')
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def use_fused_operator(self) -> None:
         """Compute the block with the fused operator where that is possible:
@@ -249,7 +360,7 @@ class LightNL(DeployMixin, BaseModule):
         if self.fused and runs_fused(x):
             return fused_light_nl(x, self.conv.weight, self.conv.bias,
                                   self.nl_channels, self.stride, self.order,
-                                  self.conv.dilation[0], residual)
+                                  self.conv.dilation[0], residual, self.scale)
         out = x + self.branch(x)
         return out if residual is None else residual + out
 
@@ -262,23 +373,33 @@ class LightNL(DeployMixin, BaseModule):
                 None.
         """
         # Asked first: entering autocast takes as long as one of the products.
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                return self.branch(x, weight)
-        y = x.float() if x.dtype in LOW_PRECISION else x
-        y = light_nl(y, self.nl_channels, self.stride, self.order, weight)
-        return self.norm(self.conv(y)).to(x.dtype)
+        if not torch.is_autocast_enabled(x.device.type):
+            return self._convolve(self._product(x, weight)).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self._product(x, weight)
+            if self.scale == 'paper':
+                return self._convolve(y).to(x.dtype)
+        return self._convolve(y).to(x.dtype)
+
+    def _product(self, x: Tensor, weight: Optional[Tensor]) -> Tensor:
+        x = x.float() if x.dtype in LOW_PRECISION else x
+        return light_nl(x, self.nl_channels, self.stride, self.order, weight,
+                        self.scale)
+
+    def _convolve(self, y: Tensor) -> Tensor:
+        return self.norm(self.conv(y.to(self.conv.weight.dtype)))
 
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, nl_channels={self.nl_channels}, '
-                f'stride={self.stride}, order={self.order!r}')
+                f'stride={self.stride}, order={self.order!r}, '
+                f'scale={self.scale!r}')
 
 
 @MODELS.register_module()
 class SharedNL(LightNL):
     """An intermediate step from a conventional non-local block to LightNL.
 
-    Features are shared, ``y = x x^T x / (HW)`` without theta, phi and g, but
+    Features are shared, ``y = x x^T x`` over the scale, without theta, phi and g, but
     ``W_z`` is still a 1x1 convolution. The next step is
     ``LightNL(channel_ratio=1)``.
 
@@ -286,6 +407,7 @@ class SharedNL(LightNL):
         in_channels (int): C, channels in and out.
         order (str): Order of the products, see :func:`light_nl`. Defaults to
             ``'auto'``.
+        scale (str): As for :class:`LightNL`.
         norm_cfg (dict, optional): Normalisation; None for none. Defaults to
             ``dict(type='BN')``.
         zero_init (bool): Whether the block starts as the identity. Defaults
@@ -301,6 +423,7 @@ class SharedNL(LightNL):
     def __init__(self,
                  in_channels: int,
                  order: str = 'auto',
+                 scale: str = DEFAULT_SCALE,
                  norm_cfg: Optional[dict] = dict(type='BN'),
                  zero_init: bool = True,
                  init_cfg: Optional[dict] = None):
@@ -308,11 +431,21 @@ class SharedNL(LightNL):
             in_channels,
             channel_ratio=1,
             order=order,
+            scale=scale,
             norm_cfg=norm_cfg,
             zero_init=zero_init,
             init_cfg=init_cfg)
         self.conv = nn.Conv2d(in_channels, in_channels, 1, bias=False)
         self._reset_parameters()
+
+
+def light_nl_scales(module: nn.Module) -> List[str]:
+    """The scales of the LightNLs in a network, each once, sorted.
+
+    Args:
+        module (nn.Module): The network.
+    """
+    return sorted({m.scale for m in module.modules() if isinstance(m, LightNL)})
 
 
 def init_depthwise(conv: nn.Conv2d) -> None:

@@ -9,9 +9,10 @@ from mmcv.cnn import ConvModule, build_activation_layer
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from autonl_mm.arch import BlockSpec
+from autonl_mm.arch import DEFAULT_SCALE, BlockSpec
 from autonl_mm.deploy import DeployMixin
 from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs_fused
+from autonl_mm.registry import MODELS
 
 from .light_nl import LightNL, init_depthwise
 
@@ -56,6 +57,31 @@ class SqueezeExcite(BaseModule):
         return x * scale.sigmoid()
 
 
+@MODELS.register_module()
+class SqueezeExcitePlugin(SqueezeExcite):
+    """Squeeze-excite as a plug-in layer, for comparisons with LightNL.
+
+    Args:
+        in_channels (int): C, channels in and out.
+        hidden_channels (int): Hidden units.
+        act_cfg (dict): Inner activation. Defaults to ``dict(type='Swish')``.
+        init_cfg (dict, optional): Initialisation. Defaults to None.
+
+    Shape:
+        ``(N, C, H, W)`` in, the same out.
+    """
+
+    _abbr_ = 'se'
+
+    def __init__(self,
+                 in_channels: int,
+                 hidden_channels: int,
+                 act_cfg: dict = dict(type='Swish'),
+                 init_cfg: Optional[dict] = None):
+        super().__init__(in_channels, hidden_channels, fused_act_cfg(act_cfg),
+                         init_cfg)
+
+
 class MBConv(DeployMixin, BaseModule):
     """Inverted residual block that a :class:`BlockSpec` describes.
 
@@ -75,6 +101,8 @@ class MBConv(DeployMixin, BaseModule):
         act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
         with_cp (bool): Whether to recompute activations in the backward pass
             to save memory. Defaults to False.
+        scale (str): The scale of LightNL, see :class:`LightNL`. Defaults to
+            :data:`autonl_mm.arch.DEFAULT_SCALE`.
         init_cfg (dict, optional): Initialisation. Defaults to None.
 
     Shape:
@@ -91,6 +119,7 @@ class MBConv(DeployMixin, BaseModule):
                  norm_cfg: dict = dict(type='BN'),
                  act_cfg: dict = dict(type='Swish'),
                  with_cp: bool = False,
+                 scale: str = DEFAULT_SCALE,
                  init_cfg: Optional[dict] = None):
         super().__init__(init_cfg=init_cfg)
         self.spec = spec
@@ -126,6 +155,7 @@ class MBConv(DeployMixin, BaseModule):
                 spec.out_channels,
                 spec.nl_ratio,
                 spec.nl_stride,
+                scale=scale,
                 norm_cfg=norm_cfg,
                 dilation=nl_dilation)
         self.fused = None

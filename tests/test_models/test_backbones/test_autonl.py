@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import copy
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -12,7 +13,7 @@ from mmengine.registry import MODELS
 
 from autonl_mm import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec
 from autonl_mm.models.backbones import AutoNL
-from autonl_mm.models.layers import LightNL
+from autonl_mm.models.layers import LightNL, light_nl_scales
 
 CHANNELS = (32, 16, 24, 40, 80, 96, 192, 320, 1280)
 STRIDES = (2, 2, 4, 8, 16, 16, 32, 32, 32)
@@ -359,9 +360,11 @@ def test_compiles_without_graph_breaks(backend):
             torch.testing.assert_close(got, want)
 
 
-def test_torch_export_at_any_size():
+@pytest.mark.parametrize('scale', ['paper', 'rms'])
+def test_torch_export_at_any_size(scale):
     """One program for all sizes and batch sizes, in the channel order."""
-    model = randomized(AutoNL(TINY_ARCH.splitlines(), out_indices=(2, 4)))
+    model = randomized(
+        AutoNL(TINY_ARCH.splitlines(), out_indices=(2, 4), scale=scale))
     for module in model.eval().modules():
         if isinstance(module, LightNL):
             module.order = 'channel'
@@ -374,6 +377,45 @@ def test_torch_export_at_any_size():
         with torch.no_grad():
             for out, want in zip(program(x), model(x)):
                 torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-5)
+
+
+# -------------------------------------------------------------------- scale
+def test_scale_reaches_every_light_nl():
+    for arch in 's', TINY, TINY.to_text().splitlines():
+        model = AutoNL(arch, scale='rms')
+        assert light_nl_scales(model) == ['rms'] and model.arch().scale == 'rms'
+        again = AutoNL(model.arch().to_text().splitlines())
+        again.load_state_dict(model.state_dict())
+        assert light_nl_scales(AutoNL(arch)) == ['paper']
+    with pytest.raises(ValueError, match="scale is 'root'"):
+        AutoNL(scale='root')
+
+
+@pytest.mark.parametrize('scale', ['paper', 'rms'])
+def test_weights_of_the_other_scale_are_refused(scale, tmp_path):
+    path = str(tmp_path / 'net.pth')
+    torch.save(AutoNL(TINY, scale=scale).state_dict(), path)
+    init_cfg = dict(type='Pretrained', checkpoint=path)
+    AutoNL(TINY, scale=scale, init_cfg=init_cfg).init_weights()
+    other = AutoNL(TINY, scale='rms' if scale == 'paper' else 'paper',
+                   init_cfg=init_cfg)
+    with pytest.raises(RuntimeError, match=f'was trained with scale={scale!r}'):
+        other.init_weights()
+
+
+def test_bounded_features_whatever_the_image():
+    """Random weights, LightNL switched on, statistics of other images.
+
+    Without squeeze-excite, whose gates grow with the features as well.
+    """
+    arch = replace(TINY, blocks=[replace(b, se_ratio=0) for b in TINY.blocks])
+    model = randomized(AutoNL(arch, scale='rms')).eval()
+    x = torch.randn(8, 3, 64, 64)
+    with torch.no_grad():
+        usual = model(x)[-1].abs().amax((1, 2, 3)).median()
+        for other in (3 * x, x + 3, torch.zeros_like(x), torch.full_like(x, 3),
+                      torch.randn(8, 3, 128, 96)):
+            assert model(other)[-1].abs().amax() < 10 * usual
 
 
 # --------------------------------------------------------------------- init

@@ -7,13 +7,17 @@ import torch
 import torch.nn as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.model import BaseModule, ExponentialMovingAverage
 from mmengine.registry import MODELS
+from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import load_state_dict as mmengine_load_state_dict
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autonl_mm.models.layers import LightNL, SharedNL, affinity_rows, light_nl
-from autonl_mm.models.layers.light_nl import init_depthwise
+from autonl_mm.models.layers.light_nl import RMS_MARK, init_depthwise
 
 ORDERS = ('channel', 'spatial', 'auto')
+SCALES = ('paper', 'rms')
 PARENT_RULES = [
     dict(type='Kaiming', layer='Conv2d'),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1)
@@ -26,8 +30,11 @@ def seed():
     torch.set_num_threads(1)  # small tensors; other processes use the cores
 
 
-def reference(x, k, stride):
-    """Paper, section 3.1, element by element in float64."""
+def reference(x, k, stride, scale='paper'):
+    """Paper, section 3.1, element by element in float64.
+
+    With scale='rms' over the root mean square of the sampled positions.
+    """
     x = x.double().tolist()
     height, width = len(x[0][0]), len(x[0][0][0])
     out = []
@@ -42,7 +49,11 @@ def reference(x, k, stride):
                         img[i][h][w] * img[i][a][b] for i in range(k))
                     for c in range(len(img)):
                         y[c][h][w] += affinity * img[c][a][b]
-        out.append([[[v / (height * width) for v in row] for row in rows]
+        divisor = height * width
+        if scale == 'rms':
+            squares = [rows[a][b]**2 for rows in y for a, b in sampled]
+            divisor = math.sqrt(sum(squares) / len(squares)) or 1.0
+        out.append([[[v / divisor for v in row] for row in rows]
                     for rows in y])
     return torch.tensor(out, dtype=torch.float64)
 
@@ -68,11 +79,12 @@ def test_agrees_with_the_element_by_element_reference(data):
     h, w = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
     stride = data.draw(st.integers(1, 9))
     x = torch.randn(n, c, h, w, dtype=torch.float64)
-    want = reference(x, k, stride)
-    for order in ORDERS:
-        got = light_nl(x, k, stride, order)
-        assert got.shape == x.shape and got.dtype == x.dtype
-        assert (got - want).abs().max() <= 1e-10
+    for scale in SCALES:
+        want = reference(x, k, stride, scale)
+        for order in ORDERS:
+            got = light_nl(x, k, stride, order, scale=scale)
+            assert got.shape == x.shape and got.dtype == x.dtype
+            assert (got - want).abs().max() <= 1e-10 * want.abs().max().clamp(1)
 
 
 @pytest.mark.parametrize('shape,k,stride', [
@@ -84,11 +96,12 @@ def test_agrees_with_the_element_by_element_reference(data):
 def test_known_shapes(shape, k, stride):
     x = torch.randn(shape, dtype=torch.float64)
     for order in ORDERS:
-        torch.testing.assert_close(
-            light_nl(x, k, stride, order),
-            reference(x, k, stride),
-            rtol=0,
-            atol=1e-10)
+        for scale in SCALES:
+            torch.testing.assert_close(
+                light_nl(x, k, stride, order, scale=scale),
+                reference(x, k, stride, scale),
+                rtol=0,
+                atol=1e-10)
 
 
 def test_divides_by_the_size_of_the_full_feature_map():
@@ -105,8 +118,9 @@ def test_default_order_is_the_cheaper(monkeypatch):
     real = module.light_nl_order
     monkeypatch.setattr(module, 'light_nl_order',
                         lambda *a: asked.append(a) or real(*a))
-    light_nl(torch.randn(2, 16, 9, 6), 4, 2)
-    assert asked == [(16, 4, 54, 15)]
+    for scale in SCALES:
+        light_nl(torch.randn(2, 16, 9, 6), 4, 2, scale=scale)
+    assert asked == [(16, 4, 54, 15, scale) for scale in SCALES]
 
 
 class LargestTensor(TorchDispatchMode):
@@ -124,54 +138,133 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize('order', ['channel', 'auto'])
 @pytest.mark.parametrize('stride', [1, 2])
-def test_channel_order_forms_no_affinity(order, stride):
+@pytest.mark.parametrize('scale', SCALES)
+def test_channel_order_forms_no_affinity(order, stride, scale):
     # the affinity would have 512**4 elements, 256 GiB
     x = torch.randn(1, 8, 512, 512, requires_grad=True)
     with LargestTensor() as largest:
-        light_nl(x, 2, stride, order).sum().backward()
+        light_nl(x, 2, stride, order, scale=scale).sum().backward()
     assert largest.numel <= x.numel()
 
 
-def test_spatial_order_forms_no_context():
+@pytest.mark.parametrize('scale', SCALES)
+def test_spatial_order_forms_no_context(scale):
     x = torch.randn(1, 64, 2, 2)
     with LargestTensor() as largest:
-        light_nl(x, 64, 1, 'spatial')
+        light_nl(x, 64, 1, 'spatial', scale=scale)
     assert largest.numel <= x.numel() < 64 * 64
     with LargestTensor() as largest:
-        light_nl(x, 64, 1, 'channel')
+        light_nl(x, 64, 1, 'channel', scale=scale)
     assert largest.numel == 64 * 64
 
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('stride', [1, 2])
-def test_gradcheck(order, stride):
+@pytest.mark.parametrize('scale', SCALES)
+def test_gradcheck(order, stride, scale):
     x = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda x: light_nl(x, 2, stride, order), (x, ))
+        lambda x: light_nl(x, 2, stride, order, scale=scale), (x, ))
 
 
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('shape', [(2, 15), (1, 15), (2, 1)])
+@pytest.mark.parametrize('scale', SCALES)
+def test_gradcheck_of_weights(order, shape, scale):
+    x = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
+    weight = (torch.rand(shape, dtype=torch.float64) + 0.1).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, weight: light_nl(x, 2, 1, order, weight, scale), (x, weight))
+
+
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('factor', [1e-5, 1e-3, 1e3, 1e5])
+def test_rms_does_not_depend_on_the_size_of_the_features(order, stride, factor):
+    x = torch.randn(2, 12, 7, 6)
+    want = light_nl(x, 3, stride, order, scale='rms')
+    if stride == 1:
+        torch.testing.assert_close(want.square().mean((1, 2, 3)), torch.ones(2))
+    x = (x * factor).requires_grad_()
+    got = light_nl(x, 3, stride, order, scale='rms')
+    torch.testing.assert_close(got, want)
+    got.square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('factor', [1e-30, 1e-15, 1e7, 1e9])
+def test_rms_beyond_the_range_of_squares(order, factor):
+    """Zero, rather than infinity or NaN; in float64 the range is wider."""
+    x = torch.randn(2, 12, 7, 6)
+    want = light_nl(x.double(), 3, 2, order, scale='rms')
+    x = (x * factor).requires_grad_()
+    y = light_nl(x, 3, 2, order, scale='rms')
+    assert not y.any()
+    y.sum().backward()
+    assert not x.grad.any()
+    torch.testing.assert_close(
+        light_nl(x.double(), 3, 2, order, scale='rms'), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('zeros', ['black', 'compact', 'sampled', 'other'])
+def test_rms_of_zeros(order, weighted, zeros):
+    """Where the product is zero, so are y and its gradients."""
+    x = torch.randn(2, 8, 6, 6)
+    if zeros == 'black':
+        x.zero_()
+    elif zeros == 'compact':
+        x[:, :2] = 0
+    elif zeros == 'sampled':
+        x[:, :, ::2, ::2] = 0
+    else:
+        x[:, 2:] = 0  # no zero product
+    x.requires_grad_()
+    weight = torch.ones(2, 9, requires_grad=True) if weighted else None
+    y = light_nl(x, 2, 2, order, weight, 'rms')
+    assert bool(y.any()) == (zeros == 'other')
+    (y * torch.randn(y.shape)).sum().backward()
+    for leaf in (x, weight) if weighted else (x, ):
+        assert leaf.grad.isfinite().all()
+        assert bool(leaf.grad.any()) == (zeros == 'other')
+
+
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_rms_keeps_nan_and_inf(order, value):
+    x = torch.randn(2, 8, 6, 6)
+    x[1, 0, 2, 3] = value
+    y = light_nl(x, 2, 1, order, scale='rms')
+    assert y[0].isfinite().all() and not y[1].isfinite().any()
+
+
+@pytest.mark.parametrize('scale', SCALES)
 @pytest.mark.parametrize('stride', [1, 2, 3])
 @pytest.mark.parametrize('k', [1, 3, 8])
-def test_affinity_rows(k, stride):
+def test_affinity_rows(k, stride, scale):
     x = torch.randn(2, 8, 7, 5, dtype=torch.float64)
     positions = torch.tensor([[0, 0], [6, 4], [3, 1]])
-    rows = affinity_rows(x, k, stride, positions)
+    rows = affinity_rows(x, k, stride, positions, scale)
     sampled = x[:, :, ::stride, ::stride]
     assert rows.shape == (2, 3, *sampled.shape[2:])
-    full = torch.einsum('niab,nicd->nabcd', x[:, :k], sampled[:, :k]) / 35
-    for i, (a, b) in enumerate(positions.tolist()):
-        torch.testing.assert_close(rows[:, i], full[:, a, b])
+    if scale == 'paper':
+        full = torch.einsum('niab,nicd->nabcd', x[:, :k], sampled[:, :k]) / 35
+        for i, (a, b) in enumerate(positions.tolist()):
+            torch.testing.assert_close(rows[:, i], full[:, a, b])
     # the block weights the features with them
-    want = light_nl(x, k, stride)
+    want = reference(x, k, stride, scale)
     for i, (a, b) in enumerate(positions.tolist()):
         got = torch.einsum('nab,ncab->nc', rows[:, i], sampled)
-        torch.testing.assert_close(got, want[:, :, a, b])
+        torch.testing.assert_close(got, want[:, :, a, b], rtol=0, atol=1e-10)
 
 
-def test_affinity_rows_form_no_affinity():
+@pytest.mark.parametrize('scale', SCALES)
+def test_affinity_rows_form_no_affinity(scale):
     x = torch.randn(1, 8, 512, 512)
     with LargestTensor() as largest:
-        affinity_rows(x, 4, 1, torch.tensor([[5, 500], [300, 20]]))
+        affinity_rows(x, 4, 1, torch.tensor([[5, 500], [300, 20]]), scale)
     assert largest.numel <= x.numel()
 
 
@@ -193,10 +286,11 @@ def test_shared_features_with_a_1x1_output():
     assert SharedNL(6)._abbr_ == 'shared_nl'
 
 
-def test_forward_is_the_formula():
-    layer = trained(LightNL(8, 0.5, stride=2)).double().eval()
+@pytest.mark.parametrize('scale', SCALES)
+def test_forward_is_the_formula(scale):
+    layer = trained(LightNL(8, 0.5, stride=2, scale=scale)).double().eval()
     x = torch.randn(2, 8, 5, 7, dtype=torch.float64)
-    y = reference(x, 4, 2)
+    y = reference(x, 4, 2, scale)
     want = torch.zeros_like(y)
     padded = nn.functional.pad(y, (1, 1, 1, 1))
     for i in range(3):
@@ -224,7 +318,12 @@ def test_names_and_repr():
     ]
     assert layer.conv.weight.shape == (8, 1, 3, 3)
     assert layer._abbr_ == 'light_nl'
-    assert "nl_channels=2, stride=2, order='channel'" in repr(layer)
+    assert "nl_channels=2, stride=2, order='channel', scale='paper'" in repr(layer)
+    # the fifth argument
+    layer = LightNL(8, 0.25, 1, 'auto', 'rms')
+    assert layer.scale == 'rms' and "scale='rms'" in repr(layer)
+    assert set(layer.state_dict()) == {*LightNL(8).state_dict(), RMS_MARK}
+    assert not any(RMS_MARK in name for name, _ in layer.named_parameters())
 
 
 @pytest.mark.parametrize('norm_cfg,kind', [
@@ -257,8 +356,9 @@ def test_norm_cfg_is_passed_on():
 @pytest.mark.parametrize('train', [True, False])
 @pytest.mark.parametrize('order', ORDERS)
 @pytest.mark.parametrize('stride', [1, 2, 20])
-def test_fresh_layer_is_the_identity(train, order, stride):
-    layer = LightNL(16, stride=stride, order=order).train(train)
+@pytest.mark.parametrize('scale', SCALES)
+def test_fresh_layer_is_the_identity(train, order, stride, scale):
+    layer = LightNL(16, stride=stride, order=order, scale=scale).train(train)
     x = torch.randn(2, 16, 9, 12) * 100
     assert torch.equal(layer(x), x)
     layer.init_weights()
@@ -300,8 +400,9 @@ def test_dilation():
     assert layer(x).shape == x.shape
 
 
-def test_channels_last_equals_contiguous():
-    layer = trained(LightNL(16, stride=2))
+@pytest.mark.parametrize('scale', SCALES)
+def test_channels_last_equals_contiguous(scale):
+    layer = trained(LightNL(16, stride=2, scale=scale))
     x = torch.randn(2, 16, 14, 10)
     last = x.contiguous(memory_format=torch.channels_last)
     for train in True, False:
@@ -322,6 +423,8 @@ def test_channels_last_equals_contiguous():
     (dict(stride=(1, 1)), ('stride', '(1, 1)', 'positive integer')),
     (dict(order='fast'), ('order', "'fast'", "'channel'")),
     (dict(order=None), ('order', 'None', "'spatial'")),
+    (dict(scale='root'), ('scale', "'root'", "'rms'")),
+    (dict(scale=None), ('scale', 'None', "'paper'")),
 ])
 def test_bad_argument_is_named(kwargs, words):
     with pytest.raises(ValueError) as info:
@@ -491,8 +594,37 @@ def test_large_activations_under_autocast(half, leaf, gamma, order, stride):
 
 
 @pytest.mark.parametrize('half', [torch.float16, torch.bfloat16])
-def test_half_input_without_autocast(half):
-    layer = LightNL(16, zero_init=False)
+@pytest.mark.parametrize('leaf', ['float32', 'half'])
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('size', [1e-3, 1, 1e3])
+def test_rms_under_autocast(half, leaf, order, stride, size):
+    """Only the products are in float32, and nothing leaves the range of float16."""
+    layer = LightNL(32, 0.25, stride, order, 'rms', zero_init=False).train()
+    x = (torch.randn(2, 32, 14, 14) * size).clamp(-1000, 1000)
+    x = x.to(half if leaf == 'half' else torch.float32).requires_grad_()
+    seen = []
+    layer.norm.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.autocast('cpu', dtype=half):
+        out = layer(x)
+    assert out.dtype == x.dtype and seen[0].dtype == half
+    y = light_nl(x.detach().double(), layer.nl_channels, stride, order, scale='rms')
+    want = nn.functional.conv2d(
+        y, layer.conv.weight.detach().double(), padding=1, groups=32)
+    assert want.abs().max() < 100
+    assert relative_error(seen[0].detach(), want) < torch.finfo(half).eps
+    want = x.detach().double() + nn.functional.batch_norm(
+        want, None, None, training=True)
+    assert relative_error(out.detach(), want) < torch.finfo(half).eps
+    out.float().square().mean().backward()
+    for grad in [x.grad] + [p.grad for p in layer.parameters()]:
+        assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize('half', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('scale', SCALES)
+def test_half_input_without_autocast(half, scale):
+    layer = LightNL(16, scale=scale, zero_init=False)
     x = torch.full((2, 16, 8, 8), 1000.).to(half).requires_grad_()
     out = layer(x)
     assert out.dtype == half and out.isfinite().all()
@@ -511,9 +643,10 @@ def test_outer_autocast_is_left_on():
 # -------------------------------------------------------------------- compile
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
 @pytest.mark.parametrize('autocast', [False, True])
-def test_compiles_without_graph_breaks(backend, autocast):
+@pytest.mark.parametrize('scale', SCALES)
+def test_compiles_without_graph_breaks(backend, autocast, scale):
     torch._dynamo.reset()
-    layer = trained(LightNL(8, stride=2)).train()
+    layer = trained(LightNL(8, stride=2, scale=scale)).train()
     compiled = torch.compile(
         copy.deepcopy(layer), fullgraph=True, backend=backend)
     x = torch.randn(2, 8, 9, 6)
@@ -547,6 +680,92 @@ def test_half_model_keeps_the_branch_in_float32(dtype):
     torch.testing.assert_close(out.float(), expected, rtol=1e-2, atol=10)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_model_has_all_of_the_bounded_form_in_half(dtype):
+    """At activations of 1e3, close to float32."""
+    layer = LightNL(8, scale='rms', zero_init=False).train()
+    x = (torch.randn(2, 8, 9, 9) * 1e3).to(dtype)
+    layer(x.float())
+    layer.eval()
+    expected = layer.branch(x.float())
+    layer.to(dtype)
+    tensors = [t for name, t in layer.state_dict().items()
+               if name.split('.')[-1] not in (RMS_MARK, 'num_batches_tracked')]
+    assert {t.dtype for t in tensors} == {dtype}
+    got = layer.branch(x)
+    assert got.dtype == dtype
+    assert relative_error(got.float(), expected.double()) < 2 * torch.finfo(dtype).eps
+
+
 def test_dilation_is_checked():
     with pytest.raises(ValueError, match='dilation of LightNL is 0'):
         LightNL(8, dilation=0)
+
+
+# ------------------------------------------------- which scale weights are for
+def scaled(scale):
+    return nn.Sequential(nn.Conv2d(8, 8, 1), trained(LightNL(8, scale=scale)))
+
+
+@pytest.mark.parametrize('scale', SCALES)
+@pytest.mark.parametrize('kind', [LightNL, SharedNL])
+def test_weights_load_into_the_same_scale(scale, kind):
+    layer = trained(kind(8, scale=scale))
+    other = kind(8, scale=scale)
+    other.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 8, 6, 5)
+    assert torch.equal(other.eval()(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('load', ['torch', 'mmengine', 'file', 'Pretrained', 'prefix'])
+@pytest.mark.parametrize('scale', SCALES)
+def test_weights_of_the_other_scale_are_refused(scale, load, strict, tmp_path):
+    """Also where mmengine would only log what does not fit."""
+    other = SCALES[scale == 'paper']
+    state, model = scaled(scale).state_dict(), scaled(other)
+    path = str(tmp_path / 'net.pth')
+    with pytest.raises(RuntimeError) as error:
+        if load == 'torch':
+            model.load_state_dict(state, strict=strict)
+        elif load == 'mmengine':
+            mmengine_load_state_dict(model, state, strict=strict)
+        elif load == 'file':
+            torch.save(dict(state_dict=state), path)
+            load_checkpoint(model, path, strict=strict)
+        elif load == 'Pretrained':
+            torch.save(state, path)
+            LightNLs(other, dict(type='Pretrained', checkpoint=path)).init_weights()
+        else:
+            torch.save({f'backbone.{k}': v for k, v in state.items()}, path)
+            LightNLs(other, dict(type='Pretrained', checkpoint=path,
+                                 prefix='backbone.')).init_weights()
+    assert f'1.conv.weight was trained with scale={scale!r}' in str(error.value)
+    assert f'has scale={other!r}' in str(error.value)
+
+
+class LightNLs(BaseModule):
+
+    def __init__(self, scale, init_cfg):
+        super().__init__(init_cfg)
+        for name, layer in scaled(scale).named_children():
+            self.add_module(name, layer)
+
+
+def test_weights_of_other_layers_load():
+    """As those of a backbone, before its plug-ins are trained."""
+    for scale in SCALES:
+        model = scaled(scale)
+        result = model.load_state_dict(
+            {k: v for k, v in model.state_dict().items() if k[0] == '0'}, strict=False)
+        assert all(key.startswith('1.') for key in result.missing_keys)
+
+
+def test_moving_averages_keep_the_scale():
+    model = scaled('rms')
+    average = ExponentialMovingAverage(model, momentum=0.3, update_buffers=True)
+    for _ in range(5):
+        average.update_parameters(model)
+    copy.deepcopy(model).load_state_dict(average.module.state_dict())
+    with pytest.raises(RuntimeError, match="scale='rms'"):
+        scaled('paper').load_state_dict(average.module.state_dict())

@@ -116,10 +116,10 @@ $(VENV)/.project: $(VENV)/.torch setup.py $(wildcard requirements/*)
 	@touch $@
 
 test: setup
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 test-slow: setup
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -163,7 +163,11 @@ def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300, fresh=False):
 
 
 def run_ranks(num_ranks, *args):
-    """Run a tool as the ranks of one distributed run, as torchrun starts them.
+    """Run a script as the ranks of one distributed run, as torchrun starts them.
+
+    Args:
+        num_ranks (int): Number of ranks.
+        *args: As for :func:`run_tool`; a tool needs ``--launcher pytorch``.
 
     Returns:
         list[CompletedProcess]: One for each rank.
@@ -172,8 +176,8 @@ def run_ranks(num_ranks, *args):
                WORLD_SIZE=str(num_ranks))
     with ThreadPoolExecutor(num_ranks) as pool:
         ranks = [
-            pool.submit(run_tool, args[0], '--launcher', 'pytorch', *args[1:],
-                        check=False, env=dict(env, RANK=str(i), LOCAL_RANK=str(i)))
+            pool.submit(run_tool, *args, check=False,
+                        env=dict(env, RANK=str(i), LOCAL_RANK=str(i)))
             for i in range(num_ranks)
         ]
         results = [rank.result() for rank in ranks]

@@ -21,7 +21,8 @@ LIBRARIES = ['torch', 'mmengine.runner', 'mmcv.ops', 'mmpretrain.models',
 
 
 @functools.cache
-def _server():
+def server():
+    """The context whose processes are forks of the server."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(LIBRARIES)
     return context
@@ -63,7 +64,7 @@ def run_script(script, arguments, cwd, env, timeout):
         TimeoutExpired: If it takes longer.
     """
     with tempfile.NamedTemporaryFile() as output:
-        process = _server().Process(
+        process = server().Process(
             target=_run, args=(script, arguments, str(cwd), env, output.name))
         process.start()
         process.join(timeout)

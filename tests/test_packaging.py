@@ -105,7 +105,7 @@ def test_used_outside_of_the_checkout(distributions, tmp_path):
         elif source.exists() and not (site / name).exists():
             (site / name).symlink_to(source)
     script = shutil.copy(ROOT / 'tests/use_package.py', tmp_path)
-    out = run([sys.executable, '-S', script], cwd=tmp_path,
+    out = run([sys.executable, '-S', script, ROOT], cwd=tmp_path,
               env=dict(os.environ, PYTHONPATH=str(site)))
     assert f'used {autonl_mm.__version__}' in out
 
@@ -159,7 +159,7 @@ def test_in_an_empty_environment(distributions, stack, kind, image_folder, tmp_p
              'onedl-mim' if FORKS else 'openmim'])
     script = shutil.copy(ROOT / 'tests/use_package.py', tmp_path)
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-    out = run([python, script], cwd=tmp_path, env=env)
+    out = run([python, script, ROOT], cwd=tmp_path, env=env)
     assert f'used {autonl_mm.__version__}' in out
     if stack == 'lite':
         return

@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """What a user of the installed package does who has mmengine and mmcv-lite alone:
-builds, trains a step, searches a step, exports. Run outside of the checkout."""
+builds, trains a step, searches a step, exports. Run outside of the checkout, whose
+path is the argument."""
 import sys
 import tempfile
 from pathlib import Path
@@ -50,8 +51,7 @@ def train_step(model):
 
 def main():
     package = Path(autonl_mm.__file__).resolve().parent
-    checkout = Path(__file__).resolve().parents[1]
-    assert checkout not in package.parents, package
+    assert Path(sys.argv[1]).resolve() not in package.parents, package
     assert not [n for n in ('mmpretrain', 'mmdet', 'mmseg') if n in sys.modules]
     autonl_mm.checkpoint.install()
 

@@ -5,12 +5,10 @@ import json
 import logging
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, run_tool
+from conftest import run_ranks, run_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from search_spaces import TINY_SPACE, set_threshold
@@ -151,6 +149,7 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
 RANKS = """\
 import argparse, os, sys
 import torch
+import autonl_mm
 from autonl_mm.cli import launch
 from autonl_mm.nas import export_subnet
 
@@ -171,13 +170,8 @@ torch.save(dict(arch=arch.to_text(), gates=gates, state={
 def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)
-    result = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-         '--nproc_per_node=2', str(script), str(tiny_search), str(tmp_path)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        cwd=ROOT, timeout=300)
-    assert result.returncode == 0, result.stdout[-4000:]
-    assert 'trying 24 networks' in result.stdout
+    output = run_ranks(2, script, tiny_search, tmp_path)[0].stdout
+    assert 'trying 24 networks' in output
     a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
     assert a['arch'] == b['arch']
     for kind in ('gates', 'state'):
@@ -190,7 +184,7 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
     assert any(k.endswith('importance_sum') for k in moved)
     assert any(k.endswith('threshold') for k in moved)
     # each saw half of the images
-    assert 'Epoch(train) [6][3/3]' in result.stdout
+    assert 'Epoch(train) [6][3/3]' in output
 
 
 def test_rate():

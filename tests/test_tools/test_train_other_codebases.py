@@ -66,7 +66,8 @@ def test_two_processes(config, task, metric, demo_data, tmp_path):
     """Over gloo, SyncBN as in the COCO and Cityscapes configs."""
     sync_bn = 'model.backbone.norm_cfg.type=SyncBN'
     # tools/dist_train.sh starts them in test_train.py
-    log = run_ranks(2, 'tools/train.py', config, '--work-dir', tmp_path,
+    log = run_ranks(2, 'tools/train.py', config, '--launcher', 'pytorch',
+                    '--work-dir', tmp_path,
                     *options(task, demo_data), sync_bn,
                     'train_dataloader.batch_size=1')[0].stdout
     assert 'SyncBN needs a GPU: 1 settings' in log

@@ -24,7 +24,7 @@ DEMO = dict(
 SMALL = dict(
     cls={'train_dataloader.dataset.pipeline.1.crop_size': 32},
     det={},
-    seg={'model.data_preprocessor.size': (64, 64)})
+    seg={'model.data_preprocessor.size': (80, 80)})
 # What fits TINY_ARCH, in place of what fits AutoNL-S.
 TINY = dict(
     cls={'model.backbone.out_indices': (-1, ),
@@ -140,7 +140,7 @@ def demo_data(tmp_path_factory):
     run_tool('tools/dataset_converters/make_demo_data.py', '--out', root,
              *(f'--{task}-{part}={n}' for task in DEMO
                for part, n in (('train', 64), ('val', 1))),
-             '--cls-size=32', '--det-size=80', '--seg-size=64')
+             '--cls-size=32', '--det-size=80', '--seg-size=80')
     return root
 
 

@@ -14,6 +14,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import get_state_dict, load_checkpoint
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from scripts import server
 
 from autonl_mm.models import LightNL, PluginBackbone
 
@@ -336,10 +337,11 @@ def _train_in_parallel(rank, meeting, queue):
 
 
 def test_trains_with_ddp(tmp_path):
-    # Not forked: earlier tests have started threads, and a lock that one of them
-    # holds would never be released in a fork.
-    queue = mp.get_context('spawn').SimpleQueue()
-    mp.spawn(_train_in_parallel, (tmp_path / 'meeting', queue), nprocs=2)
+    # Not forks of this process: earlier tests have started threads, and a lock that
+    # one of them holds would never be released in a fork.
+    queue = server().SimpleQueue()
+    mp.start_processes(_train_in_parallel, (tmp_path / 'meeting', queue), nprocs=2,
+                       start_method='forkserver')
     results = [queue.get() for _ in range(4)]
     assert {name for name, *_ in results} == {'mobilenet_v2', 'mmdet_resnet'}
     assert all(same and moved for _, same, moved in results)

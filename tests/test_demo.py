@@ -276,7 +276,7 @@ def test_interruption(number, code, long_demo, tmp_path):
     process = long_demo()
     pid = wait_for(tmp_path / 'pid')
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == code
     assert not is_running(pid)
     assert 'Traceback' not in output
@@ -286,7 +286,7 @@ def test_interruption(number, code, long_demo, tmp_path):
     assert record['state'] == 'started'
 
     # the same command goes on, in the same folder and log
-    output, _ = long_demo().communicate(timeout=30)
+    output, _ = long_demo().communicate(timeout=120)
     log = (tmp_path / 'work/logs/01-long.log').read_text()
     assert re.findall(r'^max_epochs=9 started at (\d)', log, re.MULTILINE) == ['0', '3']
     assert 'epoch 9/9, loss 1.5' in output
@@ -299,12 +299,12 @@ def test_changed_after_an_interruption(long_demo, tmp_path):
     process = long_demo()
     wait_for(tmp_path / 'pid')
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     (tmp_path / 'pid').unlink()
     process = long_demo('another')
     wait_for(tmp_path / 'pid')
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     log = (tmp_path / 'work/logs/01-long.log').read_text()
     assert re.findall(r'^max_epochs=9 started at (\d)', log, re.MULTILINE) == ['0']
 
@@ -313,16 +313,16 @@ def test_killed_demo_holds_the_work_dir_until_its_step_ends(long_demo, tmp_path)
     process = long_demo()
     pid = wait_for(tmp_path / 'pid')
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     other = long_demo()
-    output, _ = other.communicate(timeout=30)
+    output, _ = other.communicate(timeout=120)
     assert other.returncode == 1
     assert 'another demo' in output and 'Traceback' not in output
     os.kill(int(pid), signal.SIGKILL)
     end = time.monotonic() + 30
     while is_running(pid) and time.monotonic() < end:
         time.sleep(0.05)
-    output, _ = long_demo().communicate(timeout=30)
+    output, _ = long_demo().communicate(timeout=120)
     assert 'epoch 9/9' in output
 
 

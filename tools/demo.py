@@ -129,7 +129,7 @@ def plain_steps(out: Path) -> List[Step]:
     start = pretrained(f'@{{{cls}}}')
     return [
         data('cls', 'det', 'seg'),
-        training('classifier', 'train AutoNL-S', 150, CLS, cls, TOP1, ('data', )),
+        training('classifier', 'train AutoNL-S', 140, CLS, cls, TOP1, ('data', )),
         training('detector', 'train a RetinaNet from its backbone', 90, DET, det, MAP50,
                  ('data', 'classifier'), *start),
         training('segmentor', 'train a Semantic FPN from its backbone', 125, SEG, seg,

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import uuid
 
 import numpy as np
 import pytest
@@ -102,8 +103,8 @@ def build(work_dir, *, loop='epoch', workers=0, batch_size=2, count=12, model=No
                             interval=1 if by_epoch else steps,
                             save_best='acc' if val else None, rule='greater')),
         custom_hooks=[dict(type='EMAHook')], log_level='WARNING',
-        experiment_name=f'{work_dir.name}_{len(os.listdir(work_dir.parent))}_'
-        f'{np.random.rand()}', randomness=dict(seed=3),
+        # mmengine's message hubs are shared by runs of one name
+        experiment_name=uuid.uuid4().hex, randomness=dict(seed=3),
         cfg=Config(dict(train_dataloader=dict(batch_size=batch_size),
                         optim_wrapper=dict(accumulative_counts=counts))), **kwargs)
     for hook in (ResumeCheckHook, ResumeHook, StopHook):

@@ -229,7 +229,9 @@ for epoch in range(start, 9):
         time.sleep(60)
 """
 SCRIPT = f"""\
-import importlib.util, sys
+import importlib.util, signal, sys
+# a shell starts commands in the background with this signal ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 spec = importlib.util.spec_from_file_location('demo', {str(ROOT / 'tools/demo.py')!r})
 demo = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(demo)

@@ -74,7 +74,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'arch.txt'
         file.write_text(spec.to_text())
-        subnet = MODELS.build(dict(type='autonl_mm.AutoNL', arch=str(file), out_indices=(-1, )))
+        subnet = MODELS.build(dict(
+            type='autonl_mm.AutoNL', arch=str(file), out_indices=(-1, )))
     subnet.load_state_dict(weights)
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():

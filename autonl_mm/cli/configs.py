@@ -5,6 +5,7 @@ import os.path as osp
 import re
 from typing import List, Optional, Sequence, Tuple
 
+import torch
 import torch.nn as nn
 from mmengine.config import Config, DictAction
 from mmengine.model import revert_sync_batchnorm
@@ -130,6 +131,34 @@ def input_size(cfg: Config) -> Tuple[int, int]:
                 return tuple(size)[::-1]  # pipelines give the width first
     raise ValueError("the config's test pipeline does not set the size of images: "
                      'give --input-shape')
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
+    """
+    parser.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: the GPU if there is one, else the CPU')
+
+
+def check_positive(args: argparse.Namespace, *names: str) -> None:
+    """Check options that count something.
+
+    Args:
+        args (Namespace): The tool's arguments.
+        *names (str): Names of the options in it.
+
+    Raises:
+        ValueError: If one is below 1; names it.
+    """
+    for name in names:
+        if getattr(args, name) < 1:
+            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, '
+                             'expected at least 1')
 
 
 def add_input_shape(parser: argparse.ArgumentParser,

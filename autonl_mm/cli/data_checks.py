@@ -10,12 +10,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from autonl_mm.datasets.settings import leaf_datasets
 from autonl_mm.engine.hooks import MismatchError, classifying_heads, shorten
+from autonl_mm.nas import unwrap_model
 
 
 def check_loaders(cfg: Config, loaders: Sequence[str]) -> None:
@@ -310,8 +310,7 @@ def check_last_batch(runner: Runner) -> None:
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(), torch.no_grad():
-            model = runner.model
-            model = copy.deepcopy(model.module if is_model_wrapper(model) else model)
+            model = copy.deepcopy(unwrap_model(runner.model))
             data = loader.collate_fn([loader.dataset[0]])
             data = model.train().data_preprocessor(data, True)
             model._run_forward(data, mode='loss')

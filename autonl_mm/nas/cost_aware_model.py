@@ -157,8 +157,12 @@ class CostAwareModel(BaseModel):
         return losses
 
 
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """The model inside of the wrapper of distributed training, if there is one."""
+    return model.module if is_model_wrapper(model) else model
+
+
 def task_model(model: nn.Module) -> nn.Module:
     """The classifier, detector or segmentor inside of wrappers."""
-    if is_model_wrapper(model):
-        model = model.module
+    model = unwrap_model(model)
     return model.model if isinstance(model, CostAwareModel) else model

@@ -7,14 +7,13 @@ from typing import Optional
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.utils import set_random_seed
 
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.registry import HOOKS
 
-from .cost_aware_model import CostAwareModel
+from .cost_aware_model import CostAwareModel, unwrap_model
 from .evolution import evolution_search
 from .proxy_loss import ProxyLoss
 from .supernet import AutoNLSuperNet
@@ -108,9 +107,7 @@ class SearchHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Find the model."""
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
+        model = unwrap_model(runner.model)
         if not isinstance(model, CostAwareModel):
             raise ValueError(
                 'SearchHook needs a CostAwareModel to train, but the model is '

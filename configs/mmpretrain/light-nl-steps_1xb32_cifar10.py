@@ -6,6 +6,11 @@
 _base_ = 'autonl-searched_1xb32_cifar10.py'
 
 norm_cfg = dict(type='BN', momentum=0.1, eps=1e-3)
+light_nl = dict(
+    type='autonl_mm.LightNL',
+    channel_ratio=0.25,
+    scale='paper',
+    norm_cfg=norm_cfg)
 target = r'layers\.[1234]\.\d+\.project'
 steps = dict(
     none=[],
@@ -25,56 +30,22 @@ steps = dict(
             target=target)
     ],
     depthwise_output=[
-        dict(
-            cfg=dict(
-                type='autonl_mm.LightNL',
-                channel_ratio=1,
-                scale='paper',
-                norm_cfg=norm_cfg),
-            target=target)
+        dict(cfg=dict(light_nl, channel_ratio=1), target=target),
     ],
-    channel_compaction=[
-        dict(
-            cfg=dict(
-                type='autonl_mm.LightNL',
-                channel_ratio=0.25,
-                scale='paper',
-                norm_cfg=norm_cfg),
-            target=target)
-    ],
+    channel_compaction=[dict(cfg=light_nl, target=target)],
     # stride 2 except on the smallest feature maps
     spatial_compaction=[
         dict(
-            cfg=dict(
-                type='autonl_mm.LightNL',
-                channel_ratio=0.25,
-                stride=2,
-                scale='paper',
-                norm_cfg=norm_cfg),
+            cfg=dict(light_nl, stride=2),
             target=r'layers\.[123]\.\d+\.project'),
-        dict(
-            cfg=dict(
-                type='autonl_mm.LightNL',
-                channel_ratio=0.25,
-                scale='paper',
-                norm_cfg=norm_cfg),
-            target=r'layers\.4\.\d+\.project'),
+        dict(cfg=light_nl, target=r'layers\.4\.\d+\.project'),
     ],
     bounded=[
         dict(
-            cfg=dict(
-                type='autonl_mm.LightNL',
-                channel_ratio=0.25,
-                stride=2,
-                scale='rms',
-                norm_cfg=norm_cfg),
+            cfg=dict(light_nl, stride=2, scale='rms'),
             target=r'layers\.[123]\.\d+\.project'),
         dict(
-            cfg=dict(
-                type='autonl_mm.LightNL',
-                channel_ratio=0.25,
-                scale='rms',
-                norm_cfg=norm_cfg),
+            cfg=dict(light_nl, scale='rms'),
             target=r'layers\.4\.\d+\.project'),
     ])
 model = dict(
@@ -99,3 +70,4 @@ model = dict(
 param_scheduler = dict(total_steps=5)
 train_cfg = dict(max_epochs=5, val_interval=5)
 train_dataloader = dict(dataset=dict(indices=20000))
+del light_nl  # no setting of its own

@@ -33,10 +33,7 @@ def parse_args():
         '--batch-size', type=int, default=1, help='images at a time, default 1')
     parser.add_argument(
         '--rounds', type=int, default=15, help='measurements of each block')
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: the GPU if there is one, else the CPU')
+    configs.add_device(parser)
     return parser.parse_args()
 
 

@@ -111,10 +111,7 @@ def parse_args():
         help='measure the CPU time of all threads instead of wall-clock time: '
         'for a machine that is busy with other work. Set OMP_NUM_THREADS=1, '
         'as threads that wait for others count too')
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: the GPU if there is one, else the CPU')
+    configs.add_device(parser)
     parser.add_argument('--out', help='file for the measurements, .json')
     return parser.parse_args()
 

@@ -38,10 +38,7 @@ def parse_args():
         '--batch-size', type=int, default=1, help='images in a pass, default 1')
     parser.add_argument(
         '--rounds', type=int, default=15, help='measurements of each, default 15')
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: the GPU if there is one, else the CPU')
+    configs.add_device(parser)
     parser.add_argument('--out', help='file for the measurements, .json')
     return parser.parse_args()
 
@@ -88,10 +85,7 @@ def measure(args):
         FileNotFoundError: If a config does not exist.
         ValueError: If an option is out of range, or a config is that of a search.
     """
-    for name in ('rounds', 'batch_size'):
-        if getattr(args, name) < 1:
-            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, '
-                             'expected at least 1')
+    configs.check_positive(args, 'rounds', 'batch_size')
     shapes = configs.parse_shapes('--input-shapes', args.input_shapes or [], 'HxW')
     if len(shapes) not in (0, 1, len(args.configs)):
         raise ValueError(f'--input-shapes has {len(shapes)} shapes for '

@@ -36,10 +36,7 @@ def parse_args():
         default=INPUT_SHAPES,
         metavar='HxW',
         help=f'default {" ".join(INPUT_SHAPES)}')
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: the GPU if there is one, else the CPU')
+    configs.add_device(parser)
     return parser.parse_args()
 
 

@@ -29,10 +29,7 @@ def parse_args():
     configs.add_input_shape(parser, (224, 224), 'default 224')
     parser.add_argument(
         '--rounds', type=int, default=9, help='steps of both, in turns')
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: the GPU if there is one, else the CPU')
+    configs.add_device(parser)
     parser.add_argument('--out', help='file for the measurements, .json')
     return parser.parse_args()
 

@@ -79,10 +79,7 @@ def parse_args():
         action='store_true',
         help='use the memory layout that is faster for depthwise convolutions '
         'on a CPU')
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: the GPU if there is one, else the CPU')
+    configs.add_device(parser)
     parser.add_argument('--out', type=Path, help='file for the measurements, .json')
     parser.add_argument('--plot', type=Path, help='file for the plot, .png')
     return parser.parse_args()

@@ -93,10 +93,7 @@ def parse_args():
         metavar='MIB',
         help='on a CPU: blocks that need more are not timed; default: half of '
         'the free memory')
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: the GPU if there is one, else the CPU')
+    configs.add_device(parser)
     parser.add_argument(
         '--macs-only',
         action='store_true',

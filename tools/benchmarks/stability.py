@@ -335,7 +335,6 @@ def plot(results, path):
         ax.set_xlabel(kind)
         ax.set_ylim(-3, 103)
         ax.spines[['top', 'right']].set_visible(False)
-    axes[-2].invert_xaxis() if kinds[-2] == 'jpeg' else None
     axes[0].set_ylabel(f'% not finite or beyond {BEYOND} times')
     axes[0].legend(frameon=False)
     outputs.save_figure(figure, path, dpi=120)
@@ -371,10 +370,7 @@ def main():
     try:
         outputs.check_file('--out', args.out)
         outputs.check_file('--plot', args.plot)
-        for name in ('num_samples', 'num_calibration', 'batch_size'):
-            if getattr(args, name) < 1:
-                raise ValueError(f'--{name.replace("_", "-")} is '
-                                 f'{getattr(args, name)}, expected at least 1')
+        configs.check_positive(args, 'num_samples', 'num_calibration', 'batch_size')
         cfg = configs.read_config(args)
         print(keep_freed_memory())
         shape = configs.parse_shape(args.input_shape, cfg)

@@ -160,10 +160,7 @@ def main():
             raise FileNotFoundError(
                 f'--out: folder {osp.dirname(args.out)!r} does not exist')
         outputs.check_file('--out', args.out)
-        for name in ('batch_size', 'rounds'):
-            if getattr(args, name) < 1:
-                raise ValueError(f'--{name.replace("_", "-")} is '
-                                 f'{getattr(args, name)}, expected at least 1')
+        configs.check_positive(args, 'batch_size', 'rounds')
         cfg = configs.read_config(args)
         print(keep_freed_memory())
         shape = configs.parse_shape(args.input_shape, cfg)

@@ -15,7 +15,7 @@ import autonl_mm  # noqa: F401
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
 from autonl_mm.benchmark.records import format_metrics
 from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import launch, outputs
+from autonl_mm.cli import configs, launch, outputs
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.export import quantize
 from autonl_mm.export.images import config_images, to_batch
@@ -86,10 +86,7 @@ def main():
     model = Path(args.model)
     args.out = args.out or str(model.with_name(f'{model.stem}-int8.onnx'))
     try:
-        for name in ('num_samples', 'rounds'):
-            if getattr(args, name) < 1:
-                raise ValueError(f'--{name.replace("_", "-")} is '
-                                 f'{getattr(args, name)}, expected at least 1')
+        configs.check_positive(args, 'num_samples', 'rounds')
         outputs.check_file('--out', args.out)
         before = OnnxSession(args.model)
         cfg = launch.load_config(args)

@@ -5,10 +5,9 @@ from typing import Iterator, Tuple
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from autonl_mm.nas import CostAwareModel
+from autonl_mm.nas import CostAwareModel, unwrap_model
 from autonl_mm.registry import HOOKS
 
 from ..batch import images_per_step
@@ -79,17 +78,13 @@ def describe_run(runner: Runner) -> dict:
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
         run['iters_per_epoch'] = (
             len(runner.train_dataloader), 'iterations per epoch')
-    model = _unwrap(runner.model)
+    model = unwrap_model(runner.model)
     if isinstance(model, CostAwareModel):
         # The phases of a search are shares of its iterations.
         run['max_iters'] = runner.max_iters, 'iterations of the search'
         space = hashlib.sha256(repr(model.supernet.space).encode()).hexdigest()
         run['space'] = space[:8], 'as the hash of its search space'
     return run
-
-
-def _unwrap(model):
-    return model.module if is_model_wrapper(model) else model
 
 
 def _compare(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
@@ -111,7 +106,7 @@ def _compare(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
 
     # Buffers may differ, as old checkpoints lack some; the optimiser's averages
     # belong to parameters.
-    own = {k: v.shape for k, v in _unwrap(runner.model).named_parameters()}
+    own = {k: v.shape for k, v in unwrap_model(runner.model).named_parameters()}
     state = checkpoint.get('state_dict') or {}
     wrong = [k for k in own if k not in state or state[k].shape != own[k]]
     if wrong:

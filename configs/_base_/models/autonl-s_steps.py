@@ -10,11 +10,7 @@ paper = dict(
     channel_ratio=0.25,
     scale='paper',
     norm_cfg=norm_cfg)
-rms = dict(
-    type='autonl_mm.LightNL',
-    channel_ratio=0.25,
-    scale='rms',
-    norm_cfg=norm_cfg)
+rms = dict(paper, scale='rms')
 steps = dict(
     none=[],
     paper=[

@@ -238,13 +238,13 @@ class ArchSpec:
             try:
                 if re.match(r'head\d', line):
                     if head_channels is not None:
-                        raise ValueError(f'token {line!r}: the head was given '
+                        raise ValueError(f'token {_quote(line)}: the head was given '
                                          'before, expected it once')
                     head_channels = _parse_positive_int(line, line[4:])
                     continue
                 if line.startswith('scale'):
                     if scale is not None:
-                        raise ValueError(f'token {line!r}: the scale was given '
+                        raise ValueError(f'token {_quote(line)}: the scale was given '
                                          'before, expected it once')
                     scale = _parse_scale(line)
                     continue
@@ -259,7 +259,7 @@ class ArchSpec:
                     raise ValueError(f'{len(blocks)} blocks up to here, expected '
                                      f'at most {MAX_BLOCKS} in a network')
             except ValueError as e:
-                raise ValueError(f'line {number} ({line!r}): {e}') from None
+                raise ValueError(f'line {number} ({_quote(line)}): {e}') from None
         if not blocks:
             raise ValueError('no block found: expected one block per line, such '
                              "as 'r1_k3_s11_e1_i32_o16'")
@@ -321,10 +321,16 @@ def check_scale(scale: str) -> None:
         raise ValueError(f'scale is {scale!r}, expected one of {SCALES}')
 
 
+def _quote(text: str) -> str:
+    """Text as messages have it: the lines of a broken file may be of any length."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= 100 else f'{quoted[:80]}...'
+
+
 def _parse_scale(token: str) -> str:
     scale = token[len('scale-'):]
     if not token.startswith('scale-') or scale not in SCALES:
-        raise ValueError(f'token {token!r}: expected scale-paper or scale-rms')
+        raise ValueError(f'token {_quote(token)}: expected scale-paper or scale-rms')
     return scale
 
 
@@ -332,22 +338,22 @@ def _parse_positive_int(token: str, digits: str) -> int:
     # [0-9], not \d or int() alone: those also accept '+3', '1_0' and the
     # digits of other scripts. No width or count has more than 6 digits.
     if not re.fullmatch('[0-9]{1,6}', digits) or int(digits) < 1:
-        raise ValueError(f'token {token!r}: expected a positive integer, '
-                         f'got {digits!r}')
+        raise ValueError(f'token {_quote(token)}: expected a positive integer, '
+                         f'got {_quote(digits)}')
     return int(digits)
 
 
 def _parse_number(token: str, digits: str) -> float:
     if not re.fullmatch(r'[0-9]{1,6}(\.[0-9]+)?', digits):
-        raise ValueError(f'token {token!r}: expected a number such as 6 or '
-                         f'0.25, got {digits!r}')
+        raise ValueError(f'token {_quote(token)}: expected a number such as 6 or '
+                         f'0.25, got {_quote(digits)}')
     return float(digits)
 
 
 def _parse_ratio(token: str, digits: str) -> float:
     ratio = _parse_number(token, digits)
     if not 0 < ratio <= 1:
-        raise ValueError(f'token {token!r}: expected a ratio in (0, 1], '
+        raise ValueError(f'token {_quote(token)}: expected a ratio in (0, 1], '
                          f'got {digits}')
     return ratio
 
@@ -367,33 +373,33 @@ def _parse_block(line: str) -> Iterator[BlockSpec]:
         match = _TOKEN.fullmatch(token)
         if not match:
             raise ValueError(
-                f'unknown token {token!r}, expected r, k, s, e, i, o, a, p, '
+                f'unknown token {_quote(token)}, expected r, k, s, e, i, o, a, p, '
                 'se, nonlocal with their values, noskip or sw')
         name, value = match.groups()
         if name in tokens:
-            raise ValueError(f'token {token!r}: {name!r} was given before as '
-                             f'{tokens[name]!r}, expected it once')
+            raise ValueError(f'token {_quote(token)}: {name!r} was given before as '
+                             f'{_quote(tokens[name])}, expected it once')
         tokens[name] = token
         if name in ('r', 'i', 'o'):
             fields[name] = _parse_positive_int(token, value)
             if name == 'r' and fields[name] > MAX_REPEATS:
-                raise ValueError(f'token {token!r}: expected at most '
+                raise ValueError(f'token {_quote(token)}: expected at most '
                                  f'{MAX_REPEATS} repeats')
         elif name == 'k':
             fields[name] = _parse_positive_int(token, value)
             if fields[name] % 2 == 0:
-                raise ValueError(f'token {token!r}: expected an odd kernel, '
+                raise ValueError(f'token {_quote(token)}: expected an odd kernel, '
                                  f'got {value}')
         elif name == 's':
             if value not in ('11', '22'):
-                raise ValueError(f'token {token!r}: expected two equal stride '
+                raise ValueError(f'token {_quote(token)}: expected two equal stride '
                                  f'digits, s11 or s22')
             fields[name] = int(value[0])
         elif name == 'e':
             fields[name] = _parse_number(token, value)
         elif name in ('a', 'p'):
             if value != '1':
-                raise ValueError(f'token {token!r}: expected {name}1, AutoNL '
+                raise ValueError(f'token {_quote(token)}: expected {name}1, AutoNL '
                                  'has only 1x1 expand and project convolutions')
         elif name == 'se':
             fields[name] = _parse_ratio(token, value)
@@ -403,7 +409,7 @@ def _parse_block(line: str) -> Iterator[BlockSpec]:
             fields['nl_stride'] = (
                 _parse_positive_int(token, stride) if dash else 1)
         elif value:  # noskip, sw
-            raise ValueError(f'token {token!r}: expected {name!r} without a '
+            raise ValueError(f'token {_quote(token)}: expected {name!r} without a '
                              'value')
     for name, meaning in _REQUIRED.items():
         if name not in fields:
@@ -426,7 +432,7 @@ def _parse_block(line: str) -> Iterator[BlockSpec]:
     except ValueError as e:
         # after the checks above, only these two can leave no channel
         name = 'nonlocal' if str(e).startswith('nl_ratio') else 'e'
-        raise ValueError(f'token {tokens[name]!r}: {e}') from None
+        raise ValueError(f'token {_quote(tokens[name])}: {e}') from None
     yield block
     for _ in range(fields['r'] - 1):
         yield repeat

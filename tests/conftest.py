@@ -1,4 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import contextlib
 import functools
 import importlib.util
 import os
@@ -16,7 +17,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from scripts import run_script
+from scripts import plain_config_texts, run_script, server
 from search_spaces import TINY_SPACE
 
 from autonl_mm.benchmark import trials
@@ -28,6 +29,7 @@ FORKS = any(d.name == 'onedl-mmengine' for d in distributions())
 
 # Two threads that wait for each other are slower than one on busy cores.
 torch.set_num_threads(1)
+plain_config_texts()
 
 # 4 blocks, 64 head channels: every part of AutoNL, a hundredth of its size
 TINY_ARCH = """\
@@ -144,7 +146,7 @@ def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300, fresh=False):
     script = str(ROOT / script)
     path = os.pathsep.join([str(Path(sys.executable).parent),
                             os.environ['PATH']])
-    env = dict(os.environ, PATH=path, PYTHONPATH=str(ROOT), **(env or {}))
+    env = {**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT), **(env or {})}
     if script.endswith('.sh') or fresh:
         python = [] if script.endswith('.sh') else [sys.executable]
         result = subprocess.run(
@@ -224,6 +226,16 @@ def call_main(monkeypatch, tool, *args):
     """Run a loaded tool's main function in this process."""
     monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, args)])
     tool.main()
+
+
+@contextlib.contextmanager
+def known_to_forks(tool):
+    """Let the server's forks find what a loaded tool sends them by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, tool.__name__, tool)
+        patch.syspath_prepend(str(Path(tool.__file__).parent))
+        server()  # before the tool asks for its processes
+        yield patch
 
 
 def main_error(monkeypatch, tool, *args):

@@ -1,11 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-import os
-import subprocess
-import sys
 import textwrap
 
 import mmengine.registry
 import pytest
+from conftest import run_tool
 from mmcv.cnn import build_plugin_layer
 from mmengine.registry import DefaultScope
 
@@ -26,67 +24,46 @@ PUBLIC = dict(
     DATASETS=('HoldoutFolder', ))
 
 
-def run_fresh(code, **env):
-    """Run code in an interpreter that has nothing imported."""
-    out = subprocess.run(
-        [sys.executable, '-c', textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=dict(os.environ, OMP_NUM_THREADS='1', **env))
-    assert out.returncode == 0, out.stdout[-3000:] + out.stderr[-3000:]
-    return out.stdout
+def run_code(path, code, fresh=False):
+    """Run code where autonl_mm is not imported yet.
+
+    Args:
+        path (Path): Where to write it.
+        code (str): It may be indented.
+        fresh (bool): Whether nothing at all is imported yet.
+
+    Returns:
+        str: What it printed.
+    """
+    path.write_text("import sys\nassert 'autonl_mm' not in sys.modules\n"
+                    + textwrap.dedent(code))
+    return run_tool(path, fresh=fresh).stdout
 
 
 # ----------------------------------------------------------- nothing imported
-def test_scoped_names_need_no_import():
-    for codebase in CODEBASES:
-        pytest.importorskip(codebase)
-    # Each case runs in a fork of an interpreter without autonl_mm.
-    out = run_fresh("""
-        import os, sys, traceback
-        import torch
-        import mmengine.registry
-        from importlib import import_module
-        torch.set_num_threads(1)
+AUTONL = dict(type='autonl_mm.AutoNL', arch=['r1_k3_s11_e1_i8_o8'], out_indices=(0, ))
 
-        autonl = dict(
-            type='autonl_mm.AutoNL', arch=['r1_k3_s11_e1_i8_o8'],
-            out_indices=(0, ))
-        cases = [
-            ('mmengine', 'MODELS', autonl),
-            ('mmpretrain', 'MODELS', autonl),
-            ('mmdet', 'MODELS', autonl),
-            ('mmseg', 'MODELS', autonl),
-            ('mmengine', 'HOOKS', dict(type='autonl_mm.BatchScaledEMAHook')),
-            ('mmpretrain', 'DATASETS', dict(
-                type='autonl_mm.HoldoutFolder', holdout=1, split='train',
-                data_root='.', lazy_init=True)),
-        ]
-        registries = [
-            getattr(import_module(f'{scope}.registry'), name)
-            for scope, name, _ in cases
-        ]
+
+@pytest.mark.parametrize('scope, name, cfg', [
+    ('mmengine', 'MODELS', AUTONL),
+    ('mmpretrain', 'MODELS', AUTONL),
+    ('mmdet', 'MODELS', AUTONL),
+    ('mmseg', 'MODELS', AUTONL),
+    ('mmengine', 'HOOKS', dict(type='autonl_mm.BatchScaledEMAHook')),
+    ('mmpretrain', 'DATASETS', dict(
+        type='autonl_mm.HoldoutFolder', holdout=1, split='train', data_root='.',
+        lazy_init=True)),
+])
+def test_scoped_names_need_no_import(scope, name, cfg, tmp_path):
+    pytest.importorskip(scope)
+    out = run_code(tmp_path / 'build.py', f"""
+        from {scope}.registry import {name}
         assert 'autonl_mm' not in sys.modules
-        failed = []
-        for registry, (scope, name, cfg) in zip(registries, cases):
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    built = registry.build(cfg)
-                    assert type(built).__module__.startswith('autonl_mm.')
-                    assert f'autonl_mm.{type(built).__name__}' == cfg['type']
-                except BaseException:
-                    traceback.print_exc()
-                    os._exit(1)
-                os._exit(0)
-            if os.waitpid(pid, 0)[1]:
-                failed.append((scope, name, cfg['type']))
-        assert not failed, failed
-        assert 'autonl_mm' not in sys.modules
-        print('all built')
+        built = {name}.build({cfg!r})
+        print(type(built).__module__, type(built).__name__)
     """)
-    assert 'all built' in out
+    module, built = out.split()[-2:]
+    assert module.startswith('autonl_mm.') and f'autonl_mm.{built}' == cfg['type']
 
 
 BLOCKER = """
@@ -109,11 +86,11 @@ BLOCKER = """
 """
 
 
-def test_core_needs_only_mmengine_and_mmcv_lite():
+def test_core_needs_only_mmengine_and_mmcv_lite(tmp_path):
     blocker = textwrap.dedent(
         BLOCKER.format(
             names=('mmpretrain', 'mmdet', 'mmseg', 'mmcv.ops', 'mmcv._ext')))
-    out = run_fresh(blocker + textwrap.dedent("""
+    out = run_code(tmp_path / 'core.py', blocker + textwrap.dedent("""
         import torch
         import autonl_mm
         from mmengine.registry import (HOOKS, MODELS, OPTIMIZERS,
@@ -133,7 +110,7 @@ def test_core_needs_only_mmengine_and_mmcv_lite():
         loaded = [n for n in Blocker.names if n in sys.modules]
         assert not loaded, loaded
         print('built')
-    """))
+    """), fresh=True)
     assert 'built' in out
 
 
@@ -233,9 +210,10 @@ UNTOUCHED = """
 """
 
 
-def test_importing_patches_nothing():
+def test_importing_patches_nothing(tmp_path):
     """Nor does building by a scoped name."""
-    out = run_fresh(textwrap.dedent(UNTOUCHED) + textwrap.dedent("""
+    out = run_code(tmp_path / 'untouched.py',
+                   textwrap.dedent(UNTOUCHED) + textwrap.dedent("""
         import autonl_mm
         import autonl_mm.cli.launch, autonl_mm.benchmark.trials
         from mmengine.registry import MODELS
@@ -251,9 +229,9 @@ def test_importing_patches_nothing():
     'autonl_mm.checkpoint.install()\nautonl_mm.checkpoint.install()',
     'Config(dict(custom_imports=dict(imports=["autonl_mm.safe_checkpoints"])))\n'
     'import importlib; importlib.import_module("autonl_mm.safe_checkpoints")'])
-def test_one_call_or_one_line_patches_all(how):
-    out = run_fresh(textwrap.dedent(UNTOUCHED) + 'import autonl_mm\n' + how
-                    + textwrap.dedent("""
+def test_one_call_or_one_line_patches_all(how, tmp_path):
+    out = run_code(tmp_path / 'patched.py', textwrap.dedent(UNTOUCHED)
+                   + 'import autonl_mm\n' + how + textwrap.dedent("""
         after = state()
         changed = [a != b for a, b in zip(before, after)]
         # CheckpointHook stays mmengine's: ours has a name of its own

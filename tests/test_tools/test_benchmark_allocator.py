@@ -2,24 +2,40 @@
 import json
 import platform
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import ROOT, load_tool, main_error, run_tool
+from conftest import ROOT, call_main, load_tool, main_error, run_tool
 from mmengine.config import Config
+
+from autonl_mm.cli.allocator import SWITCH
 
 TOOL = 'tools/benchmarks/benchmark_allocator.py'
 
 
 @pytest.mark.skipif(
     platform.libc_ver()[0] != 'glibc', reason='about glibc on Linux')
-def test_both_settings(tiny_arch, tmp_path):
+@pytest.mark.parametrize('processes', [
+    False, pytest.param(True, marks=pytest.mark.slow)])
+def test_both_settings(processes, tiny_arch, tmp_path, monkeypatch, capsys, scope):
+    """Without processes of their own, which take 10 seconds each to start, both are
+    measured in this process, where freed memory is kept from the second on."""
     cfg = Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py')
     cfg.model.backbone.update(arch=str(tiny_arch), out_indices=(-1, ))
     cfg.model.head.in_channels = 64
     path, out = tmp_path / 'tiny.py', tmp_path / 'allocator.json'
     cfg.dump(path)
-    printed = run_tool(TOOL, path, '--batch-size', '2', '--input-shape', '32',
-                       '--rounds', '1', '--steps', '2', '--out', out).stdout
+    arguments = [path, '--batch-size', '2', '--input-shape', '32', '--rounds', '1',
+                 '--steps', '2', '--out', out]
+    if processes:
+        printed = run_tool(TOOL, *arguments).stdout
+    else:
+        tool = load_tool(TOOL)
+        monkeypatch.setenv(SWITCH, '1')
+        monkeypatch.setattr(tool, 'ProcessPoolExecutor',
+                            lambda workers, context: ThreadPoolExecutor(workers))
+        call_main(monkeypatch, tool, *arguments)
+        printed = capsys.readouterr().out
     times = re.findall(r'\| tiny \| ([\w ]+) \| [^|]+ \| [^|]+ \| ([\d.]+) \|',
                        printed)
     assert [kind for kind, _ in times] == ['training step', 'prediction']

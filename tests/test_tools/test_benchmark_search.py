@@ -2,15 +2,18 @@
 import json
 
 import pytest
-from conftest import load_tool, main_error, run_tool
+from conftest import call_main, known_to_forks, load_tool, main_error
 
 SCRIPT = 'tools/benchmarks/benchmark_search.py'
 
 
-def test_measurements(tmp_path):
+def test_measurements(tmp_path, capsys, scope):
     path = tmp_path / 'measurements.json'
-    out = run_tool(SCRIPT, '--batch-size', '2', '--input-shape', '32',
-                   '--rounds', '2', '--out', path).stdout
+    tool = load_tool(SCRIPT)
+    with known_to_forks(tool) as patch:
+        call_main(patch, tool, '--batch-size', '2', '--input-shape', '32',
+                  '--rounds', '2', '--out', path)
+    out = capsys.readouterr().out
     record = json.loads(path.read_text())
     kinds = ('largest network', 'supernet')
     seconds = [sum(record['times'][kind]) / 2 for kind in kinds]

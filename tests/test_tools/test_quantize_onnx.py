@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import json
 import re
+import shutil
 import sys
 
 import onnx
@@ -19,9 +20,11 @@ tool = load_tool('tools/deployment/quantize_onnx.py')
 test_tool = load_tool('tools/test.py')
 
 
-@pytest.fixture
-def exported(tmp_path, image_folder, scope):
-    """Config and ONNX file of a tiny classifier of dark and bright images."""
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory, image_folder):
+    """Folder with config and ONNX file of a tiny classifier of dark and bright
+    images."""
+    folder = tmp_path_factory.mktemp('classifier')
     cfg = Config.fromfile(ROOT / 'configs/mmpretrain/autonl-s_2xb128_cifar10.py')
     cfg.model.backbone.update(arch=TINY_ARCH.splitlines(), out_indices=(4, ))
     cfg.model.head.update(in_channels=64, num_classes=2)
@@ -48,10 +51,18 @@ def exported(tmp_path, image_folder, scope):
         model.head.fc.weight.copy_(torch.stack([-axis, axis]))
         middle = (feats[bright].mean(0) + feats[~bright].mean(0)) / 2
         model.head.fc.bias.copy_(-model.head.fc.weight @ middle)
-    cfg.dump(tmp_path / 'config.py')
+    cfg.dump(folder / 'config.py')
     graph = export.make_graph(model, ('batch', ))
-    write_whole(tmp_path / 'net.onnx', export.to_onnx(
+    write_whole(folder / 'net.onnx', export.to_onnx(
         graph, (1, 3, 64, 64), ('batch', )))
+    return folder
+
+
+@pytest.fixture
+def exported(classifier, tmp_path, scope):
+    """Copies of the classifier's ONNX file and config."""
+    for name in ('net.onnx', 'config.py'):
+        shutil.copy(classifier / name, tmp_path)
     return tmp_path / 'net.onnx', tmp_path / 'config.py'
 
 

@@ -18,7 +18,7 @@ from autonl_mm import ArchSpec, count_macs
 def test_search_and_export(name, task, tmp_path, scope):
     data = tmp_path / 'data'
     run_tool('tools/dataset_converters/make_demo_data.py', '--out', data,
-             '--sets', task, f'--{task}-train', '12', f'--{task}-val', '2')
+             '--sets', task, f'--{task}-train', '6', f'--{task}-val', '2')
     config = ROOT / f'configs/demo/{name}.py'
     cfg = Config.fromfile(config)
     options = ['--cfg-options', 'train_cfg.max_epochs=2',

@@ -5,10 +5,11 @@ import os
 import re
 import shutil
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, free_port, run_tool
+from conftest import ROOT, free_port, run_ranks, run_tool
 
 CONFIG = ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py'
 
@@ -140,8 +141,8 @@ def test_two_processes_train_like_one(options, tmp_path):
     ]
     run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *same)
     half = [o.replace('batch_size=8', 'batch_size=4') for o in same]
-    run_tool('tools/dist_train.sh', CONFIG, '2', '--work-dir',
-             tmp_path / 'two', *half, env=dict(PORT=free_port()))
+    run_ranks(2, 'tools/train.py', CONFIG, '--launcher', 'pytorch', '--work-dir',
+              tmp_path / 'two', *half)
     one, two = (
         torch.load(tmp_path / name / 'epoch_2.pth', weights_only=False)
         for name in ('one', 'two'))
@@ -154,8 +155,39 @@ def test_two_processes_train_like_one(options, tmp_path):
         moved += not torch.equal(start['state_dict'][name], value)
     assert moved > 20
 
-    log = run_tool('tools/dist_test.sh', CONFIG, tmp_path / 'two/epoch_2.pth',
-                   '2', '--work-dir', tmp_path / 'test', *half,
+    log = run_ranks(2, 'tools/test.py', CONFIG, tmp_path / 'two/epoch_2.pth',
+                    '--launcher', 'pytorch', '--work-dir', tmp_path / 'test',
+                    *half)[0].stdout
+    assert 'accuracy/top1' in log
+
+
+@pytest.mark.parametrize('script, arguments', [
+    ('dist_train.sh', ['config.py', '2', '--amp', '--work-dir', 'a b']),
+    ('dist_test.sh', ['config.py', 'epoch_1.pth', '2', '--work-dir', 'a b'])])
+def test_what_the_scripts_start(script, arguments, tmp_path):
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH"\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    out = run_tool(f'tools/{script}', *arguments, env=dict(
+        PATH=f'{tmp_path}:{os.environ["PATH"]}', PORT='29513')).stdout
+    path, *started = out.splitlines()
+    assert Path(path.split(':')[0]).resolve() == ROOT
+    tool = ROOT / f'tools/{script[5:-3]}.py'
+    where, = [i for i, a in enumerate(started) if Path(a).resolve() == tool]
+    files = [a for a in arguments[:-3] if a not in ('2', '--amp')]
+    more = arguments[arguments.index('2') + 1:]
+    assert started[:2] == ['-m', 'torch.distributed.run']
+    assert {'--nproc_per_node=2', '--master_port=29513'} <= set(started[:where])
+    assert started[where + 1:] == [*files, '--launcher', 'pytorch', *more]
+
+
+@pytest.mark.slow
+def test_the_scripts_train_and_test(options, tmp_path):
+    options = [o.replace('max_epochs=2', 'max_epochs=1') for o in options]
+    run_tool('tools/dist_train.sh', CONFIG, '2', '--work-dir', tmp_path / 'run',
+             *options, env=dict(PORT=free_port()))
+    log = run_tool('tools/dist_test.sh', CONFIG, tmp_path / 'run/epoch_1.pth', '2',
+                   '--work-dir', tmp_path / 'test', *options,
                    env=dict(PORT=free_port())).stdout
     assert 'accuracy/top1' in log
 

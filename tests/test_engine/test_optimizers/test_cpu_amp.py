@@ -31,9 +31,15 @@ TINY = dict(
          'model.head.in_channels': 64},
     det={'model.backbone.out_indices': (2, 3),
          'model.neck.in_channels': [16, 24],
+         'model.neck.out_channels': 16,
+         'model.bbox_head.in_channels': 16,
+         'model.bbox_head.feat_channels': 16,
          'model.bbox_head.anchor_generator.strides': [4, 8, 16]},
     seg={'model.backbone.out_indices': (1, 2, 3),
-         'model.neck.in_channels': [8, 16, 24]})
+         'model.neck.in_channels': [8, 16, 24],
+         'model.neck.out_channels': 16,
+         'model.decode_head.in_channels': [16, 16, 16],
+         'model.decode_head.channels': 16})
 
 
 def build(model, **kwargs):

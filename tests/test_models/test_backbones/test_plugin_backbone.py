@@ -54,6 +54,9 @@ BASES = {
 TIMM = ('mnasnet', 'fbnetc')
 # The two of mmdet and mmseg are networks that mmpretrain also has.
 NETWORKS = [name for name in BASES if not name.startswith('mm')]
+# Tracing takes up to 10 seconds each.
+TRACED = [name if name in ('mobilenet_v2', 'resnet18', 'efficientnet')
+          else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
 
 
 def plugin(target, type='autonl_mm.LightNL', **cfg):
@@ -210,7 +213,7 @@ def test_gradients_reach_everything(name):
         assert param.grad is None or param.grad.isfinite().all(), key
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', TRACED)
 def test_compiles_to_one_graph(name):
     torch._dynamo.reset()
     net = settled(name)
@@ -221,7 +224,7 @@ def test_compiles_to_one_graph(name):
         assert_close(compiled(x), net(x))
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', TRACED)
 def test_exports_to_onnx(name):
     pytest.importorskip('onnx')
     runtime = pytest.importorskip('onnxruntime')

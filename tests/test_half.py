@@ -91,8 +91,16 @@ def test_whole_models(name, dtype, tiny_arch, scope):
         backbone.out_indices = (1, 2, 3)[-maps:]
         cfg.model.neck.in_channels = [8, 16, 24][-maps:]
     if name == 'two_stages':  # half precision is slow on a CPU
-        cfg.model.test_cfg.rpn.max_per_img = 50
+        cfg.model.test_cfg.rpn.max_per_img = 20
         cfg.model.roi_head.bbox_head.fc_out_channels = 64
+        cfg.model.roi_head.mask_head.num_convs = 1
+        cfg.model.neck.out_channels = 32
+        for part in (cfg.model.rpn_head, cfg.model.roi_head.bbox_head,
+                     cfg.model.roi_head.mask_head):
+            part.in_channels = 32
+        cfg.model.rpn_head.feat_channels = 32
+        for part in ('bbox_roi_extractor', 'mask_roi_extractor'):
+            cfg.model.roi_head[part].out_channels = 32
     init_default_scope(cfg.default_scope)
     replace_sync_bn(cfg.model)
     torch.manual_seed(0)

@@ -71,7 +71,7 @@ def test_tries_candidates_once(searched):
     line, = [x for x in output.splitlines() if 'most important network' in x]
     before, best = map(float, re.findall(r'\d\.\d{4}', line))
     assert best <= before
-    assert 'trying 24 networks of 490,000 to 510,000 MACs' in output
+    assert 'trying 12 networks of 490,000 to 510,000 MACs' in output
     # in the fifth epoch of six
     assert output.index('search: epoch 4') < output.index(line)
     archs = [json.loads((work_dir / f'gates/epoch_{i}.json').read_text())[
@@ -171,7 +171,7 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)
     output = run_ranks(2, script, tiny_search, tmp_path)[0].stdout
-    assert 'trying 24 networks' in output
+    assert 'trying 12 networks' in output
     a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
     assert a['arch'] == b['arch']
     for kind in ('gates', 'state'):

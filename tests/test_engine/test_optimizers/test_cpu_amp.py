@@ -152,7 +152,7 @@ def demo_data(tmp_path_factory):
 
 @pytest.mark.parametrize('task', DEMO)
 def test_mixed_precision_trains_like_float32(task, demo_data, tiny_arch, scope):
-    check_curves(task, demo_data, 9, 3, 2, {
+    check_curves(task, demo_data, 6, 2, 2, {
         'model.backbone.arch': str(tiny_arch), **TINY[task]})
 
 

@@ -17,6 +17,7 @@ import mmengine.runner.checkpoint as mmengine_checkpoint
 import numpy as np
 import pytest
 import torch
+from conftest import run_tool
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, BaseModule
 from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
@@ -584,11 +585,12 @@ def run_and_die(work_dir, victim):
 def test_killed_while_saving(tmp_path, victim):
     """Even if only one checkpoint is kept."""
     work_dir = tmp_path / 'run'
-    process = subprocess.run(
-        [sys.executable, '-c', f'from {__name__.split(".")[-1]} import *\n'
-         f'run_and_die({str(work_dir)!r}, {victim!r})'],
-        cwd=osp.dirname(__file__), capture_output=True, text=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    script = tmp_path / 'die.py'
+    script.write_text(f'import sys\nsys.path[:0] = {sys.path!r}\n'
+                      f'from {__name__.split(".")[-1]} import run_and_die\n'
+                      f'run_and_die({str(work_dir)!r}, {victim!r})\n')
+    process = run_tool(script, check=False, cwd=osp.dirname(__file__))
+    assert process.returncode == -signal.SIGKILL, process.stdout
     path = find_resumable(work_dir)
     epoch = 3 if victim == 'remove' else 1
     assert path == str(work_dir / f'epoch_{epoch}.pth')

@@ -145,7 +145,7 @@ def demo_data(tmp_path_factory):
     root = tmp_path_factory.mktemp('demo')
     run_tool('tools/dataset_converters/make_demo_data.py', '--out', root,
              *(f'--{task}-{part}={n}' for task in DEMO
-               for part, n in (('train', 64), ('val', 1))),
+               for part, n in (('train', 32), ('val', 1))),
              '--cls-size=32', '--det-size=80', '--seg-size=80')
     return root
 

@@ -52,7 +52,7 @@ def check_export(supernet, x, tolerance=1e-5):
     return arch
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     config=random_spaces().filter(valid),
     seed=st.integers(0, 2**20),

@@ -13,7 +13,7 @@ SCRIPT = 'tools/analysis_tools/measure_latency.py'
 
 def test_table_serves_the_search(tiny_search, tmp_path):
     path = tmp_path / 'latency.json'
-    out = run_tool(SCRIPT, tiny_search, '--out', path, '--rounds', '2').stdout
+    out = run_tool(SCRIPT, tiny_search, '--out', path, '--rounds', '1').stdout
     record = json.loads(path.read_text())
     assert record['input_shape'] == [32, 32] and record['batch_size'] == 1
     assert f'{len(record["latency_ms"])} entries' in out
@@ -30,8 +30,8 @@ def test_table_serves_the_search(tiny_search, tmp_path):
     log = run_tool(
         'tools/train.py', tiny_search, '--work-dir', tmp_path / 'search',
         '--cfg-options', f'model.cost={path}', f'model.target={target}',
-        'train_cfg.max_epochs=3').stdout
-    record = json.loads((tmp_path / 'search/gates/epoch_3.json').read_text())
+        'train_cfg.max_epochs=2').stdout
+    record = json.loads((tmp_path / 'search/gates/epoch_2.json').read_text())
     assert record['unit'] == 'ms' and f'target {target:,g} ms' in log
     assert record['cost'] == pytest.approx(target, rel=0.05)
 

@@ -22,6 +22,7 @@ from autonl_mm.engine.hooks import (
     LabelCheckHook,
     ResumeCheckHook,
     ResumeHook,
+    SkippedImagesHook,
     StopHook,
 )
 from autonl_mm.export.onnx_file import OnnxSession
@@ -287,6 +288,7 @@ def build_runner(cfg: Config) -> Runner:
             scaling,
             base_batch_size=scaling['base_batch_size'] / accumulated_batches(cfg))
     # StopHook saves after ResumeHook has removed what it replaces
-    for hook in (LabelCheckHook, ResumeCheckHook, ResumeHook, StopHook):
+    for hook in (LabelCheckHook, ResumeCheckHook, ResumeHook, SkippedImagesHook,
+                 StopHook):
         runner.register_hook(hook())
     return runner

@@ -7,6 +7,7 @@ from typing import Iterator, Optional, Union
 import torch.nn as nn
 from mmengine.model import BaseModel, is_model_wrapper
 
+from autonl_mm.checkpoint import load_checkpoint
 from autonl_mm.cost import LatencyTable
 from autonl_mm.registry import MODELS
 
@@ -155,6 +156,32 @@ class CostAwareModel(BaseModel):
         losses['loss_cost'] = self.cost_weight * penalty.float()
         losses['cost'] = cost.detach()
         return losses
+
+
+def load_search(model: CostAwareModel, path: str) -> None:
+    """Load a search's checkpoint.
+
+    Args:
+        model (CostAwareModel): The model of the search's config.
+        path (str): The checkpoint.
+
+    Raises:
+        BrokenCheckpointError, UnsafeCheckpointError: If it cannot be loaded.
+        ValueError: If it is from another search space or model.
+    """
+    state = load_checkpoint(path)
+    state = state.get('state_dict', state)
+    own = model.state_dict()
+    wrong = sorted(k for k in own.keys() | state.keys()
+                   if k not in own or k not in state
+                   or own[k].shape != state[k].shape)
+    if wrong:
+        raise ValueError(
+            f'{path} does not fit the search space or model of the config: '
+            f'{len(wrong)} of {len(own)} tensors are missing, additional or of '
+            f'another shape, such as {wrong[0]}. Use the config of the search '
+            '(there is a copy in its work dir)')
+    model.load_state_dict(state)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

@@ -161,21 +161,18 @@ def test_two_processes_train_like_one(options, tmp_path):
     assert 'accuracy/top1' in log
 
 
-@pytest.mark.parametrize('script, arguments', [
-    ('dist_train.sh', ['config.py', '2', '--amp', '--work-dir', 'a b']),
-    ('dist_test.sh', ['config.py', 'epoch_1.pth', '2', '--work-dir', 'a b'])])
-def test_what_the_scripts_start(script, arguments, tmp_path):
-    python = tmp_path / 'python'
+@pytest.mark.parametrize('name, files', [
+    ('train', ['config.py']), ('test', ['config.py', 'epoch_1.pth'])])
+def test_what_the_scripts_start(name, files, tmp_path):
+    python, more = tmp_path / 'python', ['--amp', '--work-dir', 'a b']
     python.write_text('#!/bin/sh\necho "$PYTHONPATH"\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
-    out = run_tool(f'tools/{script}', *arguments, env=dict(
+    out = run_tool(f'tools/dist_{name}.sh', *files, '2', *more, env=dict(
         PATH=f'{tmp_path}:{os.environ["PATH"]}', PORT='29513')).stdout
     path, *started = out.splitlines()
     assert Path(path.split(':')[0]).resolve() == ROOT
-    tool = ROOT / f'tools/{script[5:-3]}.py'
+    tool = ROOT / f'tools/{name}.py'
     where, = [i for i, a in enumerate(started) if Path(a).resolve() == tool]
-    files = [a for a in arguments[:-3] if a not in ('2', '--amp')]
-    more = arguments[arguments.index('2') + 1:]
     assert started[:2] == ['-m', 'torch.distributed.run']
     assert {'--nproc_per_node=2', '--master_port=29513'} <= set(started[:where])
     assert started[where + 1:] == [*files, '--launcher', 'pytorch', *more]

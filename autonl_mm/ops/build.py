@@ -138,20 +138,20 @@ def _call_compiler(calls: List[List[str]]) -> None:
     """
     compiler = os.environ.get('CXX') or 'c++'
     commands = [[*compiler.split(), *arguments] for arguments in calls]
-    processes = []
-    try:
-        for command in commands:
-            processes.append(subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                start_new_session=True))
-        with _ended_with_this_process(processes):
-            # all of them end before one is reported
-            outputs = [process.communicate()[0] for process in processes]
-    except OSError as e:
-        raise RuntimeError(
-            f'the fused operators need a C++ compiler, but {compiler!r} does not '
-            'start: install g++, or name another compiler in the environment '
-            f'variable CXX ({e})') from e
+    with _group_of_this_process() as group:
+        try:
+            processes = [
+                subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                    text=True, preexec_fn=lambda: os.setpgid(0, group))
+                for command in commands]
+        except OSError as e:
+            raise RuntimeError(
+                f'the fused operators need a C++ compiler, but {compiler!r} does not '
+                'start: install g++, or name another compiler in the environment '
+                f'variable CXX ({e})') from e
+        # all of them end before one is reported
+        outputs = [process.communicate()[0] for process in processes]
     for process, command, output in zip(processes, commands, outputs):
         if process.returncode:
             raise RuntimeError('the fused operators did not compile: '
@@ -159,22 +159,20 @@ def _call_compiler(calls: List[List[str]]) -> None:
 
 
 @contextmanager
-def _ended_with_this_process(processes: List[subprocess.Popen]) -> Iterator[None]:
-    """End compilers, and what they have started, if this process ends in any way.
+def _group_of_this_process() -> Iterator[int]:
+    """A process group that ends with the block, or with this process in any way.
 
-    A shell waits for the end of its input, which comes when this process is gone.
+    A shell in it waits for the end of its input, which comes when this process is
+    gone. It starts before all others, so that none is ever without it.
+
+    Yields:
+        int: Id of the group.
     """
-    kills = '; '.join(f'kill -s KILL -- -{process.pid}' for process in processes)
     guard = subprocess.Popen(
-        ['sh', '-c', f'read line; {kills}'], stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, start_new_session=True)
+        ['sh', '-c', 'read line; kill -s KILL 0'], stdin=subprocess.PIPE,
+        preexec_fn=os.setpgrp)
     try:
-        yield
-    except BaseException:
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        raise
+        yield guard.pid
     finally:
-        guard.kill()
+        os.killpg(guard.pid, signal.SIGKILL)
         guard.communicate()

@@ -129,10 +129,10 @@ def plain_steps(out: Path) -> List[Step]:
     start = pretrained(f'@{{{cls}}}')
     return [
         data('cls', 'det', 'seg'),
-        training('classifier', 'train AutoNL-S', 140, CLS, cls, TOP1, ('data', )),
+        training('classifier', 'train AutoNL-S', 115, CLS, cls, TOP1, ('data', )),
         training('detector', 'train a RetinaNet from its backbone', 90, DET, det, MAP50,
                  ('data', 'classifier'), *start),
-        training('segmentor', 'train a Semantic FPN from its backbone', 125, SEG, seg,
+        training('segmentor', 'train a Semantic FPN from its backbone', 85, SEG, seg,
                  MIOU, ('data', 'classifier'), *start),
         *evaluation('detection', DET, det),
         *evaluation('segmentation', SEG, seg),
@@ -164,7 +164,7 @@ def full_steps(out: Path) -> List[Step]:
               text, '--weights', weights), ('search', ), (text, weights)),
         training('detector', 'train a RetinaNet with it', 90, DET, det, MAP50,
                  ('data', 'export'), *det_options, *pretrained(weights)),
-        training('segmentor', "train a Semantic FPN from the detector's backbone", 110,
+        training('segmentor', "train a Semantic FPN from the detector's backbone", 75,
                  SEG, seg, MIOU, ('data', 'detector'), *seg_options,
                  *pretrained(f'@{{{det}}}')),
         *evaluation('detection', DET, det, *det_options),

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import List, Sequence
 
-import torch
 from mmengine.config import Config
 from tqdm import tqdm
 
@@ -43,12 +42,11 @@ def supernet_losses(cfg: Config, checkpoint: str, networks: Sequence[Choices],
     load_search(model, checkpoint)
     model.train()
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    proxy = ProxyLoss(runner, model.model, SearchHook(**options).num_samples)
+    hook = SearchHook(**options)
+    proxy = ProxyLoss(
+        runner, model.model, model.network, hook.num_samples, hook.max_bytes)
     losses = []
     for choices in tqdm(networks, desc='networks of the supernet', leave=False):
-        with torch.no_grad():
-            model.supernet.choose(choices)
-        with model.exported():
-            values = proxy.losses(0, len(proxy.batches))
+        values, = proxy.losses([choices], 0, proxy.num_batches)
         losses.append(sum(values) / len(values))
     return losses

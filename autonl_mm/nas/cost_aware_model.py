@@ -2,8 +2,9 @@
 """CostAwareModel, any task model whose backbone is being searched."""
 from contextlib import contextmanager
 from os import PathLike
-from typing import Iterator, Optional, Union
+from typing import Iterator, Optional, Sequence, Tuple, Union
 
+import torch
 import torch.nn as nn
 from mmengine.model import BaseModel, is_model_wrapper
 
@@ -135,6 +136,20 @@ class CostAwareModel(BaseModel):
             yield
         finally:
             setattr(parent, child, supernet)
+
+    @contextmanager
+    def network(self, choices: Sequence[Tuple[int, ...]]) -> Iterator[None]:
+        """The task model with one network of the space in the supernet's place.
+
+        The gates are those of this network from then on.
+
+        Args:
+            choices (Sequence[tuple[int, ...]]): The options of each block.
+        """
+        with torch.no_grad():
+            self.supernet.choose(choices)
+        with self.exported():
+            yield
 
     def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
         """As the task model; its losses have ``loss_cost`` and ``cost``.

@@ -92,7 +92,7 @@ def test_bad_input(searched, tiny_search, tmp_path, monkeypatch, scope):
         ('There is no checkpoint file', tiny_search, tmp_path / 'none.pth'),
         ('--num-networks must be at least 3', tiny_search, checkpoint,
          '--num-networks', 2),
-        ('none of 100000 random networks costs', tiny_search, checkpoint,
+        ('a target of 1 MACs is outside of the search space, ', tiny_search, checkpoint,
          '--target', 1)):
         assert words in main_error(monkeypatch, tool, *arguments, '--work-dir',
                                    tmp_path)

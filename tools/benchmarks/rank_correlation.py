@@ -78,10 +78,14 @@ def sample_sets(supernet, macs, target, args):
         dict[str, list]: Choices of the networks of each set.
 
     Raises:
-        ValueError: If no network has such a cost.
+        ValueError: If no network of the search space has such a cost.
     """
     sets = {}
+    least, most = supernet.cost_range()
     if 'cost' in args.sets:
+        if not least <= target <= most:
+            raise ValueError(f'a target of {target:,.6g} MACs is outside of the search '
+                             f'space, {least:,.6g} to {most:,.6g}')
         rng = random.Random(0)
         sets['cost'] = [
             random_choices(supernet.space, macs, target * (1 - args.tolerance),
@@ -89,11 +93,10 @@ def sample_sets(supernet, macs, target, args):
             for _ in range(args.num_networks)]
     if 'range' in args.sets:
         generator = torch.Generator().manual_seed(0)
-        low, high = supernet.cost_range()
         sets['range'] = []
         for i in range(args.num_networks):
             # in the middle of equal parts of the range, on a logarithmic scale
-            cost = low * (high / low)**((i + 0.5) / args.num_networks)
+            cost = least * (most / least)**((i + 0.5) / args.num_networks)
             supernet.sample_around(cost)
             choices = supernet.sample(generator)
             while abs(macs(choices) / cost - 1) > args.tolerance:

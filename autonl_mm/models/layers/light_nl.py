@@ -19,6 +19,8 @@ from autonl_mm.deploy import DeployMixin
 from autonl_mm.ops import fused_light_nl, load_fused_operators, pack_weights, runs_fused
 from autonl_mm.registry import MODELS
 
+from .depthwise import depthwise_conv2d
+
 ORDERS = ('auto', 'channel', 'spatial')
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 # State entry of layers with scale='rms'. Layers with the paper's scale have none,
@@ -387,7 +389,8 @@ class LightNL(DeployMixin, BaseModule):
                         self.scale)
 
     def _convolve(self, y: Tensor) -> Tensor:
-        return self.norm(self.conv(y.to(self.conv.weight.dtype)))
+        y = depthwise_conv2d(y.to(self.conv.weight.dtype), self.conv)
+        return self.norm(y)
 
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, nl_channels={self.nl_channels}, '

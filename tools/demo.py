@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 CLS = 'configs/demo/autonl-s_1xb32_demo-cls.py'
@@ -39,6 +39,8 @@ ATTENTION_POINTS = ('86,108', '126,83', '140,20')
 ATTENTION_LAYERS = tuple(f'backbone.layers.{i}.0.light_nl' for i in (2, 3, 4))
 # Seconds between two looks at a log, and between two lines if the output is no terminal
 POLL, REPEAT = 0.5, 15.
+# Steps that run at a time
+AT_A_TIME = 2
 # Seconds that a step has to end when it is told to
 GRACE = 30.
 # Characters of the bar, so that the line of a training fits into 80
@@ -60,6 +62,8 @@ class Step(NamedTuple):
         folder (str): The folder that only this step fills, emptied before it starts
             from the beginning. Defaults to '', none.
         metric (str): The metric that a training evaluates. Defaults to ''.
+        alone (bool): Whether no other step may run beside it, as it measures time.
+            Defaults to False.
     """
     name: str
     title: str
@@ -69,6 +73,7 @@ class Step(NamedTuple):
     outputs: Tuple[str, ...] = ()
     folder: str = ''
     metric: str = ''
+    alone: bool = False
 
 
 def tool(path: str) -> str:
@@ -185,7 +190,8 @@ def latency(out: Path, *models: Tuple[str, Path, str]) -> Step:
         'latency', 'measure forward passes', 10,
         (tool('tools/benchmarks/benchmark_forward.py'), *configs, '--input-shapes',
          *(shape for *_, shape in models), '--out', f'{out}/latency.json'),
-        tuple(folder.name for _, folder, _ in models), (f'{out}/latency.json', ))
+        tuple(folder.name for _, folder, _ in models), (f'{out}/latency.json', ),
+        alone=True)
 
 
 def make_steps(out: Path, full: bool) -> List[Step]:
@@ -308,6 +314,11 @@ def clock(seconds: float) -> str:
     return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def about(seconds: float) -> str:
     """A duration in words, rounded."""
     return (f'{round(seconds / 60)} min' if seconds >= 90 else
@@ -368,9 +379,8 @@ def start_over(out: Path, step: Step) -> None:
         shutil.rmtree(folder)
 
 
-def run(out: Path, step: Step, label: str, lock: int,
-        rest: Callable[[float, float], str], screen: Screen) -> float:
-    """Run a step.
+class Running:
+    """A step that runs.
 
     Args:
         out (Path): The work dir.
@@ -378,63 +388,66 @@ def run(out: Path, step: Step, label: str, lock: int,
         label (str): Its number and name.
         lock (int): File descriptor of the lock, which the process keeps: if this tool
             is killed, the step holds the work dir until it ends.
-        rest (Callable): Words for the time that is left, from the fraction of the
-            step that is done, and its seconds so far.
-        screen (Screen): Where to show the progress.
-
-    Returns:
-        float: Seconds that it took, earlier runs that it continued included.
-
-    Raises:
-        subprocess.CalledProcessError: If it failed.
+        threads (int): Threads that it may use.
     """
-    key, record = key_of(out, step), read_record(out, step)
-    before = 0.
-    if step.metric and record.get('key') == key and record['state'] == 'started':
-        before = record['seconds']  # a training, which is resumed
-    else:
-        start_over(out, step)
-    write_record(out, step, key=key, state='started', seconds=before)
-    log = log_path(out, label)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [python(), *map(resolve, step.command)]
-    start = time.monotonic()
-    with open(log, 'a' if before else 'w') as file:
-        print('$', shlex.join(command), file=file, flush=True)
-        begin = file.tell()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-            pass_fds=(lock, ), env=dict(os.environ, PYTHONUNBUFFERED='1'),
-            # Ctrl-C does not reach it: a training that is told once to end saves a
-            # checkpoint first, and ends at once if it is told twice.
-            start_new_session=True)
-    state = 'started'
-    try:
-        while process.poll() is None:
-            with open(log, errors='replace') as file:
-                file.seek(begin)
-                progress = read_progress(file.read(), step.metric)
-            seconds = before + time.monotonic() - start
-            screen.show(line_of(label, progress, seconds,
-                                rest(progress.fraction or 0., seconds)))
-            try:
-                process.wait(POLL)
-            except subprocess.TimeoutExpired:
-                continue
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command)
-        state = 'done'
-    finally:
-        stop(process)
-        seconds = before + time.monotonic() - start
-        write_record(out, step, key=key, state=state, seconds=seconds,
-                     command=shlex.join(command), finished=time.time())
-    with open(log, errors='replace') as file:
-        file.seek(begin)
-        text = read_progress(file.read(), step.metric).text
-    screen.keep(f'{label} done in {clock(seconds)}' +
-                (text and step.metric and f', {text}'))
-    return seconds
+
+    def __init__(self, out: Path, step: Step, label: str, lock: int, threads: int):
+        self.out, self.step, self.label = out, step, label
+        self.key, record = key_of(out, step), read_record(out, step)
+        self.before = 0.
+        if step.metric and record.get('key') == self.key and record[
+                'state'] == 'started':
+            self.before = record['seconds']  # a training, which is resumed
+        else:
+            start_over(out, step)
+        write_record(out, step, key=self.key, state='started', seconds=self.before)
+        self.log = log_path(out, label)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.command = [python(), *map(resolve, step.command)]
+        self.start = time.monotonic()
+        with open(self.log, 'a' if self.before else 'w') as file:
+            print('$', shlex.join(self.command), file=file, flush=True)
+            self.begin = file.tell()
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=file,
+                stderr=subprocess.STDOUT, pass_fds=(lock, ),
+                env={'OMP_NUM_THREADS': str(threads), **os.environ,
+                     'PYTHONUNBUFFERED': '1'},
+                # Ctrl-C does not reach it: a training that is told once to end saves
+                # a checkpoint first, and ends at once if it is told twice.
+                start_new_session=True)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, earlier runs that it continues included."""
+        return self.before + time.monotonic() - self.start
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        with open(self.log, errors='replace') as file:
+            file.seek(self.begin)
+            return read_progress(file.read(), self.step.metric)
+
+    def finish(self) -> str:
+        """Note how it ended; a step that still runs is ended.
+
+        Returns:
+            str: The line that stays on the screen.
+
+        Raises:
+            subprocess.CalledProcessError: If it failed.
+        """
+        state = 'done' if self.process.poll() == 0 else 'started'
+        code = self.process.returncode
+        stop(self.process)
+        seconds = self.seconds
+        write_record(self.out, self.step, key=self.key, state=state, seconds=seconds,
+                     command=shlex.join(self.command), finished=time.time())
+        if code:
+            raise subprocess.CalledProcessError(code, self.command)
+        text = self.progress().text
+        return (f'{self.label} done in {clock(seconds)}' +
+                (text and self.step.metric and f', {text}'))
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -448,8 +461,19 @@ def stop(process: subprocess.Popen) -> None:
             process.wait()
 
 
-def line_of(label: str, progress: Progress, seconds: float, rest: str) -> str:
-    """The line that shows a running step."""
+def line_of(shown: List[Tuple[str, Progress, float]], rest: str) -> str:
+    """The line that shows the running steps.
+
+    Args:
+        shown (list[tuple[str, Progress, float]]): Label, progress and seconds of each.
+        rest (str): Words for the time that is left.
+    """
+    if len(shown) > 1:
+        parts = [f'{label.split()[-1]} {clock(seconds)}' +
+                 (progress.text and f', {progress.text.split(",")[0]}')
+                 for label, progress, seconds in shown]
+        return f'{rest} left: {" | ".join(parts)}'
+    (label, progress, seconds), = shown
     bar = ''
     if progress.fraction is not None:
         full = int(BAR * progress.fraction)
@@ -465,40 +489,98 @@ def log_path(out: Path, label: str) -> Path:
 
 
 def run_all(out: Path, steps: List[Step], lock: int) -> None:
-    """Run the steps that are not done, in their order.
+    """Run the steps that are not done, in their order, two at a time where that is
+    possible: each then has half of the cores, which loading and evaluating, done by
+    one thread, use better.
 
     Raises:
         subprocess.CalledProcessError: If one failed; what it printed last, its log
             and its command have been printed.
     """
     screen = Screen()
-    left = pending(out, steps)
-    # How much slower this machine is than the one of the steps' seconds
-    spent = planned = 0.
-    for number, step in enumerate(steps, 1):
-        if step not in left:
-            continue
-        left = left[1:]
-        others = sum(s.seconds for s in left)
-        pace = max(spent / planned, 0.2) if planned > 60 else 1.
+    waiting = pending(out, steps)
+    planned, start = duration(waiting, {}), time.monotonic()
+    digits = len(str(len(steps)))
+    running: List[Running] = []
+    try:
+        while waiting or running:
+            ready = startable(waiting, [one.step for one in running])
+            for step in ready:
+                waiting.remove(step)
+                label = f'[{steps.index(step) + 1:{digits}}/{len(steps)}] {step.name}'
+                threads = max(1, cores() // (len(running) + len(ready)))
+                running.append(Running(out, step, label, lock, threads))
+            shown = [(one.label, one.progress(), one.seconds) for one in running]
+            left = duration(waiting, {
+                one.step: one.step.seconds * (1 - (progress.fraction or 0.))
+                for one, (_, progress, _) in zip(running, shown)})
+            pace = 1.
+            if planned - left > 60:  # before, the start of processes counts too much
+                pace = (time.monotonic() - start) / (planned - left)
+            screen.show(line_of(shown, about(pace * left)))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running[0].process.wait(POLL)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                finish(one, screen)
+    finally:
+        for one in running:
+            one.process.poll() is None and one.process.terminate()  # all at once
+        for one in running:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                one.finish()
 
-        def rest(fraction, seconds, step=step, others=others, pace=pace):
-            if fraction > 0.15:  # the start of a process counts less by then
-                pace = seconds / fraction / step.seconds
-            return about(pace * (others + step.seconds * (1 - fraction)))
 
-        label = f'[{number:{len(str(len(steps)))}}/{len(steps)}] {step.name}'
-        try:
-            spent += run(out, step, label, lock, rest, screen)
-            planned += step.seconds
-        except subprocess.CalledProcessError as e:
-            log = log_path(out, label)
-            lines = log.read_text(errors='replace').splitlines()[-15:]
-            screen.keep(f'{label} failed. The end of its log:')
-            print('\n'.join(f'    {line}' for line in lines))
-            print(f'log: {log}\nrun this step alone: {shlex.join(e.cmd)}\n'
-                  'The same command as before goes on with this step.')
-            raise
+def startable(waiting: List[Step], running: List[Step]) -> List[Step]:
+    """The steps that can start now.
+
+    Args:
+        waiting (list[Step]): Steps that are to be run, in their order.
+        running (list[Step]): Steps that run.
+    """
+    ready = []
+    left = {step.name for step in (*waiting, *running)}
+    for step in waiting:
+        beside = [*running, *ready]
+        if len(beside) == AT_A_TIME or any(other.alone for other in beside):
+            break
+        if not left & set(step.needs) and not (step.alone and beside):
+            ready.append(step)
+    return ready
+
+
+def finish(one: Running, screen: Screen) -> None:
+    """Say that a step is done, or how it failed.
+
+    Raises:
+        subprocess.CalledProcessError: If it failed.
+    """
+    try:
+        screen.keep(one.finish())
+    except subprocess.CalledProcessError as e:
+        lines = one.log.read_text(errors='replace').splitlines()[-15:]
+        screen.keep(f'{one.label} failed. The end of its log:')
+        print('\n'.join(f'    {line}' for line in lines))
+        print(f'log: {one.log}\nrun this step alone: {shlex.join(e.cmd)}\n'
+              'The same command as before goes on with this step.')
+        raise
+
+
+def duration(waiting: List[Step], running: Dict[Step, float]) -> float:
+    """How many seconds steps take, by the plan.
+
+    Args:
+        waiting (list[Step]): Steps that are to be run, in their order.
+        running (dict[Step, float]): Those that run, and the seconds left of each.
+    """
+    waiting, running, now = list(waiting), dict(running), 0.
+    while waiting or running:
+        for step in startable(waiting, list(running)):
+            waiting.remove(step)
+            running[step] = now + step.seconds
+        first = min(running, key=running.__getitem__)
+        now = running.pop(first)
+    return now
 
 
 @contextlib.contextmanager
@@ -535,7 +617,7 @@ def describe(steps: List[Step], left: List[Step], out: Path, full: bool) -> str:
     lines += [f'  {i:2} {s.name:20} {s.title:46} ' +
               (about(s.seconds) if s.name in names else 'done')
               for i, s in enumerate(steps, 1)]
-    total = about(sum(s.seconds for s in left))
+    total = about(duration(left, {}))
     return '\n'.join(lines + [
         '', f'It takes about {total} on two idle cores. The report: {out}/report.html.',
         f'Logs are in {out}/logs. Ctrl-C stops it; the same command goes on.', ''])

@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/mmseg_runtime.py',
 ]
 
-max_epochs = 6
+max_epochs = 8
 # On a CPU, depthwise convolutions are about twice as fast in this memory layout.
 custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 model = dict(

@@ -162,20 +162,20 @@ def test_a_loop_that_counts_iterations(tiny_search, tmp_path, scope):
         priority = 'LOWEST'
 
         def after_train_iter(self, runner, *args, **kwargs):
-            if runner.iter == 25:
+            if runner.iter == 12:
                 raise KeyboardInterrupt
 
     def search(name, **options):
         runner = launch.build_runner(launch.load_config(argparse.Namespace(
             config=str(tiny_search), work_dir=str(tmp_path / name), launcher='none',
             local_rank=0, cfg_options={
-                'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=36,
-                                  val_interval=12),
+                'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=18,
+                                  val_interval=18),
                 'train_dataloader.sampler.type': 'InfiniteSampler',
                 'log_processor.by_epoch': False,
                 'custom_hooks.1.interval': 99,
                 'default_hooks.checkpoint.by_epoch': False,
-                'default_hooks.checkpoint.interval': 10,
+                'default_hooks.checkpoint.interval': 5,
                 'experiment_name': uuid.uuid4().hex, **options})))
         if name == 'run' and not options:
             runner.register_hook(Kill())
@@ -184,15 +184,15 @@ def test_a_loop_that_counts_iterations(tiny_search, tmp_path, scope):
     search('whole')
     gates = tmp_path / 'whole/gates'
     assert sorted(p.name for p in gates.iterdir()) == [
-        f'iter_{i}.json' for i in (10, 20, 30, 36)]
-    record = json.loads((gates / 'iter_36.json').read_text())
-    assert record['iter'] == 36 and abs(record['cost'] / TARGET - 1) <= 0.05
+        f'iter_{i}.json' for i in (5, 10, 15, 18)]
+    record = json.loads((gates / 'iter_18.json').read_text())
+    assert record['iter'] == 18 and abs(record['cost'] / TARGET - 1) <= 0.05
     with pytest.raises(KeyboardInterrupt):
         search('run')
     assert ArchSpec.from_file(tmp_path / 'run/arch.txt')
-    shutil.copy(gates / 'iter_36.json', tmp_path / 'run/gates/iter_40.json')
-    search('run', resume=True, load_from=str(tmp_path / 'run/iter_20.pth'))
-    same_search(tmp_path / 'whole', tmp_path / 'run', 'iter_36')
+    shutil.copy(gates / 'iter_18.json', tmp_path / 'run/gates/iter_40.json')
+    search('run', resume=True, load_from=str(tmp_path / 'run/iter_10.pth'))
+    same_search(tmp_path / 'whole', tmp_path / 'run', 'iter_18')
     # those of the finished part stay, those of an earlier run go
     assert ({p.name: p.read_text() for p in gates.iterdir()} ==
             {p.name: p.read_text() for p in (tmp_path / 'run/gates').iterdir()})

@@ -104,7 +104,7 @@ def evaluation(name: str, config: str, source: Path, *options: str) -> List[Step
     return [
         Step(name, f'evaluate the {source.name}, draw its predictions', 15,
              (tool('tools/test.py'), tool(config), f'@{{{source}}}', '--work-dir',
-              folder, '--show-dir', f'{folder}/vis', '--cfg-options', LOG_EVERY,
+              folder, '--show-dir', f'{folder}/vis', '--interval', '4', '--cfg-options', LOG_EVERY,
               *options), (source.name, ), folder=folder),
         Step(f'{name}-sheet', 'put some of them on one image', 2,
              (tool('tools/analysis_tools/contact_sheet.py'), f'{folder}/vis', '--out',

@@ -455,8 +455,9 @@ def depthwise(args):
     print('Depthwise convolution and the gradient of its kernel, 64 feature maps\n')
     print_table(
         ['channels', 'kernel', 'size', 'torch, ms', 'ours, ms', 'ratio'],
-        [[str(r['channels']), size_text([r['kernel_size']] * 2), size_text([r['size']] * 2),
-          ms(r['torch']), ms(r['ours']), f'{r["ratio"]:.2f}'] for r in rows])
+        [[str(r['channels']), size_text([r['kernel_size']] * 2),
+          size_text([r['size']] * 2), ms(r['torch']), ms(r['ours']),
+          f'{r["ratio"]:.2f}'] for r in rows])
     return rows
 
 

@@ -86,8 +86,9 @@ def build(work_dir, *, loop='epoch', workers=0, batch_size=2, count=12, model=No
                      shuffle=True))
     if val:
         kwargs.update(
-            val_dataloader=dict(loader, num_workers=0, sampler=dict(type='DefaultSampler',
-                                                     shuffle=False)),
+            val_dataloader=dict(
+                loader, num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=False)),
             val_cfg=dict(), val_evaluator=dict(type=Value))
     steps = -(-count // batch_size)
     cfg = dict(by_epoch=True, max_epochs=end) if by_epoch else dict(

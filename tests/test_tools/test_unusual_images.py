@@ -107,7 +107,7 @@ def test_through_all(channels, classes, loading, make, tmp_path, monkeypatch, ca
     out = call('tools/deployment/export_onnx.py', config, checkpoint, '--out', onnx,
                '--input-shape', '32', '--dynamic', 'batch')
     assert f'x{channels}x32x32' in out and "the config's test data" in out
-    out = call('tools/deployment/quantize_onnx.py', config, onnx, '--out', int8,
+    out = call('tools/deployment/quantize_onnx.py', onnx, config, '--out', int8,
                '--num-samples', '4')
     assert int8.exists()
     for file in (onnx, int8):

@@ -79,8 +79,9 @@ def test_macs_of_the_stem():
 
 
 @pytest.mark.parametrize('channels, classes, loading', [
-    (1, ['a', 'b'], dict(type='LoadImageFromFile', color_type='grayscale')),
-    (4, ['only one class'], None),
+    pytest.param(1, ['a', 'b'], dict(type='LoadImageFromFile', color_type='grayscale'),
+                 marks=pytest.mark.slow),
+    pytest.param(4, ['only one class'], None, marks=pytest.mark.slow),
     (12, [f'class number {i:03}, {"which has a long name " * 4}' for i in range(1000)],
      None),
 ], ids=['1', '4', '12'])

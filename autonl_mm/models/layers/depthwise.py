@@ -46,6 +46,8 @@ def has_slow_gradient(x: Tensor, conv: nn.Conv2d) -> bool:
         conv (nn.Conv2d): The convolution. One with a hook must be called, and a
             subclass may compute something else: not for these.
     """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False  # and ask nothing of the sizes, which may be symbols
     weight = conv.weight
     return (x.device.type == 'cpu' and torch.is_grad_enabled()
             and weight.requires_grad and type(conv) is nn.Conv2d
@@ -53,8 +55,7 @@ def has_slow_gradient(x: Tensor, conv: nn.Conv2d) -> bool:
             and x.shape[2] <= conv.dilation[0] * (conv.kernel_size[0] - 1)
             and x.dtype == weight.dtype == torch.float32
             and not torch.is_autocast_enabled('cpu')
-            and x.is_contiguous(memory_format=torch.channels_last)
-            and not torch.compiler.is_compiling() and not torch.jit.is_tracing())
+            and x.is_contiguous(memory_format=torch.channels_last))
 
 
 class _DepthwiseConv2d(torch.autograd.Function):

@@ -102,7 +102,7 @@ def evaluation(name: str, config: str, source: Path, *options: str) -> List[Step
     """Steps that evaluate a checkpoint, and put its predictions on one image."""
     folder, sheet = f'{source}-test', f'{source}-predictions.jpg'
     return [
-        Step(name, f'evaluate the {source.name}, draw its predictions', 15,
+        Step(name, f'evaluate the {source.name}, draw its predictions', 25,
              (tool('tools/test.py'), tool(config), f'@{{{source}}}', '--work-dir',
               folder, '--show-dir', f'{folder}/vis', '--interval', '4', '--cfg-options', LOG_EVERY,
               *options), (source.name, ), folder=folder),
@@ -123,7 +123,7 @@ def plot(file: Path, title: str, script: str, needs: Tuple[str, ...],
 
 def data(*sets: str) -> Step:
     """The step that makes the images."""
-    return Step('data', 'make images of handwritten digits', 30,
+    return Step('data', 'make images of handwritten digits', 20,
                 (tool('tools/dataset_converters/make_demo_data.py'), '--sets', *sets),
                 outputs=tuple(f'data/demo/{s}/meta.json' for s in sets))
 
@@ -134,10 +134,10 @@ def plain_steps(out: Path) -> List[Step]:
     start = pretrained(f'@{{{cls}}}')
     return [
         data('cls', 'det', 'seg'),
-        training('classifier', 'train AutoNL-S', 115, CLS, cls, TOP1, ('data', )),
-        training('detector', 'train a RetinaNet from its backbone', 90, DET, det, MAP50,
+        training('classifier', 'train AutoNL-S', 170, CLS, cls, TOP1, ('data', )),
+        training('detector', 'train a RetinaNet from its backbone', 180, DET, det, MAP50,
                  ('data', 'classifier'), *start),
-        training('segmentor', 'train a Semantic FPN from its backbone', 85, SEG, seg,
+        training('segmentor', 'train a Semantic FPN from its backbone', 205, SEG, seg,
                  MIOU, ('data', 'classifier'), *start),
         *evaluation('detection', DET, det),
         *evaluation('segmentation', SEG, seg),
@@ -202,7 +202,7 @@ def make_steps(out: Path, full: bool) -> List[Step]:
         full (bool): Whether a network is searched.
     """
     steps = full_steps(out) if full else plain_steps(out)
-    report = Step('report', 'write the report', 8,
+    report = Step('report', 'write the report', 7,
                   (tool('tools/demo_report.py'), str(out)),
                   tuple(step.name for step in steps), (f'{out}/report.html', ))
     return [*steps, report]

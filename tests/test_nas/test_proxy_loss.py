@@ -56,8 +56,7 @@ def test_the_same_each_time_and_without_a_trace(runner):
     assert model.training
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('share', [0.1, 0.6, 2])
+@pytest.mark.parametrize('share, workers', [(0.1, 0), (0.6, 2), (2, 0)])
 def test_bounded_memory_changes_nothing(share, workers, runner):
     """However many batches stay in memory, and whoever loads them."""
     model = runner.model.model

@@ -137,7 +137,7 @@ def same_search(one, two, last):
         assert (one / name).read_text() == (two / name).read_text()
 
 
-@pytest.mark.parametrize('epoch', [1, 3, 5])
+@pytest.mark.parametrize('epoch', [1, pytest.param(3, marks=pytest.mark.slow), 5])
 def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
                                       tmp_path):
     work_dir, _ = searched
@@ -183,8 +183,8 @@ def test_a_loop_that_counts_iterations(tiny_search, tmp_path, scope):
 
     search('whole')
     gates = tmp_path / 'whole/gates'
-    assert sorted(p.name for p in gates.iterdir()) == [
-        f'iter_{i}.json' for i in (5, 10, 15, 18)]
+    assert {p.name for p in gates.iterdir()} == {
+        f'iter_{i}.json' for i in (5, 10, 15, 18)}
     record = json.loads((gates / 'iter_18.json').read_text())
     assert record['iter'] == 18 and abs(record['cost'] / TARGET - 1) <= 0.05
     with pytest.raises(KeyboardInterrupt):

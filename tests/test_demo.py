@@ -253,6 +253,12 @@ def test_failing_step(tmp_path, monkeypatch, capsys):
 # A training in the way of mmengine: it says what it did and goes on from there.
 LONG = """\
 import os, signal, sys, time
+def end(number, frame):
+    with open('told', 'a') as file:
+        print('told to end', file=file)
+    time.sleep(0.5)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
 os.makedirs('work/long', exist_ok=True)
 path = 'work/long/epoch'
 start = int(open(path).read()) if os.path.exists(path) else 0
@@ -317,6 +323,8 @@ def test_interruption(number, code, long_demo, tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code
     assert not is_running(pid)
+    # a training that is told twice ends without saving
+    assert count_lines(tmp_path / 'told') == 1
     assert 'Traceback' not in output
     if number == signal.SIGINT:
         assert 'The same command goes on from here.' in output.splitlines()[-1]

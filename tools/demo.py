@@ -104,8 +104,8 @@ def evaluation(name: str, config: str, source: Path, *options: str) -> List[Step
     return [
         Step(name, f'evaluate the {source.name}, draw its predictions', 25,
              (tool('tools/test.py'), tool(config), f'@{{{source}}}', '--work-dir',
-              folder, '--show-dir', f'{folder}/vis', '--interval', '4', '--cfg-options', LOG_EVERY,
-              *options), (source.name, ), folder=folder),
+              folder, '--show-dir', f'{folder}/vis', '--interval', '4',
+              '--cfg-options', LOG_EVERY, *options), (source.name, ), folder=folder),
         Step(f'{name}-sheet', 'put some of them on one image', 2,
              (tool('tools/analysis_tools/contact_sheet.py'), f'{folder}/vis', '--out',
               sheet, '--show-number', '4', '--columns', '1', '--width', '640'),
@@ -135,8 +135,8 @@ def plain_steps(out: Path) -> List[Step]:
     return [
         data('cls', 'det', 'seg'),
         training('classifier', 'train AutoNL-S', 170, CLS, cls, TOP1, ('data', )),
-        training('detector', 'train a RetinaNet from its backbone', 180, DET, det, MAP50,
-                 ('data', 'classifier'), *start),
+        training('detector', 'train a RetinaNet from its backbone', 180, DET, det,
+                 MAP50, ('data', 'classifier'), *start),
         training('segmentor', 'train a Semantic FPN from its backbone', 205, SEG, seg,
                  MIOU, ('data', 'classifier'), *start),
         *evaluation('detection', DET, det),
@@ -429,7 +429,7 @@ class Running:
             return read_progress(file.read(), self.step.metric)
 
     def finish(self) -> str:
-        """Note how it ended; a step that still runs is ended.
+        """Note how it ended.
 
         Returns:
             str: The line that stays on the screen.
@@ -437,10 +437,8 @@ class Running:
         Raises:
             subprocess.CalledProcessError: If it failed.
         """
-        state = 'done' if self.process.poll() == 0 else 'started'
-        code = self.process.returncode
-        stop(self.process)
-        seconds = self.seconds
+        code, seconds = self.process.wait(), self.seconds
+        state = 'started' if code else 'done'
         write_record(self.out, self.step, key=self.key, state=state, seconds=seconds,
                      command=shlex.join(self.command), finished=time.time())
         if code:
@@ -450,12 +448,15 @@ class Running:
                 (text and self.step.metric and f', {text}'))
 
 
-def stop(process: subprocess.Popen) -> None:
-    """End a process, by force if it does not listen."""
-    if process.poll() is None:
-        process.terminate()
+def stop(processes: List[subprocess.Popen]) -> None:
+    """End processes, by force those that do not listen."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()  # once: see Running
+    end = time.monotonic() + GRACE
+    for process in processes:
         try:
-            process.wait(GRACE)
+            process.wait(max(0., end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -524,8 +525,7 @@ def run_all(out: Path, steps: List[Step], lock: int) -> None:
                 running.remove(one)
                 finish(one, screen)
     finally:
-        for one in running:
-            one.process.poll() is None and one.process.terminate()  # all at once
+        stop([one.process for one in running])
         for one in running:
             with contextlib.suppress(subprocess.CalledProcessError):
                 one.finish()

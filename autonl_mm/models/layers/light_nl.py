@@ -125,7 +125,28 @@ def light_nl(x: Tensor,
             if shares is not None:
                 squares, count = squares * shares, shares.sum()
             y = y / _root(squares.sum((1, 2), keepdim=True) / (count * c))
-    return y.view(n, h, w, c).permute(0, 3, 1, 2)
+    y = y.view(n, h, w, c).permute(0, 3, 1, 2)
+    return torch.ops.autonl_mm.no_view(y) if _is_compiling() else y
+
+
+def _is_compiling() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
+def _no_view(y: Tensor) -> Tensor:
+    """A copy where sizes are symbols: inductor (torch 2.13) fails for a view that is
+    saved for the backward pass and whose strides, as those of channels_last, it cannot
+    order without knowing the sizes. It would remove a clone, but not this."""
+    if any(isinstance(size, torch.SymInt) for size in y.shape):
+        return y.neg().neg()
+    return y.view_as(y)
+
+
+# An operator, since Dynamo shows sizes that are symbols as integers. Behind Dynamo it
+# is replaced by what it does.
+_LIBRARY = torch.library.Library('autonl_mm', 'FRAGMENT')
+_LIBRARY.define('no_view(Tensor y) -> Tensor')
+_LIBRARY.impl('no_view', _no_view, 'CompositeImplicitAutograd')
 
 
 def _root(square: Tensor) -> Tensor:

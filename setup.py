@@ -17,16 +17,19 @@ def version():
     return scope['__version__']
 
 
+def names_in(text):
+    return [line for line in text.splitlines() if line and not line.startswith('#')]
+
+
 def requirements(name):
-    lines = (ROOT / f'requirements/{name}.txt').read_text().splitlines()
-    return [line for line in lines if line and not line.startswith('#')]
+    return names_in((ROOT / f'requirements/{name}.txt').read_text())
 
 
 def optional():
     """Extras: the parts of optional.txt, each with the name it starts with."""
     text = (ROOT / 'requirements/optional.txt').read_text()
     parts = re.split(r'^# (\w+):.*$', text, flags=re.M)[1:]
-    return {name: body.split() for name, body in zip(parts[::2], parts[1::2])}
+    return {name: names_in(body) for name, body in zip(parts[::2], parts[1::2])}
 
 
 def add_mim_extension():

@@ -145,7 +145,8 @@ def iter_blocks(arch: ArchSpec, input_shape: Size
 def count_macs(arch: ArchSpec,
                input_shape: Union[int, Size] = (224, 224),
                num_classes: Optional[int] = 1000,
-               with_head: bool = True) -> Cost:
+               with_head: bool = True,
+               in_channels: int = 3) -> Cost:
     """MACs of the network that AutoNL builds from a spec, for one image.
 
     Args:
@@ -156,6 +157,7 @@ def count_macs(arch: ArchSpec,
             layer; None for the backbone alone. Defaults to 1000.
         with_head (bool): Whether the head convolution is built; without it
             there is no classifier either. Defaults to True.
+        in_channels (int): Channels of the image. Defaults to 3.
 
     Returns:
         Cost: ``.total``, and ``.rows`` with one row per layer.
@@ -168,7 +170,7 @@ def count_macs(arch: ArchSpec,
     size = strided(input_shape, 2)
     rows.append(
         LayerCost('layers.0.conv',
-                  size[0] * size[1] * 27 * arch.stem_channels,
+                  size[0] * size[1] * 9 * in_channels * arch.stem_channels,
                   (arch.stem_channels, *size)))
     for prefix, block, in_size in iter_blocks(arch, input_shape):
         size = strided(in_size, block.stride)

@@ -63,16 +63,63 @@ def sample(scope, label):
         gt_sem_seg=PixelData(data=torch.full((1, 64, 64), label)))
 
 
+def metafile_models():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    for name in index['Import']:
+        for model in yaml.safe_load((ROOT / name).read_text())['Models']:
+            if 'FLOPs' in model.get('Metadata', {}):
+                yield ROOT / model['Config'], model
+
+
+FIGURES = dict(metafile_models())
+
+
+def check_figures(path, model):
+    """The metafile's MACs and parameters are those of the network."""
+    figures = FIGURES[path]['Metadata']
+    assert figures['FLOPs'] == built_macs(model, 3, 224, 224)
+    assert figures['Parameters'] == sum(p.numel() for p in model.parameters())
+    if path.name.startswith('autonl'):
+        arch = AUTONL_S if path.name.startswith('autonl-s') else AUTONL_L
+        assert figures['FLOPs'] == count_macs(arch).total
+
+
+def check_thresholds(model, optim_wrapper, base):
+    """A supernet's thresholds, and nothing else, have a rate of their own."""
+    rate = {id(g['params'][0]): (g['lr'], g['weight_decay'])
+            for g in optim_wrapper.param_groups}
+    thresholds = []
+    for name, param in model.named_parameters():
+        lr, decay = rate[id(param)]
+        if name.endswith('threshold'):
+            assert lr != base and decay == 0
+            thresholds.append(param)
+        else:
+            assert lr == base
+    assert len(thresholds) == 1
+    assert thresholds[0] is model.supernet.gate_state.threshold
+
+
+def test_figures_are_of_models_that_are_built():
+    assert len(FIGURES) > 15 and set(FIGURES) <= set(OWN)
+
+
 @pytest.mark.parametrize('path', OWN, ids=lambda p: p.stem)
-def test_model_builds_and_trains_a_step(path, scope):
+def test_model(path, scope):
+    """Built once: its figures, its optimiser's groups, a step of training."""
     cfg = load(path)
     if 'data_preprocessor' in cfg:
         cfg.model.data_preprocessor = cfg.data_preprocessor
     if cfg.model.get('train_cfg') and cfg.default_scope == 'mmpretrain':
         cfg.model.data_preprocessor.to_onehot = True
     model = MODELS.build(cfg.model)
+    if path in FIGURES:
+        check_figures(path, model)
     model.train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    assert isinstance(model, CostAwareModel) == ('supernet' in path.name)
+    if 'supernet' in path.name:
+        check_thresholds(model, optim_wrapper, cfg.optim_wrapper.optimizer.lr)
     # 64 for the networks that are not ours, one of which would form an
     # affinity of gigabytes at 224
     size = 224 if path.match('autonl*in1k.py') else 64
@@ -89,30 +136,6 @@ def test_model_builds_and_trains_a_step(path, scope):
     assert math.isfinite(losses['loss'].item())
     assert ('loss_cost' in losses) == (task is not model)
     assert not torch.equal(before, stem)
-
-
-SEARCHES = [p for p in CONFIGS if 'supernet' in p.name]
-
-
-@pytest.mark.parametrize('path', SEARCHES, ids=lambda p: p.name)
-def test_thresholds_have_a_rate_of_their_own(path, scope):
-    cfg = load(path)
-    if 'data_preprocessor' in cfg:
-        cfg.model.data_preprocessor = cfg.data_preprocessor
-    model = MODELS.build(cfg.model)
-    groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
-    rate = {id(g['params'][0]): (g['lr'], g['weight_decay']) for g in groups}
-    base = cfg.optim_wrapper.optimizer.lr
-    thresholds = []
-    for name, param in model.named_parameters():
-        lr, decay = rate[id(param)]
-        if name.endswith('threshold'):
-            assert lr != base and decay == 0
-            thresholds.append(param)
-        else:
-            assert lr == base
-    assert len(thresholds) == 1
-    assert thresholds[0] is model.supernet.gate_state.threshold
 
 
 def test_papers_search():
@@ -166,28 +189,6 @@ def test_readme_and_metafile_name_it(path):
     models = {m['Name']: m for m in metafile['Models']}
     model = models[path.stem]
     assert (ROOT / model['Config']) == path
-
-
-def metafile_models():
-    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
-    for name in index['Import']:
-        metafile = yaml.safe_load((ROOT / name).read_text())
-        for model in metafile['Models']:
-            if 'FLOPs' in model.get('Metadata', {}):
-                yield pytest.param(model, id=model['Name'])
-
-
-@pytest.mark.parametrize('model', metafile_models())
-def test_metafile_figures(model, scope):
-    """The metafile's MACs and parameters are those of the networks."""
-    cfg = load(ROOT / model['Config'])
-    built = MODELS.build(cfg.model)
-    assert model['Metadata']['FLOPs'] == built_macs(built, 3, 224, 224)
-    assert model['Metadata']['Parameters'] == sum(
-        p.numel() for p in built.parameters())
-    if model['Name'].startswith('autonl'):
-        arch = AUTONL_S if model['Name'].startswith('autonl-s') else AUTONL_L
-        assert model['Metadata']['FLOPs'] == count_macs(arch).total
 
 
 def test_the_papers_complexity(scope):

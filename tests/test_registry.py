@@ -19,7 +19,8 @@ PUBLIC = dict(
     OPTIMIZERS=('RMSpropTF', ),
     OPTIM_WRAPPERS=('CpuAmpOptimWrapper', ),
     HOOKS=('BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',
-           'LabelCheckHook', 'SafeCheckpointHook', 'SearchHook'),
+           'LabelCheckHook', 'SafeCheckpointHook', 'SearchHook',
+           'SkippedImagesHook'),
     TRANSFORMS=('LoadImageOrSkip', 'ReleaseCenterCrop'),
     DATASETS=('HoldoutFolder', ))
 

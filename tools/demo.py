@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 CLS = 'configs/demo/autonl-s_1xb32_demo-cls.py'
@@ -39,6 +39,8 @@ ATTENTION_POINTS = ('86,108', '126,83', '140,20')
 ATTENTION_LAYERS = tuple(f'backbone.layers.{i}.0.light_nl' for i in (2, 3, 4))
 # Seconds between two looks at a log, and between two lines if the output is no terminal
 POLL, REPEAT = 0.5, 15.
+# Steps that run at a time
+AT_A_TIME = 2
 # Seconds that a step has to end when it is told to
 GRACE = 30.
 # Characters of the bar, so that the line of a training fits into 80
@@ -60,6 +62,8 @@ class Step(NamedTuple):
         folder (str): The folder that only this step fills, emptied before it starts
             from the beginning. Defaults to '', none.
         metric (str): The metric that a training evaluates. Defaults to ''.
+        alone (bool): Whether no other step may run beside it, as it measures time.
+            Defaults to False.
     """
     name: str
     title: str
@@ -69,6 +73,7 @@ class Step(NamedTuple):
     outputs: Tuple[str, ...] = ()
     folder: str = ''
     metric: str = ''
+    alone: bool = False
 
 
 def tool(path: str) -> str:
@@ -97,10 +102,10 @@ def evaluation(name: str, config: str, source: Path, *options: str) -> List[Step
     """Steps that evaluate a checkpoint, and put its predictions on one image."""
     folder, sheet = f'{source}-test', f'{source}-predictions.jpg'
     return [
-        Step(name, f'evaluate the {source.name}, draw its predictions', 15,
+        Step(name, f'evaluate the {source.name}, draw its predictions', 25,
              (tool('tools/test.py'), tool(config), f'@{{{source}}}', '--work-dir',
-              folder, '--show-dir', f'{folder}/vis', '--cfg-options', LOG_EVERY,
-              *options), (source.name, ), folder=folder),
+              folder, '--show-dir', f'{folder}/vis', '--interval', '4',
+              '--cfg-options', LOG_EVERY, *options), (source.name, ), folder=folder),
         Step(f'{name}-sheet', 'put some of them on one image', 2,
              (tool('tools/analysis_tools/contact_sheet.py'), f'{folder}/vis', '--out',
               sheet, '--show-number', '4', '--columns', '1', '--width', '640'),
@@ -118,7 +123,7 @@ def plot(file: Path, title: str, script: str, needs: Tuple[str, ...],
 
 def data(*sets: str) -> Step:
     """The step that makes the images."""
-    return Step('data', 'make images of handwritten digits', 30,
+    return Step('data', 'make images of handwritten digits', 20,
                 (tool('tools/dataset_converters/make_demo_data.py'), '--sets', *sets),
                 outputs=tuple(f'data/demo/{s}/meta.json' for s in sets))
 
@@ -129,10 +134,10 @@ def plain_steps(out: Path) -> List[Step]:
     start = pretrained(f'@{{{cls}}}')
     return [
         data('cls', 'det', 'seg'),
-        training('classifier', 'train AutoNL-S', 140, CLS, cls, TOP1, ('data', )),
-        training('detector', 'train a RetinaNet from its backbone', 90, DET, det, MAP50,
-                 ('data', 'classifier'), *start),
-        training('segmentor', 'train a Semantic FPN from its backbone', 125, SEG, seg,
+        training('classifier', 'train AutoNL-S', 170, CLS, cls, TOP1, ('data', )),
+        training('detector', 'train a RetinaNet from its backbone', 180, DET, det,
+                 MAP50, ('data', 'classifier'), *start),
+        training('segmentor', 'train a Semantic FPN from its backbone', 205, SEG, seg,
                  MIOU, ('data', 'classifier'), *start),
         *evaluation('detection', DET, det),
         *evaluation('segmentation', SEG, seg),
@@ -164,7 +169,7 @@ def full_steps(out: Path) -> List[Step]:
               text, '--weights', weights), ('search', ), (text, weights)),
         training('detector', 'train a RetinaNet with it', 90, DET, det, MAP50,
                  ('data', 'export'), *det_options, *pretrained(weights)),
-        training('segmentor', "train a Semantic FPN from the detector's backbone", 110,
+        training('segmentor', "train a Semantic FPN from the detector's backbone", 75,
                  SEG, seg, MIOU, ('data', 'detector'), *seg_options,
                  *pretrained(f'@{{{det}}}')),
         *evaluation('detection', DET, det, *det_options),
@@ -185,7 +190,8 @@ def latency(out: Path, *models: Tuple[str, Path, str]) -> Step:
         'latency', 'measure forward passes', 10,
         (tool('tools/benchmarks/benchmark_forward.py'), *configs, '--input-shapes',
          *(shape for *_, shape in models), '--out', f'{out}/latency.json'),
-        tuple(folder.name for _, folder, _ in models), (f'{out}/latency.json', ))
+        tuple(folder.name for _, folder, _ in models), (f'{out}/latency.json', ),
+        alone=True)
 
 
 def make_steps(out: Path, full: bool) -> List[Step]:
@@ -196,7 +202,7 @@ def make_steps(out: Path, full: bool) -> List[Step]:
         full (bool): Whether a network is searched.
     """
     steps = full_steps(out) if full else plain_steps(out)
-    report = Step('report', 'write the report', 8,
+    report = Step('report', 'write the report', 7,
                   (tool('tools/demo_report.py'), str(out)),
                   tuple(step.name for step in steps), (f'{out}/report.html', ))
     return [*steps, report]
@@ -308,6 +314,11 @@ def clock(seconds: float) -> str:
     return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def about(seconds: float) -> str:
     """A duration in words, rounded."""
     return (f'{round(seconds / 60)} min' if seconds >= 90 else
@@ -368,9 +379,8 @@ def start_over(out: Path, step: Step) -> None:
         shutil.rmtree(folder)
 
 
-def run(out: Path, step: Step, label: str, lock: int,
-        rest: Callable[[float, float], str], screen: Screen) -> float:
-    """Run a step.
+class Running:
+    """A step that runs.
 
     Args:
         out (Path): The work dir.
@@ -378,78 +388,93 @@ def run(out: Path, step: Step, label: str, lock: int,
         label (str): Its number and name.
         lock (int): File descriptor of the lock, which the process keeps: if this tool
             is killed, the step holds the work dir until it ends.
-        rest (Callable): Words for the time that is left, from the fraction of the
-            step that is done, and its seconds so far.
-        screen (Screen): Where to show the progress.
-
-    Returns:
-        float: Seconds that it took, earlier runs that it continued included.
-
-    Raises:
-        subprocess.CalledProcessError: If it failed.
+        threads (int): Threads that it may use.
     """
-    key, record = key_of(out, step), read_record(out, step)
-    before = 0.
-    if step.metric and record.get('key') == key and record['state'] == 'started':
-        before = record['seconds']  # a training, which is resumed
-    else:
-        start_over(out, step)
-    write_record(out, step, key=key, state='started', seconds=before)
-    log = log_path(out, label)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [python(), *map(resolve, step.command)]
-    start = time.monotonic()
-    with open(log, 'a' if before else 'w') as file:
-        print('$', shlex.join(command), file=file, flush=True)
-        begin = file.tell()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-            pass_fds=(lock, ), env=dict(os.environ, PYTHONUNBUFFERED='1'),
-            # Ctrl-C does not reach it: a training that is told once to end saves a
-            # checkpoint first, and ends at once if it is told twice.
-            start_new_session=True)
-    state = 'started'
-    try:
-        while process.poll() is None:
-            with open(log, errors='replace') as file:
-                file.seek(begin)
-                progress = read_progress(file.read(), step.metric)
-            seconds = before + time.monotonic() - start
-            screen.show(line_of(label, progress, seconds,
-                                rest(progress.fraction or 0., seconds)))
-            try:
-                process.wait(POLL)
-            except subprocess.TimeoutExpired:
-                continue
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command)
-        state = 'done'
-    finally:
-        stop(process)
-        seconds = before + time.monotonic() - start
-        write_record(out, step, key=key, state=state, seconds=seconds,
-                     command=shlex.join(command), finished=time.time())
-    with open(log, errors='replace') as file:
-        file.seek(begin)
-        text = read_progress(file.read(), step.metric).text
-    screen.keep(f'{label} done in {clock(seconds)}' +
-                (text and step.metric and f', {text}'))
-    return seconds
+
+    def __init__(self, out: Path, step: Step, label: str, lock: int, threads: int):
+        self.out, self.step, self.label = out, step, label
+        self.key, record = key_of(out, step), read_record(out, step)
+        self.before = 0.
+        if step.metric and record.get('key') == self.key and record[
+                'state'] == 'started':
+            self.before = record['seconds']  # a training, which is resumed
+        else:
+            start_over(out, step)
+        write_record(out, step, key=self.key, state='started', seconds=self.before)
+        self.log = log_path(out, label)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.command = [python(), *map(resolve, step.command)]
+        self.start = time.monotonic()
+        with open(self.log, 'a' if self.before else 'w') as file:
+            print('$', shlex.join(self.command), file=file, flush=True)
+            self.begin = file.tell()
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=file,
+                stderr=subprocess.STDOUT, pass_fds=(lock, ),
+                env={'OMP_NUM_THREADS': str(threads), **os.environ,
+                     'PYTHONUNBUFFERED': '1'},
+                # Ctrl-C does not reach it: a training that is told once to end saves
+                # a checkpoint first, and ends at once if it is told twice.
+                start_new_session=True)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, earlier runs that it continues included."""
+        return self.before + time.monotonic() - self.start
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        with open(self.log, errors='replace') as file:
+            file.seek(self.begin)
+            return read_progress(file.read(), self.step.metric)
+
+    def finish(self) -> str:
+        """Note how it ended.
+
+        Returns:
+            str: The line that stays on the screen.
+
+        Raises:
+            subprocess.CalledProcessError: If it failed.
+        """
+        code, seconds = self.process.wait(), self.seconds
+        state = 'started' if code else 'done'
+        write_record(self.out, self.step, key=self.key, state=state, seconds=seconds,
+                     command=shlex.join(self.command), finished=time.time())
+        if code:
+            raise subprocess.CalledProcessError(code, self.command)
+        text = self.progress().text
+        return (f'{self.label} done in {clock(seconds)}' +
+                (text and self.step.metric and f', {text}'))
 
 
-def stop(process: subprocess.Popen) -> None:
-    """End a process, by force if it does not listen."""
-    if process.poll() is None:
-        process.terminate()
+def stop(processes: List[subprocess.Popen]) -> None:
+    """End processes, by force those that do not listen."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()  # once: see Running
+    end = time.monotonic() + GRACE
+    for process in processes:
         try:
-            process.wait(GRACE)
+            process.wait(max(0., end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def line_of(label: str, progress: Progress, seconds: float, rest: str) -> str:
-    """The line that shows a running step."""
+def line_of(shown: List[Tuple[str, Progress, float]], rest: str) -> str:
+    """The line that shows the running steps.
+
+    Args:
+        shown (list[tuple[str, Progress, float]]): Label, progress and seconds of each.
+        rest (str): Words for the time that is left.
+    """
+    if len(shown) > 1:
+        parts = [f'{label.split()[-1]} {clock(seconds)}' +
+                 (progress.text and f', {progress.text.split(",")[0]}')
+                 for label, progress, seconds in shown]
+        return f'{rest} left: {" | ".join(parts)}'
+    (label, progress, seconds), = shown
     bar = ''
     if progress.fraction is not None:
         full = int(BAR * progress.fraction)
@@ -465,40 +490,97 @@ def log_path(out: Path, label: str) -> Path:
 
 
 def run_all(out: Path, steps: List[Step], lock: int) -> None:
-    """Run the steps that are not done, in their order.
+    """Run the steps that are not done, in their order, two at a time where that is
+    possible: each then has half of the cores, which loading and evaluating, done by
+    one thread, use better.
 
     Raises:
         subprocess.CalledProcessError: If one failed; what it printed last, its log
             and its command have been printed.
     """
     screen = Screen()
-    left = pending(out, steps)
-    # How much slower this machine is than the one of the steps' seconds
-    spent = planned = 0.
-    for number, step in enumerate(steps, 1):
-        if step not in left:
-            continue
-        left = left[1:]
-        others = sum(s.seconds for s in left)
-        pace = max(spent / planned, 0.2) if planned > 60 else 1.
+    waiting = pending(out, steps)
+    planned, start = duration(waiting, {}), time.monotonic()
+    digits = len(str(len(steps)))
+    running: List[Running] = []
+    try:
+        while waiting or running:
+            ready = startable(waiting, [one.step for one in running])
+            for step in ready:
+                waiting.remove(step)
+                label = f'[{steps.index(step) + 1:{digits}}/{len(steps)}] {step.name}'
+                threads = max(1, cores() // (len(running) + len(ready)))
+                running.append(Running(out, step, label, lock, threads))
+            shown = [(one.label, one.progress(), one.seconds) for one in running]
+            left = duration(waiting, {
+                one.step: one.step.seconds * (1 - (progress.fraction or 0.))
+                for one, (_, progress, _) in zip(running, shown)})
+            pace = 1.
+            if planned - left > 60:  # before, the start of processes counts too much
+                pace = (time.monotonic() - start) / (planned - left)
+            screen.show(line_of(shown, about(pace * left)))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running[0].process.wait(POLL)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                finish(one, screen)
+    finally:
+        stop([one.process for one in running])
+        for one in running:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                one.finish()
 
-        def rest(fraction, seconds, step=step, others=others, pace=pace):
-            if fraction > 0.15:  # the start of a process counts less by then
-                pace = seconds / fraction / step.seconds
-            return about(pace * (others + step.seconds * (1 - fraction)))
 
-        label = f'[{number:{len(str(len(steps)))}}/{len(steps)}] {step.name}'
-        try:
-            spent += run(out, step, label, lock, rest, screen)
-            planned += step.seconds
-        except subprocess.CalledProcessError as e:
-            log = log_path(out, label)
-            lines = log.read_text(errors='replace').splitlines()[-15:]
-            screen.keep(f'{label} failed. The end of its log:')
-            print('\n'.join(f'    {line}' for line in lines))
-            print(f'log: {log}\nrun this step alone: {shlex.join(e.cmd)}\n'
-                  'The same command as before goes on with this step.')
-            raise
+def startable(waiting: List[Step], running: List[Step]) -> List[Step]:
+    """The steps that can start now.
+
+    Args:
+        waiting (list[Step]): Steps that are to be run, in their order.
+        running (list[Step]): Steps that run.
+    """
+    ready = []
+    left = {step.name for step in (*waiting, *running)}
+    for step in waiting:
+        beside = [*running, *ready]
+        if len(beside) == AT_A_TIME or any(other.alone for other in beside):
+            break
+        if not left & set(step.needs) and not (step.alone and beside):
+            ready.append(step)
+    return ready
+
+
+def finish(one: Running, screen: Screen) -> None:
+    """Say that a step is done, or how it failed.
+
+    Raises:
+        subprocess.CalledProcessError: If it failed.
+    """
+    try:
+        screen.keep(one.finish())
+    except subprocess.CalledProcessError as e:
+        lines = one.log.read_text(errors='replace').splitlines()[-15:]
+        screen.keep(f'{one.label} failed. The end of its log:')
+        print('\n'.join(f'    {line}' for line in lines))
+        print(f'log: {one.log}\nrun this step alone: {shlex.join(e.cmd)}\n'
+              'The same command as before goes on with this step.')
+        raise
+
+
+def duration(waiting: List[Step], running: Dict[Step, float]) -> float:
+    """How many seconds steps take, by the plan.
+
+    Args:
+        waiting (list[Step]): Steps that are to be run, in their order.
+        running (dict[Step, float]): Those that run, and the seconds left of each.
+    """
+    waiting, running, now = list(waiting), dict(running), 0.
+    while waiting or running:
+        for step in startable(waiting, list(running)):
+            waiting.remove(step)
+            running[step] = now + step.seconds
+        first = min(running, key=running.__getitem__)
+        now = running.pop(first)
+    return now
 
 
 @contextlib.contextmanager
@@ -535,7 +617,7 @@ def describe(steps: List[Step], left: List[Step], out: Path, full: bool) -> str:
     lines += [f'  {i:2} {s.name:20} {s.title:46} ' +
               (about(s.seconds) if s.name in names else 'done')
               for i, s in enumerate(steps, 1)]
-    total = about(sum(s.seconds for s in left))
+    total = about(duration(left, {}))
     return '\n'.join(lines + [
         '', f'It takes about {total} on two idle cores. The report: {out}/report.html.',
         f'Logs are in {out}/logs. Ctrl-C stops it; the same command goes on.', ''])

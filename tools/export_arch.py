@@ -16,12 +16,11 @@ from autonl_mm.benchmark.records import format_metrics
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
-    load_checkpoint,
     write_whole,
 )
 from autonl_mm.cli import launch, outputs
 from autonl_mm.datasets.settings import check_data
-from autonl_mm.nas import CostAwareModel, export_subnet
+from autonl_mm.nas import CostAwareModel, export_subnet, load_search
 
 
 def parse_args():
@@ -42,31 +41,6 @@ def parse_args():
         help='evaluate the supernet, the exported network, and the exported '
         'network with recalibrated BN')
     return parser.parse_args()
-
-
-def load_supernet(model, path):
-    """Load a search's checkpoint.
-
-    Args:
-        model (CostAwareModel): The model of the search's config.
-        path (str): The checkpoint.
-
-    Raises:
-        ValueError: If it is from another search space or model.
-    """
-    state = load_checkpoint(path)
-    state = state.get('state_dict', state)
-    own = model.state_dict()
-    wrong = sorted(k for k in own.keys() | state.keys()
-                   if k not in own or k not in state
-                   or own[k].shape != state[k].shape)
-    if wrong:
-        raise ValueError(
-            f'{path} does not fit the search space or model of the config: '
-            f'{len(wrong)} of {len(own)} tensors are missing, additional or of '
-            f'another shape, such as {wrong[0]}. Use the config of the search '
-            '(there is a copy in its work dir)')
-    model.load_state_dict(state)
 
 
 def task_config(cfg, model, arch):
@@ -126,7 +100,7 @@ def evaluate(cfg, checkpoint, subnet):
     cfg.custom_hooks = []
     cfg.log_level = 'WARNING'
     runner = launch.build_runner(cfg)
-    load_supernet(runner.model, checkpoint)
+    load_search(runner.model, checkpoint)
     subnet.to(next(runner.model.parameters()).device)
     results = {'supernet': runner.val()}
     runner.model.model = subnet
@@ -162,7 +136,7 @@ def main():
             raise ValueError(f'the model of {args.config} is a '
                              f'{type(model).__name__}, expected the config of a '
                              'search, whose model is a CostAwareModel')
-        load_supernet(model, args.checkpoint)
+        load_search(model, args.checkpoint)
     except (OSError, ImportError, ValueError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
         sys.exit(f'export_arch.py: {e}')

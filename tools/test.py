@@ -10,7 +10,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
 import autonl_mm  # noqa: F401
-from autonl_mm.cli import endings, launch, outputs
+from autonl_mm.cli import configs, endings, launch, outputs
 from autonl_mm.cli.data_checks import (
     CheckpointClassesHook,
     built_leaves,
@@ -43,6 +43,9 @@ def parse_args():
         default='pred',
         help='what to write to --out')
     parser.add_argument('--show-dir', help='folder for visualised predictions')
+    parser.add_argument(
+        '--interval', type=int, default=1,
+        help='with --show-dir, visualise every so many batches; default 1')
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation')
     return parser.parse_args()
@@ -79,6 +82,7 @@ def check_options(args):
                          'predictions')
     outputs.check_file('--out', args.out)
     outputs.check_folder('--show-dir', args.show_dir)
+    configs.check_positive(args, 'interval')
 
 
 def use_tta(cfg):
@@ -91,13 +95,13 @@ def use_tta(cfg):
         dataset.pipeline = cfg.tta_pipeline
 
 
-def visualise_predictions(cfg, show_dir):
+def visualise_predictions(cfg, show_dir, interval):
     """Turn on the visualisation hook of the codebase."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ValueError('--show-dir needs default_hooks.visualization in the '
                          'config, which does not have it')
-    hook.interval = 1
+    hook.interval = interval
     scope = cfg.get('default_scope')
     if scope == 'mmpretrain':
         hook.update(enable=True, out_dir=show_dir)
@@ -129,7 +133,7 @@ def prepare(args):
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show_dir:
-        visualise_predictions(cfg, args.show_dir)
+        visualise_predictions(cfg, args.show_dir, args.interval)
     if args.tta:
         use_tta(cfg)
     outputs.check_folder('--work-dir', cfg.work_dir)

@@ -30,7 +30,7 @@ def make_batch(cfg: Config,
 
     Returns:
         dict: A batch for ``model.train_step`` and ``model.test_step``:
-        ``inputs``, a list of ``batch_size`` images of ``(3, H, W)`` in uint8,
+        ``inputs``, a list of ``batch_size`` images of ``(C, H, W)`` in uint8,
         and ``data_samples``. Labels are 0 and 1.
     """
     rng = np.random.default_rng(seed)
@@ -38,16 +38,18 @@ def make_batch(cfg: Config,
     _, dataset = next(leaf_datasets('', dataset))
     pack = TRANSFORMS.build(dataset.pipeline[-1])
     masks = 'mask_head' in cfg.model.get('roi_head', {})
+    channels = cfg.model.get('backbone', {}).get('in_channels', 3)
     return pseudo_collate(
-        [pack(_image(rng, *size, masks)) for _ in range(batch_size)])
+        [pack(_image(rng, *size, channels, masks)) for _ in range(batch_size)])
 
 
-def _image(rng: np.random.Generator, h: int, w: int, masks: bool) -> dict:
+def _image(rng: np.random.Generator, h: int, w: int, channels: int,
+           masks: bool) -> dict:
     """The results dict of a pipeline for one image, before packing."""
     corners = rng.uniform(0, 0.5, (NUM_OBJECTS, 2)) * (w, h)
     sides = rng.uniform(0.2, 0.5, (NUM_OBJECTS, 2)) * (w, h)
     results = dict(
-        img=rng.integers(0, 256, (h, w, 3), dtype=np.uint8),
+        img=rng.integers(0, 256, (h, w, channels), dtype=np.uint8),
         img_path='noise',
         img_id=0,
         ori_shape=(h, w),

@@ -5,10 +5,16 @@ from .config_text import UnsafeCheckpointError
 from .loading import load_checkpoint
 from .patches import install
 from .resumable import find_resumable
-from .writing import process_lives, whole_folder, write_whole
+from .writing import (
+    partial_name,
+    process_lives,
+    remove_left,
+    whole_folder,
+    write_whole,
+)
 
 __all__ = [
     'BrokenCheckpointError', 'UnsafeCheckpointError', 'check_file', 'find_earlier',
-    'find_resumable', 'install', 'load_checkpoint', 'process_lives', 'whole_folder',
-    'write_whole'
+    'find_resumable', 'install', 'load_checkpoint', 'partial_name', 'process_lives',
+    'remove_left', 'whole_folder', 'write_whole'
 ]

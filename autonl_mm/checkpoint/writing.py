@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Files and folders that are written whole or not at all."""
+import errno
 import glob
 import os
 import os.path as osp
@@ -7,7 +8,7 @@ import re
 import shutil
 import socket
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, Union
 
@@ -29,19 +30,38 @@ def process_lives(pid: int) -> bool:
     return True
 
 
-def _partial_name(path: str) -> str:
-    """A name of this writer's own, of which others can tell whether it lives."""
+def partial_name(path: str) -> str:
+    """A name for half of a file or folder, beside it and of this writer's own.
+
+    Others can tell from it whether the writer lives.
+
+    Args:
+        path (str): The file or folder.
+    """
     return f'{path}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp'
 
 
-def _remove_left(path: str) -> None:
-    """Remove partial files whose writers were killed."""
+def remove_left(path: str) -> None:
+    """Remove partial files and folders whose writers were killed.
+
+    Args:
+        path (str): The file or folder that they were parts of.
+    """
+    for partial in _left(path):
+        if osp.isdir(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            Path(partial).unlink(missing_ok=True)
+
+
+def _left(path: str) -> Iterator[str]:
+    """Parts of a file or folder whose writers on this machine do not live."""
     host = re.escape(socket.gethostname())
     for partial in glob.glob(glob.escape(path) + '.*.tmp'):
         match = re.fullmatch(
             rf'\.{host}-(\d+)-[0-9a-f]{{8}}\.tmp', partial[len(path):])
         if match and not process_lives(int(match[1])):
-            Path(partial).unlink(missing_ok=True)
+            yield partial
 
 
 def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
@@ -63,8 +83,8 @@ def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
     if isinstance(content, str):
         content = content.encode()
     os.makedirs(osp.dirname(path), exist_ok=True)
-    _remove_left(path)
-    partial = _partial_name(path)
+    remove_left(path)
+    partial = partial_name(path)
     try:
         with open(partial, 'xb') as file:
             file.write(content)
@@ -83,10 +103,10 @@ def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
 def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
     """Write a folder completely, or leave it as it was.
 
-    This holds for errors in the ``with`` block and for a kill, which leaves at most
-    hidden folders beside it, such as ``.NAME.tmp``. The next call removes them, or
-    renames ``.NAME.old`` back if the kill came between the two renames. Only one
-    process may write the same folder at a time.
+    This holds for errors in the ``with`` block, for a kill, and for several writers of
+    one folder: the last one wins. A kill leaves at most hidden folders beside it, such
+    as ``.NAME.new.HOST-PROCESS-NUMBER.tmp``. The next call on the same machine removes
+    them, or renames the old folder back if the kill came between two renames.
 
     Args:
         path (str or Path): The folder. An existing one is replaced.
@@ -98,25 +118,37 @@ def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
         OSError: If the folder cannot be made or renamed.
     """
     path = Path(path)
-    partial, old = (path.with_name(f'.{path.name}.{end}') for end in ('tmp', 'old'))
-    if old.exists() and not path.exists():
-        old.rename(path)
-    for left in partial, old:
-        shutil.rmtree(left, ignore_errors=True)
+    new, old = (str(path.with_name(f'.{path.name}.{kind}')) for kind in ('new', 'old'))
+    for left in _left(old):
+        if not path.exists():
+            Path(left).rename(path)
+    partial, aside = Path(partial_name(new)), Path(partial_name(old))
+    remove_left(new)
+    remove_left(old)
     partial.mkdir(parents=True)
     try:
         yield partial
-        if path.exists():
+        _exchange(partial, path, aside)
+    finally:
+        for left in partial, aside:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path, old: Path) -> None:
+    """Rename ``new`` to ``path``, and what was there to ``old``."""
+    while True:
+        with suppress(FileNotFoundError):  # none yet, or another writer was faster
             path.rename(old)
         try:
-            partial.rename(path)
-        except BaseException:
-            if old.exists():
+            new.rename(path)
+            return
+        except OSError as e:
+            if e.errno in (errno.ENOTEMPTY, errno.EEXIST):  # that of another writer
+                shutil.rmtree(old, ignore_errors=True)
+                continue
+            if old.exists() and not path.exists():
                 old.rename(path)
             raise
-    finally:
-        for left in partial, old:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 class AtomicLocalBackend(LocalBackend):

@@ -1,8 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Checks of datasets, and of the classes in them, before a run starts."""
 import copy
+import errno
 import json
+import os
+import os.path as osp
 import random
+from collections import Counter
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -54,9 +58,10 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
 
     Raises:
         ValueError: If a dataset has no image or no labels, a detector's dataset
-            has no box, or classes of two datasets, or of a dataset and the model's
-            heads, differ. Names the annotation file, and of wrapped datasets the
-            one to blame.
+            has no box, a folder has a link to itself, images of a batch differ in
+            size, or classes of two datasets, or of a dataset and the model's heads,
+            differ. Names the annotation file, and of wrapped datasets the one to
+            blame.
     """
     names = ['test']
     if train:
@@ -68,7 +73,9 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
             continue  # only a server has the annotations
         key = f'{name}_dataloader.dataset'
         built[key] = _build(runner, name)
+        check_sizes(runner, name)
         for place, dataset in built_leaves(key, built[key]):
+            check_folder(place, dataset, runner.logger)
             if not labelled or not is_unlabelled(dataset):
                 continue
             if 'instances' in dataset.get_data_info(0):
@@ -128,6 +135,13 @@ def _build(runner: Runner, name: str) -> Any:
     """Build a dataset; of one that is empty, say which part is to blame."""
     try:
         return getattr(runner, f'{name}_dataloader').dataset
+    except OSError as e:
+        if e.errno != errno.ELOOP:
+            raise
+        raise ValueError(
+            f'{name}_dataloader: {_circle(str(e.filename))!r} is a link to a folder '
+            'that it lies in, so that images would be found again and again: remove '
+            'the link') from None
     except ValueError as e:
         # mmengine's message for a dataset that filtered out every image
         if 'need at least one array' not in str(e):
@@ -138,6 +152,17 @@ def _build(runner: Runner, name: str) -> Any:
             f'{place} is empty: ann_file {cfg.get("ann_file", "")!r} of data_root '
             f'{cfg.get("data_root", "")!r} has no image, or no image with a box of a '
             'known class. Check the annotations and metainfo.classes') from e
+
+
+def _circle(path: str) -> str:
+    """The first link of a path that leads to a folder which it lies in."""
+    parts = path.split(os.sep)
+    for i in range(2, len(parts) + 1):
+        link = os.sep.join(parts[:i])
+        folder = osp.join(osp.realpath(osp.dirname(link)), '')
+        if osp.islink(link) and folder.startswith(osp.join(osp.realpath(link), '')):
+            return link
+    return path
 
 
 def _find_empty(key: str, cfg: dict) -> Tuple[str, dict]:
@@ -154,6 +179,88 @@ def _describe(dataset: Any) -> str:
     """Annotation file and data root of a dataset."""
     return (f'ann_file {getattr(dataset, "ann_file", "")!r} of data_root '
             f'{getattr(dataset, "data_root", "")!r}')
+
+
+# -------------------------------------------------------------------- images
+def check_folder(place: str, dataset: Any, logger: Any) -> None:
+    """Log how many files of an image folder are not used.
+
+    mmpretrain's datasets of folders take files by their extensions, and leave out the
+    others without a word.
+
+    Args:
+        place (str): Name of the dataset's setting.
+        dataset (Dataset): One of mmpretrain; others are not looked at.
+        logger (Logger): Gets one line.
+    """
+    root, extensions = (getattr(dataset, name, None)
+                        for name in ('img_prefix', 'extensions'))
+    if not root or not extensions or getattr(dataset, 'ann_file', ''):
+        return
+    left_out = [
+        osp.join(folder, name)
+        for folder, _, files in os.walk(root, followlinks=True) for name in files
+        if not name.lower().endswith(tuple(extensions))]
+    if left_out:
+        kinds = Counter(osp.splitext(path)[1].lower() or 'no extension'
+                        for path in left_out)
+        logger.warning(
+            f'{place}: {len(left_out)} files in {root!r} are left out, since their '
+            f'names do not end in one of {", ".join(extensions)}: '
+            + ', '.join(f'{count} {kind}' for kind, count in kinds.most_common())
+            + f' ({shorten(sorted(left_out))})')
+
+
+def check_sizes(runner: Runner, name: str) -> None:
+    """Refuse images that do not fit into one batch.
+
+    Args:
+        runner (Runner): The runner.
+        name (str): ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        ValueError: If a few images, spread over the dataset, differ in size, and the
+            dataloader does not pad them.
+    """
+    loader = getattr(runner, f'{name}_dataloader')
+    cfg = runner.cfg.get(f'{name}_dataloader') or {}
+    collate = (cfg.get('collate_fn') or {}).get('type')
+    if collate != 'default_collate' or getattr(loader, 'batch_size', None) == 1:
+        return
+    count = len(loader.dataset)
+    places = sorted({i * (count - 1) // 7 for i in range(8)}) if count else []
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            samples = [loader.dataset[i] for i in places]
+    except Exception:  # shows itself, with the image, when the loader meets it
+        return
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    shapes = {}
+    for i, sample in zip(places, samples):
+        inputs = sample.get('inputs') if isinstance(sample, dict) else None
+        if isinstance(inputs, torch.Tensor):
+            shapes.setdefault(tuple(inputs.shape), i)
+    if len(shapes) > 1:
+        (a, i), (b, j), *_ = shapes.items()
+        raise ValueError(mixed_sizes(f'{name}_dataloader', f'{a} (image {i})',
+                                     f'{b} (image {j})'))
+
+
+def mixed_sizes(loader: str, a: str, b: str) -> str:
+    """The message for two images that do not fit into one batch.
+
+    Args:
+        loader (str): Name of the dataloader.
+        a (str): Shape of the first, channels first.
+        b (str): Shape of the second.
+    """
+    return (f'{loader} gives images of different shapes, {a} and {b}, which cannot '
+            'form a batch: its pipeline needs a transform that gives all of them one '
+            'size before PackInputs, such as RandomResizedCrop in training, Resize '
+            'with keep_ratio=False, or ResizeEdge and CenterCrop')
 
 
 # ------------------------------------------------------------------- classes

@@ -14,9 +14,14 @@ from mmengine.dist import get_rank
 from autonl_mm.checkpoint import BrokenCheckpointError, UnsafeCheckpointError
 from autonl_mm.engine.hooks import MismatchError, Stopped
 
+from .data_checks import mixed_sizes
+
 # Errors of the disk and of permissions, not of the program
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
                errno.EPERM, errno.EIO}
+# What torch says when it makes a batch
+MIXED_SIZES = re.compile(r'stack expects each tensor to be equal size, but got '
+                         r'(\[.*?\]) at entry \d+ and (\[.*?\]) at entry \d+')
 # What gloo and NCCL say when another rank is silent or gone
 OF_A_RANK = re.compile(r'Timed out|timed? ?out|Connection (closed|reset)|unhandled '
                        r'system error|Broken pipe', re.IGNORECASE)
@@ -50,6 +55,9 @@ def in_one_line(tool: str) -> Iterator[None]:
         sys.exit(f'{tool}: {e.strerror}: {e.filename or "a file"} could not be '
                  'written. Files that were saved before are whole')
     except RuntimeError as e:
+        shapes = MIXED_SIZES.search(str(e))
+        if shapes:
+            sys.exit(f'{tool}: ' + mixed_sizes('a dataloader', *shapes.groups()))
         if not dist.is_initialized() or not OF_A_RANK.search(str(e)):
             raise
         reason = str(e).splitlines()[0][:200]

@@ -22,6 +22,7 @@ from autonl_mm.engine.hooks import (
     LabelCheckHook,
     ResumeCheckHook,
     ResumeHook,
+    SkippedImagesHook,
     StopHook,
 )
 from autonl_mm.export.onnx_file import OnnxSession
@@ -244,14 +245,15 @@ def use_onnx(cfg: Config, file: str) -> None:
 
 
 def check_search(cfg: Config) -> None:
-    """Refuse a supernet that would be trained without its cost.
+    """Refuse a search that could not work.
 
     Args:
         cfg (Config): The config.
 
     Raises:
         ValueError: If the model has a supernet as its backbone but is not a
-            CostAwareModel.
+            CostAwareModel, or if a loop that counts iterations recalibrates BN after
+            each, or with the batches that it trains on.
     """
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if str(backbone.get('type', '')).split('.')[-1] == 'AutoNLSuperNet':
@@ -260,6 +262,23 @@ def check_search(cfg: Config) -> None:
             'so nothing would train its gates: wrap the model, '
             "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
             'cost_weight=...)')
+    train = cfg.get('train_cfg') or {}
+    if train.get('by_epoch', True) and train.get('type') != 'IterBasedTrainLoop':
+        return
+    for i, hook in enumerate(cfg.get('custom_hooks') or ()):
+        if str(hook['type']).split('.')[-1] != 'PreciseBNHook':
+            continue
+        if hook.get('interval', 1) == 1:
+            raise ValueError(
+                f'custom_hooks[{i}], PreciseBNHook, would recalibrate BN after each '
+                'iteration: set its interval to that of the evaluations, '
+                f'train_cfg.val_interval={train.get("val_interval", 1000)}')
+        sampler = cfg.train_dataloader.get('sampler') or {}
+        if str(sampler.get('type')).split('.')[-1] == 'InfiniteSampler':
+            raise ValueError(
+                f'custom_hooks[{i}], PreciseBNHook, loads by the sampler of '
+                'train_dataloader, which an InfiniteSampler does not survive: use '
+                "sampler=dict(type='DefaultSampler', shuffle=True)")
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -287,6 +306,7 @@ def build_runner(cfg: Config) -> Runner:
             scaling,
             base_batch_size=scaling['base_batch_size'] / accumulated_batches(cfg))
     # StopHook saves after ResumeHook has removed what it replaces
-    for hook in (LabelCheckHook, ResumeCheckHook, ResumeHook, StopHook):
+    for hook in (LabelCheckHook, ResumeCheckHook, ResumeHook, SkippedImagesHook,
+                 StopHook):
         runner.register_hook(hook())
     return runner

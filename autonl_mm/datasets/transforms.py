@@ -8,13 +8,15 @@ from mmengine.logging import print_log
 
 from autonl_mm.registry import TRANSFORMS
 
+from .skipped import SkippedImages
+
 
 @TRANSFORMS.register_module()
 class LoadImageOrSkip(LoadImageFromFile):
     """LoadImageFromFile that names a broken image.
 
     Args:
-        skip (bool): True to log a broken image and return None, so that
+        skip (bool): True to log a broken image once and return None, so that
             mmengine's training datasets take another image. False to raise an
             error, for evaluation, where every image counts. Defaults to True.
         **kwargs: Arguments of :class:`mmcv.transforms.LoadImageFromFile`. With
@@ -29,6 +31,7 @@ class LoadImageOrSkip(LoadImageFromFile):
     def __init__(self, skip: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.skip = skip
+        self.skipped = SkippedImages()
         start_decoder(self.imdecode_backend)
 
     def transform(self, results: dict) -> Optional[dict]:
@@ -56,7 +59,9 @@ class LoadImageOrSkip(LoadImageFromFile):
                    'or remove it from the data')
         if not self.skip:
             raise ValueError(message)
-        print_log(f'skipped: {message}', logger='current', level=30)
+        if path not in self.skipped.read():
+            self.skipped.add(path, cause)
+            print_log(f'skipped: {message}', logger='current', level=30)
         return None
 
 

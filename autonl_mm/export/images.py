@@ -43,8 +43,8 @@ def config_images(cfg: Config, loader: str, count: int) -> List[Tensor]:
     return [dataset[int(i)]['inputs'].float() for i in order[:count]]
 
 
-def check_images(cfg: Config, folder: Optional[str],
-                 count: int) -> Tuple[List[Tensor], str]:
+def check_images(cfg: Config, folder: Optional[str], count: int,
+                 channels: int = 3) -> Tuple[List[Tensor], str]:
     """Images with which to check a graph.
 
     They come from the folder, else from the config's test data, else they are
@@ -54,23 +54,30 @@ def check_images(cfg: Config, folder: Optional[str],
         cfg (Config): The config.
         folder (str, optional): A folder of images.
         count (int): Number of images, at most.
+        channels (int): Channels that the model takes, C. Defaults to 3.
 
     Returns:
-        tuple[list[Tensor], str]: Images of ``(3, H, W)``, and a description of
+        tuple[list[Tensor], str]: Images of ``(C, H, W)``, and a description of
         their source.
 
     Raises:
         FileNotFoundError: If a folder is given and has no image.
+        ValueError: If the images of the folder do not have so many channels.
     """
     if folder:
+        if channels not in (1, 3):
+            raise ValueError(
+                f'--images reads images of 1 or 3 channels, but the model takes '
+                f"{channels}: leave it out, and the config's test data are taken")
         images = []
         for path in sorted(Path(folder).rglob('*')):
             if len(images) == count:
                 break
             if path.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp'):
-                image = mmcv.imread(str(path))
-                images.append(
-                    torch.from_numpy(image).permute(2, 0, 1).float())
+                image = mmcv.imread(
+                    str(path), 'color' if channels == 3 else 'grayscale')
+                images.append(torch.from_numpy(image).float().view(
+                    *image.shape[:2], channels).permute(2, 0, 1))
         if not images:
             raise FileNotFoundError(f'--images: {folder!r} has no image '
                                     '(.jpg, .jpeg, .png, .bmp)')
@@ -81,7 +88,7 @@ def check_images(cfg: Config, folder: Optional[str],
     except FileNotFoundError:
         generator = torch.Generator().manual_seed(0)
         return [
-            torch.rand(3, 224, 224, generator=generator) * 255
+            torch.rand(channels, 224, 224, generator=generator) * 255
             for _ in range(count)
         ], 'noise'
 
@@ -91,14 +98,14 @@ def to_batch(images: List[Tensor], count: int, size: Tuple[int, int],
     """Resize some of the images and stack them.
 
     Args:
-        images (list[Tensor]): Images of ``(3, h, w)``.
+        images (list[Tensor]): Images of ``(C, h, w)``.
         count (int): Number of images, N. After the last image follows the
             first one again.
         size (tuple[int, int]): Height and width of the batch, H and W.
         start (int): Index of the first image. Defaults to 0.
 
     Returns:
-        Tensor: ``(N, 3, H, W)``.
+        Tensor: ``(N, C, H, W)``.
     """
     return torch.cat([
         F.interpolate(

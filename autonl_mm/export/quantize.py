@@ -14,6 +14,7 @@ METHODS = dict(minmax='MinMax', entropy='Entropy', percentile='Percentile')
 # INT8 makes these faster. Elementwise operators and those that select boxes stay
 # in float.
 OPERATORS = ('Conv', 'Gemm', 'MatMul')
+OPSET = 13  # the first in which QuantizeLinear has an axis
 # An image is an outlier if its largest logit exceeds that of the median image by
 # this factor.
 OUTLIER = 10
@@ -122,8 +123,9 @@ def quantize(file: str,
         bytes: The content of the quantised file.
 
     Raises:
-        ValueError: If the file is already quantised, if no node would be
-            quantised, or if there are fewer images than its batch size.
+        ValueError: If the file is already quantised or of an opset without
+            quantisation per channel, if no node would be quantised, or if there
+            are fewer images than its batch size.
     """
     onnx = require('onnx')
     quantization = require('onnxruntime.quantization')
@@ -134,6 +136,12 @@ def quantize(file: str,
     if session.info.get('quantised'):
         raise ValueError(f'{file} is already quantised: give the file from '
                          'which it was made')
+    opset = max((o.version for o in onnx.load(file).opset_import
+                 if o.domain in ('', 'ai.onnx')), default=0)
+    if opset < OPSET:
+        raise ValueError(f'{file} is of opset {opset}, but quantisation per channel '
+                         f'needs {OPSET} or later: export it again with --opset '
+                         f'{OPSET} or without this option')
     if len(images) < (session.batch or 1):
         raise ValueError(f'{len(images)} images to calibrate on, expected '
                          f'at least {session.batch or 1}, the batch size of '

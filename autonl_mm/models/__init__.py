@@ -1,9 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 from .backbones import AutoNL, PluginBackbone
+from .inputs import input_channels
 from .layers import LightNL, MBConv, SharedNL, SqueezeExcite, light_nl
 from .necks import PoolDropout
 
 __all__ = [
     'AutoNL', 'LightNL', 'MBConv', 'PluginBackbone', 'PoolDropout', 'SharedNL',
-    'SqueezeExcite', 'light_nl'
+    'SqueezeExcite', 'input_channels', 'light_nl'
 ]

@@ -1,5 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-from .cost_aware_model import CostAwareModel, task_model, unwrap_model
+from .cost_aware_model import (
+    CostAwareModel,
+    load_search,
+    task_model,
+    unwrap_model,
+)
 from .export import export_subnet
 from .gates import GateState, indicator
 from .search_hook import SearchHook
@@ -9,6 +14,6 @@ from .supernet import AutoNLSuperNet
 
 __all__ = [
     'AutoNLSuperNet', 'BlockSpace', 'CostAwareModel', 'GateState', 'SearchHook',
-    'SearchSpace', 'SearchableMBConv', 'export_subnet', 'indicator', 'task_model',
-    'unwrap_model'
+    'SearchSpace', 'SearchableMBConv', 'export_subnet', 'indicator', 'load_search',
+    'task_model', 'unwrap_model'
 ]

@@ -2,11 +2,13 @@
 """CostAwareModel, any task model whose backbone is being searched."""
 from contextlib import contextmanager
 from os import PathLike
-from typing import Iterator, Optional, Union
+from typing import Iterator, Optional, Sequence, Tuple, Union
 
+import torch
 import torch.nn as nn
 from mmengine.model import BaseModel, is_model_wrapper
 
+from autonl_mm.checkpoint import load_checkpoint
 from autonl_mm.cost import LatencyTable
 from autonl_mm.registry import MODELS
 
@@ -135,6 +137,20 @@ class CostAwareModel(BaseModel):
         finally:
             setattr(parent, child, supernet)
 
+    @contextmanager
+    def network(self, choices: Sequence[Tuple[int, ...]]) -> Iterator[None]:
+        """The task model with one network of the space in the supernet's place.
+
+        The gates are those of this network from then on.
+
+        Args:
+            choices (Sequence[tuple[int, ...]]): The options of each block.
+        """
+        with torch.no_grad():
+            self.supernet.choose(choices)
+        with self.exported():
+            yield
+
     def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
         """As the task model; its losses have ``loss_cost`` and ``cost``.
 
@@ -155,6 +171,32 @@ class CostAwareModel(BaseModel):
         losses['loss_cost'] = self.cost_weight * penalty.float()
         losses['cost'] = cost.detach()
         return losses
+
+
+def load_search(model: CostAwareModel, path: str) -> None:
+    """Load a search's checkpoint.
+
+    Args:
+        model (CostAwareModel): The model of the search's config.
+        path (str): The checkpoint.
+
+    Raises:
+        BrokenCheckpointError, UnsafeCheckpointError: If it cannot be loaded.
+        ValueError: If it is from another search space or model.
+    """
+    state = load_checkpoint(path)
+    state = state.get('state_dict', state)
+    own = model.state_dict()
+    wrong = sorted(k for k in own.keys() | state.keys()
+                   if k not in own or k not in state
+                   or own[k].shape != state[k].shape)
+    if wrong:
+        raise ValueError(
+            f'{path} does not fit the search space or model of the config: '
+            f'{len(wrong)} of {len(own)} tensors are missing, additional or of '
+            f'another shape, such as {wrong[0]}. Use the config of the search '
+            '(there is a copy in its work dir)')
+    model.load_state_dict(state)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

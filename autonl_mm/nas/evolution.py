@@ -20,7 +20,7 @@ def evolution_search(start: Choices,
                      sample: Callable[[], Choices],
                      allowed: Callable[[Choices], bool],
                      network: Callable[[Choices], Hashable],
-                     losses: Callable[[Choices, int, int], List[float]],
+                     losses: Callable[[List[Choices], int, int], List[List[float]]],
                      batches: int,
                      candidates: int,
                      generator: torch.Generator) -> Tuple[Choices, float, float]:
@@ -38,7 +38,7 @@ def evolution_search(start: Choices,
         sample (Callable): Samples choices.
         allowed (Callable): Whether choices may be a candidate.
         network (Callable): The network of choices, so that none is tried twice.
-        losses (Callable): Of choices, the losses on the batches from one
+        losses (Callable): Of networks, the losses of each on the batches from one
             index up to another.
         batches (int): Number of batches.
         candidates (int): Number of networks to try besides the first; fewer if
@@ -49,7 +49,7 @@ def evolution_search(start: Choices,
         tuple[list[tuple[int, ...]], float, float]: The best choices, and the
         mean losses of the first and of the best.
     """
-    best = [(losses(start, 0, batches), start)]
+    best = [(losses([start], 0, batches)[0], start)]
     before = sum(best[0][0]) / batches
     seen = {network(start)}
 
@@ -71,8 +71,11 @@ def evolution_search(start: Choices,
     def race(pool: list) -> list:
         for share in (*HALVINGS, 1):
             stop = -(-batches // share)
-            pool = [(known + losses(choices, len(known), stop), choices)
-                    for known, choices in pool]
+            # all of a pool were tried on the same batches so far
+            tried = len(pool[0][0]) if pool else 0
+            new = losses([choices for _, choices in pool], tried, stop)
+            pool = [(known + more, choices)
+                    for (known, choices), more in zip(pool, new)]
             pool.sort(key=lambda item: sum(item[0]))
             if share > 1:
                 pool = pool[:max(NUM_PARENTS, -(-len(pool) // 2))]

@@ -6,11 +6,11 @@ from typing import Optional
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-from mmengine.runner.utils import set_random_seed
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from autonl_mm.checkpoint import write_whole
+from autonl_mm.random_state import seed_iterations, set_seed
 from autonl_mm.registry import HOOKS
 
 from .cost_aware_model import CostAwareModel, unwrap_model
@@ -43,12 +43,14 @@ class SearchHook(Hook):
 
     **Records.** After every epoch one log line with cost, target and the
     decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the
-    work dir, and the gates' margins to the visualizer.
+    work dir, and the gates' margins to the visualizer. In a loop that counts
+    iterations, such as mmseg's, with every checkpoint instead, as
+    ``gates/iter_N.json``.
 
     **Resume.** Random numbers of an epoch depend on the seed and the epoch
-    alone, those of an iteration's gates on the seed and the iteration, so a
-    resumed run goes on as if it had not stopped. Workers of a dataloader must
-    not persist beyond the epoch for that.
+    alone, or on the seed and the iteration in a loop that counts these; those of an
+    iteration's gates always do. So a resumed run goes on as if it had not stopped.
+    Workers of a dataloader must not persist beyond the epoch for that.
 
     Args:
         warmup (float): Share of the iterations without moving gates.
@@ -62,6 +64,9 @@ class SearchHook(Hook):
             Defaults to 256.
         num_samples (int): Training images to try them on, of all ranks
             together. Defaults to 8192.
+        max_bytes (int): Bytes of these images in memory at a time, for each rank.
+            What does not fit is loaded again for each round of candidates.
+            Defaults to 4 GiB.
 
     Raises:
         ValueError: If an argument is out of range, or the model to train is
@@ -77,7 +82,8 @@ class SearchHook(Hook):
                  warmup_sample_rate: float = 0.5,
                  sample_rate: float = 0.25,
                  candidates: int = 256,
-                 num_samples: int = 8192):
+                 num_samples: int = 8192,
+                 max_bytes: int = 4 * 2**30):
         if not 0 <= warmup <= freeze_at <= 1:
             raise ValueError(f'warmup is {warmup} and freeze_at is {freeze_at}, '
                              'expected 0 <= warmup <= freeze_at <= 1')
@@ -86,16 +92,19 @@ class SearchHook(Hook):
             if not 0 <= rate < 1:
                 raise ValueError(f'{name} is {rate}, expected a probability '
                                  'below 1')
-        if candidates < 0 or num_samples < 1:
-            raise ValueError(f'candidates is {candidates} and num_samples is '
-                             f'{num_samples}, expected integers of at least 0 and '
-                             '1')
+        for name, number, least in (('candidates', candidates, 0),
+                                    ('num_samples', num_samples, 1),
+                                    ('max_bytes', max_bytes, 1)):
+            if number < least:
+                raise ValueError(
+                    f'{name} is {number}, expected an integer of at least {least}')
         self.warmup = warmup
         self.freeze_at = freeze_at
         self.warmup_sample_rate = warmup_sample_rate
         self.sample_rate = sample_rate
         self.candidates = candidates
         self.num_samples = num_samples
+        self.max_bytes = max_bytes
 
     def rate(self, progress: float) -> float:
         """Rate of sampling networks when a share of the iterations is done."""
@@ -117,23 +126,26 @@ class SearchHook(Hook):
         self.model: CostAwareModel = model
         self.supernet: AutoNLSuperNet = model.supernet
         self.choices = None  # until the network is chosen
+        self.recorded = None  # the iterations that were done at the last record
 
     def before_train(self, runner: Runner) -> None:
-        """Remove the records of epochs that are still to come."""
+        """Remove the records that are still to come, and seed the iterations."""
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            seed_iterations(runner)
         if not is_main_process():
             return
-        for path in Path(runner.work_dir).glob('gates/epoch_*.json'):
-            number = path.stem.split('_')[1]
-            if number.isdigit() and int(number) > runner.epoch:
+        done = dict(epoch=runner.epoch, iter=runner.iter)
+        for path in Path(runner.work_dir).glob('gates/*.json'):
+            kind, _, number = path.stem.partition('_')
+            if kind in done and number.isdigit() and int(number) > done[kind]:
                 runner.logger.info(f'search: {path} is of an earlier run and '
                                    'is removed')
                 path.unlink()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Make the epoch's random numbers depend on seed and epoch alone."""
-        set_random_seed(
-            runner.seed + runner.epoch,
-            diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
+            set_seed(runner, runner.seed + runner.epoch)
 
     def before_train_iter(self,
                           runner: Runner,
@@ -170,15 +182,12 @@ class SearchHook(Hook):
     def _try_candidates(self, runner: Runner) -> None:
         supernet, blocks = self.supernet, self.supernet.space.blocks
         low, high = self.model.budget
-        proxy = ProxyLoss(runner, self.model.model, self.num_samples)
+        proxy = ProxyLoss(runner, self.model.model, self.model.network,
+                          self.num_samples, self.max_bytes)
         runner.logger.info(f'search: trying {self.candidates} networks of '
                            f'{low:,.6g} to {high:,.6g} '
-                           f'{supernet.cost_model.unit}')
-
-        def losses(choices, start, stop):
-            supernet.choose(choices)
-            with self.model.exported():
-                return proxy.losses(start, stop)
+                           f'{supernet.cost_model.unit} on {proxy.num_batches} batches '
+                           f'of {proxy.batch_size} training images')
 
         threshold = supernet.gate_state.threshold
         before = threshold.detach().clone()
@@ -189,8 +198,8 @@ class SearchHook(Hook):
             allowed=lambda choices: low <= supernet.cost_of(choices) <= high,
             network=lambda choices: tuple(
                 block.spec(c) for block, c in zip(blocks, choices)),
-            losses=losses,
-            batches=len(proxy.batches),
+            losses=proxy.losses,
+            batches=proxy.num_batches,
             candidates=self.candidates,
             generator=generator)
         # from where they were, so that no more gates move than have to
@@ -199,6 +208,11 @@ class SearchHook(Hook):
         supernet.choose(best)
         runner.logger.info(f'search: the most important network has a loss '
                            f'of {loss_before:.4f}, the best one {loss:.4f}')
+        if proxy.is_full:
+            runner.logger.info(
+                f'search: {len(proxy.kept)} of the batches stayed in memory, the '
+                'others were loaded again for each round; a larger max_bytes keeps '
+                'more')
 
     def after_train_iter(self,
                          runner: Runner,
@@ -221,20 +235,37 @@ class SearchHook(Hook):
         if (runner.iter / runner.max_iters < self.freeze_at <=
                 (runner.iter + 1) / runner.max_iters):
             self._choose(runner)
+        # The loop counts the iteration after this.
+        if (isinstance(runner.train_loop, IterBasedTrainLoop)
+                and _checkpoint_is_due(runner)):
+            self._record(runner, 'iter', runner.iter + 1, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Bring the cost into the budget and write the records."""
         # The loop counts the epoch's last iteration before this is called.
-        progress = runner.iter / runner.max_iters
-        self._narrow(progress)
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
+            self._record(runner, 'epoch', runner.epoch + 1, runner.iter)
+        elif self.recorded != runner.iter:
+            self._record(runner, 'iter', runner.iter, runner.iter)
+
+    def _record(self, runner: Runner, kind: str, number: int, iters: int) -> None:
+        """Bring the cost into the budget and write the records.
+
+        Args:
+            runner (Runner): The runner.
+            kind (str): ``'epoch'`` or ``'iter'``.
+            number (int): Number of epochs or iterations that are done.
+            iters (int): Number of iterations that are done.
+        """
+        self.recorded = iters
+        self._narrow(iters / runner.max_iters)
         self.model.enforce_budget()
-        epoch = runner.epoch + 1
         arch, gates = self.supernet.arch(), self.supernet.gates()
         cost = self.supernet.cost().item()
         unit = self.supernet.cost_model.unit
         target = self.model.target
         of_target = '' if target is None else f' (target {target:,g} {unit})'
-        runner.logger.info(f'search: epoch {epoch}, cost {cost:,.6g} {unit}'
+        runner.logger.info(f'search: {kind} {number}, cost {cost:,.6g} {unit}'
                            f'{of_target}, {describe(self.supernet)}')
         runner.visualizer.add_scalars(
             {
@@ -242,19 +273,17 @@ class SearchHook(Hook):
                 for name, gate in gates.items()
                 for option, margin in zip(gate['options'][1:], gate['margin'])
             },
-            step=epoch)
+            step=number)
         if not is_main_process():
             return
         work_dir = Path(runner.work_dir)
         write_whole(work_dir / 'arch.txt', arch.to_text())
-        record = dict(
-            epoch=epoch,
-            cost=cost,
-            target=target,
-            unit=unit,
-            arch=arch.to_text().splitlines(),
-            gates=gates)
-        write_whole(work_dir / 'gates' / f'epoch_{epoch}.json',
+        record = {
+            kind: number,
+            **dict(cost=cost, target=target, unit=unit,
+                   arch=arch.to_text().splitlines(), gates=gates)
+        }
+        write_whole(work_dir / 'gates' / f'{kind}_{number}.json',
                     json.dumps(record, indent=1) + '\n')
 
     def after_train(self, runner: Runner) -> None:
@@ -268,6 +297,15 @@ class SearchHook(Hook):
                     f'nothing. Give CostAwareModel a target, {remedy} its '
                     'cost_weight, or give the thresholds another learning '
                     'rate.')
+
+
+def _checkpoint_is_due(runner: Runner) -> bool:
+    """Whether a checkpoint is saved after this iteration."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and not hook.by_epoch:
+            return (hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+                    or (hook.save_last and hook.is_last_train_iter(runner)))
+    return False
 
 
 def describe(supernet: AutoNLSuperNet) -> str:

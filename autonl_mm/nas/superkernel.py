@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from autonl_mm.models import MBConv
+from autonl_mm.models.layers import depthwise_conv2d
 
 from .gates import MEASURED
 from .space import DECISIONS, BlockSpace
@@ -285,13 +286,12 @@ class SearchableMBConv(MBConv):
         return own[0], unit_weights(own[1:], sizes[1:])
 
     def _depthwise(self, x: Tensor, gates: Optional[Tensor]) -> Tensor:
-        conv = self.depthwise.conv
-        if gates is None:
-            x = conv(x)
-        else:
-            mask = self.rings[0] + torch.tensordot(
-                gates.cumprod(0), self.rings[1:], 1)
-            x = functional_call(conv, dict(weight=conv.weight * mask), (x, ))
+        weight = None
+        if gates is not None:
+            weight = self.depthwise.conv.weight * (
+                self.rings[0] + torch.tensordot(
+                    gates.cumprod(0), self.rings[1:], 1))
+        x = depthwise_conv2d(x, self.depthwise.conv, weight)
         return self.depthwise.activate(self.depthwise.norm(x))
 
     def _squeeze_excite(self, x: Tensor, hidden: Optional[Tensor],

@@ -1,12 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """LightNL and MBConv as single CPU operators, compiled at their first use."""
-import hashlib
-import os
-import platform
-import subprocess
-import tempfile
-from pathlib import Path
-from typing import List, Optional
+from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -14,11 +8,7 @@ from torch import Tensor
 
 from autonl_mm.cost import light_nl_order
 
-SOURCES = tuple(
-    Path(__file__).with_name(name) for name in ('light_nl.cpp', 'mbconv.cpp'))
-HEADERS = tuple(
-    Path(__file__).with_name(name) for name in ('light_nl.h', 'tile.h'))
-FLAGS = ('-std=c++20', '-O3', '-ffp-contract=fast', '-fopenmp', '-fPIC')
+from .build import compiled_library
 
 
 def load_fused_operators() -> None:
@@ -36,63 +26,8 @@ def load_fused_operators() -> None:
             environment variable ``CXX`` names) does not start or fails.
     """
     if not hasattr(torch.ops.autonl_mm, 'mbconv'):
-        torch.ops.load_library(str(_library()))
-
-
-def _library() -> Path:
-    """The compiled library; compiles it unless it is there already."""
-    key = '\n'.join((*(path.read_text() for path in SOURCES + HEADERS), *FLAGS,
-                     torch.__version__, platform.machine()))
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    library = (cache / 'autonl_mm' /
-               f'fused-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so')
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        # Moved there when it is complete: no process ever loads half a library.
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            part = Path(folder) / library.name
-            _compile(part)
-            part.replace(library)
-    return library
-
-
-def _compile(out: Path) -> None:
-    """Compile each source in a process of its own, and link them."""
-    root = Path(torch.__file__).parent
-    abi = int(torch.compiled_with_cxx11_abi())
-    flags = [*FLAGS, f'-D_GLIBCXX_USE_CXX11_ABI={abi}', '-isystem',
-             str(root / 'include')]
-    objects = [out.with_name(f'{source.stem}.o') for source in SOURCES]
-    _call_compiler([flags + ['-c', str(source), '-o', str(file)]
-                    for source, file in zip(SOURCES, objects)])
-    _call_compiler([[*flags, '-shared', *map(str, objects), '-o', str(out),
-                     f'-L{root / "lib"}', '-ltorch_cpu', '-lc10']])
-
-
-def _call_compiler(calls: List[List[str]]) -> None:
-    """Run the compiler once for each list of arguments, at the same time.
-
-    Raises:
-        RuntimeError: If it does not start or fails.
-    """
-    compiler = os.environ.get('CXX') or 'c++'
-    commands = [[*compiler.split(), *arguments] for arguments in calls]
-    processes = []
-    try:
-        for command in commands:
-            processes.append(subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    except OSError as e:
-        raise RuntimeError(
-            f'the fused operators need a C++ compiler, but {compiler!r} does not '
-            'start: install g++, or name another compiler in the environment '
-            f'variable CXX ({e})') from e
-    # all of them end before one is reported
-    outputs = [process.communicate()[0] for process in processes]
-    for process, command, output in zip(processes, commands, outputs):
-        if process.returncode:
-            raise RuntimeError('the fused operators did not compile: '
-                               f'{" ".join(command)}\n{output[-2000:]}')
+        with compiled_library() as library:
+            torch.ops.load_library(str(library))
 
 
 def fused_light_nl(x: Tensor,

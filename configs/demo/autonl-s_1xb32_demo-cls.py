@@ -12,5 +12,5 @@ custom_hooks = [dict(type='autonl_mm.ChannelsLastHook')]
 # A single parameter group: the fused step is fast only with few groups.
 optim_wrapper = dict(optimizer=dict(lr=4e-3, fused=True))
 param_scheduler = dict(eta_max=4e-3, total_steps=max_epochs)
-train_cfg = dict(max_epochs=max_epochs)
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 randomness = dict(seed=0)

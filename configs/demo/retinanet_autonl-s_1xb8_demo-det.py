@@ -23,5 +23,5 @@ model = dict(
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3, fused=True), clip_grad=dict(max_norm=10))
 param_scheduler = dict(eta_max=2e-3, total_steps=max_epochs)
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 randomness = dict(seed=0)

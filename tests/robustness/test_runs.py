@@ -72,16 +72,18 @@ def test_stop_and_go_on(config, tmp_path):
     assert '8 images per step of the optimiser, this run 16' in last_line(failed)
 
 
-def test_a_search_that_goes_on_with_another_batch(tiny_search, searched, tmp_path):
-    """Its phases are shares of the iterations: it would never choose a network."""
+def test_a_search_that_goes_on_as_another(tiny_search, searched, tmp_path):
+    """Its phases are shares of the iterations: with another batch it would never choose
+    a network."""
     failed = run_tool(
         'tools/train.py', tiny_search, '--work-dir', tmp_path, '--resume',
         searched[0] / 'epoch_3.pth', '--cfg-options', 'train_dataloader.batch_size=8',
-        check=False)
+        'model.target=450e3', check=False)
     line = last_line(failed)
     assert failed.returncode == 1 and 'epoch_3.pth' in line
     for words in ('4 images per step of the optimiser, this run 8',
-                  '36 iterations of the search, this run 18'):
+                  '36 iterations of the search, this run 18',
+                  '500000.0 MACs as its target, this run 450000.0'):
         assert words in line
 
 

@@ -3,7 +3,10 @@
 import errno
 import os
 import pathlib
+import socket
+import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -136,7 +139,7 @@ def test_failed_rename_restores_the_old_folder(tmp_path, monkeypatch):
     rename = pathlib.Path.rename
 
     def fail(self, target):
-        if self.suffix == '.tmp':
+        if '.new.' in self.name:
             raise OSError('no permission')
         return rename(self, target)
 
@@ -151,12 +154,33 @@ def test_failed_rename_restores_the_old_folder(tmp_path, monkeypatch):
 def test_folders_that_a_kill_left(replaced, tmp_path):
     """The old folder comes back if the new one did not take its place."""
     path = tmp_path / 'set'
-    for name in ('.set.tmp', '.set.old') + ('set', ) * replaced:
+    process = subprocess.Popen(['true'])
+    process.wait()
+    writer = f'{socket.gethostname()}-{process.pid}-0123abcd.tmp'
+    new, old = f'.set.new.{writer}', f'.set.old.{writer}'
+    others = f'.set.new.{socket.gethostname()}-{os.getpid()}-0123abcd.tmp'
+    for name in (new, old, others) + ('set', ) * replaced:
         (tmp_path / name).mkdir()
         (tmp_path / name / f'of {name}').touch()
     with pytest.raises(OSError):
         with whole_folder(path) as partial:
             assert names(partial) == []
             raise OSError
+    assert names(tmp_path) == [others, 'set']  # of a writer that lives
+    assert names(path) == ['of set' if replaced else f'of {old}']
+
+
+def test_two_writers_of_a_folder(tmp_path):
+    """One of both wins, whole, and nothing is left; again and again."""
+    path = tmp_path / 'set'
+
+    def write(writer):
+        for _ in range(50):
+            with whole_folder(path) as partial:
+                for i in range(3):
+                    (partial / f'{writer}{i}').touch()
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, 'abc'))
     assert names(tmp_path) == ['set']
-    assert names(path) == ['of set' if replaced else 'of .set.old']
+    assert names(path) in [[f'{writer}{i}' for i in range(3)] for writer in 'abc']

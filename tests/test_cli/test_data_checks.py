@@ -2,6 +2,7 @@
 """What is wrong with data, classes and loaders is found before a run, and named."""
 import copy
 import json
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,6 +44,7 @@ class Runner:
             f'{name}_dataloader': dict(dataset=dataset)
             for name, dataset in datasets.items()})
         self.val_loop = 'val' in datasets
+        self.logger = logging.getLogger('test_data_checks')
 
     def __getattr__(self, name):
         if not name.endswith('_dataloader'):
@@ -267,7 +269,7 @@ def test_a_last_batch_of_one_image(count, batch_size, drop_last, fits, scope):
     loader = DataLoader(dataset, batch_size, drop_last=drop_last,
                         sampler=DefaultSampler(dataset), collate_fn=collate)
     runner = SimpleNamespace(
-        cfg=Config(), val_loop=None, model=MODELS.build(cfg['model']),
+        cfg=Config(), val_loop=None, logger=None, model=MODELS.build(cfg['model']),
         train_dataloader=loader)
     before = [p.clone() for p in runner.model.state_dict().values()]
     states = torch.get_rng_state(), np.random.get_state()[1]

@@ -339,6 +339,6 @@ def test_build_runner(monkeypatch):
     runner = launch.build_runner(cfg)
     assert runner.made == ('mmengine', cfg)
     assert runner.hooks == ['LabelCheckHook', 'ResumeCheckHook', 'ResumeHook',
-                            'StopHook']
+                            'SkippedImagesHook', 'StopHook']
     cfg = Config(dict(work_dir='w', runner_type='FlexibleRunner'))
     assert launch.build_runner(cfg).made == ('other', cfg)

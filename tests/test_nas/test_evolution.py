@@ -31,11 +31,11 @@ class Candidates:
     def loss(self, choices):
         return sum(self.table[i, n].item() for i, (n, ) in enumerate(choices))
 
-    def losses(self, choices, start, stop):
+    def losses(self, networks, start, stop):
         if start == 0:
-            self.tried.append(tuple(choices))
-        return [self.loss(choices) + n for n in
-                self.noise[start:stop].tolist()]
+            self.tried += map(tuple, networks)
+        return [[self.loss(choices) + n for n in self.noise[start:stop].tolist()]
+                for choices in networks]
 
     def search(self, candidates, start=((0, ), ) * BLOCKS):
         return evolution_search(
@@ -86,9 +86,9 @@ def test_halving():
     tried = []
     losses = space.losses
 
-    def watched(choices, start, stop):
-        tried.append((start, stop))
-        return losses(choices, start, stop)
+    def watched(networks, start, stop):
+        tried.extend([(start, stop)] * len(networks))
+        return losses(networks, start, stop)
 
     space.losses = watched
     space.search(128)

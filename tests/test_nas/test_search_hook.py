@@ -5,11 +5,13 @@ import json
 import logging
 import re
 import shutil
+import uuid
 
 import pytest
 import torch
 from conftest import run_ranks, run_tool
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from search_spaces import TINY_SPACE, set_threshold
 from tensorboard.backend.event_processing.event_accumulator import (
@@ -17,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 )
 
 from autonl_mm import ArchSpec, count_macs
+from autonl_mm.cli import launch
 from autonl_mm.nas import AutoNLSuperNet, SearchHook
 from autonl_mm.nas.search_hook import describe
 
@@ -86,7 +89,8 @@ def test_what_was_chosen_stays(tiny_search, scope):
     supernet = model.supernet
     hook = SearchHook(freeze_at=0.75)
     runner = argparse.Namespace(
-        model=model, iter=5, max_iters=6, seed=0, optim_wrapper=None)
+        model=model, iter=5, max_iters=6, seed=0, optim_wrapper=None,
+        train_loop=None)
     hook.before_run(runner)
     hook.before_train_iter(runner, 0)
     chosen = supernet.choices()
@@ -118,7 +122,22 @@ def load(path):
     return checkpoint['state_dict'], checkpoint['optimizer']['state']
 
 
-@pytest.mark.parametrize('epoch', [1, 3, 5])
+def same_search(one, two, last):
+    """Weights, the optimiser's averages and records of two work dirs agree."""
+    for a, b in zip(load(one / f'{last}.pth'),
+                    load(two / f'{last}.pth'), strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            if isinstance(value, dict):  # of the optimiser
+                assert all(torch.equal(v, b[key][k])
+                           for k, v in value.items()), key
+            else:
+                assert torch.equal(value, b[key]), key
+    for name in ('arch.txt', f'gates/{last}.json'):
+        assert (one / name).read_text() == (two / name).read_text()
+
+
+@pytest.mark.parametrize('epoch', [1, pytest.param(3, marks=pytest.mark.slow), 5])
 def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
                                       tmp_path):
     work_dir, _ = searched
@@ -131,19 +150,52 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
         str(tmp_path / f'epoch_{epoch}.pth'))
     run_tool('tools/train.py', tiny_search, '--work-dir', tmp_path,
              '--resume')
-    for a, b in zip(load(work_dir / 'epoch_6.pth'),
-                    load(tmp_path / 'epoch_6.pth'), strict=True):
-        assert a.keys() == b.keys()
-        for key, value in a.items():
-            if isinstance(value, dict):  # of the optimiser
-                assert all(torch.equal(v, b[key][k])
-                           for k, v in value.items()), key
-            else:
-                assert torch.equal(value, b[key]), key
-    for name in ('arch.txt', 'gates/epoch_6.json'):
-        assert (work_dir / name).read_text() == (tmp_path / name).read_text()
+    same_search(work_dir, tmp_path, 'epoch_6')
     assert (tmp_path / f'gates/epoch_{epoch}.json').exists()
     assert not (tmp_path / 'gates/epoch_7.json').exists()
+
+
+def test_a_loop_that_counts_iterations(tiny_search, tmp_path, scope):
+    """Records with each checkpoint; killed, it goes on exactly."""
+
+    class Kill(Hook):
+        priority = 'LOWEST'
+
+        def after_train_iter(self, runner, *args, **kwargs):
+            if runner.iter == 12:
+                raise KeyboardInterrupt
+
+    def search(name, **options):
+        runner = launch.build_runner(launch.load_config(argparse.Namespace(
+            config=str(tiny_search), work_dir=str(tmp_path / name), launcher='none',
+            local_rank=0, cfg_options={
+                'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=18,
+                                  val_interval=18),
+                'train_dataloader.sampler.type': 'InfiniteSampler',
+                'log_processor.by_epoch': False,
+                'custom_hooks.1.interval': 99,
+                'default_hooks.checkpoint.by_epoch': False,
+                'default_hooks.checkpoint.interval': 5,
+                'experiment_name': uuid.uuid4().hex, **options})))
+        if name == 'run' and not options:
+            runner.register_hook(Kill())
+        runner.train()
+
+    search('whole')
+    gates = tmp_path / 'whole/gates'
+    assert {p.name for p in gates.iterdir()} == {
+        f'iter_{i}.json' for i in (5, 10, 15, 18)}
+    record = json.loads((gates / 'iter_18.json').read_text())
+    assert record['iter'] == 18 and abs(record['cost'] / TARGET - 1) <= 0.05
+    with pytest.raises(KeyboardInterrupt):
+        search('run')
+    assert ArchSpec.from_file(tmp_path / 'run/arch.txt')
+    shutil.copy(gates / 'iter_18.json', tmp_path / 'run/gates/iter_40.json')
+    search('run', resume=True, load_from=str(tmp_path / 'run/iter_10.pth'))
+    same_search(tmp_path / 'whole', tmp_path / 'run', 'iter_18')
+    # those of the finished part stay, those of an earlier run go
+    assert ({p.name: p.read_text() for p in gates.iterdir()} ==
+            {p.name: p.read_text() for p in (tmp_path / 'run/gates').iterdir()})
 
 
 RANKS = """\
@@ -202,6 +254,7 @@ def test_rate():
     (dict(sample_rate=-1), ['sample_rate is -1']),
     (dict(candidates=-1), ['candidates is -1']),
     (dict(num_samples=0), ['num_samples is 0']),
+    (dict(max_bytes=0), ['max_bytes is 0']),
 ])
 def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError) as error:
@@ -260,3 +313,23 @@ def test_hook_without_the_wrapper():
 
     with pytest.raises(ValueError, match='CostAwareModel'):
         SearchHook().before_run(Runner())
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(), ['after each iteration', 'train_cfg.val_interval=12']),
+    ({'custom_hooks.1.interval': 12}, ['custom_hooks[1]', 'InfiniteSampler',
+                                       "dict(type='DefaultSampler', shuffle=True)"]),
+])
+def test_recalibration_in_a_loop_that_counts_iterations(change, words, tiny_search):
+    cfg = Config.fromfile(tiny_search)
+    launch.check_search(cfg)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=36, val_interval=12)
+    cfg.train_dataloader.sampler.type = 'InfiniteSampler'
+    cfg.merge_from_dict(change)
+    with pytest.raises(ValueError) as error:
+        launch.check_search(cfg)
+    for word in words:
+        assert word in str(error.value)
+    cfg.merge_from_dict({'custom_hooks.1.interval': 12,
+                         'train_dataloader.sampler.type': 'DefaultSampler'})
+    launch.check_search(cfg)

@@ -1,10 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import copy
-import ctypes
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
@@ -16,7 +11,6 @@ from hypothesis import strategies as st
 
 from autonl_mm import ops
 from autonl_mm.models.layers.light_nl import LightNL, light_nl
-from autonl_mm.ops import fused
 
 CHANNELS_LAST = torch.channels_last
 
@@ -338,70 +332,3 @@ def test_bad_input_of_mbconv(change, words):
     arguments = dict(block(), x=torch.zeros(2, 8, 5, 5))
     with pytest.raises((RuntimeError, ValueError), match=words):
         ops.fused_mbconv(**dict(arguments, **change))
-
-
-# ------------------------------------------------------------------ compiling
-
-
-@pytest.fixture
-def libraries(tmp_path, monkeypatch):
-    """Lists the files in the cache of libraries, which is empty at first."""
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    return lambda: list((tmp_path / 'cache/autonl_mm').iterdir())
-
-
-def test_compiled_once(libraries, tmp_path, monkeypatch):
-    """With another source, which compiles quickly."""
-    source = tmp_path / 'source.cpp'
-    source.write_text('extern "C" int answer() { return 42; }')
-    monkeypatch.setattr(fused, 'SOURCES', (source, ))
-    monkeypatch.setattr(fused, 'FLAGS', ('-O0', '-fPIC', '-shared'))
-    # two at the same time, which both compile
-    with ThreadPoolExecutor() as pool:
-        library, other = pool.map(lambda _: fused._library(), range(2))
-    assert library == other and libraries() == [library]
-    assert ctypes.CDLL(str(library)).answer() == 42
-    # no compiler is needed any more
-    monkeypatch.setenv('CXX', 'no-such-compiler')
-    assert fused._library() == library and libraries() == [library]
-    # other sources are compiled again
-    monkeypatch.delenv('CXX')
-    source.write_text('extern "C" int answer() { return 43; }')
-    changed = fused._library()
-    assert ctypes.CDLL(str(changed)).answer() == 43
-    assert set(libraries()) == {library, changed}
-
-
-def load(**env):
-    """Load the operators in another process."""
-    return subprocess.run(
-        [sys.executable, '-c',
-         'import torch\nfrom autonl_mm import ops\n'
-         'ops.load_fused_operators()\n'
-         'x = torch.ones(1, 1, 1, 1)\n'
-         'print(ops.fused_light_nl(x, torch.ones(1, 1, 3, 3), x[0, 0, 0], 1))'],
-        env=dict(os.environ, **env), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True)
-
-
-@pytest.mark.slow  # compiles the operators
-def test_processes_share_the_library(libraries):
-    first = load()
-    assert first.returncode == 0 and 'tensor([[[[3.]]]])' in first.stdout, \
-        first.stdout
-    library, = libraries()
-    again = load(CXX='no-such-compiler')
-    assert again.returncode == 0 and 'tensor([[[[3.]]]])' in again.stdout, \
-        again.stdout
-    assert libraries() == [library]
-
-
-@pytest.mark.parametrize('compiler, words', [
-    ('no-such-compiler', "'no-such-compiler' does not start: install g[+][+]"),
-    ('false', 'did not compile: false -std'),
-])
-def test_no_compiler(compiler, words, libraries, monkeypatch):
-    monkeypatch.setenv('CXX', compiler)
-    with pytest.raises(RuntimeError, match=words):
-        fused._library()
-    assert not libraries()

@@ -49,6 +49,15 @@ def test_networks_with_and_without(run, tiny_arch):
     assert record['forms'] == ['eager', 'fused']
 
 
+def test_depthwise(run):
+    text, record = run('--parts', 'depthwise')
+    rows = record['depthwise']
+    assert len(rows) == text.count('| 5x5 |') + text.count('| 3x3 |') == 4
+    for row in rows:
+        assert row['ratio'] == pytest.approx(
+            sum(a / b for a, b in zip(row['ours'], row['torch'])) / 2)
+
+
 def test_without_a_compiler(run, monkeypatch):
     def fail():
         raise RuntimeError('no compiler')

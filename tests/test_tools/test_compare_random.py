@@ -9,6 +9,7 @@ from mmengine.config import Config
 from search_spaces import TINY_SPACE
 
 from autonl_mm import AUTONL_S, ArchSpec, count_macs
+from autonl_mm.benchmark.random_networks import random_choices
 from autonl_mm.nas import SearchSpace
 
 SCRIPT = 'tools/benchmarks/compare_random.py'
@@ -25,20 +26,22 @@ def rows_of(out):
 
 
 def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope, forked_trials):
-    arguments = [tiny_search, '--work-dir', tmp_path, '--num-random', '2',
+    arguments = [tiny_search, '--work-dir', tmp_path, '--num-random', '3',
                  '--seeds', '1', '--tolerance', '0.1', *OPTIONS]
     call_main(monkeypatch, compare_random, *arguments)
     out = capsys.readouterr().out
     rows = rows_of(out)
     assert [r.split(' | ')[0] for r in rows] == [
         '| network', '| searched', '| without LightNL', '| LightNL everywhere',
-        '| random 0', '| random 1'
+        '| random 0', '| random 1', '| random 2'
     ]
     searched = ArchSpec.from_file(tmp_path / 'search/arch.txt')
     macs = count_macs(searched, 32, 2).total
     assert f'| {macs / 1e6:.2f} M |' in rows[1]
-    assert re.search(r'searched \d+\.\d+; 2 random networks', out)
-    assert '5 training runs' in out and 'search 0.' in out
+    assert re.search(r'searched \d+\.\d+; 3 random networks', out)
+    assert "ranks of the random networks by the supernet's losses: tau " in out
+    assert '; by MACs: tau ' in out
+    assert '6 training runs' in out and 'search 0.' in out
     assert (tmp_path / 'comparison.md').read_text().strip() in out
     archs = []
     for path in tmp_path.glob('*-seed*/result.json'):
@@ -47,13 +50,13 @@ def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope, forked_t
         assert path.parent.name.endswith('-seed0') and result['seed'] == 0
         assert result['metric'] == 'accuracy/top1'
     within = [abs(count_macs(a, 32, 2).total / macs - 1) <= 0.1 for a in archs]
-    # the searched network and two random ones
-    assert len(within) == 5 and sum(within) >= 3
+    # the searched network and three random ones
+    assert len(within) == 6 and sum(within) >= 4
 
     # finished runs are not repeated
     before = (tmp_path / 'comparison.md').read_text()
     logs = {p: p.stat().st_mtime for p in tmp_path.glob('*/train.log')}
-    assert len(logs) == 5
+    assert len(logs) == 6
     call_main(monkeypatch, compare_random, *arguments)
     assert before == (tmp_path / 'comparison.md').read_text()
     assert logs == {p: p.stat().st_mtime for p in logs}
@@ -100,13 +103,13 @@ def test_random_archs_have_the_cost():
         return count_macs(SPACE.arch(choices), 32, 2).total
 
     rng = random.Random(0)
-    archs = {compare_random.random_arch(SPACE, cost, 500e3, 0.03, rng)
+    archs = {SPACE.arch(random_choices(SPACE, cost, 485e3, 515e3, rng))
              for _ in range(5)}
     assert len(archs) == 5
     for arch in archs:
         assert abs(count_macs(arch, 32, 2).total / 500e3 - 1) <= 0.03
     with pytest.raises(ValueError, match='--tolerance'):
-        compare_random.random_arch(SPACE, cost, 1.0, 0.03, rng, tries=10)
+        random_choices(SPACE, cost, 0.9, 1.1, rng, tries=10)
 
 
 def test_light_nl_nowhere_and_everywhere():

@@ -147,7 +147,8 @@ def test_paired_difference():
 
 @pytest.mark.parametrize('config, shape, places', [
     ('configs/mmpretrain/autonl-s-steps_1xb64_imagenette-128.py', 128, 7),
-    ('configs/mmseg/autonl-s-steps_fpn_1xb8-2400i_cityscapes-256x256.py', 256, 7),
+    pytest.param('configs/mmseg/autonl-s-steps_fpn_1xb8-2400i_cityscapes-256x256.py',
+                 256, 7, marks=pytest.mark.slow),
 ])
 def test_steps_of_autonl_s(config, shape, places, tmp_path, monkeypatch, capsys, scope):
     """With LightNL they are AutoNL-S, and squeeze-excite costs as much."""

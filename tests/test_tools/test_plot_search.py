@@ -100,10 +100,10 @@ def two_searches(work_dir):
 
 
 @pytest.mark.parametrize('write, words', [
-    (no_gates, 'has no gates/epoch_N.json: expected the work dir of a search'),
+    (no_gates, 'has no gates/epoch_N.json or iter_N.json: expected'),
     (no_json, 'epoch_2.json is not JSON'),
     (no_record, 'epoch_2.json is not a record of a search'),
-    (two_searches, 'epochs 1 and 2 of different search spaces'),
+    (two_searches, 'epoch 1 and epoch 2 of different searches'),
 ])
 def test_errors(write, words, tmp_path, monkeypatch):
     write(tmp_path)

@@ -55,6 +55,9 @@ def classifier(tmp_path_factory, image_folder):
     graph = export.make_graph(model, ('batch', ))
     write_whole(folder / 'net.onnx', export.to_onnx(
         graph, (1, 3, 64, 64), ('batch', )))
+    for opset in (11, 12, 13, 18):
+        write_whole(folder / f'opset{opset}.onnx', export.to_onnx(
+            graph, (1, 3, 64, 64), ('batch', ), opset=opset))
     return folder
 
 
@@ -133,6 +136,22 @@ def test_quantised_already(exported, monkeypatch):
     write_whole(file, quantize.quantize(str(file), images))
     assert 'already quantised' in main_error(
         monkeypatch, tool, file, config, '--no-eval')
+
+
+@pytest.mark.parametrize('opset', [11, 12, 13, 18])
+def test_opsets(opset, classifier, tmp_path, scope):
+    """A file that runs, or an error that says with which opset there is one."""
+    file = classifier / f'opset{opset}.onnx'
+    images = config_images(
+        Config.fromfile(classifier / 'config.py'), 'train_dataloader', 8)
+    if opset < 13:
+        with pytest.raises(ValueError, match=f'of opset {opset}, .*--opset 13'):
+            quantize.quantize(str(file), images)
+        return
+    write_whole(tmp_path / 'int8.onnx', quantize.quantize(str(file), images))
+    before, after = (OnnxSession(path)(torch.stack(images))[0]
+                     for path in (file, tmp_path / 'int8.onnx'))
+    assert (before.argmax(1) == after.argmax(1)).all()
 
 
 def test_fewer_images_than_the_file_takes(exported):

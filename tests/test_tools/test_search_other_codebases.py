@@ -13,7 +13,8 @@ from autonl_mm import ArchSpec, count_macs
 
 @pytest.mark.parametrize('name, task', [
     ('autonl-supernet_retinanet_1xb8_demo-det', 'det'),
-    ('autonl-supernet_semantic-fpn_1xb8_demo-seg', 'seg'),
+    pytest.param('autonl-supernet_semantic-fpn_1xb8_demo-seg', 'seg',
+                 marks=pytest.mark.slow),
 ])
 def test_search_and_export(name, task, tmp_path, scope):
     data = tmp_path / 'data'

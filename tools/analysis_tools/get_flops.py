@@ -20,6 +20,7 @@ from torch import nn
 
 import autonl_mm  # noqa: F401
 from autonl_mm.cli import configs
+from autonl_mm.models import input_channels
 
 Size = Tuple[int, int]
 
@@ -38,11 +39,12 @@ def make_inputs(model: nn.Module, shape: Size, scope: Optional[str]
     """A noise image after the model's preprocessor.
 
     Returns:
-        tuple: The image ``(1, 3, H, W)``, padded if the preprocessor pads,
+        tuple: The image ``(1, C, H, W)``, padded if the preprocessor pads,
         and the data sample from which detectors read its size.
     """
     torch.manual_seed(0)
-    data = dict(inputs=[torch.randint(0, 256, (3, *shape), dtype=torch.uint8)])
+    data = dict(inputs=[torch.randint(
+        0, 256, (input_channels(model), *shape), dtype=torch.uint8)])
     if scope == 'mmdet':
         from mmdet.structures import DetDataSample
         data['data_samples'] = [DetDataSample(metainfo=dict(

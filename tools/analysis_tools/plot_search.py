@@ -33,7 +33,9 @@ DECISIONS = dict(
     nl='LightNL',
     nl_ratio='LightNL ratio',
     nl_stride='LightNL stride')
-KEYS = {'epoch', 'cost', 'target', 'unit', 'gates'}
+KEYS = {'cost', 'target', 'unit', 'gates'}
+# What records count, by the start of their names, in words
+KINDS = dict(epoch='epoch', iter='iteration')
 LINE_STYLES = ('-', '--', ':', '-.')
 # Black text must stay readable on the darkest colour.
 RANKS = ListedColormap(plt.get_cmap('Blues')(np.linspace(0.05, 0.5, 64)))
@@ -48,7 +50,8 @@ def read_records(work_dir: Path) -> List[dict]:
         work_dir (Path): The work dir.
 
     Returns:
-        list[dict]: One per epoch, in order.
+        list[dict]: One per epoch, or per checkpoint of a loop that counts iterations,
+        in order, with its ``'number'`` and what that counts, ``'kind'``.
 
     Raises:
         FileNotFoundError: If there are no records.
@@ -56,24 +59,28 @@ def read_records(work_dir: Path) -> List[dict]:
             searches.
     """
     records = []
-    for path in work_dir.glob('gates/epoch_*.json'):
-        record = read_json(path)
-        if not isinstance(record, dict) or KEYS - record.keys():
+    for path in work_dir.glob('gates/*_*.json'):
+        kind, record = path.stem.split('_')[0], read_json(path)
+        if kind not in KINDS:
+            continue
+        if not isinstance(record, dict) or {kind, *KEYS} - record.keys():
             raise ValueError(f'{path} is not a record of a search: expected a '
-                             f'dict with {sorted(KEYS)}')
-        records.append(record)
+                             f'dict with {sorted([kind, *KEYS])}')
+        records.append(dict(record, number=record[kind], kind=KINDS[kind]))
     if not records:
         raise FileNotFoundError(
-            f'{work_dir} has no gates/epoch_N.json: expected the work dir of '
-            'a search with the SearchHook that has finished an epoch')
-    records.sort(key=lambda r: r['epoch'])
+            f'{work_dir} has no gates/epoch_N.json or iter_N.json: expected the work '
+            'dir of a search with the SearchHook that has finished an epoch or saved a '
+            'checkpoint')
+    records.sort(key=lambda r: r['number'])
     last = records[-1]
     for record in records:
-        if record['gates'].keys() != last['gates'].keys():
+        if (record['gates'].keys() != last['gates'].keys()
+                or record['kind'] != last['kind']):
             raise ValueError(
-                f'{work_dir}/gates has epochs {record["epoch"]} and '
-                f'{last["epoch"]} of different search spaces: remove the files '
-                'of the earlier search')
+                f'{work_dir}/gates has {record["kind"]} {record["number"]} and '
+                f'{last["kind"]} {last["number"]} of different searches: remove the '
+                'files of the earlier one')
     return records
 
 
@@ -83,31 +90,33 @@ def read_costs(work_dir: Path) -> List[dict]:
         train, _, _ = read_scalars(work_dir)
     except FileNotFoundError:
         return []
-    return [r for r in train if {'cost', 'iter', 'epoch'} <= r.keys()]
+    return [r for r in train if {'cost', 'iter'} <= r.keys()]
 
 
 def plot_cost(ax: Axes, records: List[dict], logged: List[dict]) -> None:
-    """Plot the cost by iteration if that was logged, else by epoch.
+    """Plot the cost by iteration if that was logged, else as the records count.
 
     Args:
         ax (Axes): Axes for the plot.
-        records (list[dict]): Records of the epochs.
+        records (list[dict]): Records of the search.
         logged (list[dict]): Logs of the iterations, may be empty.
     """
     target = records[-1]['target']
     divisor, unit = unit_of(records[-1]['unit'])
-    # Iterations per epoch: the last ones of an epoch may not be logged.
-    length = max((r['iter'] / r['epoch'] for r in logged), default=1)
+    kind, length = records[-1]['kind'], 1.
+    if kind == 'epoch' and logged:
+        # Iterations per epoch: the last ones of an epoch may not be logged.
+        length = max(r['iter'] / r['epoch'] for r in logged)
     if logged:
         ax.plot([r['iter'] for r in logged],
                 [r['cost'] / divisor for r in logged],
                 color='#9ab6d3',
-                label='during an epoch')
-    ax.plot([r['epoch'] * length for r in records],
+                label='during training')
+    ax.plot([r['number'] * length for r in records],
             [r['cost'] / divisor for r in records],
             'o' if logged else 'o-',
             color='#1f4e79',
-            label='after an epoch')
+            label='in a record')
     if target is not None:
         ax.axhline(
             target / divisor,
@@ -116,10 +125,10 @@ def plot_cost(ax: Axes, records: List[dict], logged: List[dict]) -> None:
             linewidth=1,
             label='target')
     ax.set(
-        xlabel='iteration' if logged else 'epoch', ylabel=f'cost ({unit})')
+        xlabel='iteration' if logged else kind, ylabel=f'cost ({unit})')
     ax.set_ylim(bottom=0)
     if not logged:
-        ax.set_xlim(records[0]['epoch'] - 0.5, records[-1]['epoch'] + 0.5)
+        limit_numbers(ax, records)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(alpha=0.3)
     # The cost starts at that of the largest network and rarely comes near 0.
@@ -165,19 +174,26 @@ def option_name(decision: str, option) -> str:
     return f'{option:.3g}'
 
 
+def limit_numbers(ax: Axes, records: List[dict]) -> None:
+    """Leave half of a record's distance beside the first and the last."""
+    first, last = records[0]['number'], records[-1]['number']
+    half = 0.5 * (last - first) / (len(records) - 1) if len(records) > 1 else 0.5
+    ax.set_xlim(first - half, last + half)
+
+
 def plot_margins(ax: Axes, records: List[dict], decision: str,
                  colours: Dict[str, tuple]) -> None:
-    """Plot the margins of a decision's gates by epoch.
+    """Plot the margins of a decision's gates over the search.
 
     There is one line for each block and option.
 
     Args:
         ax (Axes): Axes for the plot.
-        records (list[dict]): Records of the epochs.
+        records (list[dict]): Records of the search.
         decision (str): The decision, a key of :data:`DECISIONS`.
         colours (dict[str, tuple]): From a block to its colour.
     """
-    epochs = [r['epoch'] for r in records]
+    numbers = [r['number'] for r in records]
     gates = {
         block: records[-1]['gates'][f'{block}.{decision}']
         for block in colours if f'{block}.{decision}' in records[-1]['gates']
@@ -190,7 +206,7 @@ def plot_margins(ax: Axes, records: List[dict], decision: str,
                    for r in records]
         for option, line in zip(gate['options'][1:], zip(*margins)):
             ax.plot(
-                epochs,
+                numbers,
                 line,
                 styles[option],
                 marker='o',
@@ -201,7 +217,7 @@ def plot_margins(ax: Axes, records: List[dict], decision: str,
     low, high = ax.get_ylim()
     ax.axhspan(low, 0, color='#ececec', zorder=0)
     ax.set_ylim(low, high)
-    ax.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    limit_numbers(ax, records)
     ax.set_title(DECISIONS[decision], loc='left', fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.tick_params(labelsize=8)
@@ -231,7 +247,7 @@ def plot_all_margins(fig: SubFigure, records: List[dict]) -> None:
 
     Args:
         fig (SubFigure): Figure for the panels.
-        records (list[dict]): Records of the epochs.
+        records (list[dict]): Records of the search.
     """
     blocks = blocks_of(records[-1]['gates'])
     colours = dict(
@@ -245,7 +261,7 @@ def plot_all_margins(fig: SubFigure, records: List[dict]) -> None:
     for ax in axes.flat[len(decisions):]:
         ax.axis('off')
     for ax in axes[-1]:
-        ax.set_xlabel('epoch', fontsize=8)
+        ax.set_xlabel(records[-1]['kind'], fontsize=8)
     fig.suptitle('margins of the gates: on above 0, off below', fontsize=10)
     bar = fig.colorbar(
         ScalarMappable(
@@ -324,7 +340,7 @@ def plot(records: List[dict], logged: List[dict], name: str) -> Figure:
     """Plot a search.
 
     Args:
-        records (list[dict]): Records of the epochs.
+        records (list[dict]): Records of the search.
         logged (list[dict]): Logs of the iterations, may be empty.
         name (str): Name of the search.
 
@@ -340,12 +356,11 @@ def plot(records: List[dict], logged: List[dict], name: str) -> Figure:
     plot_cost(top.subplots(), records, logged)
     plot_all_margins(bottom, records)
     plot_choices(right.subplots(), last['gates'])
-    right.suptitle(f'choices after epoch {last["epoch"]}', fontsize=10)
+    when = f'after {last["kind"]} {last["number"]}'
+    right.suptitle(f'choices {when}', fontsize=10)
     divisor, unit = unit_of(last['unit'])
     top.suptitle(
-        f'{name}: {last["cost"] / divisor:.4g} {unit} after epoch '
-        f'{last["epoch"]}',
-        fontsize=10)
+        f'{name}: {last["cost"] / divisor:.4g} {unit} {when}', fontsize=10)
     return fig
 
 

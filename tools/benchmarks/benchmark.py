@@ -1,12 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Measure time and memory of LightNL and AutoNL on this machine.
 
-There are seven parts:
+There are eight parts:
 
 - networks: AutoNL against the same networks without LightNL;
 - ablation: the time that each step of LightNL adds to a network;
 - layer: the LightNL layer against its formula in einsum and NCHW, and against
   mmcv's NonLocal2d;
+- depthwise: the gradient of a depthwise kernel on small feature maps, against torch's;
 - memory: peak memory of a training step;
 - scaling: time and memory against the number of pixels;
 - mnasnet: AutoNL-S against timm's MnasNet, each in its fastest form;
@@ -50,6 +51,7 @@ from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.models import AutoNL, LightNL, PoolDropout
+from autonl_mm.models.layers import depthwise_conv2d
 from autonl_mm.ops import load_fused_operators
 
 try:
@@ -67,6 +69,8 @@ FORMS = ('eager', 'compile', *FUSED, 'graphs')
 # The LightNL layers of AutoNL-S at 224, and two of a dense task.
 LAYER_SHAPES = ('8x24x56x56:2', '8x40x28x28:2', '8x80x14x14:1', '8x96x14x14:1',
                 '8x192x7x7:1', '8x320x7x7:1', '1x24x256x256:2', '1x96x64x64:1')
+# The last depthwise convolutions of AutoNL-S at 64 and 128, and one that is not small
+DEPTHWISE_SHAPES = ((576, 5, 2), (1152, 5, 4), (320, 3, 2), (480, 5, 8))
 INPUT_SHAPES = ('224x224', '320x320', '512x512', '512x1024', '1024x2048')
 NAMES = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
 WITHOUT = ' without LightNL'
@@ -427,6 +431,37 @@ def layer(args):
 
 
 # --------------------------------------------------------------------- memory
+# ------------------------------------------------------------------ depthwise
+def depthwise_step(function, conv, x):
+    torch.autograd.grad(function(conv, x).sum(), conv.weight)
+
+
+def depthwise(args):
+    """The gradient of depthwise kernels, in float32 and channels_last."""
+    rows = []
+    for channels, kernel, size in DEPTHWISE_SHAPES:
+        conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2,
+                         groups=channels, bias=False, device=args.device)
+        x = torch.randn(64, channels, size, size, device=args.device).to(
+            memory_format=torch.channels_last)
+
+        calls = dict(
+            torch=functools.partial(depthwise_step, nn.Conv2d.forward, conv, x),
+            ours=functools.partial(
+                depthwise_step, lambda conv, x: depthwise_conv2d(x, conv), conv, x))
+        times = in_turns(calls, args.rounds, args.device, clock=args.clock)
+        rows.append(dict(channels=channels, kernel_size=kernel, size=size, **times,
+                         ratio=ratio(times['ours'], times['torch'])))
+    print('Depthwise convolution and the gradient of its kernel, 64 feature maps\n')
+    print_table(
+        ['channels', 'kernel', 'size', 'torch, ms', 'ours, ms', 'ratio'],
+        [[str(r['channels']), size_text([r['kernel_size']] * 2),
+          size_text([r['size']] * 2), ms(r['torch']), ms(r['ours']),
+          f'{r["ratio"]:.2f}'] for r in rows])
+    return rows
+
+
+# --------------------------------------------------------------------- memory
 def memory_step(kind, name, batch_size, height, width, device):
     """The step that :func:`peak_memory` measures; pickle finds it by name."""
     return SCALING_KINDS[kind](name, image(batch_size, height, width, device))
@@ -608,8 +643,8 @@ def profile(args):
 
 
 # Measured in this order; each takes the arguments and returns its records.
-PARTS = dict(networks=networks, ablation=ablation, layer=layer, memory=memory,
-             scaling=scaling, mnasnet=mnasnet, profile=profile)
+PARTS = dict(networks=networks, ablation=ablation, layer=layer, depthwise=depthwise,
+             memory=memory, scaling=scaling, mnasnet=mnasnet, profile=profile)
 
 
 # ---------------------------------------------------------------------- common

@@ -23,6 +23,7 @@ from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.deploy import switch_to_deploy
+from autonl_mm.models import input_channels
 
 FORMS = ('as trained', 'deploy form')
 
@@ -60,7 +61,7 @@ def forward_pass(cfg, shape, form, args):
     if form == 'deploy form':
         switch_to_deploy(model)
     model.to(args.device).to(memory_format=torch.channels_last)
-    images = torch.randn(args.batch_size, 3, *shape).to(
+    images = torch.randn(args.batch_size, input_channels(model), *shape).to(
         args.device, memory_format=torch.channels_last)
 
     def step():

@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from autonl_mm.benchmark.measure import peak_memory
 from autonl_mm.cli import configs
+from autonl_mm.models import input_channels
 
 CONFIG = ('configs/mmseg/autonl-l-d16_deeplabv3plus_4xb2-80k_'
           'cityscapes-512x1024.py')
@@ -53,7 +54,7 @@ def make_step(config, height, width, device):
         Callable: The prediction, from the image to the labels.
     """
     model = configs.build_model(Config.fromfile(config)).to(device)
-    image = torch.rand(1, 3, height, width, device=device)
+    image = torch.rand(1, input_channels(model), height, width, device=device)
 
     @torch.no_grad()
     def step():

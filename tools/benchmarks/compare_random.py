@@ -4,11 +4,11 @@
 Runs the search (unless --arch gives its result), samples random networks of
 the same space and cost, and trains all networks from scratch in the same way:
 the searched network, the same without LightNL, the same with the largest
-LightNL everywhere, and the random ones. Prints a table. Finished runs are not
-repeated, so an interrupted comparison continues.
+LightNL everywhere, and the random ones. Prints a table, and how well the supernet ranks
+the random networks. Finished runs are not repeated, so an interrupted comparison
+continues.
 """
 import argparse
-import hashlib
 import json
 import math
 import random
@@ -22,7 +22,15 @@ from mmengine.config import Config
 import autonl_mm
 from autonl_mm.arch import ArchSpec
 from autonl_mm.benchmark import trials
-from autonl_mm.checkpoint import write_whole
+from autonl_mm.benchmark.random_networks import random_choices, train_network
+from autonl_mm.benchmark.ranking import describe_ranks
+from autonl_mm.benchmark.supernet_scores import supernet_losses
+from autonl_mm.checkpoint import (
+    BrokenCheckpointError,
+    UnsafeCheckpointError,
+    find_resumable,
+    write_whole,
+)
 from autonl_mm.cli import outputs
 from autonl_mm.cli.configs import build_supernet
 from autonl_mm.text_files import read_json
@@ -39,6 +47,10 @@ def parse_args():
         '--arch',
         help='notation file of a finished search; default: run the search')
     parser.add_argument(
+        '--checkpoint',
+        help='checkpoint of the finished search, by which the random networks are '
+        'ranked; default: that of the search that was run')
+    parser.add_argument(
         '--num-random',
         type=int,
         default=8,
@@ -49,33 +61,6 @@ def parse_args():
         default=0.03,
         help='largest relative difference in cost of a random network')
     return parser.parse_args()
-
-
-def random_arch(space, cost_of, target, tolerance, rng, tries=100000):
-    """Sample choices uniformly until the cost is near the target.
-
-    Args:
-        space (SearchSpace): The search space.
-        cost_of (Callable): From choices to their cost.
-        target (float): The cost to be near to.
-        tolerance (float): Largest relative difference from the target.
-        rng (random.Random): Random number generator.
-        tries (int): Samples before giving up. Defaults to 100000.
-
-    Returns:
-        ArchSpec: The network.
-
-    Raises:
-        ValueError: If no sample has such a cost.
-    """
-    for _ in range(tries):
-        choices = [tuple(rng.randrange(n) for n in block.shape)
-                   for block in space.blocks]
-        if abs(cost_of(choices) / target - 1) <= tolerance:
-            return space.arch(choices)
-    raise ValueError(f'none of {tries} random networks costs '
-                     f'{target:,.6g} within {tolerance:.0%}: '
-                     'raise --tolerance')
 
 
 def with_light_nl_everywhere(arch, space):
@@ -99,21 +84,6 @@ def search(config, work_dir):
                              work_dir / 'search.log')
         write_whole(record, json.dumps(seconds))
     return arch, read_json(record)
-
-
-def train(arch, seed, args, retrain_base):
-    """Train one network; return its last evaluation."""
-    # The folder is named by the network: a second search with another result
-    # in the same work dir can reuse the other networks.
-    digest = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
-    out = args.work_dir / f'{digest}-seed{seed}'
-    arch_file = out / 'arch.txt'
-    return trials.train(
-        TOOLS / 'train.py', retrain_base, out, {
-            **args.cfg_options, 'model.backbone.arch': arch_file,
-            'randomness.seed': seed
-        }, args.jobs, lambda: write_whole(arch_file, arch.to_text()),
-        arch=arch.to_text(), seed=seed)
 
 
 def table(archs, results, cost_of_arch):
@@ -182,22 +152,38 @@ def main():
             'without LightNL': searched.without_light_nl(),
             'LightNL everywhere': with_light_nl_everywhere(searched, space),
         }
-        rng = random.Random(0)
+        rng, target, choices = random.Random(0), cost(searched), {}
         for i in range(args.num_random):
-            archs[f'random {i}'] = random_arch(
-                space, lambda c: cost(space.arch(c)), cost(searched),
-                args.tolerance, rng)
+            choices[f'random {i}'] = random_choices(
+                space, lambda c: cost(space.arch(c)), target * (1 - args.tolerance),
+                target * (1 + args.tolerance), rng)
+        archs.update({name: space.arch(c) for name, c in choices.items()})
         jobs = list(dict.fromkeys(
             (arch, seed) for seed in range(args.seeds)
             for arch in archs.values()))
         done = trials.at_a_time(
-            args.jobs, lambda job: train(*job, args, cfg.retrain_base), jobs)
-    except (FileNotFoundError, ValueError, RuntimeError) as e:
+            args.jobs, lambda job: train_network(
+                TOOLS / 'train.py', cfg.retrain_base, *job, args), jobs)
+        checkpoint = args.checkpoint
+        if seconds is not None:
+            checkpoint = find_resumable(args.work_dir / 'search')
+        losses = []
+        if checkpoint and args.num_random >= 3:
+            losses = supernet_losses(cfg, checkpoint, list(choices.values()),
+                                     args.work_dir / 'supernet')
+    except (FileNotFoundError, ValueError, RuntimeError, BrokenCheckpointError,
+            UnsafeCheckpointError) as e:
         sys.exit(f'compare_random.py: {e}')
     by_job = dict(zip(jobs, done))
     results = {name: [by_job[arch, seed] for seed in range(args.seeds)]
                for name, arch in archs.items()}
     text = table(archs, results, cost) + '\n\n' + verdict(results)
+    if losses:
+        rows = [dict(loss=loss, macs=cost(archs[name]),
+                     value=statistics.mean(r['value'] for r in results[name]))
+                for name, loss in zip(choices, losses)]
+        text += '\n\nranks of the random networks by '
+        text += '; by '.join(describe_ranks(rows))
     text += '\n\n' + trials.summary(done, args.jobs)
     if seconds is not None:
         text += f'; search {seconds / 60:.1f} min'

@@ -18,6 +18,7 @@ from autonl_mm.benchmark import trials
 from autonl_mm.benchmark.measure import built_macs, count_parameters
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
+from autonl_mm.models import input_channels
 from autonl_mm.models.layers import LightNL
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -113,11 +114,11 @@ def costs(cfg, input_shape):
     """
     model = MODELS.build(cfg.model).backbone
     row = dict(parameters=count_parameters(model))
-    row['macs'] = built_macs(model, 3, *input_shape)
+    row['macs'] = built_macs(model, input_channels(model), *input_shape)
     for module in model.modules():
         if isinstance(module, LightNL):
             module.order = 'spatial'
-    row['affinity'] = built_macs(model, 3, *input_shape)
+    row['affinity'] = built_macs(model, input_channels(model), *input_shape)
     return row
 
 

@@ -333,6 +333,8 @@ def plot(results, path):
                     [100 * sum(row['either'].values()) for row in rows],
                     marker='.', label=name)
         ax.set_xlabel(kind)
+        if kind == 'jpeg':  # quality: the strongest change is to the right
+            ax.invert_xaxis()
         ax.set_ylim(-3, 103)
         ax.spines[['top', 'right']].set_visible(False)
     axes[0].set_ylabel(f'% not finite or beyond {BEYOND} times')

@@ -23,6 +23,7 @@ from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.export import export, onnx_file
 from autonl_mm.export.images import check_images, to_batch
+from autonl_mm.models import input_channels
 
 # Added to the export size: sizes at which strides round in different ways
 LARGER = ((0, 0), (21, 40), (64, 9))
@@ -168,7 +169,8 @@ def main():
         checkpoint = load_checkpoint(
             model, args.checkpoint, map_location='cpu', strict=True)
         graph = export.make_graph(model, args.dynamic, args.labels)
-        images, source = check_images(cfg, args.images, 9)
+        images, source = check_images(
+            cfg, args.images, 9, input_channels(model))
         batches, strided = check_batches(args, graph, model, images, shape)
         meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
         info = dict(classes=list(meta['classes'])) if 'classes' in meta else {}

@@ -7,10 +7,12 @@ from .label_check_hook import LabelCheckHook, classifying_heads
 from .resume_check_hook import MismatchError, ResumeCheckHook, shorten
 from .resume_hook import ResumeHook
 from .safe_checkpoint_hook import SafeCheckpointHook
+from .skipped_images_hook import SkippedImagesHook
 from .stop_hook import StopHook, Stopped
 
 __all__ = [
     'BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',
     'LabelCheckHook', 'ResumeCheckHook', 'MismatchError', 'ResumeHook',
-    'SafeCheckpointHook', 'StopHook', 'Stopped', 'classifying_heads', 'shorten'
+    'SafeCheckpointHook', 'SkippedImagesHook', 'StopHook', 'Stopped',
+    'classifying_heads', 'shorten'
 ]

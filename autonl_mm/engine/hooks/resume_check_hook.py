@@ -82,6 +82,8 @@ def describe_run(runner: Runner) -> dict:
     if isinstance(model, CostAwareModel):
         # The phases of a search are shares of its iterations.
         run['max_iters'] = runner.max_iters, 'iterations of the search'
+        run['target'] = (
+            model.target, f'{model.supernet.cost_model.unit} as its target')
         space = hashlib.sha256(repr(model.supernet.space).encode()).hexdigest()
         run['space'] = space[:8], 'as the hash of its search space'
     return run

@@ -4,15 +4,18 @@ import os.path as osp
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Optional
 
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from autonl_mm.random_state import (
+    get_random_state,
+    seed_iterations,
+    set_random_state,
+)
 from autonl_mm.registry import HOOKS
-
-from ..random_state import get_random_state, set_random_state
 
 KEY = 'random_states'  # in a checkpoint's meta, one for each rank
 
@@ -28,7 +31,9 @@ class ResumeHook(Hook):
     **Random numbers.** A checkpoint that :class:`StopHook` saved has the states of
     the generators of all ranks. They are restored, and in the middle of an epoch the
     batches that were trained on are loaded and skipped. So the run goes on exactly,
-    unless workers of the dataloader persist beyond an epoch.
+    unless workers of the dataloader persist beyond an epoch. In a loop that counts
+    iterations, the random numbers of each depend on the seed and its number alone, so
+    that the run goes on exactly from any of its checkpoints.
     """
 
     priority = 'LOWEST'  # after the hooks that read the checkpoint's state
@@ -45,6 +50,8 @@ class ResumeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Restore, evaluate, and arrange for skipping the batches."""
         loop = runner.train_loop
+        if isinstance(loop, IterBasedTrainLoop):
+            seed_iterations(runner)
         if not runner._resume or not loop.iter:
             return
         states = self.states or ()
@@ -65,10 +72,6 @@ class ResumeHook(Hook):
                 f'resume: {skip} batches of epoch {loop.epoch + 1} are skipped')
             loop.run_epoch = partial(_end_epoch, loop, skip, get_random_state())
             self.interim = runner._load_from
-        elif isinstance(loop, IterBasedTrainLoop) and states:
-            loop.dataloader_iterator = _Replay(
-                loop.dataloader_iterator, loop.iter, get_random_state())
-
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Remove the middle of the epoch when its end is saved."""
@@ -113,33 +116,3 @@ def _end_epoch(loop: EpochBasedTrainLoop, skip: int, state: dict) -> None:
         loop.run_iter(i, batch)
     loop.runner.call_hook('after_train_epoch')
     loop._epoch += 1
-
-
-class _Replay:
-    """The batches of an IterBasedTrainLoop, which skips those it was trained on.
-
-    They are loaded, as then the workers' generators are where they were; after the
-    last one the generators of this process are set.
-
-    Args:
-        batches (Iterator): The batches from the start.
-        skip (int): Number of batches that were trained on before.
-        state (dict): States of the random number generators after these.
-    """
-
-    def __init__(self, batches: Iterator, skip: int, state: dict):
-        self.batches = batches
-        self.left = skip
-        self.state = state
-
-    def __next__(self) -> Any:
-        batch = next(self.batches)
-        self.left -= 1
-        if self.left == 0:
-            set_random_state(self.state)
-        return batch
-
-    def skip_iter(self, count: int) -> None:
-        """Newer loops call this once."""
-        for _ in range(count):
-            next(self)

@@ -12,10 +12,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from autonl_mm.checkpoint import write_whole
+from autonl_mm.random_state import get_random_state
 from autonl_mm.registry import HOOKS
 
 from ..batch import has_stepped
-from ..random_state import get_random_state
 from .resume_hook import KEY
 
 # Ctrl-C; the end of a job; Slurm's warning before it (sbatch --signal=USR1@60)

@@ -19,6 +19,8 @@ from autonl_mm.deploy import DeployMixin
 from autonl_mm.ops import fused_light_nl, load_fused_operators, pack_weights, runs_fused
 from autonl_mm.registry import MODELS
 
+from .depthwise import depthwise_conv2d
+
 ORDERS = ('auto', 'channel', 'spatial')
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 # State entry of layers with scale='rms'. Layers with the paper's scale have none,
@@ -123,7 +125,28 @@ def light_nl(x: Tensor,
             if shares is not None:
                 squares, count = squares * shares, shares.sum()
             y = y / _root(squares.sum((1, 2), keepdim=True) / (count * c))
-    return y.view(n, h, w, c).permute(0, 3, 1, 2)
+    y = y.view(n, h, w, c).permute(0, 3, 1, 2)
+    return torch.ops.autonl_mm.no_view(y) if _is_compiling() else y
+
+
+def _is_compiling() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
+def _no_view(y: Tensor) -> Tensor:
+    """A copy where sizes are symbols: inductor (torch 2.13) fails for a view that is
+    saved for the backward pass and whose strides, as those of channels_last, it cannot
+    order without knowing the sizes. It would remove a clone, but not this."""
+    if any(isinstance(size, torch.SymInt) for size in y.shape):
+        return y.neg().neg()
+    return y.view_as(y)
+
+
+# An operator, since Dynamo shows sizes that are symbols as integers. Behind Dynamo it
+# is replaced by what it does.
+_LIBRARY = torch.library.Library('autonl_mm', 'FRAGMENT')
+_LIBRARY.define('no_view(Tensor y) -> Tensor')
+_LIBRARY.impl('no_view', _no_view, 'CompositeImplicitAutograd')
 
 
 def _root(square: Tensor) -> Tensor:
@@ -387,7 +410,8 @@ class LightNL(DeployMixin, BaseModule):
                         self.scale)
 
     def _convolve(self, y: Tensor) -> Tensor:
-        return self.norm(self.conv(y.to(self.conv.weight.dtype)))
+        y = depthwise_conv2d(y.to(self.conv.weight.dtype), self.conv)
+        return self.norm(y)
 
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, nl_channels={self.nl_channels}, '

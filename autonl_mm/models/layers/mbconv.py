@@ -14,10 +14,15 @@ from autonl_mm.deploy import DeployMixin
 from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs_fused
 from autonl_mm.registry import MODELS
 
+from .depthwise import depthwise_conv2d, has_slow_gradient
 from .light_nl import LightNL, init_depthwise
 
 # Activations that the fused operator supports, and its names for them.
 ACTIVATIONS = {nn.SiLU: 'silu', nn.Hardswish: 'hardswish'}
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def fused_act_cfg(act_cfg: Optional[dict]) -> Optional[dict]:
@@ -220,12 +225,18 @@ class MBConv(DeployMixin, BaseModule):
                         and (not layer.with_norm
                              or isinstance(layer.norm, nn.Identity))
                         for layer in layers)
-                and not any(m._forward_hooks or m._forward_pre_hooks
-                            for m in self.modules() if m is not self))
+                and not any(_has_hooks(m) for m in self.modules() if m is not self))
 
     def _light_nl_is_separate(self) -> bool:
         """Whether LightNL, and so the identity add, is not in the operator."""
         return self.light_nl is not None and not self.light_nl.fused
+
+    def _filter(self, x: Tensor) -> Tensor:
+        layer = self.depthwise
+        if (has_slow_gradient(x, layer.conv) and layer.with_norm
+                and layer.with_activation and not _has_hooks(layer)):
+            return layer.activate(layer.norm(depthwise_conv2d(x, layer.conv)))
+        return layer(x)
 
     def _inner_forward(self, x: Tensor) -> Tensor:
         residual = x if self.spec.with_identity else None
@@ -237,7 +248,7 @@ class MBConv(DeployMixin, BaseModule):
         out = x
         if self.expand is not None:
             out = self.expand(out)
-        out = self.depthwise(out)
+        out = self._filter(out)
         if self.se is not None:
             out = self.se(out)
         out = self.project(out)

@@ -113,3 +113,19 @@ def test_chosen_parts(make):
     assert model.backbone._compiled_call_impl is None
     with pytest.raises(ValueError, match=r"no part 'bbox_head'.*'backbone'"):
         CompileHook(['bbox_head']).before_run(Runner(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('backend', ['inductor'])
+def test_a_detector_of_many_sizes(backend, make):
+    """Trains at several sizes, compiled for real, as without the hook."""
+    cfg, model, _ = make('det')
+    plain = copy.deepcopy(model)
+    HOOKS.build(dict(type='autonl_mm.ChannelsLastHook')).before_run(Runner(model))
+    CompileHook(backend=backend).before_run(Runner(model))
+    steps = [(m, build_optim_wrapper(m, cfg.optim_wrapper)) for m in (plain, model)]
+    for size in ((64, 96), (96, 128), (128, 64), (64, 64), (96, 160)):
+        batch = make_batch(cfg, 2, size)
+        one, two = (m.train_step(copy.deepcopy(batch), wrapper)['loss']
+                    for m, wrapper in steps)
+        assert_close(one, two, rtol=1e-3, atol=1e-4)

@@ -77,6 +77,7 @@ class Signal(Hook):
 def build(work_dir, *, loop='epoch', workers=0, batch_size=2, count=12, model=None,
           classes=('a', 'b'), hooks=(), counts=1, end=3, val=False, **kwargs):
     torch.manual_seed(0)  # for the model
+    kwargs.setdefault('randomness', dict(seed=3))
     by_epoch = loop == 'epoch'
     loader = dict(
         batch_size=batch_size, num_workers=workers, dataset=Noisy(count, classes),
@@ -85,8 +86,9 @@ def build(work_dir, *, loop='epoch', workers=0, batch_size=2, count=12, model=No
                      shuffle=True))
     if val:
         kwargs.update(
-            val_dataloader=dict(loader, sampler=dict(type='DefaultSampler',
-                                                     shuffle=False)),
+            val_dataloader=dict(
+                loader, num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=False)),
             val_cfg=dict(), val_evaluator=dict(type=Value))
     steps = -(-count // batch_size)
     cfg = dict(by_epoch=True, max_epochs=end) if by_epoch else dict(
@@ -104,7 +106,7 @@ def build(work_dir, *, loop='epoch', workers=0, batch_size=2, count=12, model=No
                             save_best='acc' if val else None, rule='greater')),
         custom_hooks=[dict(type='EMAHook')], log_level='WARNING',
         # mmengine's message hubs are shared by runs of one name
-        experiment_name=uuid.uuid4().hex, randomness=dict(seed=3),
+        experiment_name=uuid.uuid4().hex,
         cfg=Config(dict(train_dataloader=dict(batch_size=batch_size),
                         optim_wrapper=dict(accumulative_counts=counts))), **kwargs)
     for hook in (ResumeCheckHook, ResumeHook, StopHook):
@@ -152,6 +154,42 @@ def test_a_stopped_run_goes_on_exactly(loop, workers, at, counts, name, tmp_path
     same(final(tmp_path / 'run'), final(tmp_path / 'whole'))
     if loop == 'epoch':  # what was saved in the middle of an epoch is gone
         assert not list((tmp_path / 'run').glob('iter_*'))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_killed_run_that_counts_iterations_goes_on_exactly(workers, tmp_path):
+    """From the last checkpoint, which was not asked for. The data are loaded three
+    times, and evaluations between use random numbers too."""
+
+    class Killed(Hook):
+
+        def after_val(self, runner):
+            torch.rand(7)
+            np.random.rand(5)
+            if runner.iter == 12 and runner.work_dir.endswith('run'):
+                raise KeyboardInterrupt
+
+    how = dict(loop='iter', workers=workers, val=True, hooks=[Killed()])
+    build(tmp_path / 'whole', **how).train()
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / 'run', **how).train()
+    assert find_resumable(tmp_path / 'run') == str(tmp_path / 'run/iter_12.pth')
+    resume(tmp_path / 'run', **how | dict(hooks=()))
+    same(final(tmp_path / 'run'), final(tmp_path / 'whole'))
+
+
+def test_ranks_and_iterations_have_random_numbers_of_their_own(tmp_path):
+
+    class Numbers(Hook):
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            numbers.append(torch.rand(()).item())
+
+    numbers = []
+    for seed in (0, 1):
+        build(tmp_path / str(seed), loop='iter', hooks=[Numbers()], end=1,
+              randomness=dict(seed=seed)).train()
+    assert len(numbers) == len(set(numbers)) == 12
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGUSR1])

@@ -150,7 +150,8 @@ def demo_data(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize('task', DEMO)
+@pytest.mark.parametrize('task', [
+    'cls', *(pytest.param(task, marks=pytest.mark.slow) for task in ('det', 'seg'))])
 def test_mixed_precision_trains_like_float32(task, demo_data, tiny_arch, scope):
     check_curves(task, demo_data, 6, 2, 2, {
         'model.backbone.arch': str(tiny_arch), **TINY[task]})

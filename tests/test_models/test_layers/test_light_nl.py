@@ -659,6 +659,31 @@ def test_compiles_without_graph_breaks(backend, autocast, scale):
         torch.testing.assert_close(a.grad, b.grad)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('scale', SCALES)
+def test_many_sizes_with_inductor(scale, stride, order):
+    """In training, where tensors are saved whose sizes are symbols."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, 2, 1),
+        LightNL(16, 0.25, stride, order, scale, zero_init=False),
+        torch.nn.Conv2d(16, 8, 3, 2, 1)).train()
+    compiled = copy.deepcopy(network)
+    compiled.compile(fullgraph=True)
+    for size in ((64, 96), (80, 112), (96, 64), (61, 93)):
+        x = torch.randn(2, 3, *size)
+        losses = [net(x).square().mean() for net in (network, compiled)]
+        for net, loss in zip((network, compiled), losses):
+            net.zero_grad()
+            loss.backward()
+        torch.testing.assert_close(*losses)
+        for a, b in zip(network.parameters(), compiled.parameters()):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_model_keeps_the_branch_in_float32(dtype):
     """model.half() with activations of 1e3: finite and close to float32."""

@@ -1,0 +1,74 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Random networks of a search space, and their training from scratch."""
+import argparse
+import hashlib
+import random
+from pathlib import Path
+from typing import Callable, List, Tuple
+
+from autonl_mm.arch import ArchSpec
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.nas import SearchSpace
+
+from . import trials
+
+Choices = List[Tuple[int, ...]]
+
+
+def random_choices(space: SearchSpace,
+                   cost_of: Callable[[Choices], float],
+                   low: float,
+                   high: float,
+                   rng: random.Random,
+                   tries: int = 100000) -> Choices:
+    """Sample choices uniformly until the cost lies in a range.
+
+    Args:
+        space (SearchSpace): The search space.
+        cost_of (Callable): From choices to their cost.
+        low (float): Least cost.
+        high (float): Largest cost.
+        rng (random.Random): Random number generator.
+        tries (int): Samples before giving up. Defaults to 100000.
+
+    Returns:
+        list[tuple[int, ...]]: The options of each block by their indices.
+
+    Raises:
+        ValueError: If no sample has such a cost.
+    """
+    for _ in range(tries):
+        choices = [tuple(rng.randrange(n) for n in block.shape)
+                   for block in space.blocks]
+        if low <= cost_of(choices) <= high:
+            return choices
+    raise ValueError(f'none of {tries} random networks costs {low:,.6g} to '
+                     f'{high:,.6g}: raise --tolerance, or ask for a cost nearer to '
+                     'the middle of the space')
+
+
+def train_network(tool: Path, config: str, arch: ArchSpec, seed: int,
+                  args: argparse.Namespace) -> dict:
+    """Train a network from scratch, unless its result is there already.
+
+    Args:
+        tool (Path): ``tools/train.py``.
+        config (str): The config for retraining.
+        arch (ArchSpec): The network.
+        seed (int): Seed of the training.
+        args (Namespace): With the options of :func:`trials.add_args`.
+
+    Returns:
+        dict: As :func:`trials.train`.
+    """
+    # The folder is named by the network: another comparison in the same work dir
+    # can reuse it.
+    digest = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
+    out = args.work_dir / f'{digest}-seed{seed}'
+    arch_file = out / 'arch.txt'
+    return trials.train(
+        tool, config, out, {
+            **args.cfg_options, 'model.backbone.arch': arch_file,
+            'randomness.seed': seed
+        }, args.jobs, lambda: write_whole(arch_file, arch.to_text()),
+        arch=arch.to_text(), seed=seed)

@@ -1,0 +1,90 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""How well one score ranks networks as another does."""
+from typing import List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+RESAMPLES = 2000
+
+
+class Correlation(NamedTuple):
+    """A rank correlation with its bootstrap interval.
+
+    Attributes:
+        value (float): From -1 to 1; nan if one of the scores is constant.
+        low (float): 2.5% quantile of resampled sets of networks.
+        high (float): 97.5% quantile.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f'{self.value:+.2f} ({self.low:+.2f} to {self.high:+.2f})'
+
+
+def rank_correlations(a: Sequence[float], b: Sequence[float],
+                      seed: int = 0) -> Tuple[Correlation, Correlation]:
+    """Kendall's tau-b and Spearman's rho of two scores of the same networks.
+
+    Args:
+        a (Sequence[float]): Scores by network.
+        b (Sequence[float]): Other scores, in the same order.
+        seed (int): Of the bootstrap, which samples networks with replacement and
+            leaves out sets in which a score is constant. Defaults to 0.
+
+    Returns:
+        tuple[Correlation, Correlation]: tau and rho.
+
+    Raises:
+        ValueError: If there are fewer than 3 networks, or not as many in both.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if len(a) != len(b) or len(a) < 3:
+        raise ValueError(f'{len(a)} and {len(b)} scores, expected at least 3 of the '
+                         'same networks')
+    samples = np.random.default_rng(seed).integers(0, len(a), (RESAMPLES, len(a)))
+    samples = np.vstack([np.arange(len(a)), samples])  # the networks themselves first
+    found = []
+    for statistic in (_kendall, _spearman):
+        with np.errstate(invalid='ignore'):
+            value, *resampled = statistic(a[samples], b[samples])
+        low, high = np.nanquantile(resampled, (0.025, 0.975)) if np.isfinite(
+            value) else (np.nan, np.nan)
+        found.append(Correlation(float(value), float(low), float(high)))
+    return found[0], found[1]
+
+
+def _kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """tau-b of each row of ``(R, n)``; nan where a score is constant."""
+    signs = [np.sign(x[:, :, None] - x[:, None]) for x in (a, b)]
+    product = (signs[0] * signs[1]).sum((1, 2))
+    pairs = [np.abs(s).sum((1, 2)) for s in signs]
+    return product / np.sqrt(pairs[0] * pairs[1])
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """rho of each row of ``(R, n)``; nan where a score is constant."""
+    a, b = (rankdata(x, axis=1) for x in (a, b))
+    a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
+    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+
+
+def describe_ranks(rows: Sequence[dict]) -> List[str]:
+    """How losses of a supernet, and MACs alone, rank networks.
+
+    Args:
+        rows (Sequence[dict]): Of each network its ``value``, the accuracy after its own
+            training; its ``loss``; and its ``macs``.
+
+    Returns:
+        list[str]: One line for the losses, one for the MACs.
+    """
+    values = [row['value'] for row in rows]
+    lines = []
+    for name, key, sign in (("the supernet's losses", 'loss', -1), ('MACs', 'macs', 1)):
+        tau, rho = rank_correlations([sign * row[key] for row in rows], values)
+        lines.append(f'{name}: tau {tau}, rho {rho}')
+    return lines

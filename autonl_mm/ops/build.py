@@ -1,0 +1,178 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Compiling the fused operators, once for all processes of a machine."""
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import tempfile
+import warnings
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Iterator, List
+
+import torch
+
+from autonl_mm.checkpoint import partial_name, remove_left
+
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ('light_nl.cpp', 'mbconv.cpp'))
+HEADERS = tuple(
+    Path(__file__).with_name(name) for name in ('light_nl.h', 'tile.h'))
+FLAGS = ('-std=c++20', '-O3', '-ffp-contract=fast', '-fopenmp', '-fPIC')
+DIGEST = 32  # bytes of SHA-256 behind the library, which the loader ignores
+
+
+def cache_folder() -> Path:
+    """``autonl_mm`` inside of ``XDG_CACHE_HOME``, by default of ``~/.cache``."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache',
+                'autonl_mm')
+
+
+@contextmanager
+def compiled_library() -> Iterator[Path]:
+    """The compiled library, to be loaded in the ``with`` block.
+
+    It is compiled unless it lies whole in the cache. A library that was cut short
+    would end the process with SIGBUS, not with an error. Processes that need it at
+    the same time wait for the first one.
+
+    Yields:
+        Path: The library. If the cache cannot be written, it is a temporary one.
+
+    Raises:
+        RuntimeError: If the C++ compiler does not start or fails.
+    """
+    library = cache_folder() / f'fused-{_key()}.so'
+    with ExitStack() as stack:
+        try:
+            if not is_whole(library):
+                _compile_into(library)
+        except OSError as e:
+            warnings.warn(
+                f'{library.parent} cannot be written ({e.strerror or e}), so the fused '
+                'operators are compiled for this process alone, half a minute each '
+                'time: set XDG_CACHE_HOME to a folder that can be written',
+                stacklevel=2)
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            library = Path(folder) / library.name
+            _compile(library)
+        yield library
+
+
+def _key() -> str:
+    """What the library depends on, as a name."""
+    key = '\n'.join((*(path.read_text() for path in SOURCES + HEADERS), *FLAGS,
+                     torch.__version__, platform.machine()))
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def is_whole(library: Path) -> bool:
+    """Whether a library is there as it was written.
+
+    Args:
+        library (Path): Its path.
+    """
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
+
+
+def _compile_into(library: Path) -> None:
+    """Compile the library into the cache, unless another process does."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(library.parent):
+        if is_whole(library):
+            return
+        remove_left(str(library))
+        # Moved from there when it is complete: no process ever loads half a library,
+        # and one that has loaded an older file keeps it.
+        part = Path(partial_name(str(library)))
+        part.mkdir()
+        try:
+            _compile(part / library.name)
+            (part / library.name).replace(library)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait for other processes; the kernel ends the lock with its process."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems have no locks: all compile
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _compile(out: Path) -> None:
+    """Compile each source in a process of its own, link and sign the library."""
+    root = Path(torch.__file__).parent
+    abi = int(torch.compiled_with_cxx11_abi())
+    flags = [*FLAGS, f'-D_GLIBCXX_USE_CXX11_ABI={abi}', '-isystem',
+             str(root / 'include')]
+    objects = [out.with_name(f'{source.stem}.o') for source in SOURCES]
+    _call_compiler([flags + ['-c', str(source), '-o', str(file)]
+                    for source, file in zip(SOURCES, objects)])
+    _call_compiler([[*flags, '-shared', *map(str, objects), '-o', str(out),
+                     f'-L{root / "lib"}', '-ltorch_cpu', '-lc10']])
+    with open(out, 'r+b') as file:
+        digest = hashlib.sha256(file.read()).digest()
+        file.write(digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _call_compiler(calls: List[List[str]]) -> None:
+    """Run the compiler once for each list of arguments, at the same time.
+
+    Raises:
+        RuntimeError: If it does not start or fails.
+    """
+    compiler = os.environ.get('CXX') or 'c++'
+    commands = [[*compiler.split(), *arguments] for arguments in calls]
+    with _group_of_this_process() as group:
+        try:
+            processes = [
+                subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                    text=True, preexec_fn=lambda: os.setpgid(0, group))
+                for command in commands]
+        except OSError as e:
+            raise RuntimeError(
+                f'the fused operators need a C++ compiler, but {compiler!r} does not '
+                'start: install g++, or name another compiler in the environment '
+                f'variable CXX ({e})') from e
+        # all of them end before one is reported
+        outputs = [process.communicate()[0] for process in processes]
+    for process, command, output in zip(processes, commands, outputs):
+        if process.returncode:
+            raise RuntimeError('the fused operators did not compile: '
+                               f'{" ".join(command)}\n{output[-2000:]}')
+
+
+@contextmanager
+def _group_of_this_process() -> Iterator[int]:
+    """A process group that ends with the block, or with this process in any way.
+
+    A shell in it waits for the end of its input, which comes when this process is
+    gone. It starts before all others, so that none is ever without it.
+
+    Yields:
+        int: Id of the group.
+    """
+    guard = subprocess.Popen(
+        ['sh', '-c', 'read line; kill -s KILL 0'], stdin=subprocess.PIPE,
+        preexec_fn=os.setpgrp)
+    try:
+        yield guard.pid
+    finally:
+        os.killpg(guard.pid, signal.SIGKILL)
+        guard.communicate()

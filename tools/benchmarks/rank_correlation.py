@@ -1,0 +1,193 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""How well a supernet ranks networks that share its weights.
+
+Samples random networks of the search space, at one cost and over the whole range of
+costs, and trains each from scratch. Compares the ranks of their accuracies with those
+of the losses that the search would give them: Kendall's tau and Spearman's rho with
+95% bootstrap intervals. Larger networks are better, so over a range of costs the count
+of MACs alone ranks well; its correlation is printed beside. Finished runs, also those
+of compare_random.py in the same work dir, are not repeated.
+"""
+import argparse
+import json
+import random
+import statistics
+import sys
+from pathlib import Path
+
+import matplotlib
+import torch
+from mmengine.config import Config
+
+from autonl_mm.arch import ArchSpec
+from autonl_mm.benchmark import trials
+from autonl_mm.benchmark.random_networks import random_choices, train_network
+from autonl_mm.benchmark.ranking import describe_ranks
+from autonl_mm.benchmark.supernet_scores import supernet_losses
+from autonl_mm.checkpoint import (
+    BrokenCheckpointError,
+    UnsafeCheckpointError,
+    write_whole,
+)
+from autonl_mm.cli import outputs
+from autonl_mm.cli.configs import build_supernet
+from autonl_mm.cost import count_macs
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+TOOLS = Path(__file__).resolve().parents[1]
+SETS = {'cost': 'one cost', 'range': 'the range of costs'}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of the search')
+    parser.add_argument('checkpoint', help='checkpoint of the search')
+    trials.add_args(parser)
+    parser.set_defaults(seeds=1)
+    parser.add_argument(
+        '--num-networks', type=int, default=16,
+        help='networks at one cost, and as many over the range; default 16')
+    parser.add_argument(
+        '--target', type=float,
+        help="the one cost in MACs; default: the config's target")
+    parser.add_argument(
+        '--arch',
+        help='notation file of a searched network, whose MACs are the one cost, as in '
+        'compare_random.py')
+    parser.add_argument(
+        '--tolerance', type=float, default=0.03,
+        help='largest relative difference from a cost')
+    parser.add_argument(
+        '--sets', nargs='+', choices=tuple(SETS), default=list(SETS),
+        help='default: both')
+    return parser.parse_args()
+
+
+def sample_sets(supernet, macs, target, args):
+    """Choices of the networks.
+
+    Args:
+        supernet (AutoNLSuperNet): The supernet, with MACs as its cost.
+        macs (Callable): From choices to MACs.
+        target (float): The one cost.
+        args (Namespace): Arguments of the tool.
+
+    Returns:
+        dict[str, list]: Choices of the networks of each set.
+
+    Raises:
+        ValueError: If no network of the search space has such a cost.
+    """
+    sets = {}
+    least, most = supernet.cost_range()
+    if 'cost' in args.sets:
+        if not least <= target <= most:
+            raise ValueError(f'a target of {target:,.6g} MACs is outside of the search '
+                             f'space, {least:,.6g} to {most:,.6g}')
+        rng = random.Random(0)
+        sets['cost'] = [
+            random_choices(supernet.space, macs, target * (1 - args.tolerance),
+                           target * (1 + args.tolerance), rng)
+            for _ in range(args.num_networks)]
+    if 'range' in args.sets:
+        generator = torch.Generator().manual_seed(0)
+        sets['range'] = []
+        for i in range(args.num_networks):
+            # in the middle of equal parts of the range, on a logarithmic scale
+            cost = least * (most / least)**((i + 0.5) / args.num_networks)
+            supernet.sample_around(cost)
+            choices = supernet.sample(generator)
+            while abs(macs(choices) / cost - 1) > args.tolerance:
+                choices = supernet.sample(generator)
+            sets['range'].append(choices)
+    return sets
+
+
+def table(rows, metric):
+    """The networks as Markdown."""
+    lines = [f"| network | MACs | the supernet's loss | {metric} |",
+             '|---|---|---|---|']
+    lines += [f'| {i} | {row["macs"] / 1e6:.2f} M | {row["loss"]:.4f} | '
+              f'{row["value"]:.2f} |' for i, row in enumerate(rows)]
+    return '\n'.join(lines)
+
+
+def plot(sets, metric, path):
+    """A scatter plot of each set.
+
+    Args:
+        sets (dict[str, list[dict]]): Rows by set.
+        metric (str): Name of the networks' metric.
+        path (Path): The file.
+    """
+    figure, axes = plt.subplots(
+        1, len(sets), figsize=(5 * len(sets), 4), squeeze=False, layout='constrained')
+    for ax, (name, rows) in zip(axes[0], sets.items()):
+        points = ax.scatter([row['loss'] for row in rows],
+                            [row['value'] for row in rows],
+                            c=[row['macs'] / 1e6 for row in rows])
+        ax.set(title=f'{SETS[name]}\n{describe_ranks(rows)[0]}',
+               xlabel="loss with the supernet's weights", ylabel=metric)
+        ax.invert_xaxis()  # better networks to the right
+        figure.colorbar(points, label='M MACs')
+    outputs.save_figure(figure, path)
+
+
+def main():
+    args = parse_args()
+    try:
+        if args.num_networks < 3 or args.seeds < 1 or args.jobs < 1:
+            raise ValueError('--num-networks must be at least 3, --seeds and --jobs at '
+                             'least 1')
+        cfg = Config.fromfile(args.config)
+        supernet = build_supernet(cfg)
+        if not cfg.get('retrain_base'):
+            raise ValueError(f'{args.config} has no retrain_base')
+        outputs.check_folder('--work-dir', args.work_dir)
+        space = supernet.space
+
+        def arch_macs(arch):
+            return count_macs(arch, supernet.input_shape, supernet.num_classes,
+                              supernet.with_head).total
+
+        target = args.target or cfg.model.get('target')
+        if args.arch:
+            target = arch_macs(ArchSpec.from_file(args.arch))
+        if not target and 'cost' in args.sets:
+            raise ValueError(f'{args.config} has no target: give --target or --arch')
+        sets = sample_sets(
+            supernet, lambda c: arch_macs(space.arch(c)), target, args)
+        networks = [choices for chosen in sets.values() for choices in chosen]
+        archs = [space.arch(choices) for choices in networks]
+        losses = supernet_losses(
+            cfg, args.checkpoint, networks, args.work_dir / 'supernet')
+        jobs = list(dict.fromkeys(
+            (arch, seed) for seed in range(args.seeds) for arch in archs))
+        done = trials.at_a_time(args.jobs, lambda job: train_network(
+            TOOLS / 'train.py', cfg.retrain_base, *job, args), jobs)
+    except (FileNotFoundError, ValueError, RuntimeError, BrokenCheckpointError,
+            UnsafeCheckpointError) as e:
+        sys.exit(f'rank_correlation.py: {e}')
+    by_job, metric = dict(zip(jobs, done)), done[0]['metric']
+    rows = iter([
+        dict(arch=arch.to_text(), macs=arch_macs(arch), loss=loss,
+             value=statistics.mean(
+                 by_job[arch, seed]['value'] for seed in range(args.seeds)))
+        for arch, loss in zip(archs, losses)])
+    sets = {name: [next(rows) for _ in chosen] for name, chosen in sets.items()}
+    text = ''
+    for name, of_set in sets.items():
+        text += f'{len(of_set)} networks of {SETS[name]}, ranks of {metric}:\n\n'
+        text += ''.join(f'- {line}\n' for line in describe_ranks(of_set))
+        text += '\n' + table(of_set, metric) + '\n\n'
+    text += trials.summary(done, args.jobs)
+    write_whole(args.work_dir / 'rank_correlation.md', text + '\n')
+    write_whole(args.work_dir / 'rank_correlation.json', json.dumps(sets, indent=1))
+    plot(sets, metric, args.work_dir / 'rank_correlation.png')
+    print('\n' + text)
+
+
+if __name__ == '__main__':
+    main()

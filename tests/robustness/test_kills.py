@@ -144,11 +144,13 @@ def test_saving(rng, tmp_path):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        reported = (tmp_path / 'log').read_text().split()
+        lines = (tmp_path / 'log').read_text().splitlines()
+        reported = [int(line) for line in lines if line.isdigit()]
         if path.exists():
             saved = load_checkpoint(str(path))
             assert (saved['weight'] == saved['number']).all()
-            assert saved['number'] in (len(reported), len(reported) + 1)
+            last = reported[-1] if reported else 0
+            assert saved['number'] in (last, last + 1)
         else:
             assert not reported
 
@@ -165,8 +167,9 @@ def test_exporting(rng, tiny_search, searched, tmp_path):
     for _ in range(KILLS // 5):
         out.unlink(missing_ok=True)
         ended += run_killed(
-            rng.uniform(1, 16), 'tools/deployment/export_onnx.py',
-            tmp_path / 'config.py', tmp_path / 'run/epoch_1.pth', '--out', out)
+            rng.uniform(0.2, 5), 'tools/deployment/export_onnx.py',
+            tmp_path / 'config.py', tmp_path / 'run/epoch_1.pth', '--out', out,
+            '--input-shape', '32')
         if out.exists():
             OnnxSession(str(out))
     print(f'{KILLS // 5} kills, of which {ended} came after the end')

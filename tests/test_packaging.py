@@ -170,7 +170,8 @@ def test_in_an_empty_environment(distributions, stack, kind, image_folder, tmp_p
     options = ['--cfg-options', *(
         f'{loader}_dataloader.dataset.{key}' for loader in ('train', 'val', 'test')
         for key in (f'data_root={image_folder}', 'holdout=8')),
-        'train_cfg.max_epochs=1']
+        'train_cfg.max_epochs=1', 'model.head.num_classes=2',
+        'data_preprocessor.num_classes=2', 'train_dataloader.batch_size=4']
     run([mim, 'train', 'autonl_mm', site / config, '--work-dir', 'work', *options],
         cwd=tmp_path, env=env)
     run([mim, 'test', 'autonl_mm', site / config, '--checkpoint', 'work/epoch_1.pth',

@@ -1,7 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The random number generators of a process: their states, and seeds by iteration."""
 import random
-from typing import Any, Iterator
+from contextlib import contextmanager
+from typing import Any, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +33,28 @@ def set_random_state(state: dict) -> None:
     if torch.cuda.is_available() and len(
             state['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
+
+
+@contextmanager
+def random_states_kept(seed: Optional[int] = None,
+                       devices: Optional[Sequence[int]] = None) -> Iterator[None]:
+    """Restore the generators behind the ``with`` block.
+
+    Args:
+        seed (int, optional): Seed inside of the block. Defaults to None, which goes on
+            with the states.
+        devices (Sequence[int], optional): The GPUs whose generators are restored.
+            Defaults to None, all.
+    """
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices):
+        if seed is not None:
+            set_random_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def set_seed(runner: Runner, seed: int) -> None:

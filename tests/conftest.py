@@ -112,6 +112,20 @@ def tiny_search(image_folder, tmp_path_factory):
     return folder / 'search.py'
 
 
+def tiny_training(data_root, batch_size, max_epochs):
+    """Config that trains a tiny classifier of two classes on a folder of images."""
+    cfg = Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py')
+    cfg.model.backbone.update(arch=TINY_ARCH.splitlines(), out_indices=(-1, ))
+    cfg.model.head.update(in_channels=64, num_classes=2)
+    for part in ('train', 'val', 'test'):
+        loader = cfg[f'{part}_dataloader']
+        loader.update(batch_size=batch_size, num_workers=0, persistent_workers=False)
+        loader.dataset.data_root = str(data_root)
+    cfg.train_dataloader.dataset.pipeline[1].crop_size = 32
+    cfg.train_cfg.max_epochs = cfg.param_scheduler.total_steps = max_epochs
+    return cfg
+
+
 @pytest.fixture(scope='session')
 def searched(tiny_search, tmp_path_factory):
     """Work dir and output of a search of 6 epochs.

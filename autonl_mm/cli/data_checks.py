@@ -5,11 +5,9 @@ import errno
 import json
 import os
 import os.path as osp
-import random
 from collections import Counter
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
@@ -20,6 +18,7 @@ from mmengine.runner import Runner
 from autonl_mm.datasets.settings import leaf_datasets
 from autonl_mm.engine.hooks import MismatchError, classifying_heads, shorten
 from autonl_mm.nas import unwrap_model
+from autonl_mm.random_state import random_states_kept
 
 
 def check_loaders(cfg: Config, loaders: Sequence[str]) -> None:
@@ -229,15 +228,11 @@ def check_sizes(runner: Runner, name: str) -> None:
         return
     count = len(loader.dataset)
     places = sorted({i * (count - 1) // 7 for i in range(8)}) if count else []
-    states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with random_states_kept():
             samples = [loader.dataset[i] for i in places]
     except Exception:  # shows itself, with the image, when the loader meets it
         return
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
     shapes = {}
     for i, sample in zip(places, samples):
         inputs = sample.get('inputs') if isinstance(sample, dict) else None
@@ -414,9 +409,8 @@ def check_last_batch(runner: Runner) -> None:
         return  # its batches are full
     if size > 1 and (loader.drop_last or count % size != 1):
         return
-    states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        with random_states_kept(), torch.no_grad():
             model = copy.deepcopy(unwrap_model(runner.model))
             data = loader.collate_fn([loader.dataset[0]])
             data = model.train().data_preprocessor(data, True)
@@ -429,6 +423,3 @@ def check_last_batch(runner: Runner) -> None:
                 'train, since it sees one value per channel: set '
                 + ('train_dataloader.batch_size to 2 or more' if size == 1 else
                    'train_dataloader.drop_last=True, or another batch_size')) from None
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

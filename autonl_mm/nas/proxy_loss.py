@@ -1,7 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Training losses of networks on the same few images each time."""
 import pickle
-import random
 from contextlib import contextmanager
 from itertools import islice
 from typing import (
@@ -14,15 +13,15 @@ from typing import (
     Sequence,
 )
 
-import numpy as np
 import torch
 import torch.nn as nn
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from mmengine.runner.utils import set_random_seed
 from torch.utils.data import DataLoader, Dataset
+
+from autonl_mm.random_state import random_states_kept
 
 
 class ProxyLoss:
@@ -101,7 +100,7 @@ class ProxyLoss:
         precision = self.runner.optim_wrapper.optim_context(self.runner.model)
         with _buffers_kept(self.model), precision:
             for i, batch in enumerate(batches, index):
-                with _random_states_kept(self.runner.seed + i):
+                with random_states_kept(self.runner.seed + i):
                     losses.append(self._loss(batch))
         return losses
 
@@ -164,7 +163,7 @@ class _Seeded(Dataset):
         self.seed = seed
 
     def __getitem__(self, index: int) -> Any:
-        with _random_states_kept((self.seed * 1_000_003 + index) % 2**32, devices=[]):
+        with random_states_kept((self.seed * 1_000_003 + index) % 2**32, devices=[]):
             return self.dataset[index]
 
 
@@ -181,15 +180,3 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in kept:
             buffer.copy_(value)
-
-
-@contextmanager
-def _random_states_kept(seed: int, devices=None) -> Iterator[None]:
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices):
-        set_random_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

@@ -6,23 +6,13 @@ import socket
 import textwrap
 
 import pytest
-from conftest import ROOT, TINY_ARCH, run_tool
-from mmengine.config import Config
+from conftest import ROOT, run_tool, tiny_training
 
 
 @pytest.fixture
 def config(image_folder, tmp_path):
     """A training of two epochs of four iterations."""
-    cfg = Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py')
-    cfg.model.backbone.update(arch=TINY_ARCH.splitlines(), out_indices=(-1, ))
-    cfg.model.head.update(in_channels=64, num_classes=2)
-    for name in ('train', 'val', 'test'):
-        loader = cfg[f'{name}_dataloader']
-        loader.update(batch_size=8, num_workers=0, persistent_workers=False)
-        loader.dataset.data_root = str(image_folder)
-    cfg.train_dataloader.dataset.pipeline[1].crop_size = 32
-    cfg.train_cfg.max_epochs = 2
-    cfg.param_scheduler.total_steps = 2
+    cfg = tiny_training(image_folder, batch_size=8, max_epochs=2)
     cfg.dump(tmp_path / 'config.py')
     return tmp_path / 'config.py'
 

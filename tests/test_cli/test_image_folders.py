@@ -7,7 +7,7 @@ import re
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, TINY_ARCH, run_tool
+from conftest import run_tool, tiny_training
 from mmengine.config import Config
 from PIL import Image
 
@@ -50,15 +50,7 @@ def root(tmp_path):
 @pytest.fixture
 def config(root, tmp_path):
     """One epoch of a tiny network."""
-    cfg = Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py')
-    cfg.model.backbone.update(arch=TINY_ARCH.splitlines(), out_indices=(-1, ))
-    cfg.model.head.update(in_channels=64, num_classes=2)
-    for part in ('train', 'val', 'test'):
-        loader = cfg[f'{part}_dataloader']
-        loader.update(batch_size=4, num_workers=0, persistent_workers=False)
-        loader.dataset.data_root = str(root)
-    cfg.train_dataloader.dataset.pipeline[1].crop_size = 32
-    cfg.train_cfg.max_epochs = cfg.param_scheduler.total_steps = 1
+    cfg = tiny_training(root, batch_size=4, max_epochs=1)
     cfg.dump(tmp_path / 'config.py')
     return tmp_path / 'config.py'
 

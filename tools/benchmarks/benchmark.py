@@ -430,7 +430,6 @@ def layer(args):
     return rows
 
 
-# --------------------------------------------------------------------- memory
 # ------------------------------------------------------------------ depthwise
 def depthwise_step(function, conv, x):
     torch.autograd.grad(function(conv, x).sum(), conv.weight)

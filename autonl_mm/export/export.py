@@ -13,7 +13,7 @@ from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.models.layers import light_nl_scales
 
 from .graphs import graph_type
-from .onnx_file import OnnxSession, quiet, require, set_info
+from .onnx_file import OnnxSession, first_line, quiet, require, set_info
 
 DYNAMIC = ('batch', 'size')
 
@@ -134,11 +134,6 @@ def operators(model) -> Counter:
             count[node.op_type] += 1
             graphs += [a.g for a in node.attribute if a.HasField('g')]
     return count
-
-
-def first_line(error: Exception) -> str:
-    """Class and first line of an error; torch appends its whole graph."""
-    return f'{type(error).__name__}: {error}'.splitlines()[0]
 
 
 def compare(session: OnnxSession,

@@ -60,6 +60,11 @@ def quiet(*loggers: str) -> Iterator[None]:
                 logger.setLevel(level)
 
 
+def first_line(error: Exception) -> str:
+    """Class and first line of an error; torch appends its whole graph."""
+    return f'{type(error).__name__}: {error}'.splitlines()[0]
+
+
 class OnnxSession:
     """An ONNX file of this project, ready to run on the CPU.
 
@@ -124,7 +129,7 @@ class OnnxSession:
             list[Tensor]: The file's outputs.
 
         Raises:
-            ValueError: If the file takes images of another size.
+            ValueError: If the file takes images of another size, or fails.
         """
         images = images.float().numpy()
         for want, have in zip(self.size, images.shape[2:]):
@@ -141,7 +146,11 @@ class OnnxSession:
             count = len(part)
             if count < step:
                 part = np.concatenate([part, part[-1:].repeat(step - count, 0)])
-            outputs = self.session.run(None, {self.input.name: part})
+            try:
+                outputs = self.session.run(None, {self.input.name: part})
+            except Exception as e:  # onnxruntime's errors have no common class
+                raise ValueError('onnxruntime does not run the file, which may '
+                                 f'be broken: {first_line(e)}') from e
             parts.append([out[:count] for out in outputs])
         return [torch.from_numpy(np.concatenate(outs)) for outs in zip(*parts)]
 

@@ -7,12 +7,15 @@ import json
 import os
 import random
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from mmpretrain.models import ImageClassifier
 
 from autonl_mm import ArchSpec
 from autonl_mm.arch import AUTONL_S, resolve_arch
+from autonl_mm.benchmark.measure import _status
 from autonl_mm.benchmark.records import read_scalars
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
@@ -20,12 +23,23 @@ from autonl_mm.checkpoint import (
     load_checkpoint,
 )
 from autonl_mm.cost import LatencyTable
+from autonl_mm.export import export
 from autonl_mm.export.onnx_file import KEY, OnnxSession
 from autonl_mm.text_files import MAX_SIZE
 
 COUNT = int(os.environ.get('ROBUSTNESS_COUNT', 60))
 SEED = int(os.environ.get('ROBUSTNESS_SEED', random.randrange(10**6)))
 SECONDS = 5
+MEMORY = 2**30  # bytes
+
+
+@pytest.fixture(autouse=True)
+def memory():
+    """No test of this file takes much memory beyond what it starts with."""
+    Path('/proc/self/clear_refs').write_text('5')  # the peak from here on
+    before = _status('VmRSS')
+    yield
+    assert _status('VmHWM') - before < MEMORY
 
 
 @pytest.fixture
@@ -184,3 +198,24 @@ def test_metadata_of_onnx_files(text, tmp_path):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match=r'metadata of .*model\.onnx'):
         OnnxSession(path)
+
+
+@pytest.fixture(scope='module')
+def onnx_file():
+    """Content of a file of a small classifier, with images of any size."""
+    model = ImageClassifier(
+        dict(type='autonl_mm.AutoNL', out_indices=(-1, ), arch=[
+            'r1_k3_s11_e1_i16_o16', 'r1_k3_s22_e3_i16_o24_nonlocal0.25-1', 'head32']),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
+        neck=dict(type='GlobalAveragePooling'))
+    return export.to_onnx(
+        export.make_graph(model, ('size', )), (1, 3, 32, 32), ('size', ))
+
+
+def test_onnx_files(onnx_file, tmp_path, rng):
+    path = tmp_path / 'network.onnx'
+    for _ in range(COUNT):
+        path.write_bytes(mutate(onnx_file, rng))
+        session = timed(OnnxSession, path, errors=ValueError)
+        if session is not None:
+            timed(session, torch.rand(1, 3, 32, 32), errors=ValueError)

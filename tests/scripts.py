@@ -8,6 +8,7 @@ runs in a fork of it. autonl_mm is not imported there: a script does that itself
 This module imports only the standard library, as the forks import it too.
 """
 import functools
+import gc
 import multiprocessing
 import os
 import runpy
@@ -48,6 +49,8 @@ def _run(script, arguments, cwd, env, output):
     os.environ.clear()
     os.environ.update(env)
     plain_config_texts()
+    # What the server imported stays: mmengine collects garbage for each dataset.
+    gc.freeze()
     # The server has read the variable when it imported torch.
     if 'OMP_NUM_THREADS' in env:
         import torch

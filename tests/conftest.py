@@ -4,6 +4,7 @@ import functools
 import gc
 import importlib.util
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -56,6 +57,26 @@ r1_k5_s22_e3_i16_o24_se0.5_nonlocal0.25-2
 r1_k3_s11_e3_i24_o24
 head64
 """
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests recorded as a figure, such as the seed they had."""
+    # those of the teardown, which has all; '' is their category
+    lines = [f'{report.nodeid}: {value}'
+             for report in terminalreporter.getreports('') if report.when == 'teardown'
+             for name, value in report.user_properties if name == 'figure']
+    if lines:
+        terminalreporter.section('figures')
+        terminalreporter.line('\n'.join(lines))
+
+
+@pytest.fixture
+def rng(request, record_property):
+    """Random numbers of the test's own; ``ROBUSTNESS_SEED`` repeats them."""
+    seed = os.environ.get('ROBUSTNESS_SEED') or random.randrange(10**6)
+    print(f'ROBUSTNESS_SEED={seed}')  # for a test that fails
+    record_property('figure', f'ROBUSTNESS_SEED={seed}')
+    return random.Random(f'{seed} {request.node.name}')
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ which it can be repeated.
 """
 import json
 import os
-import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,13 +24,6 @@ from autonl_mm.export.onnx_file import OnnxSession
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 # Of all tests of this file together
 KILLS = int(os.environ.get('ROBUSTNESS_KILLS', 200))
-SEED = int(os.environ.get('ROBUSTNESS_SEED', random.randrange(10**6)))
-
-
-@pytest.fixture
-def rng(request):
-    print(f'ROBUSTNESS_SEED={SEED}')
-    return random.Random(f'{SEED} {request.node.name}')
 
 
 def run_killed(seconds, script, *arguments, env=None):
@@ -87,16 +80,17 @@ def training(request, tiny_search, tmp_path):
     return tmp_path / 'config.py', last, request.param != 'epochs'
 
 
-def test_runs(training, rng, tmp_path):
+def test_runs(training, rng, tmp_path, record_property):
     """A search, a search that counts iterations, and a training."""
     config, last, exact = training
     whole, run = tmp_path / 'whole', tmp_path / 'run'
     run_tool('tools/train.py', config, '--work-dir', whole)
-    kills = done = 0
+    kills = done = ended = 0
     arguments = 'tools/train.py', config, '--work-dir', run, '--resume'
     while kills < KILLS // 5:
         # from the start of the process to its end
         if run_killed(rng.uniform(0.5, 9), *arguments):
+            ended += 1
             if exact:
                 for one, two in zip(state(whole / last), state(run / last)):
                     assert one.keys() == two.keys()
@@ -112,7 +106,9 @@ def test_runs(training, rng, tmp_path):
         now = progress(run) if run.exists() else 0
         assert now >= done, f'{done} iterations were done, now {now}'
         done = now
-    print(f'{config.parent.name}: {kills} kills, nothing lost')
+    equal = ', bit-equal' if exact else ''
+    record_property(
+        'figure', f'{kills} kills, nothing lost; {ended} runs came to their end{equal}')
 
 
 SAVE = """\
@@ -155,7 +151,7 @@ def test_saving(rng, tmp_path):
             assert not reported
 
 
-def test_exporting(rng, tiny_search, searched, tmp_path):
+def test_exporting(rng, tiny_search, searched, tmp_path, record_property):
     """The ONNX file is whole or not there."""
     cfg = Config.fromfile(Config.fromfile(tiny_search).retrain_base)
     cfg.model.backbone.arch = str(searched[0] / 'arch.txt')
@@ -163,16 +159,19 @@ def test_exporting(rng, tiny_search, searched, tmp_path):
     cfg.dump(tmp_path / 'config.py')
     run_tool('tools/train.py', tmp_path / 'config.py', '--work-dir', tmp_path / 'run')
     out = tmp_path / 'network.onnx'
+    arguments = ('tools/deployment/export_onnx.py', tmp_path / 'config.py',
+                 tmp_path / 'run/epoch_1.pth', '--out', out, '--input-shape', '32')
+    start = time.time()
+    run_tool(*arguments)
+    seconds = time.time() - start
     ended = 0
     for _ in range(KILLS // 5):
         out.unlink(missing_ok=True)
-        ended += run_killed(
-            rng.uniform(0.2, 5), 'tools/deployment/export_onnx.py',
-            tmp_path / 'config.py', tmp_path / 'run/epoch_1.pth', '--out', out,
-            '--input-shape', '32')
+        ended += run_killed(rng.uniform(0, seconds), *arguments)
         if out.exists():
             OnnxSession(str(out))
-    print(f'{KILLS // 5} kills, of which {ended} came after the end')
+    record_property(
+        'figure', f'{KILLS // 5} kills, of which {ended} came after the end')
 
 
 def test_compiling(rng, tmp_path):

@@ -4,15 +4,14 @@ import argparse
 import hashlib
 import random
 from pathlib import Path
-from typing import Callable, List, Tuple
+from typing import Callable
 
 from autonl_mm.arch import ArchSpec
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.nas import SearchSpace
+from autonl_mm.nas.sampling import Choices
 
 from . import trials
-
-Choices = List[Tuple[int, ...]]
 
 
 def random_choices(space: SearchSpace,

@@ -1,11 +1,14 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """A dataset of any codebase, split at random into training and held-out images."""
-from typing import Any, List, Union
+from typing import Any, List, Set, Union
 
 import numpy as np
 from mmengine.dataset import BaseDataset
 
 from autonl_mm.registry import DATASETS
+
+# Images of a dataset that are looked at for others that have them too
+MAX_COMPARED = 20000
 
 
 def split_indices(count: int, holdout: int, split: str, seed: int,
@@ -26,13 +29,36 @@ def split_indices(count: int, holdout: int, split: str, seed: int,
     if split not in ('train', 'val'):
         raise ValueError(f"split is {split!r}, expected 'train' or 'val'")
     if not isinstance(holdout, int) or holdout < 1:
-        raise ValueError(f'holdout is {holdout!r}, expected a positive number of images')
+        raise ValueError(f'holdout is {holdout!r}, expected a positive number of '
+                         'images')
     if count <= holdout:
         raise ValueError(
             f'{source} has {count} images, expected more than the {holdout} that are '
             'held out: complete the data or set a smaller holdout')
     order = np.random.RandomState(seed).permutation(count)
     return (order[:-holdout] if split == 'train' else order[-holdout:]).tolist()
+
+
+def count_shared(one: Any, other: Any) -> int:
+    """How many images two datasets have in common, at least.
+
+    Up to 20,000 of each are compared, evenly spread, which is enough to find two parts
+    of a dataset that were not split.
+
+    Args:
+        one (Dataset): A dataset, or a wrapper of one.
+        other (Dataset): The other.
+    """
+    return len(_some_paths(one) & _some_paths(other))
+
+
+def _some_paths(dataset: Any) -> Set[str]:
+    """Paths of images; none where a dataset does not give them."""
+    if not hasattr(dataset, 'get_data_info'):
+        return set()
+    indices = np.linspace(0, len(dataset) - 1, min(MAX_COMPARED, len(dataset)))
+    infos = (dataset.get_data_info(int(i)) for i in indices)
+    return {info['img_path'] for info in infos if 'img_path' in info}
 
 
 @DATASETS.register_module()

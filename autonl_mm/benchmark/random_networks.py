@@ -9,7 +9,7 @@ from typing import Callable
 from autonl_mm.arch import ArchSpec
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.nas import SearchSpace
-from autonl_mm.nas.sampling import Choices
+from autonl_mm.nas.space import Choices
 
 from . import trials
 

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from autonl_mm.cli.searches import open_search
-from autonl_mm.nas.sampling import Choices
+from autonl_mm.nas.space import Choices
 
 
 def supernet_losses(cfg: Config, checkpoint: str, networks: Sequence[Choices],

@@ -1,12 +1,16 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Finished searches, whose supernet compares networks."""
+"""Finished searches: their supernet, and the networks that are cut from it."""
+import copy
 import os
-from typing import Tuple
+from pathlib import Path
+from typing import Tuple, Union
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from autonl_mm.nas import SearchHook, load_search, unwrap_model
+from autonl_mm.arch import ArchSpec
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.nas import CostAwareModel, SearchHook, load_search, unwrap_model
 
 from . import launch
 
@@ -52,3 +56,42 @@ def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
     runner.model.train()
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     return runner, hook
+
+
+def task_config(cfg: Config, model: CostAwareModel, arch: ArchSpec) -> ConfigDict:
+    """Config of the task model with the exported network as its backbone.
+
+    Args:
+        cfg (Config): The search's config.
+        model (CostAwareModel): The model of the search.
+        arch (ArchSpec): The exported network.
+
+    Returns:
+        ConfigDict: The config of the model.
+    """
+    task = copy.deepcopy(cfg.model.model)
+    task.backbone = dict(
+        type='autonl_mm.AutoNL',
+        arch=arch.to_text().splitlines(),
+        **model.supernet.kwargs)
+    if cfg.get('data_preprocessor'):
+        task.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return task
+
+
+def write_retrain_config(path: Union[str, os.PathLike], base: str,
+                         arch: ArchSpec) -> None:
+    """Write a config that overrides only the arch of a base config.
+
+    Args:
+        path (str | Path): The file to write.
+        base (str): The base config.
+        arch (ArchSpec): The exported network.
+    """
+    base = os.path.relpath(base, Path(path).parent)
+    lines = ''.join(f'    {line!r},\n' for line in
+                    arch.to_text().splitlines())
+    write_whole(path, f'_base_ = {base!r}\n\n'
+                'model = dict(backbone=dict(arch=[\n'
+                f'{lines}]))\n')
+    Config.fromfile(path)  # raises if it cannot be read

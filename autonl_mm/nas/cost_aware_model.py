@@ -14,8 +14,8 @@ from autonl_mm.cost import LatencyTable
 from autonl_mm.registry import MODELS
 
 from .export import build_subnet
-from .sampling import Choices
 from .soft_targets import caught_logits, logits_layer, soft_loss
+from .space import Choices
 from .supernet import AutoNLSuperNet
 
 # Half-width of the interval around the target that a search is held in.

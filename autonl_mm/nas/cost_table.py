@@ -2,12 +2,13 @@
 """Costs of all networks of a search space, by one cost model."""
 from typing import Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from autonl_mm.cost import CostModel, Size, iter_blocks
 
-from .space import SearchSpace
+from .space import Choices, SearchSpace
 
 # Parts of a range of costs, of which each is sampled as often as the others
 NUM_LEVELS = 16
@@ -94,3 +95,19 @@ class CostTable:
             low, high = (beta, high) if mean > cost else (low, beta)
         beta = (low + high) / 2
         return [(-beta / unit * t).softmax(0) for t in tables]
+
+    def sample(self, probabilities: Sequence[Tensor],
+               generator: torch.Generator) -> Choices:
+        """A random network.
+
+        Args:
+            probabilities (Sequence[Tensor]): From :meth:`probabilities`.
+            generator (Generator): Source of random numbers.
+
+        Returns:
+            list[tuple[int, ...]]: The options of each block by their indices.
+        """
+        flat = [torch.multinomial(p, 1, generator=generator).item()
+                for p in probabilities]
+        return [tuple(map(int, np.unravel_index(i, table.shape)))
+                for i, table in zip(flat, self.blocks)]

@@ -5,7 +5,7 @@ from typing import Callable, Hashable, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from .sampling import Choices
+from .space import Choices
 
 # Best networks that are kept, from which new ones are made
 NUM_PARENTS = 8

@@ -112,7 +112,7 @@ class ProxyLoss:
             for row, network in zip(rows, networks):
                 with self.network(network), _state_kept(self.model):
                     if self.measured_on is not None:
-                        self._recalibrate(network)
+                        self.recalibrate(network)
                     row += self._losses(part, index)
             index += len(part)
         losses = torch.stack([torch.stack(row) for row in rows])
@@ -133,8 +133,14 @@ class ProxyLoss:
                  self.model(*data, mode='loss'))
         return self.model.parse_losses(parts)[0].float()
 
-    def _recalibrate(self, network: Any) -> None:
-        """Measure BN's statistics and let the model evaluate with them."""
+    @torch.no_grad()
+    def recalibrate(self, network: Any) -> None:
+        """Give BN the statistics of the network that the model is now, and put the
+        model into eval mode.
+
+        Args:
+            network: The network, as it is named.
+        """
         norms = [m for m in self.model.modules()
                  if isinstance(m, _BatchNorm) and m.training]
         key = repr(network)

@@ -6,9 +6,7 @@ from typing import Callable, List, Tuple
 import torch
 
 from .cost_table import CostTable
-from .space import SearchSpace
-
-Choices = List[Tuple[int, ...]]
+from .space import Choices, SearchSpace
 
 
 def extremes(table: CostTable) -> Tuple[Choices, Choices]:

@@ -20,7 +20,8 @@ from autonl_mm.registry import HOOKS
 from .cost_aware_model import CostAwareModel, unwrap_model
 from .evolution import evolution_search
 from .proxy_loss import ProxyLoss
-from .sampling import Choices, fair_networks, networks_of_step
+from .sampling import fair_networks, networks_of_step
+from .space import Choices
 from .supernet import AutoNLSuperNet
 from .zero_cost import synflow
 

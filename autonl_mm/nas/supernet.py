@@ -271,9 +271,7 @@ class AutoNLSuperNet(AutoNL):
         if len(self._chances) > 1:
             chances = self._chances[
                 torch.randint(len(self._chances), (), generator=generator)]
-        flat = [torch.multinomial(c, 1, generator=generator).item() for c in chances]
-        return [tuple(map(int, np.unravel_index(i, block.shape)))
-                for i, block in zip(flat, self.space.blocks)]
+        return self.cost_table.sample(chances, generator)
 
     def sample_gates(self, rate: float, seed: int) -> None:
         """Set the gates of the next training iteration, see :class:`GateState`.

@@ -90,7 +90,9 @@ def parse_args():
         '--recalibrate', type=int,
         help='training images on which BN is recalibrated for each; default: those of '
         f'the config, or {RECALIBRATE}')
-    parser.add_argument('--seed', type=int, default=0, help='of the candidates')
+    parser.add_argument(
+        '--seed', type=int, default=0,
+        help='of the candidates, and of the images if the config has no seed')
     return parser.parse_args()
 
 
@@ -245,7 +247,10 @@ def run(args):
     cfg = launch.load_config(args)
     if not osp.isfile(args.checkpoint):
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
-    check_data(cfg, ['train_dataloader'])
+    check_data(cfg, ['train_dataloader', 'val_dataloader'])
+    if (cfg.get('randomness') or {}).get('seed') is None:
+        # which images are tried must be the same after an interruption
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
     models, cost = cost_models(args, cfg)
     options = hook_options(args, cfg)
     runner, hook = open_search(cfg, args.checkpoint, args.work_dir, **options)

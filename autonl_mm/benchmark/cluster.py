@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +27,8 @@ POLL, ASK = 1, 30
 ARRIVAL = 60
 # Times that a job is submitted which its machine or its limit ended
 ATTEMPTS = 4
+# Statuses of a command that was told to end, or ended, by a signal
+ENDED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +91,8 @@ class Cluster:
         """Run a Python script as a job, and wait for its end.
 
         A job that is lost, since its machine or its time limit ended, is submitted
-        again. Slurm's jobs go on if this process is killed; the same call waits for
-        the one that is there.
+        again, and so is one that a signal ended. Slurm's jobs go on if this process is
+        killed; the same call waits for the one that is there.
 
         Args:
             command (Sequence): Script and arguments.
@@ -131,6 +134,8 @@ class Cluster:
                 continue  # lost
             code, duration = outcome
             seconds += duration
+            if code in ENDED:
+                continue  # it may have saved where it was
             if code:
                 raise RuntimeError(f'{command[0]} failed, see {log}')
             return seconds

@@ -66,7 +66,7 @@ def make_goal(tables: Dict[str, CostTable], maxima: Dict[str, float],
                 f'space, {low:,.6g} {tables[name].unit}')
         ranges[name] = (0.0, limit)
         around[name] = min(max(BELOW * limit, low), high)
-        words.append(f'{name}_max_{limit:g}')
+        words.append(f'{name}_max_{_short(limit)}')
     if target is not None:
         low, high = tables[cost].range()
         if not low <= target <= high:
@@ -76,8 +76,16 @@ def make_goal(tables: Dict[str, CostTable], maxima: Dict[str, float],
         most = min(target * (1 + tolerance), ranges.get(cost, (0, float('inf')))[1])
         ranges[cost] = (target * (1 - tolerance), most)
         around = {cost: target}
-        words.insert(0, f'{cost}_{target:g}')
+        words.insert(0, f'{cost}_{_short(target)}')
     return Goal('_'.join(words), ranges, around)
+
+
+def _short(value: float) -> str:
+    """Such as 6.5M; fit for a file's name."""
+    for unit, size in (('M', 1e6), ('k', 1e3)):
+        if value >= size:
+            return f'{value / size:g}{unit}'
+    return f'{value:g}'
 
 
 def choose(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks, batches: int,

@@ -1,5 +1,5 @@
-# Retrains a network of the small search space in a RetinaNet. tools/choose_arch.py writes
-# variants of this config with the networks that it chose.
+# Retrains a network of the small search space in a RetinaNet. tools/choose_arch.py
+# writes variants of this config with the networks that it chose.
 _base_ = [
     '../_base_/models/retinanet_small.py',
     '../_base_/datasets/demo_det_bs8.py',

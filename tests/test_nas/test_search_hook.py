@@ -155,7 +155,9 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
     assert not (tmp_path / 'gates/epoch_7.json').exists()
 
 
-def test_a_loop_that_counts_iterations(tiny_search, tmp_path, scope):
+@pytest.mark.parametrize('rule', [
+    {}, {'custom_hooks.0.networks': 2, 'custom_hooks.0.fair': True}])
+def test_a_loop_that_counts_iterations(rule, tiny_search, tmp_path, scope):
     """Records with each checkpoint; killed, it goes on exactly."""
 
     class Kill(Hook):
@@ -176,7 +178,7 @@ def test_a_loop_that_counts_iterations(tiny_search, tmp_path, scope):
                 'custom_hooks.1.interval': 99,
                 'default_hooks.checkpoint.by_epoch': False,
                 'default_hooks.checkpoint.interval': 5,
-                'experiment_name': uuid.uuid4().hex, **options})))
+                'experiment_name': uuid.uuid4().hex, **rule, **options})))
         if name == 'run' and not options:
             runner.register_hook(Kill())
         runner.train()

@@ -29,7 +29,7 @@ def test_several_targets(tiny_search, searched, tmp_path, monkeypatch, capsys, s
     assert 'choosing: 8 networks for each of 10 costs, seed 0, on 2 batches of' in out
     assert 'training images, BN recalibrated on 2 batches' in out
     rows = json.loads((tmp_path / 'choices.json').read_text())
-    assert [row['goal'] for row in rows] == ['macs_400000', 'macs_600000']
+    assert [row['goal'] for row in rows] == ['macs_400k', 'macs_600k']
     for row, target in zip(rows, (400e3, 600e3)):
         folder = tmp_path / row['goal']
         arch = ArchSpec.from_file(folder / 'arch.txt')
@@ -84,7 +84,7 @@ def test_limits(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
               '--latency', path, *COUNTS)
     row, = json.loads((tmp_path / 'out/choices.json').read_text())
     assert row['latency'] <= 700 and row['params'] <= 9000
-    assert row['goal'] == 'latency_max_700_params_max_9000'
+    assert row['goal'] == 'latency_max_700_params_max_9k'
     assert (tmp_path / 'out' / row['goal'] / 'subnet.pth').exists()
 
 

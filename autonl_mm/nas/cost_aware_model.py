@@ -212,11 +212,16 @@ class CostAwareModel(BaseModel):
         """
         if mode != 'loss':
             return self.model(inputs, data_samples, mode=mode)
-        self.enforce_budget()
         if self.step_networks:
             losses = self._losses_of_networks(inputs, data_samples)
-        else:
-            losses = self.model(inputs, data_samples, mode='loss')
+            # No gate moves, so that the cost is no objective. A zero, because
+            # distributed training waits for the thresholds' gradient.
+            losses['loss_cost'] = self.supernet.gate_state.threshold.sum() * 0
+            with torch.no_grad():
+                losses['cost'] = self.supernet.cost()
+            return losses
+        self.enforce_budget()
+        losses = self.model(inputs, data_samples, mode='loss')
         cost = self.supernet.cost()
         if self.target is None:
             penalty = cost.log()

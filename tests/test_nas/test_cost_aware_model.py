@@ -234,11 +234,13 @@ def test_several_networks_in_a_step():
     model.train_networks(networks)
     losses = model(**data, mode='loss')
     assert losses['loss'].item() == pytest.approx(expected.item(), rel=1e-5)
-    losses['loss'].backward()
+    assert losses['loss_cost'].item() == 0
+    assert losses['cost'].item() == model.supernet.cost_range()[1]
+    model.parse_losses(losses)[0].backward()
     for grad, parameter in zip(grads, model.model.head.parameters()):
         torch.testing.assert_close(parameter.grad, grad)
-    assert all(p.grad is not None for n, p in model.named_parameters()
-               if not n.endswith('threshold'))
+    assert all(p.grad is not None for p in model.parameters())
+    assert not model.supernet.gate_state.threshold.grad.any()
     model.train_networks(())
     assert losses_of(model)['loss'].item() != expected.item()
 

@@ -90,6 +90,14 @@ def test_every_network_is_trained_with_every_seed(
     assert len(rows) == 1 + 3 + 3
     for row in rows[1:]:
         assert row.endswith('| 0.00 | 10.00 | 5.00 |')
+    # more networks instead of more seeds
+    call_main(monkeypatch, compare_random, tiny_search, '--work-dir', tmp_path,
+              '--num-random', '3', '--seeds', '2', '--random-seeds', '1', '--tolerance',
+              '1', '--arch', tiny_arch, *OPTIONS)
+    few = rows_of(capsys.readouterr().out)
+    assert few[:4] == rows[:4]
+    assert all(row.endswith('| 0.00 |  | 0.00 |') for row in few[4:])
+    runs = runs[:10]
     # the searched network has no LightNL, so it is trained only once per seed
     assert rows[1].split('|')[2:] == rows[2].split('|')[2:]
     assert len(runs) == len(set(runs)) == 2 * 5

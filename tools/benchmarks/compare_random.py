@@ -64,6 +64,10 @@ def parse_args():
         default=8,
         help='number of random networks, default 8')
     parser.add_argument(
+        '--random-seeds',
+        type=int,
+        help='training runs of each random network; default: --seeds')
+    parser.add_argument(
         '--tolerance',
         type=float,
         default=0.03,
@@ -102,7 +106,7 @@ def table(archs, results, cost_of_arch):
         results (dict[str, list[dict]]): Results of each network, by seed.
         cost_of_arch (Callable): From an ArchSpec to its MACs.
     """
-    seeds = len(next(iter(results.values())))
+    seeds = max(map(len, results.values()))
     head = ['network', 'MACs', 'LightNL blocks',
             *(f'seed {i}' for i in range(seeds)), 'mean']
     lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
@@ -111,7 +115,7 @@ def table(archs, results, cost_of_arch):
         count = sum(b.nl_ratio > 0 for b in arch.blocks)
         cells = [name, f'{cost_of_arch(arch) / 1e6:.2f} M',
                  f'{count} of {len(arch.blocks)}',
-                 *(f'{v:.2f}' for v in values),
+                 *(f'{v:.2f}' for v in values), *[''] * (seeds - len(values)),
                  f'{statistics.mean(values):.2f}']
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
@@ -134,9 +138,10 @@ def verdict(results):
 
 def main():
     args = parse_args()
-    if args.num_random < 2 or args.seeds < 1 or args.jobs < 1:
-        sys.exit('compare_random.py: --num-random must be at least 2, --seeds '
-                 'and --jobs at least 1')
+    random_seeds = args.seeds if args.random_seeds is None else args.random_seeds
+    if args.num_random < 2 or min(args.seeds, random_seeds, args.jobs) < 1:
+        sys.exit('compare_random.py: --num-random must be at least 2, --seeds, '
+                 '--random-seeds and --jobs at least 1')
     try:
         cfg = Config.fromfile(args.config)
         supernet = build_supernet(cfg)
@@ -173,9 +178,11 @@ def main():
         if args.weights:
             archs[FINE_TUNED] = searched
             starts[FINE_TUNED] = (searched, args.weights)
+        seeds = {name: range(random_seeds if name in choices else args.seeds)
+                 for name in archs}
         jobs = list(dict.fromkeys(
-            (arch, seed, weights) for seed in range(args.seeds)
-            for arch, weights in starts.values()))
+            (arch, seed, weights) for seed in range(max(args.seeds, random_seeds))
+            for name, (arch, weights) in starts.items() if seed in seeds[name]))
         done = trials.at_a_time(
             args.jobs, lambda job: train_network(
                 TOOLS / 'train.py', cfg.retrain_base, *job[:2], args, where, job[2]),
@@ -191,7 +198,7 @@ def main():
             UnsafeCheckpointError) as e:
         sys.exit(f'compare_random.py: {e}')
     by_job = dict(zip(jobs, done))
-    results = {name: [by_job[arch, seed, weights] for seed in range(args.seeds)]
+    results = {name: [by_job[arch, seed, weights] for seed in seeds[name]]
                for name, (arch, weights) in starts.items()}
     text = table(archs, results, cost) + '\n\n' + verdict(results)
     if scores:

@@ -407,7 +407,7 @@ class AutoNLSuperNet(AutoNL):
         if torch.is_grad_enabled() and unused:
             # Gradients of zero: distributed training waits for all parameters, and
             # the optimiser's averages go on as they do with gates.
-            zero = torch.stack([p.flatten()[0] for p in unused]).sum() * 0
+            zero = torch.stack([p[(0, ) * p.dim()] for p in unused]).sum() * 0
             outs[-1] = outs[-1] + zero.to(outs[-1].dtype)
         return tuple(outs)
 

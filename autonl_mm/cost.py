@@ -7,9 +7,9 @@ normalisation, activations and elementwise arithmetic. mmengine's
 ``FlopAnalyzer`` gives the same count for every operator if its count of batch
 normalisation is switched off.
 
-A cost model, :class:`MacsModel` or :class:`LatencyTable`, gives the cost of a
-block and of a whole network. A supernet asks it for the cost of every candidate
-block and weights these by its gates; the search has no other cost formula.
+A cost model, :class:`MacsModel`, :class:`ParamsModel` or :class:`LatencyTable`, gives
+the cost of a block and of a whole network. A supernet asks it for the cost of every
+candidate block and weights these by its gates; the search has no other cost formula.
 """
 from dataclasses import dataclass
 from os import PathLike
@@ -240,6 +240,45 @@ class MacsModel:
         return count_macs(arch, input_shape, num_classes, with_head).total
 
 
+class ParamsModel:
+    """Parameters as a cost model, with batch normalisation, whose running statistics
+    do not count.
+
+    Attributes:
+        unit (str): Unit of what the methods return.
+    """
+
+    unit = 'parameters'
+
+    def block(self, spec: BlockSpec, in_size: Size = (1, 1),
+              scale: str = 'paper') -> int:
+        """Parameters of a block; they depend on neither size nor scale."""
+        mid, out, hidden = spec.mid_channels, spec.out_channels, spec.se_channels
+        total = mid * (spec.kernel_size**2 + 2) + out * (mid + 2)
+        if spec.with_expand:
+            total += mid * (spec.in_channels + 2)
+        if hidden:
+            total += 2 * mid * hidden + mid + hidden
+        if spec.nl_channels:
+            total += out * (9 + 2)
+        return total
+
+    def network(self,
+                arch: ArchSpec,
+                input_shape: Size = (1, 1),
+                num_classes: Optional[int] = 1000,
+                with_head: bool = True,
+                in_channels: int = 3) -> int:
+        """Parameters of a whole network; arguments as for :func:`count_macs`."""
+        total = arch.stem_channels * (9 * in_channels + 2)
+        total += sum(self.block(block) for block in arch.blocks)
+        if with_head:
+            total += arch.head_channels * (arch.blocks[-1].out_channels + 2)
+            if num_classes is not None:
+                total += num_classes * (arch.head_channels + 1)
+        return total
+
+
 class LatencyTable:
     """Latency of blocks, measured on one machine, as a cost model.
 
@@ -350,3 +389,6 @@ class LatencyTable:
         if with_head:
             total += self._lookup(self.head_key(arch, size))
         return total
+
+
+CostModel = Union[MacsModel, ParamsModel, LatencyTable]

@@ -7,6 +7,8 @@ class. The names in :data:`BARE_NAMES`, which no other codebase uses, are also
 registered with mmengine's root registries, so that ``type='AutoNL'`` works after
 ``custom_imports = dict(imports=['autonl_mm'])`` under any ``default_scope``.
 """
+from importlib.util import find_spec
+
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -30,6 +32,13 @@ class PublicRegistry(Registry):
         for name in [names] if isinstance(names, str) else names:
             if name in BARE_NAMES:
                 self.parent.register_module(name, force, module)
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:
+        return False
 
 
 MODELS = PublicRegistry(
@@ -63,9 +72,10 @@ TRANSFORMS = PublicRegistry(
         'autonl_mm.datasets.transforms',
         'autonl_mm.datasets.release_center_crop'
     ])
-# Not imported by the package itself, because it needs mmpretrain.
+# HoldoutFolder needs mmpretrain, HoldoutDataset none of the codebases.
 DATASETS = PublicRegistry(
     'dataset',
     parent=ROOT_DATASETS,
     scope='autonl_mm',
-    locations=['autonl_mm.datasets.holdout_folder'])
+    locations=['autonl_mm.datasets.holdout_dataset'] +
+    ['autonl_mm.datasets.holdout_folder'] * _is_there('mmpretrain'))

@@ -8,10 +8,10 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from scripts import plain_config_texts, run_script, server
 from search_spaces import TINY_SPACE
 
-from autonl_mm.benchmark import trials
+from autonl_mm.benchmark.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 # The maintained forks' mmengine looks for mmseg's configs in a distribution
@@ -253,18 +253,21 @@ def run_ranks(num_ranks, *args):
 def forked_trials(monkeypatch):
     """Let a comparison's trainings run as :func:`run_tool` runs tools.
 
-    That they run in processes of their own is tested in test_trials.py.
+    That they run as jobs of submitit is tested in test_cluster.py.
     """
 
-    def run(command, stdout, stderr, env):
-        result = run_script(
-            command[1], command[2:], os.getcwd(),
-            dict(env, PYTHONPATH=str(ROOT)), 300)
-        stdout.write(result.stdout)
-        return result
+    def run(self, command, log, threads=None, again=()):
+        script, *arguments = map(str, command)
+        start = time.time()
+        result = run_script(script, arguments, os.getcwd(),
+                            dict(os.environ, PYTHONPATH=str(ROOT)), 300)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(result.stdout)
+        if result.returncode:
+            raise RuntimeError(f'{script} failed, see {log}')
+        return time.time() - start
 
-    monkeypatch.setattr(
-        trials, 'subprocess', SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(Cluster, 'run', run)
 
 
 @functools.cache

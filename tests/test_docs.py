@@ -134,7 +134,7 @@ def test_commands_name_what_exists(path):
     """Tools, their options, configs, and targets of make."""
     shared = ''.join(
         p.read_text() for p in [*ROOT.glob('autonl_mm/cli/*.py'),
-                                ROOT / 'autonl_mm/benchmark/trials.py'])
+                                *ROOT.glob('autonl_mm/benchmark/*.py')])
     targets = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
     for line in commands(path.read_text()):
         target = re.match(r'make ([\w-]+)', line)

@@ -22,7 +22,7 @@ PUBLIC = dict(
            'LabelCheckHook', 'SafeCheckpointHook', 'SearchHook',
            'SkippedImagesHook'),
     TRANSFORMS=('LoadImageOrSkip', 'ReleaseCenterCrop'),
-    DATASETS=('HoldoutFolder', ))
+    DATASETS=('HoldoutDataset', 'HoldoutFolder'))
 
 
 def run_code(path, code, fresh=False):

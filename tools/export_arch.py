@@ -1,13 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Export the network of a search: notation, weights, config for retraining."""
 import argparse
-import copy
-import os
 import os.path as osp
 import sys
-from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import save_checkpoint
 
@@ -19,6 +15,7 @@ from autonl_mm.checkpoint import (
     write_whole,
 )
 from autonl_mm.cli import launch, outputs
+from autonl_mm.cli.searches import task_config, write_retrain_config
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.nas import CostAwareModel, export_subnet, load_search
 
@@ -41,44 +38,6 @@ def parse_args():
         help='evaluate the supernet, the exported network, and the exported '
         'network with recalibrated BN')
     return parser.parse_args()
-
-
-def task_config(cfg, model, arch):
-    """Config of the task model with the exported network as its backbone.
-
-    Args:
-        cfg (Config): The search's config.
-        model (CostAwareModel): The model of the search.
-        arch (ArchSpec): The exported network.
-
-    Returns:
-        ConfigDict: The config of the model.
-    """
-    task = copy.deepcopy(cfg.model.model)
-    task.backbone = dict(
-        type='autonl_mm.AutoNL',
-        arch=arch.to_text().splitlines(),
-        **model.supernet.kwargs)
-    if cfg.get('data_preprocessor'):
-        task.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return task
-
-
-def write_retrain_config(path, base, arch):
-    """Write a config that overrides only the arch of a base config.
-
-    Args:
-        path (str): The file to write.
-        base (str): The base config.
-        arch (ArchSpec): The exported network.
-    """
-    base = os.path.relpath(base, Path(path).parent)
-    lines = ''.join(f'    {line!r},\n' for line in
-                    arch.to_text().splitlines())
-    write_whole(path, f'_base_ = {base!r}\n\n'
-                'model = dict(backbone=dict(arch=[\n'
-                f'{lines}]))\n')
-    Config.fromfile(path)  # raises if it cannot be read
 
 
 def evaluate(cfg, checkpoint, subnet):

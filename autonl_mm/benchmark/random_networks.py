@@ -4,15 +4,15 @@ import argparse
 import hashlib
 import random
 from pathlib import Path
-from typing import Callable, List, Tuple
+from typing import Callable, Optional
 
 from autonl_mm.arch import ArchSpec
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.nas import SearchSpace
+from autonl_mm.nas.space import Choices
 
 from . import trials
-
-Choices = List[Tuple[int, ...]]
+from .cluster import Cluster
 
 
 def random_choices(space: SearchSpace,
@@ -48,8 +48,9 @@ def random_choices(space: SearchSpace,
 
 
 def train_network(tool: Path, config: str, arch: ArchSpec, seed: int,
-                  args: argparse.Namespace) -> dict:
-    """Train a network from scratch, unless its result is there already.
+                  args: argparse.Namespace, where: Cluster,
+                  weights: Optional[Path] = None) -> dict:
+    """Train a network, unless its result is there already.
 
     Args:
         tool (Path): ``tools/train.py``.
@@ -57,6 +58,9 @@ def train_network(tool: Path, config: str, arch: ArchSpec, seed: int,
         arch (ArchSpec): The network.
         seed (int): Seed of the training.
         args (Namespace): With the options of :func:`trials.add_args`.
+        where (Cluster): Where it is trained.
+        weights (Path, optional): What it starts from, which takes the same time.
+            Defaults to None, from scratch.
 
     Returns:
         dict: As :func:`trials.train`.
@@ -64,11 +68,16 @@ def train_network(tool: Path, config: str, arch: ArchSpec, seed: int,
     # The folder is named by the network: another comparison in the same work dir
     # can reuse it.
     digest = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
-    out = args.work_dir / f'{digest}-seed{seed}'
+    name, key, start = f'{digest}-seed{seed}', {}, {}
+    if weights is not None:
+        content = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+        name, key = f'{name}-from-{content}', dict(weights=content)
+        start = dict(load_from=weights.resolve())
+    out = args.work_dir / name
     arch_file = out / 'arch.txt'
     return trials.train(
         tool, config, out, {
-            **args.cfg_options, 'model.backbone.arch': arch_file,
+            **args.cfg_options, **start, 'model.backbone.arch': arch_file,
             'randomness.seed': seed
-        }, args.jobs, lambda: write_whole(arch_file, arch.to_text()),
-        arch=arch.to_text(), seed=seed)
+        }, args.jobs, where, lambda: write_whole(arch_file, arch.to_text()),
+        arch=arch.to_text(), seed=seed, **key)

@@ -3,9 +3,6 @@
 import argparse
 import json
 import os
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence
@@ -16,6 +13,8 @@ from tqdm import tqdm
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.text_files import read_json
 
+from . import cluster
+from .cluster import Cluster
 from .records import metric_of, read_scalars
 
 
@@ -33,7 +32,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         '--jobs',
         type=int,
         default=2,
-        help='training runs at the same time; they share the cores')
+        help='training runs at the same time; on this machine they share the cores')
+    cluster.add_args(parser)
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -42,32 +42,18 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         help='override settings of the training runs: key=value')
 
 
-def run(command: Sequence, log: Path, threads: Optional[int] = None) -> float:
-    """Run a tool and write its output to a file.
+def threads_of(jobs: int, where: Cluster) -> Optional[int]:
+    """Threads of each of several training runs.
 
     Args:
-        command (Sequence): Script and arguments.
-        log (Path): The file.
-        threads (int, optional): Number of threads. Defaults to None, all cores.
+        jobs (int): Number of runs at the same time.
+        where (Cluster): Where they run.
 
     Returns:
-        float: Seconds that it took.
-
-    Raises:
-        RuntimeError: If the tool fails; names the log.
+        int, optional: An equal part of this machine's cores; None on a cluster, whose
+        jobs have their own.
     """
-    env = dict(os.environ)
-    if threads:
-        env['OMP_NUM_THREADS'] = str(threads)
-    start = time.time()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open('w') as f:
-        code = subprocess.run([sys.executable, *map(str, command)],
-                              stdout=f, stderr=subprocess.STDOUT,
-                              env=env).returncode
-    if code:
-        raise RuntimeError(f'{command[0]} failed, see {log}')
-    return time.time() - start
+    return max(1, (os.cpu_count() or 1) // jobs) if where.kind == 'local' else None
 
 
 def train(tool: Path,
@@ -75,6 +61,7 @@ def train(tool: Path,
           out: Path,
           options: dict,
           jobs: int,
+          where: Cluster,
           prepare: Optional[Callable[[], None]] = None,
           **key) -> dict:
     """Train once, or return the result of a finished run.
@@ -85,6 +72,7 @@ def train(tool: Path,
         out (Path): The work dir. The result is kept there in ``result.json``.
         options (dict): Settings that override the config's.
         jobs (int): Number of runs at the same time, which share the cores.
+        where (Cluster): Where it runs.
         prepare (Callable, optional): Called before the run, when ``out`` exists.
             Defaults to None.
         **key: Values that identify the run, kept with its result.
@@ -108,10 +96,10 @@ def train(tool: Path,
     if prepare:
         prepare()
     options = {**options, 'default_hooks.checkpoint.max_keep_ckpts': 1}
-    seconds = run([
+    seconds = where.run([
         tool, config, '--work-dir', out, '--cfg-options',
         *(f'{k}={v}' for k, v in options.items())
-    ], out / 'train.log', max(1, (os.cpu_count() or 1) // jobs))
+    ], out / 'train.log', threads_of(jobs, where), again=['--resume'])
     _, evaluation, _ = read_scalars(out)
     metric = metric_of(evaluation)
     result = dict(
@@ -120,11 +108,13 @@ def train(tool: Path,
     return result
 
 
-def at_a_time(jobs: int, function: Callable, items: Sequence) -> List:
+def at_a_time(jobs: int, function: Callable, items: Sequence, where: Cluster) -> List:
     """Call a function for every item, several at the same time.
 
     Args:
         jobs (int): Number of calls at the same time.
+        where (Cluster): What they use. If one fails, those that run end first; at an
+            interruption its jobs on this machine are ended.
         function (Callable): Called with one item.
         items (Sequence): The items.
 
@@ -132,8 +122,14 @@ def at_a_time(jobs: int, function: Callable, items: Sequence) -> List:
         list: The results, in the order of the items.
     """
     with ThreadPoolExecutor(jobs) as pool:
-        return list(tqdm(pool.map(function, items), total=len(items),
-                         desc='training runs'))
+        try:
+            return list(tqdm(pool.map(function, items), total=len(items),
+                             desc='training runs'))
+        except BaseException as e:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(e, Exception):
+                where.cancel()
+            raise
 
 
 def summary(results: Sequence[dict], jobs: int) -> str:

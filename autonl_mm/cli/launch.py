@@ -5,6 +5,7 @@ import ctypes
 import os
 import os.path as osp
 import signal
+import subprocess
 import sys
 from datetime import timedelta
 from typing import Any, Optional
@@ -136,8 +137,10 @@ def prepare_cpu(cfg: Config) -> None:
         print_log(f'SyncBN needs a GPU: {count} settings of the model become '
                   'BN, which computes its statistics in each process')
     cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo'))))
-    if cfg.launcher == 'pytorch' and not dist.is_initialized():
+    if cfg.launcher in ('pytorch', 'slurm') and not dist.is_initialized():
         # mmengine's init_dist would set a CUDA device first.
+        if cfg.launcher == 'slurm':
+            set_slurm_ranks()
         seconds = cfg.env_cfg.dist_cfg.get('timeout')
         dist.init_process_group(
             'gloo', timeout=seconds and timedelta(seconds=seconds))
@@ -149,6 +152,21 @@ def prepare_cpu(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False))
     wrapper.update(cfg.get('model_wrapper_cfg') or {})
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def set_slurm_ranks() -> None:
+    """Set the variables by which torch's processes meet, from those of Slurm.
+
+    As mmengine does for GPUs: the first node of the job is the meeting point.
+    """
+    nodes = subprocess.run(
+        ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']],
+        capture_output=True, text=True, check=True).stdout.split()
+    os.environ.setdefault('MASTER_ADDR', nodes[0])
+    os.environ.setdefault('MASTER_PORT', '29500')
+    os.environ['RANK'] = os.environ['SLURM_PROCID']
+    os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
+    os.environ['LOCAL_RANK'] = os.environ['SLURM_LOCALID']
 
 
 def replace_sync_bn(node: Any) -> int:

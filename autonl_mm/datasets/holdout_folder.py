@@ -2,10 +2,11 @@
 """A folder of images, split at random into training and validation."""
 from typing import List
 
-import numpy as np
 from mmpretrain.datasets import CustomDataset
 
 from autonl_mm.registry import DATASETS
+
+from .holdout_dataset import split_indices
 
 
 @DATASETS.register_module()
@@ -29,11 +30,6 @@ class HoldoutFolder(CustomDataset):
     """
 
     def __init__(self, holdout: int, split: str, seed: int = 0, **kwargs):
-        if split not in ('train', 'val'):
-            raise ValueError(f"split is {split!r}, expected 'train' or 'val'")
-        if not isinstance(holdout, int) or holdout < 1:
-            raise ValueError(f'holdout is {holdout!r}, expected a positive '
-                             'number of images')
         self.holdout = holdout
         self.split = split
         self.seed = seed
@@ -42,13 +38,5 @@ class HoldoutFolder(CustomDataset):
     def load_data_list(self) -> List[dict]:
         """List the images of the split: dicts of ``img_path``, ``gt_label``."""
         data_list = super().load_data_list()
-        if len(data_list) <= self.holdout:
-            raise ValueError(
-                f'{self.img_prefix} has {len(data_list)} images, expected '
-                f'more than the {self.holdout} that are held out: complete '
-                'the folder or set a smaller holdout')
-        order = np.random.RandomState(self.seed).permutation(len(data_list))
-        keep = (
-            order[:-self.holdout]
-            if self.split == 'train' else order[-self.holdout:])
-        return [data_list[i] for i in keep]
+        return [data_list[i] for i in split_indices(
+            len(data_list), self.holdout, self.split, self.seed, self.img_prefix)]

@@ -1,18 +1,21 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """CostAwareModel, any task model whose backbone is being searched."""
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from os import PathLike
-from typing import Iterator, Optional, Sequence, Tuple, Union
+from typing import ContextManager, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 from mmengine.model import BaseModel, is_model_wrapper
+from torch import Tensor
 
 from autonl_mm.checkpoint import load_checkpoint
 from autonl_mm.cost import LatencyTable
 from autonl_mm.registry import MODELS
 
 from .export import build_subnet
+from .soft_targets import caught_logits, logits_layer, soft_loss
+from .space import Choices
 from .supernet import AutoNLSuperNet
 
 # Half-width of the interval around the target that a search is held in.
@@ -86,6 +89,7 @@ class CostAwareModel(BaseModel):
                 f'{supernet.input_shape[0]}x{supernet.input_shape[1]}')
         self.narrow_budget(1.0)
         supernet.sample_around(target)
+        self.train_networks(())
 
     @property
     def supernet(self) -> AutoNLSuperNet:
@@ -151,6 +155,53 @@ class CostAwareModel(BaseModel):
         with self.exported():
             yield
 
+    def train_networks(self, networks: Sequence[Choices],
+                       soft_targets: bool = False) -> None:
+        """Set what the next iterations train.
+
+        Args:
+            networks (Sequence[list[tuple[int, ...]]]): Whole networks, each on the
+                batch. The loss is the mean of theirs. Empty for what the gates are.
+            soft_targets (bool): Whether the first one teaches the others: these learn
+                its outputs instead of the annotations, and their losses are added up,
+                as in BigNAS. Defaults to False.
+
+        Raises:
+            ValueError: If there are to be soft targets, and the task model has no
+                logits.
+        """
+        if soft_targets:
+            logits_layer(self.model)
+        self.step_networks = networks
+        self.soft_targets = soft_targets
+
+    def _losses_of_networks(self, inputs, data_samples) -> Dict[str, Tensor]:
+        """The losses of the first network, changed to those of the whole step.
+
+        All networks are in one forward pass, and so in one backward pass, which
+        distributed training, mixed precision and accumulation need. The price is the
+        memory of all their activations.
+        """
+        first, *others = self.step_networks
+        with self.supernet.as_network(first), self._caught() as teacher:
+            losses = self.model(inputs, data_samples, mode='loss')
+        for network in others:
+            with self.supernet.as_network(network), self._caught() as student:
+                own = self.model(inputs, data_samples, mode='loss')
+            if self.soft_targets:
+                loss = soft_loss(student[0], teacher[0])
+                losses['loss_soft'] = losses.get('loss_soft', 0) + loss
+                continue
+            for name in [name for name in own if 'loss' in name]:
+                losses[name] = _total(losses[name]) + _total(own[name])
+        if not self.soft_targets:
+            for name in [name for name in losses if 'loss' in name]:
+                losses[name] = _total(losses[name]) / len(self.step_networks)
+        return losses
+
+    def _caught(self) -> ContextManager:
+        return caught_logits(self.model) if self.soft_targets else nullcontext()
+
     def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
         """As the task model; its losses have ``loss_cost`` and ``cost``.
 
@@ -161,6 +212,14 @@ class CostAwareModel(BaseModel):
         """
         if mode != 'loss':
             return self.model(inputs, data_samples, mode=mode)
+        if self.step_networks:
+            losses = self._losses_of_networks(inputs, data_samples)
+            # No gate moves, so that the cost is no objective. A zero, because
+            # distributed training waits for the thresholds' gradient.
+            losses['loss_cost'] = self.supernet.gate_state.threshold.sum() * 0
+            with torch.no_grad():
+                losses['cost'] = self.supernet.cost()
+            return losses
         self.enforce_budget()
         losses = self.model(inputs, data_samples, mode='loss')
         cost = self.supernet.cost()
@@ -171,6 +230,13 @@ class CostAwareModel(BaseModel):
         losses['loss_cost'] = self.cost_weight * penalty.float()
         losses['cost'] = cost.detach()
         return losses
+
+
+def _total(loss: Union[Tensor, Sequence[Tensor]]) -> Tensor:
+    """A loss as mmengine's ``parse_losses`` counts it: a mean, or a sum of means."""
+    if isinstance(loss, Tensor):
+        return loss.mean()
+    return sum(part.mean() for part in loss)
 
 
 def load_search(model: CostAwareModel, path: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from autonl_mm.arch import ArchSpec
 from autonl_mm.models import AutoNL
 
+from .superkernel import cut
 from .supernet import AutoNLSuperNet
 
 
@@ -44,8 +45,8 @@ def build_subnet(supernet: AutoNLSuperNet) -> AutoNL:
     state = {}
     for name, value in net.state_dict().items():
         prefix, rest = _split_block(name)
-        state[name] = _cut(source[names.get(prefix, prefix) + rest],
-                           value.shape)
+        state[name] = cut(source[names.get(prefix, prefix) + rest],
+                          value.shape).detach().clone()
     net.load_state_dict(state, assign=True)
     return net.train(supernet.training)
 
@@ -67,11 +68,3 @@ def _block_names(supernet: AutoNLSuperNet, choices) -> Dict[str, str]:
         for new, old in enumerate(kept):
             names[f'layers.{i}.{new}'] = f'layers.{i}.{old}'
     return names
-
-
-def _cut(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """The first channels and the core of the kernel."""
-    for dim, size in enumerate(shape):
-        start = (tensor.shape[dim] - size) // 2 if dim >= 2 else 0
-        tensor = tensor.narrow(dim, start, size)
-    return tensor.detach().clone()

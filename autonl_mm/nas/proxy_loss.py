@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Training losses of networks on the same few images each time."""
+"""Losses of networks on the same few images each time."""
 import pickle
 from contextlib import contextmanager
 from itertools import islice
@@ -7,9 +7,11 @@ from typing import (
     Any,
     Callable,
     ContextManager,
+    Dict,
     Iterable,
     Iterator,
     List,
+    Optional,
     Sequence,
 )
 
@@ -19,19 +21,24 @@ from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autonl_mm.random_state import random_states_kept
 
+# Networks whose recalibrated BN statistics are remembered
+MAX_REMEMBERED = 512
+
 
 class ProxyLoss:
-    """Training losses of networks on a few batches, the same for all.
+    """Losses of networks on a few batches, the same for all.
 
-    They are batches of the training data, with its augmentation, and BN normalises by
-    each batch. Those that fit into half of ``max_bytes`` stay in main memory; the
-    others are loaded each time that they are asked for, in parts of the other half,
-    and come out the same. Neither loading nor measuring changes the run: running
-    statistics and random states are restored.
+    They are batches of the training data, with its augmentation, or of images that
+    were held out from it. BN normalises by each batch, or, with ``recalibrate``, as in
+    the evaluation, by statistics that are measured for each network on training
+    images; shared running statistics fit none. Neither loading nor measuring
+    changes the run: running statistics and random states are restored.
 
     Args:
         runner (Runner): Of the training. Its seed decides which images are
@@ -44,6 +51,13 @@ class ProxyLoss:
             to whole batches.
         max_bytes (int): Bytes of the batches in memory at a time, for each rank.
             Defaults to 4 GiB.
+        dataset (Dataset, optional): The images that were held out. Defaults to None,
+            the training images.
+        recalibrate (int): Number of training images for the statistics of BN, of all
+            ranks together. Defaults to 0.
+
+    Attributes:
+        tried (FixedBatches): The batches that the losses are of.
     """
 
     def __init__(self,
@@ -51,22 +65,30 @@ class ProxyLoss:
                  model: BaseModel,
                  network: Callable[[Any], ContextManager],
                  num_samples: int,
-                 max_bytes: int = 4 * 2**30):
+                 max_bytes: int = 4 * 2**30,
+                 dataset: Optional[Dataset] = None,
+                 recalibrate: int = 0):
         self.runner = runner
         self.model = model
         self.network = network
-        loader = runner.train_dataloader
-        batch_size = loader.batch_sampler.batch_size
-        # A separate loader: that of the run is in the middle of an epoch.
-        sampler = DefaultSampler(loader.dataset, True, runner.seed)
-        count = -(-num_samples // (batch_size * get_world_size()))
-        self.indices = list(islice(sampler, count * batch_size))
-        self.batch_size = batch_size
-        self.num_batches = -(-len(self.indices) // batch_size)
-        self.max_bytes = max_bytes
-        self.kept: List[Any] = []
-        self.kept_bytes = 0
-        self.is_full = False
+        self.held_out = dataset is not None
+        if recalibrate:
+            max_bytes //= 2
+        images = runner.train_dataloader.dataset
+        self.tried = FixedBatches(
+            runner, dataset if self.held_out else images, num_samples, max_bytes,
+            runner.seed)
+        self.measured_on = None
+        if recalibrate:
+            # other images, where there are enough, than those that are tried
+            self.measured_on = FixedBatches(
+                runner, images, recalibrate, max_bytes, runner.seed + 1)
+        self.statistics: Dict[str, List[Tensor]] = {}
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches that the losses are of, for each rank."""
+        return self.tried.num_batches
 
     @torch.no_grad()
     def losses(self, networks: Sequence[Any], start: int,
@@ -86,32 +108,115 @@ class ProxyLoss:
             return [[] for _ in networks]
         rows = [[] for _ in networks]
         index = start
-        for part in self._parts(start, stop):
+        for part in self.tried.parts(start, stop):
             for row, network in zip(rows, networks):
-                with self.network(network):
+                with self.network(network), _state_kept(self.model):
+                    if self.measured_on is not None:
+                        self.recalibrate(network)
                     row += self._losses(part, index)
             index += len(part)
         losses = torch.stack([torch.stack(row) for row in rows])
         all_reduce(losses, 'mean')
         return losses.tolist()
 
-    def _losses(self, batches: List[Any], index: int) -> List[torch.Tensor]:
+    def _losses(self, batches: List[Any], index: int) -> List[Tensor]:
         losses = []
-        precision = self.runner.optim_wrapper.optim_context(self.runner.model)
-        with _buffers_kept(self.model), precision:
+        with self.runner.optim_wrapper.optim_context(self.runner.model):
             for i, batch in enumerate(batches, index):
                 with random_states_kept(self.runner.seed + i):
                     losses.append(self._loss(batch))
         return losses
 
-    def _loss(self, data) -> torch.Tensor:
+    def _loss(self, data) -> Tensor:
         data = self.model.data_preprocessor(data, True)
         parts = (self.model(**data, mode='loss') if isinstance(data, dict) else
                  self.model(*data, mode='loss'))
         return self.model.parse_losses(parts)[0].float()
 
-    def _parts(self, start: int, stop: int) -> Iterator[List[Any]]:
-        """The batches: those that stay in memory, then the others in parts."""
+    @torch.no_grad()
+    def recalibrate(self, network: Any) -> None:
+        """Give BN the statistics of the network that the model is now, and put the
+        model into eval mode.
+
+        Args:
+            network: The network, as it is named.
+        """
+        norms = [m for m in self.model.modules()
+                 if isinstance(m, _BatchNorm) and m.training]
+        key = repr(network)
+        if key not in self.statistics:
+            if len(self.statistics) >= MAX_REMEMBERED:
+                self.statistics.clear()
+            self.statistics[key] = self._measure(norms)
+        buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var)]
+        for buffer, value in zip(buffers, self.statistics[key]):
+            buffer.copy_(value)
+        self.model.eval()
+
+    def _measure(self, norms: Sequence[_BatchNorm]) -> List[Tensor]:
+        """Means of all batches' means and variances, over ranks."""
+        before = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for the mean of all batches
+        index = self.num_batches  # random numbers of their own
+        for part in self.measured_on.parts(0, self.measured_on.num_batches):
+            self._losses(part, index)
+            index += len(part)
+        values = []
+        for norm, momentum in zip(norms, before):
+            norm.momentum = momentum
+            values += [norm.running_mean.clone(), norm.running_var.clone()]
+        for value in values:
+            all_reduce(value, 'mean')
+        return values
+
+
+class FixedBatches:
+    """Batches of a dataset, the same each time.
+
+    Those that fit into half of ``max_bytes`` stay in main memory; the others are loaded
+    each time that they are asked for, in parts of the other half, and come out the
+    same.
+
+    Args:
+        runner (Runner): Of the training; its dataloader says how batches are made.
+        dataset (Dataset): The images.
+        num_samples (int): Number of images of all ranks together; rounded up
+            to whole batches.
+        max_bytes (int): Bytes of the batches in memory at a time, for each rank.
+        seed (int): Decides which images.
+
+    Attributes:
+        batch_size (int): Images of a batch, for each rank.
+        num_batches (int): Number of batches, for each rank.
+        kept (list): The batches that stay in memory.
+        kept_bytes (int): Their size.
+        is_full (bool): Whether others did not fit.
+    """
+
+    def __init__(self, runner: Runner, dataset: Dataset, num_samples: int,
+                 max_bytes: int, seed: int):
+        # A separate loader: that of the run is in the middle of an epoch.
+        self.loader = runner.train_dataloader
+        self.dataset = _Seeded(dataset, runner.seed)
+        self.batch_size = self.loader.batch_sampler.batch_size
+        sampler = DefaultSampler(dataset, True, seed)
+        count = -(-num_samples // (self.batch_size * get_world_size()))
+        self.indices = list(islice(sampler, count * self.batch_size))
+        self.num_batches = -(-len(self.indices) // self.batch_size)
+        self.max_bytes = max_bytes
+        self.kept: List[Any] = []
+        self.kept_bytes = 0
+        self.is_full = False
+
+    def parts(self, start: int, stop: int) -> Iterator[List[Any]]:
+        """The batches: those that stay in memory, then the others in parts.
+
+        Args:
+            start (int): Index of the first batch.
+            stop (int): Index behind the last.
+        """
         if not self.is_full:
             for batch in self._load(len(self.kept), stop):
                 size = _num_bytes(batch)
@@ -136,14 +241,13 @@ class ProxyLoss:
     def _load(self, start: int, stop: int) -> Iterable[Any]:
         if start >= stop:
             return ()
-        loader = self.runner.train_dataloader
         return DataLoader(
-            _Seeded(loader.dataset, self.runner.seed),
+            self.dataset,
             self.batch_size,
             sampler=self.indices[start * self.batch_size:stop * self.batch_size],
-            num_workers=loader.num_workers,
-            multiprocessing_context=loader.multiprocessing_context,
-            collate_fn=loader.collate_fn,
+            num_workers=self.loader.num_workers,
+            multiprocessing_context=self.loader.multiprocessing_context,
+            collate_fn=self.loader.collate_fn,
             # of its own, so that the run's is not used
             generator=torch.Generator())
 
@@ -173,10 +277,14 @@ def _num_bytes(batch: Any) -> int:
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
+def _state_kept(model: nn.Module) -> Iterator[None]:
+    """Restore buffers and modes behind the ``with`` block."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    modes = [(module, module.training) for module in model.modules()]
     try:
         yield
     finally:
         for buffer, value in kept:
             buffer.copy_(value)
+        for module, training in modes:
+            module.training = training

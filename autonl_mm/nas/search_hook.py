@@ -2,21 +2,28 @@
 """What a search adds to training: its schedule, its records, its resume."""
 import json
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import DATASETS
 from mmengine.runner import IterBasedTrainLoop, Runner
+from torch.utils.data import Dataset
 
 from autonl_mm.checkpoint import write_whole
-from autonl_mm.random_state import seed_iterations, set_seed
+from autonl_mm.datasets.holdout_dataset import count_shared
+from autonl_mm.models import AutoNL
+from autonl_mm.random_state import random_states_kept, seed_iterations, set_seed
 from autonl_mm.registry import HOOKS
 
 from .cost_aware_model import CostAwareModel, unwrap_model
 from .evolution import evolution_search
 from .proxy_loss import ProxyLoss
+from .sampling import fair_networks, networks_of_step
+from .space import Choices
 from .supernet import AutoNLSuperNet
+from .zero_cost import synflow
 
 
 @HOOKS.register_module()
@@ -40,6 +47,16 @@ class SearchHook(Hook):
     the supernet and tried on the same training images, and the one of the
     lowest loss is chosen, see :func:`~autonl_mm.nas.evolution.evolution_search`.
     ``candidates=0`` takes the most important network.
+
+    **Whole networks.** With ``networks`` an iteration trains so many sampled networks
+    instead, each at its own cost and not at that of the largest (see
+    :meth:`AutoNLSuperNet.as_network`), and nothing else before the choice. Importance
+    is not measured then, and thresholds are held: all is left to the candidates. They
+    are sampled around the target, without one over the whole range of costs, or with
+    ``fair`` so that all options are trained equally often. With ``sandwich`` the
+    largest network and the cheapest are among them. Without a target the supernet
+    serves all targets: ``warmup`` and ``freeze_at`` are 1, and
+    ``tools/choose_arch.py`` chooses afterwards.
 
     **Records.** After every epoch one log line with cost, target and the
     decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the
@@ -67,10 +84,31 @@ class SearchHook(Hook):
         max_bytes (int): Bytes of these images in memory at a time, for each rank.
             What does not fit is loaded again for each round of candidates.
             Defaults to 4 GiB.
+        networks (int): Whole networks that an iteration trains on its batch. Defaults
+            to 0, the gates' rule.
+        sandwich (bool): Whether the largest and the cheapest network are among them.
+            Defaults to False.
+        soft_targets (bool): Whether the others learn what the largest one says
+            instead of the annotations, see
+            :func:`~autonl_mm.nas.soft_targets.soft_loss`. Defaults to False.
+        fair (bool): Whether the others are from a sequence that has all options
+            equally often, see :func:`~autonl_mm.nas.sampling.fair_networks`. Defaults
+            to False.
+        held_out (dict, optional): Config of the dataset of the images on which
+            candidates are tried instead of training images, such as a
+            :class:`~autonl_mm.datasets.HoldoutDataset`. Its pipeline must load the
+            annotations. Defaults to None.
+        recalibrate (int): Training images on which BN is recalibrated for each
+            candidate, of all ranks together. Defaults to 0, normalisation by each
+            batch.
+        synflow_weight (float): How much a candidate's rank by
+            :func:`~autonl_mm.nas.zero_cost.synflow` counts beside that by its loss.
+            Defaults to 0.
 
     Raises:
-        ValueError: If an argument is out of range, or the model to train is
-            not a CostAwareModel.
+        ValueError: If an argument is out of range, the model to train is
+            not a CostAwareModel, or images that are held out are trained on or
+            evaluated on.
     """
 
     # Before PreciseBNHook and CheckpointHook, which need the gates that were chosen.
@@ -83,7 +121,14 @@ class SearchHook(Hook):
                  sample_rate: float = 0.25,
                  candidates: int = 256,
                  num_samples: int = 8192,
-                 max_bytes: int = 4 * 2**30):
+                 max_bytes: int = 4 * 2**30,
+                 networks: int = 0,
+                 sandwich: bool = False,
+                 soft_targets: bool = False,
+                 fair: bool = False,
+                 held_out: Optional[dict] = None,
+                 recalibrate: int = 0,
+                 synflow_weight: float = 0.0):
         if not 0 <= warmup <= freeze_at <= 1:
             raise ValueError(f'warmup is {warmup} and freeze_at is {freeze_at}, '
                              'expected 0 <= warmup <= freeze_at <= 1')
@@ -94,10 +139,25 @@ class SearchHook(Hook):
                                  'below 1')
         for name, number, least in (('candidates', candidates, 0),
                                     ('num_samples', num_samples, 1),
-                                    ('max_bytes', max_bytes, 1)):
+                                    ('max_bytes', max_bytes, 1),
+                                    ('networks', networks, 2 if sandwich else 0),
+                                    ('recalibrate', recalibrate, 0)):
             if number < least:
                 raise ValueError(
                     f'{name} is {number}, expected an integer of at least {least}')
+        if synflow_weight < 0:
+            raise ValueError(f'synflow_weight is {synflow_weight}, expected a number '
+                             'from 0 on')
+        if soft_targets and not sandwich:
+            raise ValueError('soft_targets is True without sandwich, but the largest '
+                             'network is the teacher: set sandwich=True')
+        if fair and not networks:
+            raise ValueError('fair is True, but networks is 0: set the number of '
+                             'networks that an iteration trains')
+        if networks and not candidates and freeze_at < 1:
+            raise ValueError(
+                f'candidates is 0, but with networks={networks} nothing else tells '
+                'networks apart: set candidates, or networks=0')
         self.warmup = warmup
         self.freeze_at = freeze_at
         self.warmup_sample_rate = warmup_sample_rate
@@ -105,6 +165,13 @@ class SearchHook(Hook):
         self.candidates = candidates
         self.num_samples = num_samples
         self.max_bytes = max_bytes
+        self.networks = networks
+        self.sandwich = sandwich
+        self.soft_targets = soft_targets
+        self.fair = fair
+        self.held_out = held_out
+        self.recalibrate = recalibrate
+        self.synflow_weight = synflow_weight
 
     def rate(self, progress: float) -> float:
         """Rate of sampling networks when a share of the iterations is done."""
@@ -113,6 +180,15 @@ class SearchHook(Hook):
             return self.warmup_sample_rate + share * (
                 self.sample_rate - self.warmup_sample_rate)
         return self.sample_rate if progress < self.freeze_at else 0.0
+
+    def open(self, runner: Runner) -> None:
+        """Take the model and the images for candidates from a runner.
+
+        Args:
+            runner (Runner): Of the training, or of a finished one.
+        """
+        self.before_run(runner)
+        self.images = build_held_out(runner, self.held_out)
 
     def before_run(self, runner: Runner) -> None:
         """Find the model."""
@@ -126,12 +202,21 @@ class SearchHook(Hook):
         self.model: CostAwareModel = model
         self.supernet: AutoNLSuperNet = model.supernet
         self.choices = None  # until the network is chosen
+        self.chooses = model.target is not None or not self.networks
+        if not self.chooses:
+            if self.warmup < 1:
+                raise ValueError(
+                    f'warmup is {self.warmup} and CostAwareModel has no target, but '
+                    f'with networks={self.networks} only a target is chosen for: set '
+                    'a target, or warmup=1 and freeze_at=1 to train for all targets')
+            self.supernet.sample_around(self.supernet.cost_table.levels())
         self.recorded = None  # the iterations that were done at the last record
 
     def before_train(self, runner: Runner) -> None:
         """Remove the records that are still to come, and seed the iterations."""
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             seed_iterations(runner)
+        self.images = build_held_out(runner, self.held_out)
         if not is_main_process():
             return
         done = dict(epoch=runner.epoch, iter=runner.iter)
@@ -153,19 +238,40 @@ class SearchHook(Hook):
                           data_batch: Optional[dict] = None) -> None:
         """Set the budget and the gates of the iteration."""
         progress = runner.iter / runner.max_iters
-        self.supernet.sample_gates(
-            self.rate(progress),
-            seed=runner.seed * 1_000_003 + runner.iter)
+        seed = runner.seed * 1_000_003 + runner.iter
+        if self.networks:
+            self._set_networks(runner, progress, seed)
+        else:
+            self.supernet.sample_gates(self.rate(progress), seed)
         self._narrow(progress)
         # The scaler may change it at the end of the iteration.
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         self.loss_scale = scaler.get_scale() if scaler else 1.0
         self.held = None
-        if not self.warmup <= progress < self.freeze_at:
-            self.model.enforce_budget()
+        moves = self.warmup <= progress < self.freeze_at
+        if self.networks or not moves:
+            if self.chooses:
+                self.model.enforce_budget()
             self.held = self.supernet.gate_state.threshold.detach().clone()
         if progress >= self.freeze_at and self.choices is None:
             self.choices = self.supernet.choices()
+
+    def _set_networks(self, runner: Runner, progress: float, seed: int) -> None:
+        if progress >= self.freeze_at:
+            self.model.train_networks([self.choices or self.supernet.choices()])
+            return
+
+        def sample(count: int) -> List[Choices]:
+            if self.fair:
+                return fair_networks(
+                    self.supernet.space, runner.seed, runner.iter * count, count)
+            generator = torch.Generator().manual_seed(seed)
+            return [self.supernet.sample(generator) for _ in range(count)]
+
+        self.model.train_networks(
+            networks_of_step(
+                self.supernet.cost_table, self.networks, self.sandwich, sample),
+            self.soft_targets)
 
     def _narrow(self, progress: float) -> None:
         span = max(self.freeze_at - self.warmup, 1e-9)
@@ -179,15 +285,23 @@ class SearchHook(Hook):
             self._try_candidates(runner)
         self.choices = self.supernet.choices()
 
+    def proxy_loss(self, runner: Runner) -> ProxyLoss:
+        """The losses that candidates are compared by.
+
+        Args:
+            runner (Runner): Of the training, or built for it with its optimiser.
+        """
+        return ProxyLoss(
+            runner, self.model.model, self.model.network, self.num_samples,
+            self.max_bytes, self.images, self.recalibrate)
+
     def _try_candidates(self, runner: Runner) -> None:
         supernet, blocks = self.supernet, self.supernet.space.blocks
         low, high = self.model.budget
-        proxy = ProxyLoss(runner, self.model.model, self.model.network,
-                          self.num_samples, self.max_bytes)
+        proxy = self.proxy_loss(runner)
         runner.logger.info(f'search: trying {self.candidates} networks of '
                            f'{low:,.6g} to {high:,.6g} '
-                           f'{supernet.cost_model.unit} on {proxy.num_batches} batches '
-                           f'of {proxy.batch_size} training images')
+                           f'{supernet.cost_model.unit} on {describe_images(proxy)}')
 
         threshold = supernet.gate_state.threshold
         before = threshold.detach().clone()
@@ -201,16 +315,18 @@ class SearchHook(Hook):
             losses=proxy.losses,
             batches=proxy.num_batches,
             candidates=self.candidates,
-            generator=generator)
+            generator=generator,
+            prior=lambda choices: synflow_of(supernet, choices),
+            prior_weight=self.synflow_weight)
         # from where they were, so that no more gates move than have to
         with torch.no_grad():
             threshold.copy_(before)
         supernet.choose(best)
         runner.logger.info(f'search: the most important network has a loss '
                            f'of {loss_before:.4f}, the best one {loss:.4f}')
-        if proxy.is_full:
+        if proxy.tried.is_full:
             runner.logger.info(
-                f'search: {len(proxy.kept)} of the batches stayed in memory, the '
+                f'search: {len(proxy.tried.kept)} of the batches stayed in memory, the '
                 'others were loaded again for each round; a larger max_bytes keeps '
                 'more')
 
@@ -277,7 +393,8 @@ class SearchHook(Hook):
         if not is_main_process():
             return
         work_dir = Path(runner.work_dir)
-        write_whole(work_dir / 'arch.txt', arch.to_text())
+        if self.chooses:
+            write_whole(work_dir / 'arch.txt', arch.to_text())
         record = {
             kind: number,
             **dict(cost=cost, target=target, unit=unit,
@@ -288,6 +405,10 @@ class SearchHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Warn of a search that chose nothing."""
+        if not self.chooses:
+            runner.logger.info('search: the supernet is trained for all targets, '
+                               'choose for some with tools/choose_arch.py')
+            return
         chosen = [gate['choice'] for gate in self.supernet.gates().values()]
         options = [gate['options'] for gate in self.supernet.gates().values()]
         for where, end, remedy in ((-1, 'on', 'raise'), (0, 'off', 'lower')):
@@ -297,6 +418,62 @@ class SearchHook(Hook):
                     f'nothing. Give CostAwareModel a target, {remedy} its '
                     'cost_weight, or give the thresholds another learning '
                     'rate.')
+
+
+def build_held_out(runner: Runner, config: Optional[dict]) -> Optional[Dataset]:
+    """The images on which candidates are tried.
+
+    Args:
+        runner (Runner): Of the training.
+        config (dict, optional): Of their dataset, None for training images.
+
+    Raises:
+        ValueError: If some are trained on or evaluated on.
+    """
+    if config is None:
+        return None
+    dataset = DATASETS.build(config)
+    others = dict(train_dataloader=runner.train_dataloader.dataset)
+    if runner.val_loop is not None:
+        others['val_dataloader'] = runner.val_loop.dataloader.dataset
+    for name, other in others.items():
+        count = count_shared(dataset, other)
+        if count:
+            raise ValueError(
+                f'at least {count} images of held_out are images of {name} too: hold '
+                'them out from both, for instance with autonl_mm.HoldoutDataset, '
+                "split='val' in held_out and split='train' in train_dataloader")
+    return dataset
+
+
+def describe_images(proxy: ProxyLoss) -> str:
+    """What candidates are tried on, for the log.
+
+    Args:
+        proxy (ProxyLoss): The losses.
+    """
+    text = f'{proxy.num_batches} batches of {proxy.tried.batch_size} '
+    text += 'held-out images' if proxy.held_out else 'training images'
+    if proxy.measured_on is not None:
+        text += f', BN recalibrated on {proxy.measured_on.num_batches} batches'
+    return text
+
+
+def synflow_of(supernet: AutoNLSuperNet, choices: Choices) -> float:
+    """:func:`~autonl_mm.nas.zero_cost.synflow` of a network of a space, the same on
+    all ranks.
+
+    Args:
+        supernet (AutoNLSuperNet): The supernet.
+        choices (list[tuple[int, ...]]): The options of each block.
+    """
+    own = {k: v for k, v in supernet.kwargs.items()
+           if k not in ('init_cfg', 'frozen_stages', 'norm_eval')}
+    with random_states_kept(devices=[]):
+        network = AutoNL(supernet.space.arch(choices), **own)
+    score = torch.tensor(synflow(network, *supernet.input_shape))
+    all_reduce(score, 'mean')
+    return score.item()
 
 
 def _checkpoint_is_due(runner: Runner) -> bool:

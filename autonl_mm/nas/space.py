@@ -2,9 +2,12 @@
 """What may be searched: a macro-structure and the choices of its blocks."""
 import itertools
 from dataclasses import dataclass
-from typing import Dict, Iterator, Mapping, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from autonl_mm.arch import ArchSpec, BlockSpec
+
+# A network of a space: of each block the index of the option of each decision
+Choices = List[Tuple[int, ...]]
 
 # A block's decisions in the order of its cost table. Options are written from
 # the smallest to the largest, each of them contained in the next.

@@ -16,12 +16,13 @@ that, the gates act elsewhere:
 - Squeeze-excite without hidden units would multiply by sigmoid(0). Off, its
   factor is 1.
 """
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from autonl_mm.arch import BlockSpec
 from autonl_mm.models import MBConv
 from autonl_mm.models.layers import depthwise_conv2d
 
@@ -83,6 +84,19 @@ def position_weights(gates: Optional[Tensor], strides: Sequence[int],
         weight = weights[i - 1] if i else weights.new_ones(())
         result = torch.where(grid, weight, result)
     return result
+
+
+def cut(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """The first channels and the core of the kernel, a view.
+
+    Args:
+        tensor (Tensor): A weight or statistic of the largest block.
+        shape (Size): That of a smaller block.
+    """
+    for dim, size in enumerate(shape):
+        start = (tensor.shape[dim] - size) // 2 if dim >= 2 else 0
+        tensor = tensor.narrow(dim, start, size)
+    return tensor
 
 
 def affinity_distances(x: Tensor, channels: Sequence[int],
@@ -178,6 +192,8 @@ class SearchableMBConv(MBConv):
     def __init__(self, space: BlockSpace, statistic: str, **kwargs):
         super().__init__(space.largest, **kwargs)
         self.space = space
+        self._block_args = kwargs
+        self._smaller: Dict[BlockSpec, MBConv] = {}  # without weights
         self.statistic = statistic
         spec = self.spec
         widths = dict(
@@ -275,6 +291,36 @@ class SearchableMBConv(MBConv):
             out = x + (out if block_on is None else
                        out * block_on.to(out.dtype))
         return out
+
+    def forward_as(self, x: Tensor, spec: BlockSpec) -> Tuple[Tensor, Set[str]]:
+        """What one block of the space computes, at the cost of that block.
+
+        Its weights are views of the supernet's, which get the gradients, and so are
+        its running statistics, which are updated. With gates the same would cost as
+        much as the largest block.
+
+        Args:
+            x (Tensor): ``(N, C_in, H, W)``.
+            spec (BlockSpec): The block.
+
+        Returns:
+            tuple[Tensor, set[str]]: ``(N, C_out, H', W')``, and the names of the
+            parameters that it used.
+        """
+        if spec not in self._smaller:
+            with torch.device('meta'):
+                self._smaller[spec] = MBConv(spec, **self._block_args)
+        block = self._smaller[spec]
+        for name, module in block.named_modules():
+            module.training = self.get_submodule(name).training
+        own = dict(self.named_parameters())
+        tensors = {name: cut(own[name], value.shape)
+                   for name, value in block.named_parameters()}
+        used = set(tensors)
+        own = dict(self.named_buffers())
+        tensors.update((name, cut(own[name], value.shape))
+                       for name, value in block.named_buffers())
+        return functional_call(block, tensors, (x, )), used
 
     def _split(self, name: str, gates: Dict[str, Tensor]
                ) -> Tuple[Optional[Tensor], Optional[Tensor]]:

@@ -1,7 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """AutoNLSuperNet, all networks of a search space at once."""
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -9,10 +10,11 @@ from mmengine.model import Sequential
 from torch import Tensor
 
 from autonl_mm.arch import DEFAULT_SCALE, ArchSpec, BlockSpec, check_scale
-from autonl_mm.cost import LatencyTable, MacsModel, check_input_shape, iter_blocks
+from autonl_mm.cost import CostModel, MacsModel, check_input_shape
 from autonl_mm.models import AutoNL
 from autonl_mm.registry import MODELS
 
+from .cost_table import CostTable
 from .gates import STATISTICS, GateState
 from .knapsack import solve_knapsack
 from .space import DECISIONS, BlockSpace, SearchSpace
@@ -100,6 +102,8 @@ class AutoNLSuperNet(AutoNL):
         self.kwargs = dict(kwargs, out_indices=self.out_indices)
         self.input_shape = check_input_shape(input_shape)
         self.with_head = max(self.out_indices) > last_stage
+        # blocks of the network that the supernet is for now, None for the gates'
+        self._network: Optional[List[Optional[BlockSpec]]] = None
         self.num_classes = num_classes if self.with_head else None
         self.set_cost_model(MacsModel())
 
@@ -120,35 +124,33 @@ class AutoNLSuperNet(AutoNL):
         return [b for s in self.layers[1:len(self.space.stages) + 1]
                 for b in s]
 
-    def set_cost_model(self, model: Union[MacsModel, LatencyTable]) -> None:
+    def set_cost_model(self, model: CostModel) -> None:
         """Ask a cost model for every candidate block.
 
         Args:
-            model (MacsModel | LatencyTable): The cost model.
+            model (CostModel): The cost model.
 
         Raises:
             ValueError: If a latency table lacks a block.
         """
         self.cost_model = model
-        rest = model.network(self.space.largest, self.input_shape,
-                             self.num_classes, self.with_head)
-        sizes = [size for _, _, size in iter_blocks(self.space.largest,
-                                             self.input_shape)]
-        known: Dict = {}  # blocks of a stage have the same table
-        for space, size in zip(self.space.blocks, sizes):
-            if (space, size) not in known:
-                specs = map(space.spec, space.choices())
-                known[space, size] = torch.tensor(
-                    [0 if s is None else model.block(s, size, self.space.scale)
-                     for s in specs],
-                    dtype=torch.float64).reshape(space.shape)
-            rest -= model.block(space.largest, size, self.space.scale)
         # No buffers: half() and float() would round them.
-        self._tables = [known[key] for key in zip(self.space.blocks, sizes)]
-        self._rest_cost = rest
+        self.cost_table = self.table_of(model)
         self.sample_around(None)
 
-    def sample_around(self, cost: Optional[float]) -> None:
+    def table_of(self, model: CostModel) -> CostTable:
+        """The costs of all networks by a cost model.
+
+        Args:
+            model (CostModel): The cost model.
+
+        Raises:
+            ValueError: If a latency table lacks a block.
+        """
+        return CostTable(
+            model, self.space, self.input_shape, self.num_classes, self.with_head)
+
+    def sample_around(self, cost: Union[float, Sequence[float], None]) -> None:
         r"""Set which networks :meth:`sample` returns.
 
         How important a part is depends on the rest of the network: a second
@@ -158,25 +160,16 @@ class AutoNLSuperNet(AutoNL):
         that is searched for; among networks of equal costs they are uniform.
 
         Args:
-            cost (float, optional): The mean cost of the samples. Defaults to
-                None, uniform samples.
+            cost (float | Sequence[float], optional): The mean cost of the samples;
+                of several, one is drawn for each sample. Defaults to None, uniform
+                samples.
         """
-        tables = [t.flatten() for t in self._tables]
-        low, high = -1.0, 1.0  # beta, in units of 1% of the most expensive block
-        unit = max(t.max().item() for t in tables) / 100
-        for _ in range(50 if cost else 0):
-            beta = (low + high) / 2
-            mean = self._rest_cost + sum(
-                ((-beta / unit * t).softmax(0) * t).sum().item()
-                for t in tables)
-            low, high = (beta, high) if mean > cost else (low, beta)
-        beta = (low + high) / 2
-        self._chances = [(-beta / unit * t).softmax(0) for t in tables]
+        costs = cost if isinstance(cost, Sequence) else [cost]
+        self._chances = [self.cost_table.probabilities(c) for c in costs]
 
     def cost_range(self) -> Tuple[float, float]:
         """Minimum and maximum cost of the networks of the space."""
-        return (self._rest_cost + sum(t.min().item() for t in self._tables),
-                self._rest_cost + sum(t.max().item() for t in self._tables))
+        return self.cost_table.range()
 
     def cost(self, relaxed: bool = False) -> Tensor:
         """Cost of the network that the gates choose.
@@ -194,8 +187,8 @@ class AutoNLSuperNet(AutoNL):
             Tensor: A scalar in float64, in MACs or milliseconds.
         """
         on = self._by_block(self.gate_state.decide(self._values(), relaxed))
-        total = self._rest_cost
-        for block, gates, expected in zip(self.blocks, on, self._tables):
+        total = self.cost_table.rest
+        for block, gates, expected in zip(self.blocks, on, self.cost_table.blocks):
             shares = block.probabilities(gates)
             expected = expected.to(shares[0].device)
             for share in shares:
@@ -274,10 +267,11 @@ class AutoNLSuperNet(AutoNL):
         Returns:
             list[tuple[int, ...]]: As :meth:`choices`.
         """
-        flat = [torch.multinomial(c, 1, generator=generator).item()
-                for c in self._chances]
-        return [tuple(map(int, np.unravel_index(i, table.shape)))
-                for i, table in zip(flat, self._tables)]
+        chances = self._chances[0]
+        if len(self._chances) > 1:
+            chances = self._chances[
+                torch.randint(len(self._chances), (), generator=generator)]
+        return self.cost_table.sample(chances, generator)
 
     def sample_gates(self, rate: float, seed: int) -> None:
         """Set the gates of the next training iteration, see :class:`GateState`.
@@ -332,11 +326,12 @@ class AutoNLSuperNet(AutoNL):
             parts = self._margins()
         values = [_total_importance(block.space, own)
                   for block, own in zip(self.blocks, parts)]
+        table = self.cost_table
         flat = solve_knapsack([v.ravel() for v in values],
-                              [t.numpy().ravel() for t in self._tables],
-                              low - self._rest_cost, high - self._rest_cost)
-        self.choose([np.unravel_index(i, table.shape)
-                     for i, table in zip(flat, self._tables)])
+                              [t.numpy().ravel() for t in table.blocks],
+                              low - table.rest, high - table.rest)
+        self.choose([np.unravel_index(i, block.shape)
+                     for i, block in zip(flat, self.space.blocks)])
         return self.cost().item()
 
     @torch.no_grad()
@@ -366,9 +361,7 @@ class AutoNLSuperNet(AutoNL):
         Args:
             choices (Sequence[Sequence[int]]): As :meth:`choices`.
         """
-        return self._rest_cost + sum(
-            table[tuple(choice)].item()
-            for table, choice in zip(self._tables, choices))
+        return self.cost_table.cost_of(choices)
 
     def switch_to_deploy(self) -> None:
         """A supernet has no deploy form.
@@ -381,9 +374,48 @@ class AutoNLSuperNet(AutoNL):
             'export the network that it found (tools/export_arch.py, or '
             'export_subnet()) and switch that')
 
+    @contextmanager
+    def as_network(self, choices: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Be one network of the space, whatever the gates say, at its cost.
+
+        Its weights are views of the supernet's, so that training it trains these.
+
+        Args:
+            choices (Sequence[Sequence[int]]): As :meth:`choices`.
+        """
+        self._network = [b.spec(c) for b, c in zip(self.space.blocks, choices)]
+        try:
+            yield
+        finally:
+            self._network = None
+
+    def _forward_as_network(self, x: Tensor) -> Tuple[Tensor, ...]:
+        outs, unused = [], []
+        specs = iter(self._network)
+        for i, layer in enumerate(self.layers):
+            if not isinstance(layer, Sequential):
+                x = layer(x)
+            else:  # a stage
+                for block in layer:
+                    spec, used = next(specs), set()
+                    if spec is not None:
+                        x, used = block.forward_as(x, spec)
+                    unused += [p for name, p in block.named_parameters()
+                               if name not in used and p.requires_grad]
+            if i in self.out_indices:
+                outs.append(x)
+        if torch.is_grad_enabled() and unused:
+            # Gradients of zero: distributed training waits for all parameters, and
+            # the optimiser's averages go on as they do with gates.
+            zero = torch.stack([p[(0, ) * p.dim()] for p in unused]).sum() * 0
+            outs[-1] = outs[-1] + zero.to(outs[-1].dtype)
+        return tuple(outs)
+
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """As AutoNL; in training the affinities' distances are measured."""
         self._check_input(x)
+        if self._network is not None:
+            return self._forward_as_network(x)
         state = self.gate_state
         gates = iter(self._by_block(state(self._values())))
         distances, slots = None, iter([None] * len(self.blocks))

@@ -5,6 +5,7 @@ import textwrap
 import pytest
 
 from autonl_mm.benchmark import trials
+from autonl_mm.benchmark.cluster import Cluster
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_trains_once(tool, tmp_path, monkeypatch):
     prepared = []
 
     def train(**key):
-        return trials.train(tool, 'config.py', out, {'model.width': 2}, 2,
+        return trials.train(tool, 'config.py', out, {'model.width': 2}, 2, Cluster(),
                             lambda: prepared.append(out.is_dir()), **key)
 
     result = train(arch='a', seed=1)
@@ -57,10 +58,10 @@ def test_trains_once(tool, tmp_path, monkeypatch):
 def test_a_run_that_fails(tool, tmp_path):
     out = tmp_path / 'run'
     with pytest.raises(RuntimeError, match=r'train\.log'):
-        trials.train(tool, 'fail.py', out, {}, 1)
+        trials.train(tool, 'fail.py', out, {}, 1, Cluster())
     assert 'no such config' in (out / 'train.log').read_text()
     assert not (out / 'result.json').exists()
 
 
 def test_order_is_kept():
-    assert trials.at_a_time(2, lambda x: x * x, [3, 1, 2]) == [9, 1, 4]
+    assert trials.at_a_time(2, lambda x: x * x, [3, 1, 2], Cluster()) == [9, 1, 4]

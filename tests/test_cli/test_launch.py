@@ -113,11 +113,34 @@ def test_cpu_with_launcher(monkeypatch):
         device_ids=None)
 
 
+def test_cpu_under_slurm(monkeypatch, tmp_path):
+    """The ranks are Slurm's, and they meet at its first node."""
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostname n[1-2]" ] && '
+                        'printf "n1\\nn2\\n"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:/bin:/usr/bin')
+    for name, value in dict(PROCID=5, NTASKS=8, LOCALID=1, NODELIST='n[1-2]').items():
+        monkeypatch.setenv(f'SLURM_{name}', str(value))
+    for name in ('MASTER_ADDR', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('MASTER_PORT', '1234')
+    found = {}
+    monkeypatch.setattr(
+        launch.dist, 'init_process_group',
+        lambda backend, timeout: found.update(os.environ, backend=backend))
+    launch.prepare_cpu(Config(dict(launcher='slurm')))
+    assert {k: found[k] for k in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'WORLD_SIZE',
+                                  'LOCAL_RANK', 'backend')} == dict(
+        MASTER_ADDR='n1', MASTER_PORT='1234', RANK='5', WORLD_SIZE='8', LOCAL_RANK='1',
+        backend='gloo')
+
+
 def test_cpu_keeps_the_configs_wrapper(monkeypatch):
     monkeypatch.setattr(launch.dist, 'init_process_group', no_process_group)
     cfg = Config(
         dict(
-            launcher='slurm',
+            launcher='mpi',
             find_unused_parameters=True,
             model_wrapper_cfg=dict(type='Mine', broadcast_buffers=True)))
     launch.prepare_cpu(cfg)

@@ -208,3 +208,92 @@ def test_missing_latency_table():
 def test_registered_under_both_names():
     assert MODELS.get('autonl_mm.CostAwareModel') is CostAwareModel
     assert MODELS.get('CostAwareModel') is CostAwareModel
+
+
+def whole_networks(model, count):
+    """Networks of the space; nothing of the model is left to chance."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.
+    generator = torch.Generator().manual_seed(0)
+    return [model.supernet.sample(generator) for _ in range(count)]
+
+
+def loss_as(model, network, data):
+    with model.supernet.as_network(network):
+        return model.model(**data, mode='loss')['loss']
+
+
+def test_several_networks_in_a_step():
+    """The mean of their losses, and of their gradients."""
+    model = build().train()
+    networks = whole_networks(model, 3)
+    data = model.data_preprocessor(batch(), True)
+    expected = sum(loss_as(model, n, data) for n in networks) / 3
+    grads = torch.autograd.grad(expected, list(model.model.head.parameters()))
+    model.train_networks(networks)
+    losses = model(**data, mode='loss')
+    assert losses['loss'].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses['loss_cost'].item() == 0
+    assert losses['cost'].item() == model.supernet.cost_range()[1]
+    model.parse_losses(losses)[0].backward()
+    for grad, parameter in zip(grads, model.model.head.parameters()):
+        torch.testing.assert_close(parameter.grad, grad)
+    assert all(p.grad is not None for p in model.parameters())
+    assert not model.supernet.gate_state.threshold.grad.any()
+    model.train_networks(())
+    assert losses_of(model)['loss'].item() != expected.item()
+
+
+def test_soft_targets():
+    """The first learns from the labels, the others only what the first says."""
+    model = build().train()
+    networks = whole_networks(model, 3)
+    data = model.data_preprocessor(batch(), True)
+    logits = []
+    for network in networks:
+        with model.supernet.as_network(network):
+            logits.append(model.model(data['inputs'], mode='tensor'))
+    target = logits[0].softmax(1).detach()
+    expected = sum(-(target * x.log_softmax(1)).sum(1).mean() for x in logits[1:])
+    model.train_networks(networks, soft_targets=True)
+    losses = model(**data, mode='loss')
+    assert losses['loss'].item() == pytest.approx(
+        loss_as(model, networks[0], data).item(), rel=1e-5)
+    assert losses['loss_soft'].item() == pytest.approx(expected.item(), rel=1e-5)
+    total, _ = model.parse_losses(losses)
+    assert total.item() == pytest.approx(sum(
+        losses[k].item() for k in ('loss', 'loss_soft', 'loss_cost')), rel=1e-5)
+
+
+def test_losses_of_lists():
+    """As a detector has them: the mean of the networks' sums."""
+    model = build().train()
+    networks = whole_networks(model, 2)
+    parts = iter([dict(loss_cls=[torch.ones(2), torch.ones(3) * 2], acc=torch.ones(1)),
+                  dict(loss_cls=[torch.ones(2) * 5, torch.zeros(3)],
+                       acc=torch.zeros(1))])
+
+    class Detector(torch.nn.Module):
+        def forward(self, *args, **kwargs):
+            return next(parts)
+
+    model.model = Detector()
+    model.model.backbone = build().supernet
+    model.train_networks(networks)
+    losses = model._losses_of_networks(None, None)
+    assert losses['loss_cls'].item() == 4 and losses['acc'].item() == 1
+
+
+def test_soft_targets_need_logits():
+    model = build()
+
+    class RetinaNet(torch.nn.Module):
+        def __init__(self, backbone):
+            super().__init__()
+            self.backbone, self.bbox_head = backbone, torch.nn.Identity()
+
+    model.model = RetinaNet(model.supernet)
+    with pytest.raises(ValueError, match='a RetinaNet has no logits') as error:
+        model.train_networks([], soft_targets=True)
+    assert 'soft_targets=False' in str(error.value)

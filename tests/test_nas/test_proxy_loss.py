@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Losses on a few images: the same each time, and without a trace."""
 import argparse
+import copy
 import random
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from autonl_mm.cli import launch
+from autonl_mm.nas import SearchHook
 from autonl_mm.nas.proxy_loss import ProxyLoss
 
 
@@ -62,15 +64,15 @@ def test_bounded_memory_changes_nothing(share, workers, runner):
     model = runner.model.model
     whole = ProxyLoss(runner, model, no_change, 16)
     expected, = whole.losses([0], 0, 4)
-    assert not whole.is_full and len(whole.kept) == 4
+    assert not whole.tried.is_full and len(whole.tried.kept) == 4
     runner.train_dataloader.num_workers = workers
-    proxy = ProxyLoss(runner, model, no_change, 16, int(share * whole.kept_bytes))
+    proxy = ProxyLoss(runner, model, no_change, 16, int(share * whole.tried.kept_bytes))
     before = random_states()
     assert proxy.losses([0], 0, 1) == [expected[:1]]
     assert proxy.losses([0, 1], 1, 4) == [expected[1:]] * 2
     assert proxy.losses([0], 0, 4) == [expected]
-    assert proxy.kept_bytes <= share * whole.kept_bytes / 2
-    assert len(proxy.kept) == {0.1: 0, 0.6: 1, 2: 4}[share]
+    assert proxy.tried.kept_bytes <= share * whole.tried.kept_bytes / 2
+    assert len(proxy.tried.kept) == {0.1: 0, 0.6: 1, 2: 4}[share]
     assert random_states() == before
 
 
@@ -90,3 +92,66 @@ def test_all_images_where_there_are_few(runner):
     proxy = ProxyLoss(runner, runner.model.model, no_change, 10_000)
     assert proxy.num_batches == len(runner.train_dataloader)
     assert len(proxy.losses([0], 0, 10_000)[0]) == proxy.num_batches
+
+
+def test_held_out_images(runner, tmp_path):
+    """The losses are those of these images, and of no others."""
+    held_out = dict(runner.cfg.val_dataloader.dataset, holdout=6)
+    hook = SearchHook(num_samples=100, held_out=held_out)
+    with pytest.raises(ValueError, match='images of held_out are images of val_data'):
+        hook.open(runner)
+    runner._val_loop = None
+    hook.open(runner)
+    proxy = hook.proxy_loss(runner)
+    assert proxy.held_out and len(proxy.tried.indices) == 6 and proxy.num_batches == 2
+    seen = []
+    for part in proxy.tried.parts(0, 2):
+        seen += [s.img_path for batch in part for s in batch['data_samples']]
+    assert sorted(seen) == sorted(
+        hook.images.get_data_info(i)['img_path'] for i in range(6))
+    expected, = ProxyLoss(runner, runner.model.model, no_change, 6,
+                          dataset=hook.images).losses([0], 0, 2)
+    choices = runner.model.supernet.choices()
+    assert proxy.losses([choices], 0, 2)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_trained_images_are_not_held_out(runner):
+    runner._val_loop = None
+    hook = SearchHook(held_out=dict(runner.cfg.train_dataloader.dataset))
+    with pytest.raises(ValueError, match='24 images of held_out are images of train'):
+        hook.open(runner)
+
+
+def test_recalibration(runner):
+    """As an evaluation of the exported network with BN's statistics measured."""
+    model, supernet = runner.model, runner.model.supernet
+    generator = torch.Generator().manual_seed(3)
+    networks = [supernet.sample(generator) for _ in range(2)]
+    before = {k: v.clone() for k, v in model.state_dict().items() if 'gate' not in k}
+    states = random_states()
+    proxy = ProxyLoss(runner, model.model, model.network, 8, recalibrate=8)
+    rows = proxy.losses(networks, 0, 2)
+    assert rows != ProxyLoss(runner, model.model, model.network, 8).losses(
+        networks, 0, 2)
+    # the batches one by one, in another order: what was measured is remembered
+    again = [proxy.losses([n], i, i + 1)[0][0] for n in networks[::-1] for i in (0, 1)]
+    assert again == [*rows[1], *rows[0]] and len(proxy.statistics) == 2
+    assert random_states() == states and model.training
+    for name, value in model.state_dict().items():
+        assert 'gate' in name or torch.equal(value, before[name]), name
+
+    with model.network(networks[0]), torch.no_grad():
+        task = copy.deepcopy(model.model)
+        norms = [m for m in task.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        assert set(momenta) == {0.1}
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        for part in proxy.measured_on.parts(0, 2):
+            for batch in part:
+                task(**task.data_preprocessor(batch, True))
+        task.eval()
+        batch = next(proxy.tried.parts(0, 1))[0]
+        loss = task(**task.data_preprocessor(batch, True), mode='loss')['loss']
+    assert loss.item() == pytest.approx(rows[0][0], abs=1e-5)

@@ -155,7 +155,9 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
     assert not (tmp_path / 'gates/epoch_7.json').exists()
 
 
-def test_a_loop_that_counts_iterations(tiny_search, tmp_path, scope):
+@pytest.mark.parametrize('rule', [
+    {}, {'custom_hooks.0.networks': 2, 'custom_hooks.0.fair': True}])
+def test_a_loop_that_counts_iterations(rule, tiny_search, tmp_path, scope):
     """Records with each checkpoint; killed, it goes on exactly."""
 
     class Kill(Hook):
@@ -176,7 +178,7 @@ def test_a_loop_that_counts_iterations(tiny_search, tmp_path, scope):
                 'custom_hooks.1.interval': 99,
                 'default_hooks.checkpoint.by_epoch': False,
                 'default_hooks.checkpoint.interval': 5,
-                'experiment_name': uuid.uuid4().hex, **options})))
+                'experiment_name': uuid.uuid4().hex, **rule, **options})))
         if name == 'run' and not options:
             runner.register_hook(Kill())
         runner.train()
@@ -196,6 +198,78 @@ def test_a_loop_that_counts_iterations(tiny_search, tmp_path, scope):
     # those of the finished part stay, those of an earlier run go
     assert ({p.name: p.read_text() for p in gates.iterdir()} ==
             {p.name: p.read_text() for p in (tmp_path / 'run/gates').iterdir()})
+
+
+@pytest.fixture
+def networks_search(tiny_search, tmp_path):
+    """A search that trains whole networks, with all that helps to rank them."""
+    cfg = Config.fromfile(tiny_search)
+    images = cfg.train_dataloader.dataset.to_dict()
+    parts = [dict(type='autonl_mm.HoldoutDataset', dataset=images, holdout=8,
+                  split=split) for split in ('train', 'val')]
+    cfg.train_dataloader.dataset = parts[0]
+    cfg.custom_hooks[0].update(
+        networks=4, sandwich=True, soft_targets=True, fair=True, held_out=parts[1],
+        recalibrate=8, synflow_weight=0.5)
+    cfg.dump(tmp_path / 'networks.py')
+    return tmp_path / 'networks.py'
+
+
+def test_whole_networks(networks_search, tmp_path):
+    """Candidates are tried on held-out images; resumed it goes on exactly."""
+    whole, run = tmp_path / 'whole', tmp_path / 'run'
+    options = ['--cfg-options', 'default_hooks.checkpoint.max_keep_ckpts=6',
+               'optim_wrapper.accumulative_counts=2']
+    output = run_tool('tools/train.py', networks_search, '--work-dir', whole,
+                      *options).stdout
+    assert ('trying 12 networks of 490,000 to 510,000 MACs on 2 batches of 4 held-out '
+            'images, BN recalibrated on 2 batches') in output
+    assert len(re.findall(r'Epoch\(train\).* loss_soft: \d', output)) >= 12
+    records = [json.loads((whole / f'gates/epoch_{i}.json').read_text())
+               for i in range(1, 7)]
+    for record in records:
+        gates = record['gates'].values()
+        assert not any(any(gate['importance']) for gate in gates)
+        if record['epoch'] <= 4:  # the choice is in the fifth
+            assert not any(any(gate['threshold']) for gate in gates)
+    assert abs(records[5]['cost'] / TARGET - 1) <= 0.02
+    assert records[4]['arch'] == records[5]['arch'] != records[3]['arch']
+
+    run.mkdir()
+    for epoch in (3, 5):
+        shutil.copy(whole / f'epoch_{epoch}.pth', run)
+        (run / 'last_checkpoint').write_text(str(run / f'epoch_{epoch}.pth'))
+        run_tool('tools/train.py', networks_search, '--work-dir', run, '--resume',
+                 *options)
+        same_search(whole, run, 'epoch_6')
+        (run / 'epoch_6.pth').unlink()
+
+
+def test_whole_networks_in_bfloat16(networks_search, tmp_path):
+    output = run_tool(
+        'tools/train.py', networks_search, '--work-dir', tmp_path / 'run', '--amp',
+        '--cfg-options', 'train_cfg.max_epochs=2').stdout
+    assert 'trying 12 networks' in output and 'loss_soft: nan' not in output
+    assert ArchSpec.from_file(tmp_path / 'run/arch.txt')
+
+
+def test_for_all_targets(networks_search, tmp_path):
+    """Without a target the range is trained, and nothing is chosen."""
+    arguments = ('tools/train.py', networks_search, '--work-dir', tmp_path / 'run',
+                 '--cfg-options', 'model.target=None', 'custom_hooks.0.fair=False',
+                 'train_cfg.max_epochs=2')
+    result = run_tool(*arguments, check=False)
+    assert result.returncode
+    assert 'set a target, or warmup=1 and freeze_at=1' in result.stdout
+    output = run_tool(*arguments, 'custom_hooks.0.warmup=1',
+                      'custom_hooks.0.freeze_at=1').stdout
+    assert 'trained for all targets, choose for some with' in output
+    assert 'trying' not in output and 'chose nothing' not in output
+    assert not (tmp_path / 'run/arch.txt').exists()
+    record = json.loads((tmp_path / 'run/gates/epoch_2.json').read_text())
+    assert ArchSpec.from_text('\n'.join(record['arch'])) == AutoNLSuperNet(
+        TINY_SPACE).space.largest
+    assert not any(any(gate['threshold']) for gate in record['gates'].values())
 
 
 RANKS = """\
@@ -239,6 +313,24 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
     assert 'Epoch(train) [6][3/3]' in output
 
 
+def test_two_ranks_train_whole_networks(networks_search, tmp_path):
+    script = tmp_path / 'ranks.py'
+    script.write_text(RANKS)
+    cfg = Config.fromfile(networks_search)
+    # one network: some parameters have no part in it
+    cfg.custom_hooks[0].update(networks=1, sandwich=False, soft_targets=False)
+    cfg.dump(networks_search)
+    output = run_ranks(2, script, networks_search, tmp_path)[0].stdout
+    assert 'on 1 batches of 4 held-out images, BN recalibrated on 1 batches' in output
+    a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
+    assert a['arch'] == b['arch']
+    assert abs(count_macs(ArchSpec.from_text(a['arch']), 32, 2).total / TARGET
+               - 1) <= 0.02
+    for kind in ('gates', 'state'):
+        for key, value in a[kind].items():
+            assert torch.equal(value, b[kind][key]), key
+
+
 def test_rate():
     hook = SearchHook(
         warmup=0.4, freeze_at=0.8, warmup_sample_rate=0.5, sample_rate=0.1)
@@ -255,6 +347,13 @@ def test_rate():
     (dict(candidates=-1), ['candidates is -1']),
     (dict(num_samples=0), ['num_samples is 0']),
     (dict(max_bytes=0), ['max_bytes is 0']),
+    (dict(networks=-1), ['networks is -1']),
+    (dict(networks=1, sandwich=True), ['networks is 1', 'at least 2']),
+    (dict(recalibrate=-1), ['recalibrate is -1']),
+    (dict(synflow_weight=-1), ['synflow_weight is -1']),
+    (dict(networks=2, soft_targets=True), ['soft_targets', 'sandwich=True']),
+    (dict(fair=True), ['fair', 'networks is 0']),
+    (dict(networks=2, candidates=0), ['candidates is 0', 'networks=2']),
 ])
 def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError) as error:

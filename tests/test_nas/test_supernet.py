@@ -20,7 +20,7 @@ from search_spaces import (
 )
 
 from autonl_mm import count_macs
-from autonl_mm.cost import LatencyTable
+from autonl_mm.cost import LatencyTable, ParamsModel
 from autonl_mm.models import AutoNL
 from autonl_mm.nas import AutoNLSuperNet, SearchSpace, export_subnet
 from autonl_mm.nas.space import DECISIONS
@@ -251,8 +251,8 @@ def test_networks_are_sampled_around_a_cost(share):
                    10).total for _ in range(400)
     ]
     if cost is None:
-        cost = supernet._rest_cost + sum(
-            t.mean().item() for t in supernet._tables)
+        cost = supernet.cost_table.rest + sum(
+            t.mean().item() for t in supernet.cost_table.blocks)
     error = statistics.stdev(costs) / len(costs)**0.5
     assert statistics.mean(costs) == pytest.approx(cost, abs=3 * error)
     assert len(set(costs)) > 20
@@ -385,8 +385,9 @@ def test_the_most_important_network_is_chosen(seed):
         return total
 
     # every network there is: sums over one choice of each block
-    totals, costs = np.zeros(1), np.full(1, supernet._rest_cost)
-    for block, slices, table in zip(supernet.blocks, state.slices, supernet._tables):
+    totals, costs = np.zeros(1), np.full(1, supernet.cost_table.rest)
+    for block, slices, table in zip(supernet.blocks, state.slices,
+                                    supernet.cost_table.blocks):
         choices = list(block.space.choices())
         own = [importance(block, slices, c) for c in choices]
         totals = np.add.outer(totals, own).ravel()
@@ -494,3 +495,83 @@ def test_importance_under_mixed_precision():
         scaled, weight = measure(factor, 1024.)
         assert weight.any() == wanted
         torch.testing.assert_close(scaled, plain * wanted, rtol=1e-3, atol=1e-9)
+
+
+@settings(max_examples=10, deadline=None)
+@given(config=random_spaces().filter(valid), seed=st.integers(0, 2**20))
+def test_as_a_network_it_computes_and_learns_the_same(config, seed):
+    """Output, gradients and running statistics are those of the gates' network."""
+    gated = build(config).double().train()
+    randomize(gated, seed)
+    choices = gated.sample(torch.Generator().manual_seed(seed))
+    gated.choose(choices)
+    # the gates' own gradient, which a whole network does not have, is left out
+    gated._energies = lambda: AutoNLSuperNet._energies(gated).detach()
+    whole = build(config).double().train()
+    whole.load_state_dict(gated.state_dict())
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    expected, = gated(x)
+    with whole.as_network(choices):
+        out, = whole(x)
+
+    def check(one, other, name):
+        scale = max(1, other.abs().max().item())
+        assert (one - other).abs().max() <= 1e-7 * scale, name
+
+    check(out, expected, 'output')
+    for result in (out, expected):
+        (result / expected.detach().abs().mean()).square().mean().backward()
+    for (name, a), b in zip(gated.named_parameters(), whole.parameters()):
+        if name.endswith('threshold'):
+            continue
+        # zeros where the network has no such part
+        assert b.grad is not None, name
+        check(b.grad, torch.zeros_like(b) if a.grad is None else a.grad, name)
+    states = []
+    for supernet in (gated, whole):
+        supernet.choose(choices)
+        states.append(export_subnet(supernet)[1])
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        check(states[1][name].double(), value.double(), name)
+    assert whole._network is None
+
+
+def test_as_a_network_it_is_frozen_where_the_supernet_is():
+    supernet = build(frozen_stages=1, norm_eval=True).train()
+    before = {k: v.clone() for k, v in supernet.named_buffers()}
+    with supernet.as_network(supernet.choices()):
+        supernet(torch.randn(2, 3, 32, 32))[0].sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in supernet.named_buffers())
+    assert all(p.grad is None for p in supernet.layers[1].parameters())
+
+
+def test_samples_over_the_range():
+    supernet = build()
+    low, high = supernet.cost_range()
+    levels = supernet.cost_table.levels()
+    assert len(levels) == 16 and low < levels[0] < levels[-1] < high
+    generator = torch.Generator().manual_seed(0)
+
+    def spread(cost):
+        supernet.sample_around(cost)
+        costs = [supernet.cost_of(supernet.sample(generator)) for _ in range(300)]
+        return np.histogram(np.log(costs), 4, np.log([low, high]))[0]
+
+    over_the_range, uniform = spread(levels), spread(None)
+    assert over_the_range.min() > 2 * uniform.min()
+
+
+def test_parameters_as_cost():
+    supernet = build(num_classes=10)
+    table = supernet.table_of(ParamsModel())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        choices = supernet.sample(generator)
+        network = AutoNL(supernet.space.arch(choices), out_indices=(-1, ))
+        params = sum(p.numel() for p in network.parameters())
+        assert table.cost_of(choices) == params + 10 * 33
+    headless = build(out_indices=(1, 3))
+    network = AutoNL(headless.space.largest, out_indices=(1, 3))
+    assert headless.table_of(ParamsModel()).range()[1] == sum(
+        p.numel() for p in network.parameters())

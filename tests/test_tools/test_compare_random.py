@@ -41,7 +41,7 @@ def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope, forked_t
     assert re.search(r'searched \d+\.\d+; 3 random networks', out)
     assert "ranks of the random networks by the supernet's losses: tau " in out
     assert '; by MACs: tau ' in out
-    assert '6 training runs' in out and 'search 0.' in out
+    assert '6 training runs' in out and re.search(r'; search \d+\.\d min', out)
     assert (tmp_path / 'comparison.md').read_text().strip() in out
     archs = []
     for path in tmp_path.glob('*-seed*/result.json'):
@@ -69,7 +69,7 @@ def test_every_network_is_trained_with_every_seed(
     # not in the threads of the runs: Python 3.11 cannot parse in several at once
     retrain_base = Config.fromfile(tiny_search).retrain_base
 
-    def train(tool, config, out, options, jobs, prepare, arch, seed):
+    def train(tool, config, out, options, jobs, where, prepare, arch, seed):
         assert tool == ROOT / 'tools/train.py'
         assert config == retrain_base
         assert options['randomness.seed'] == seed
@@ -90,12 +90,47 @@ def test_every_network_is_trained_with_every_seed(
     assert len(rows) == 1 + 3 + 3
     for row in rows[1:]:
         assert row.endswith('| 0.00 | 10.00 | 5.00 |')
+    # more networks instead of more seeds
+    call_main(monkeypatch, compare_random, tiny_search, '--work-dir', tmp_path,
+              '--num-random', '3', '--seeds', '2', '--random-seeds', '1', '--tolerance',
+              '1', '--arch', tiny_arch, *OPTIONS)
+    few = rows_of(capsys.readouterr().out)
+    assert few[:4] == rows[:4]
+    assert all(row.endswith('| 0.00 |  | 0.00 |') for row in few[4:])
+    runs = runs[:10]
     # the searched network has no LightNL, so it is trained only once per seed
     assert rows[1].split('|')[2:] == rows[2].split('|')[2:]
     assert len(runs) == len(set(runs)) == 2 * 5
     assert {seed for _, seed in runs} == {0, 1}
     assert runs.count((arch.to_text(), 0)) == 1
     assert '10 training runs' in out
+
+
+def test_fine_tuning_from_inherited_weights(tiny_search, tiny_arch, tmp_path,
+                                            monkeypatch, capsys, scope):
+    """In the same time as the training from scratch: with the same settings."""
+    runs = []
+
+    def train(tool, config, out, options, jobs, where, prepare, arch, seed, **key):
+        runs.append((out.name, {**options, **key}))
+        return dict(metric='accuracy/top1', value=60 + 10 * bool(key), seconds=1)
+
+    monkeypatch.setattr(compare_random.trials, 'train', train)
+    tiny_arch.write_text(SPACE.largest.to_text())
+    weights = tmp_path / 'subnet.pth'
+    weights.write_bytes(b'weights')
+    arguments = [tiny_search, '--work-dir', tmp_path / 'runs', '--num-random', '2',
+                 '--seeds', '2', '--tolerance', '1', '--arch', tiny_arch, '--weights']
+    call_main(monkeypatch, compare_random, *arguments, weights)
+    row, = [r for r in rows_of(capsys.readouterr().out) if 'fine-tuned' in r]
+    assert row.endswith('| 70.00 | 70.00 | 70.00 |')
+    tuned = [(name, options) for name, options in runs if 'weights' in options]
+    assert [options['load_from'] for _, options in tuned] == [weights.resolve()] * 2
+    for name, options in tuned:
+        scratch, = [o for n, o in runs if n == name.split('-from-')[0]]
+        assert options.keys() - scratch.keys() == {'load_from', 'weights'}
+    assert '--weights: none.pth does not exist' in main_error(
+        monkeypatch, compare_random, *arguments, 'none.pth')
 
 
 def test_random_archs_have_the_cost():

@@ -20,7 +20,7 @@ def run(searched, tiny_search, tmp_path, monkeypatch, capsys, scope):
     trained = []
     retrain_base = Config.fromfile(tiny_search).retrain_base
 
-    def train(tool, config, out, options, jobs, prepare, arch, seed):
+    def train(tool, config, out, options, jobs, where, prepare, arch, seed):
         assert config == retrain_base and options['randomness.seed'] == seed
         trained.append((arch, seed))
         macs = count_macs(ArchSpec.from_text(arch), 32, 2).total
@@ -57,6 +57,9 @@ def test_both_sets(run, tmp_path):
         assert re.search(r'- MACs: tau [+]1\.00', text)
         tau = kendalltau([-r['loss'] for r in rows], [r['value'] for r in rows])[0]
         assert re.search(rf"- the supernet's losses: tau \{tau:+.2f} \(", text)
+        tau = kendalltau([r['synflow'] for r in rows], [r['value'] for r in rows])[0]
+        assert re.search(rf'- synflow: tau \{tau:+.2f} \(', text)
+        assert '- losses and synflow: tau ' in text
     assert f'{len(trained)} training runs' in out
     assert (tmp_path / 'rank_correlation.md').read_text().strip() in out
     assert (tmp_path / 'rank_correlation.png').stat().st_size > 5000

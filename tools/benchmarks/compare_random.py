@@ -22,9 +22,10 @@ from mmengine.config import Config
 import autonl_mm
 from autonl_mm.arch import ArchSpec
 from autonl_mm.benchmark import trials
+from autonl_mm.benchmark.cluster import Cluster
 from autonl_mm.benchmark.random_networks import random_choices, train_network
 from autonl_mm.benchmark.ranking import describe_ranks
-from autonl_mm.benchmark.supernet_scores import supernet_losses
+from autonl_mm.benchmark.supernet_scores import supernet_scores
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
@@ -36,7 +37,7 @@ from autonl_mm.cli.configs import build_supernet
 from autonl_mm.text_files import read_json
 
 TOOLS = Path(__file__).resolve().parents[1]
-SEARCHED = 'searched'
+SEARCHED, FINE_TUNED = 'searched', 'searched, fine-tuned'
 
 
 def parse_args():
@@ -51,10 +52,21 @@ def parse_args():
         help='checkpoint of the finished search, by which the random networks are '
         'ranked; default: that of the search that was run')
     parser.add_argument(
+        '--weights',
+        type=Path,
+        metavar='FILE',
+        help='weights that the searched network inherits from the supernet, as '
+        'choose_arch.py and export_arch.py write them: it is fine-tuned from them too, '
+        'in the same time as the training from scratch')
+    parser.add_argument(
         '--num-random',
         type=int,
         default=8,
         help='number of random networks, default 8')
+    parser.add_argument(
+        '--random-seeds',
+        type=int,
+        help='training runs of each random network; default: --seeds')
     parser.add_argument(
         '--tolerance',
         type=float,
@@ -75,13 +87,13 @@ def with_light_nl_everywhere(arch, space):
     return replace(arch, blocks=tuple(blocks))
 
 
-def search(config, work_dir):
+def search(config, work_dir, where):
     """Run the search; return notation file and seconds."""
     out = work_dir / 'search'
     arch, record = out / 'arch.txt', out / 'search_seconds.json'
     if not record.exists():
-        seconds = trials.run([TOOLS / 'train.py', config, '--work-dir', out],
-                             work_dir / 'search.log')
+        seconds = where.run([TOOLS / 'train.py', config, '--work-dir', out],
+                            work_dir / 'search.log', again=['--resume'])
         write_whole(record, json.dumps(seconds))
     return arch, read_json(record)
 
@@ -94,7 +106,7 @@ def table(archs, results, cost_of_arch):
         results (dict[str, list[dict]]): Results of each network, by seed.
         cost_of_arch (Callable): From an ArchSpec to its MACs.
     """
-    seeds = len(next(iter(results.values())))
+    seeds = max(map(len, results.values()))
     head = ['network', 'MACs', 'LightNL blocks',
             *(f'seed {i}' for i in range(seeds)), 'mean']
     lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
@@ -103,7 +115,7 @@ def table(archs, results, cost_of_arch):
         count = sum(b.nl_ratio > 0 for b in arch.blocks)
         cells = [name, f'{cost_of_arch(arch) / 1e6:.2f} M',
                  f'{count} of {len(arch.blocks)}',
-                 *(f'{v:.2f}' for v in values),
+                 *(f'{v:.2f}' for v in values), *[''] * (seeds - len(values)),
                  f'{statistics.mean(values):.2f}']
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
@@ -126,9 +138,10 @@ def verdict(results):
 
 def main():
     args = parse_args()
-    if args.num_random < 2 or args.seeds < 1 or args.jobs < 1:
-        sys.exit('compare_random.py: --num-random must be at least 2, --seeds '
-                 'and --jobs at least 1')
+    random_seeds = args.seeds if args.random_seeds is None else args.random_seeds
+    if args.num_random < 2 or min(args.seeds, random_seeds, args.jobs) < 1:
+        sys.exit('compare_random.py: --num-random must be at least 2, --seeds, '
+                 '--random-seeds and --jobs at least 1')
     try:
         cfg = Config.fromfile(args.config)
         supernet = build_supernet(cfg)
@@ -136,10 +149,13 @@ def main():
             raise ValueError(f'{args.config} has no retrain_base')
         space = supernet.space
         outputs.check_folder('--work-dir', args.work_dir)
+        if args.weights and not args.weights.is_file():
+            raise FileNotFoundError(f'--weights: {args.weights} does not exist')
+        where = Cluster(args.cluster, args.cluster_options)
         seconds = None
         arch_file = args.arch
         if arch_file is None:
-            arch_file, seconds = search(args.config, args.work_dir)
+            arch_file, seconds = search(args.config, args.work_dir, where)
         searched = ArchSpec.from_file(arch_file)
 
         def cost(arch):
@@ -158,30 +174,37 @@ def main():
                 space, lambda c: cost(space.arch(c)), target * (1 - args.tolerance),
                 target * (1 + args.tolerance), rng)
         archs.update({name: space.arch(c) for name, c in choices.items()})
+        starts = {name: (arch, None) for name, arch in archs.items()}
+        if args.weights:
+            archs[FINE_TUNED] = searched
+            starts[FINE_TUNED] = (searched, args.weights)
+        seeds = {name: range(random_seeds if name in choices else args.seeds)
+                 for name in archs}
         jobs = list(dict.fromkeys(
-            (arch, seed) for seed in range(args.seeds)
-            for arch in archs.values()))
+            (arch, seed, weights) for seed in range(max(args.seeds, random_seeds))
+            for name, (arch, weights) in starts.items() if seed in seeds[name]))
         done = trials.at_a_time(
             args.jobs, lambda job: train_network(
-                TOOLS / 'train.py', cfg.retrain_base, *job, args), jobs)
+                TOOLS / 'train.py', cfg.retrain_base, *job[:2], args, where, job[2]),
+            jobs, where)
         checkpoint = args.checkpoint
         if seconds is not None:
             checkpoint = find_resumable(args.work_dir / 'search')
-        losses = []
+        scores = []
         if checkpoint and args.num_random >= 3:
-            losses = supernet_losses(cfg, checkpoint, list(choices.values()),
+            scores = supernet_scores(cfg, checkpoint, list(choices.values()),
                                      args.work_dir / 'supernet')
     except (FileNotFoundError, ValueError, RuntimeError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
         sys.exit(f'compare_random.py: {e}')
     by_job = dict(zip(jobs, done))
-    results = {name: [by_job[arch, seed] for seed in range(args.seeds)]
-               for name, arch in archs.items()}
+    results = {name: [by_job[arch, seed, weights] for seed in seeds[name]]
+               for name, (arch, weights) in starts.items()}
     text = table(archs, results, cost) + '\n\n' + verdict(results)
-    if losses:
-        rows = [dict(loss=loss, macs=cost(archs[name]),
+    if scores:
+        rows = [dict(score, macs=cost(archs[name]),
                      value=statistics.mean(r['value'] for r in results[name]))
-                for name, loss in zip(choices, losses)]
+                for name, score in zip(choices, scores)]
         text += '\n\nranks of the random networks by '
         text += '; by '.join(describe_ranks(rows))
     text += '\n\n' + trials.summary(done, args.jobs)

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from autonl_mm.benchmark import trials
+from autonl_mm.benchmark.cluster import Cluster
 from autonl_mm.benchmark.measure import built_macs, count_parameters
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
@@ -181,6 +182,7 @@ def main():
         outputs.check_folder('--work-dir', args.work_dir)
         values, last = {}, ''
         if not args.no_train:
+            where = Cluster(args.cluster, args.cluster_options)
             jobs = [(name, seed) for seed in range(args.seeds)
                     for name in variants]
 
@@ -197,13 +199,13 @@ def main():
                 return trials.train(
                     TOOLS / 'train.py', config, out,
                     {**starts[job], **args.cfg_options,
-                     'randomness.seed': seed}, args.jobs,
+                     'randomness.seed': seed}, args.jobs, where,
                     step=name, seed=seed,
                     plugins=repr(variants[name].model.backbone.plugins))
 
             for name, variant in variants.items():
                 variant.dump(args.work_dir / f'{name}.py')
-            done = trials.at_a_time(args.jobs, train, jobs)
+            done = trials.at_a_time(args.jobs, train, jobs, where)
             values = {name: [r['value'] for r in done if r['step'] == name]
                       for name in variants}
             last = '; ' + trials.summary(done, args.jobs)

@@ -5,7 +5,8 @@ Samples random networks of the search space, at one cost and over the whole rang
 costs, and trains each from scratch. Compares the ranks of their accuracies with those
 of the losses that the search would give them: Kendall's tau and Spearman's rho with
 95% bootstrap intervals. Larger networks are better, so over a range of costs the count
-of MACs alone ranks well; its correlation is printed beside. Finished runs, also those
+of MACs alone ranks well; its correlation is printed beside, and that of synflow, which
+needs no training, alone and together with the losses. Finished runs, also those
 of compare_random.py in the same work dir, are not repeated.
 """
 import argparse
@@ -21,9 +22,10 @@ from mmengine.config import Config
 
 from autonl_mm.arch import ArchSpec
 from autonl_mm.benchmark import trials
+from autonl_mm.benchmark.cluster import Cluster
 from autonl_mm.benchmark.random_networks import random_choices, train_network
 from autonl_mm.benchmark.ranking import describe_ranks
-from autonl_mm.benchmark.supernet_scores import supernet_losses
+from autonl_mm.benchmark.supernet_scores import supernet_scores
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
@@ -107,10 +109,11 @@ def sample_sets(supernet, macs, target, args):
 
 def table(rows, metric):
     """The networks as Markdown."""
-    lines = [f"| network | MACs | the supernet's loss | {metric} |",
-             '|---|---|---|---|']
+    lines = [f"| network | MACs | the supernet's loss | synflow | {metric} |",
+             '|---|---|---|---|---|']
     lines += [f'| {i} | {row["macs"] / 1e6:.2f} M | {row["loss"]:.4f} | '
-              f'{row["value"]:.2f} |' for i, row in enumerate(rows)]
+              f'{row["synflow"]:.2f} | {row["value"]:.2f} |'
+              for i, row in enumerate(rows)]
     return '\n'.join(lines)
 
 
@@ -146,6 +149,7 @@ def main():
         if not cfg.get('retrain_base'):
             raise ValueError(f'{args.config} has no retrain_base')
         outputs.check_folder('--work-dir', args.work_dir)
+        where = Cluster(args.cluster, args.cluster_options)
         space = supernet.space
 
         def arch_macs(arch):
@@ -161,21 +165,21 @@ def main():
             supernet, lambda c: arch_macs(space.arch(c)), target, args)
         networks = [choices for chosen in sets.values() for choices in chosen]
         archs = [space.arch(choices) for choices in networks]
-        losses = supernet_losses(
+        scores = supernet_scores(
             cfg, args.checkpoint, networks, args.work_dir / 'supernet')
         jobs = list(dict.fromkeys(
             (arch, seed) for seed in range(args.seeds) for arch in archs))
         done = trials.at_a_time(args.jobs, lambda job: train_network(
-            TOOLS / 'train.py', cfg.retrain_base, *job, args), jobs)
+            TOOLS / 'train.py', cfg.retrain_base, *job, args, where), jobs, where)
     except (FileNotFoundError, ValueError, RuntimeError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
         sys.exit(f'rank_correlation.py: {e}')
     by_job, metric = dict(zip(jobs, done)), done[0]['metric']
     rows = iter([
-        dict(arch=arch.to_text(), macs=arch_macs(arch), loss=loss,
+        dict(arch=arch.to_text(), macs=arch_macs(arch), **score,
              value=statistics.mean(
                  by_job[arch, seed]['value'] for seed in range(args.seeds)))
-        for arch, loss in zip(archs, losses)])
+        for arch, score in zip(archs, scores)])
     sets = {name: [next(rows) for _ in chosen] for name, chosen in sets.items()}
     text = ''
     for name, of_set in sets.items():

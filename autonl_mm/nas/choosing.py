@@ -1,0 +1,154 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""The best network of a trained supernet for limits of cost."""
+from dataclasses import dataclass
+from typing import Callable, Dict, Hashable, List, Optional, Sequence, Tuple
+
+import torch
+
+from .cost_table import CostTable
+from .evolution import evolution_search
+from .space import Choices
+from .tried import TriedNetworks
+
+# Samples after which a first network is given up
+FIRST_TRIES = 20000
+# Of a limit that is no target: where networks are sampled, as a share of it
+BELOW = 0.95
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a network may cost.
+
+    Args:
+        name (str): For logs and folders.
+        ranges (dict[str, tuple[float, float]]): By the name of a cost its minimum and
+            its maximum.
+        around (dict[str, float]): By the name of a cost the mean of the networks that
+            are sampled.
+    """
+    name: str
+    ranges: Dict[str, Tuple[float, float]]
+    around: Dict[str, float]
+
+    def allows(self, tables: Dict[str, CostTable], choices: Choices) -> bool:
+        """Whether a network is in all ranges.
+
+        Args:
+            tables (dict[str, CostTable]): The costs.
+            choices (list[tuple[int, ...]]): The network.
+        """
+        return all(low <= tables[name].cost_of(choices) <= high
+                   for name, (low, high) in self.ranges.items())
+
+
+def make_goal(tables: Dict[str, CostTable], maxima: Dict[str, float],
+              cost: str = '', target: Optional[float] = None,
+              tolerance: float = 0.0) -> Goal:
+    """The goal of a target, of limits, or of both.
+
+    Args:
+        tables (dict[str, CostTable]): The costs by name.
+        maxima (dict[str, float]): By the name of a cost its limit.
+        cost (str): Name of the target's cost. Defaults to ''.
+        target (float, optional): A cost to be met. Defaults to None.
+        tolerance (float): By how much it may be missed, as a share. Defaults to 0.
+
+    Raises:
+        ValueError: If no network of the space can meet it.
+    """
+    ranges, around, words = {}, {}, []
+    for name, limit in maxima.items():
+        low, high = tables[name].range()
+        if limit < low:
+            raise ValueError(
+                f'--max {name}={limit:g} is below the cheapest network of the search '
+                f'space, {low:,.6g} {tables[name].unit}')
+        ranges[name] = (0.0, limit)
+        around[name] = min(max(BELOW * limit, low), high)
+        words.append(f'{name}_max_{_short(limit)}')
+    if target is not None:
+        low, high = tables[cost].range()
+        if not low <= target <= high:
+            raise ValueError(
+                f'a target of {target:,.6g} {tables[cost].unit} is outside of the '
+                f'search space, {low:,.6g} to {high:,.6g}')
+        most = min(target * (1 + tolerance), ranges.get(cost, (0, float('inf')))[1])
+        ranges[cost] = (target * (1 - tolerance), most)
+        around = {cost: target}
+        words.insert(0, f'{cost}_{_short(target)}')
+    return Goal('_'.join(words), ranges, around)
+
+
+def _short(value: float) -> str:
+    """Such as 6.5M; fit for a file's name."""
+    for unit, size in (('M', 1e6), ('k', 1e3)):
+        if value >= size:
+            return f'{value / size:g}{unit}'
+    return f'{value:g}'
+
+
+def choose(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks, batches: int,
+           candidates: int, seed: int, network: Callable[[Choices], Hashable],
+           prior: Optional[Callable[[Choices], float]] = None,
+           prior_weight: float = 0.0) -> Tuple[Choices, float]:
+    """The network of the lowest loss that a goal allows.
+
+    Args:
+        goal (Goal): What it may cost.
+        tables (dict[str, CostTable]): The costs.
+        tried (TriedNetworks): The losses.
+        batches (int): Number of batches that they are of.
+        candidates (int): Networks to try.
+        seed (int): Of the candidates.
+        network (Callable): The network of choices, so that none is tried twice.
+        prior (Callable, optional): As for :func:`evolution_search`. Defaults to None.
+        prior_weight (float): Likewise. Defaults to 0.
+
+    Returns:
+        tuple[list[tuple[int, ...]], float]: The network and its mean loss.
+
+    Raises:
+        ValueError: If no sampled network meets the goal.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chances: List[Sequence] = [
+        (tables[name], tables[name].probabilities(cost))
+        for name, cost in goal.around.items()]
+
+    def sample() -> Choices:
+        turn = torch.randint(len(chances), (), generator=generator)
+        table, probabilities = chances[turn]
+        return table.sample(probabilities, generator)
+
+    def allowed(choices: Choices) -> bool:
+        return goal.allows(tables, choices)
+
+    start = next((choices for choices in (sample() for _ in range(FIRST_TRIES))
+                  if allowed(choices)), None)
+    if start is None:
+        raise ValueError(
+            f'none of {FIRST_TRIES} sampled networks meets {goal.name}: raise a limit, '
+            'or give a target nearer to the middle of the space')
+    best, _, loss = evolution_search(
+        start, sample, allowed, network, tried.losses, batches, candidates - 1,
+        generator, prior, prior_weight)
+    return best, loss
+
+
+def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> List[int]:
+    """Indices of the networks than which none is both cheaper and better.
+
+    Args:
+        costs (Sequence[float]): By network.
+        losses (Sequence[float]): By network.
+
+    Returns:
+        list[int]: By rising cost.
+    """
+    front, best = [], float('inf')
+    for i in sorted(range(len(costs)), key=lambda i: (costs[i], losses[i])):
+        if losses[i] < best:
+            front.append(i)
+            best = losses[i]
+    return front

@@ -1,0 +1,84 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Splits of any dataset: disjoint, complete, and closed in themselves."""
+import pytest
+from conftest import ROOT, load_tool
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset, RepeatDataset
+from mmengine.registry import DATASETS, init_default_scope
+
+from autonl_mm.datasets import HoldoutDataset
+
+
+class Numbers(BaseDataset):
+    """20 numbers; those that the pipeline refuses are replaced by others."""
+
+    METAINFO = dict(classes=('even', 'odd'))
+
+    def load_data_list(self):
+        return [dict(number=i) for i in range(20)]
+
+    def get_cat_ids(self, index):
+        return [self.get_data_info(index)['number'] % 2]
+
+
+def part(split, holdout=6, **kwargs):
+    return HoldoutDataset(Numbers(**kwargs), holdout, split)
+
+
+def numbers(dataset):
+    return [dataset.get_data_info(i)['number'] for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize('serialize_data', [True, False])
+def test_disjoint_and_complete(serialize_data):
+    train, val = (part(s, serialize_data=serialize_data) for s in ('train', 'val'))
+    assert len(train) == 14 and len(val) == 6
+    assert sorted(numbers(train) + numbers(val)) == list(range(20))
+    assert numbers(val) == numbers(part('val'))
+    assert [train[i]['number'] for i in range(14)] == numbers(train)
+    assert train.metainfo['classes'] == ('even', 'odd')
+    assert train.get_cat_ids(3) == [numbers(train)[3] % 2]
+
+
+def test_an_image_is_replaced_by_one_of_the_same_part():
+    train = part('train')
+    mine, seen = set(numbers(train)), set()
+    train.dataset.pipeline = lambda info: info if info['number'] in (
+        seen_allowed) else None
+    seen_allowed = {min(mine), *numbers(part('val'))}
+    for _ in range(5):
+        seen |= {train[i]['number'] for i in range(14)}
+    assert seen == {min(mine)}
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(split='test'), "split is 'test'"),
+    (dict(split='val', holdout=0), 'holdout is 0'),
+    (dict(split='train', holdout=20), '20 images, expected more than the 20'),
+])
+def test_bad_arguments(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        part(**kwargs)
+    with pytest.raises(ValueError, match='put HoldoutDataset inside of them'):
+        HoldoutDataset(RepeatDataset(Numbers(), 2), 3, 'val')
+
+
+@pytest.mark.parametrize('task', ['det', 'seg'])
+def test_of_the_other_codebases(task, tmp_path, scope, monkeypatch):
+    make = load_tool('tools/dataset_converters/make_demo_data.py')
+    monkeypatch.setattr('sys.argv', [
+        'make_demo_data.py', '--out', str(tmp_path), '--sets', task,
+        f'--{task}-train', '6', f'--{task}-val', '2'])
+    make.main()
+    cfg = Config.fromfile(ROOT / f'configs/_base_/datasets/demo_{task}_bs8.py')
+    init_default_scope('mmdet' if task == 'det' else 'mmseg')
+    dataset = dict(cfg.train_dataloader.dataset, data_root=f'{tmp_path / task}/')
+    settings = [dict(type='autonl_mm.HoldoutDataset', dataset=dataset, holdout=2,
+                     split=split) for split in ('train', 'val')]
+    parts = [DATASETS.build(s) for s in settings]
+    paths = [[p.get_data_info(i)['img_path'] for i in range(len(p))] for p in parts]
+    assert [len(p) for p in paths] == [4, 2] and len({*paths[0], *paths[1]}) == 6
+    assert parts[1][0]['inputs'].shape == (3, 160, 160)
+    repeated = DATASETS.build(dict(
+        type='RepeatDataset', dataset=settings[0], times=3))
+    assert len(repeated) == 12

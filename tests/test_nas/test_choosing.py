@@ -1,0 +1,119 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Goals, what was tried, and the front."""
+import json
+
+import pytest
+from search_spaces import TINY_SPACE, latencies
+
+from autonl_mm.cost import LatencyTable, ParamsModel
+from autonl_mm.nas import AutoNLSuperNet
+from autonl_mm.nas.choosing import choose, make_goal, pareto_front
+from autonl_mm.nas.tried import TriedNetworks
+
+SUPERNET = AutoNLSuperNet(TINY_SPACE, input_shape=32, num_classes=2)
+SPACE = SUPERNET.space
+TABLES = dict(
+    macs=SUPERNET.cost_table, params=SUPERNET.table_of(ParamsModel()),
+    latency=SUPERNET.table_of(LatencyTable(latencies(SUPERNET))))
+BATCHES = 8
+
+
+class Losses:
+    """The fewer LightNLs the lower; counts what it computes."""
+
+    def __init__(self):
+        self.computed = []
+
+    def __call__(self, networks, start, stop):
+        self.computed += [(repr(n), i) for n in networks for i in range(start, stop)]
+        return [[sum(c[3] for c in n) + TABLES['macs'].cost_of(n) * 1e-9 + 0.1 * i
+                 for i in range(start, stop)] for n in networks]
+
+
+def search(goal, tried, seed=0, candidates=60):
+    return choose(goal, TABLES, tried, BATCHES, candidates, seed,
+                  lambda c: tuple(b.spec(o) for b, o in zip(SPACE.blocks, c)))
+
+
+@pytest.mark.parametrize('maxima, cost, target', [
+    ({}, 'macs', 500e3), ({}, 'params', 8e3), (dict(params=9e3), 'macs', 450e3),
+    (dict(latency=600, params=9e3), '', None), (dict(macs=600e3), '', None)])
+def test_what_is_chosen_meets_the_goal(maxima, cost, target, tmp_path):
+    goal = make_goal(TABLES, maxima, cost, target, 0.02)
+    losses = Losses()
+    tried = TriedNetworks(tmp_path / 'tried.json', losses, {})
+    best, loss = search(goal, tried)
+    for name, limit in maxima.items():
+        assert TABLES[name].cost_of(best) <= limit
+    if target:
+        assert abs(TABLES[cost].cost_of(best) / target - 1) <= 0.02
+    for network, _ in tried:
+        assert goal.allows(TABLES, network)
+    # the best of all that were tried on all batches
+    whole = [sum(own) / BATCHES for _, own in tried if len(own) == BATCHES]
+    assert loss == min(whole)
+    assert len(losses.computed) == len(set(losses.computed))
+
+
+@pytest.mark.parametrize('maxima, cost, target, words', [
+    (dict(params=10), '', None, '--max params=10 is below the cheapest'),
+    ({}, 'macs', 1e9, 'a target of 1e\\+09 MACs is outside of the search space'),
+])
+def test_goals_that_cannot_be_met(maxima, cost, target, words):
+    with pytest.raises(ValueError, match=words):
+        make_goal(TABLES, maxima, cost, target, 0.02)
+
+
+def test_a_goal_that_nothing_meets(tmp_path, monkeypatch):
+    monkeypatch.setattr('autonl_mm.nas.choosing.FIRST_TRIES', 50)
+    low = TABLES['params'].range()[0]
+    goal = make_goal(TABLES, dict(params=low), 'macs', 700e3, 0.02)
+    with pytest.raises(ValueError, match='none of 50 sampled networks meets macs_700'):
+        search(goal, TriedNetworks(tmp_path / 'tried.json', Losses(), {}))
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_goes_on_after_a_kill(tmp_path):
+    """Nothing is computed twice, and the result is the same."""
+    goals = [make_goal(TABLES, {}, 'macs', cost, 0.02) for cost in (450e3, 500e3)]
+    whole = Losses()
+    tried = TriedNetworks(tmp_path / 'whole.json', whole, dict(seed=1))
+    expected = [search(goal, tried) for goal in goals]
+    done = []
+    for calls in (1, 4, 7, 100):
+        losses, count = Losses(), iter(range(calls))
+
+        def killed(*args, losses=losses, count=count):
+            if next(count, None) is None:
+                raise KilledError
+            return losses(*args)
+
+        tried = TriedNetworks(tmp_path / 'tried.json', killed, dict(seed=1))
+        try:
+            assert [search(goal, tried) for goal in goals] == expected
+        except KilledError:
+            assert calls < 100
+        done += losses.computed
+    assert sorted(done) == sorted(whole.computed)
+    assert json.loads((tmp_path / 'tried.json').read_text()) == json.loads(
+        (tmp_path / 'whole.json').read_text())
+
+
+def test_what_was_tried_otherwise_is_not_used(tmp_path):
+    path = tmp_path / 'tried.json'
+    TriedNetworks(path, Losses(), dict(seed=1, batches=8)).losses(
+        [[(0, ) * 6]], 0, 1)
+    with pytest.raises(ValueError, match='tried with seed 1, now 2: remove it'):
+        TriedNetworks(path, Losses(), dict(seed=2, batches=8))
+    path.write_text('[]')
+    with pytest.raises(ValueError, match='is not a record'):
+        TriedNetworks(path, Losses(), {})
+
+
+def test_pareto_front():
+    costs, losses = [3, 1, 2, 2, 4], [1, 5, 3, 4, 1]
+    assert pareto_front(costs, losses) == [1, 2, 0]
+    assert pareto_front([], []) == []

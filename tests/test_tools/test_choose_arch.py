@@ -1,0 +1,122 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""One supernet, all targets."""
+import json
+
+import pytest
+import torch
+from conftest import call_main, load_tool, main_error, run_ranks, run_tool
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from search_spaces import latencies
+
+from autonl_mm import ArchSpec, count_macs
+from autonl_mm.cli.configs import build_supernet
+
+tool = load_tool('tools/choose_arch.py')
+COUNTS = ['--candidates', 8, '--num-samples', 8, '--recalibrate', 8]
+
+
+def macs_of(arch):
+    return count_macs(arch, 32, 2).total
+
+
+def test_several_targets(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
+    checkpoint = searched[0] / 'epoch_6.pth'
+    arguments = [tiny_search, checkpoint, '--targets', 400e3, 600e3, '--pareto',
+                 '--out', tmp_path, *COUNTS]
+    call_main(monkeypatch, tool, *arguments)
+    out = capsys.readouterr().out
+    assert 'choosing: 8 networks for each of 10 costs, seed 0, on 2 batches of' in out
+    assert 'training images, BN recalibrated on 2 batches' in out
+    rows = json.loads((tmp_path / 'choices.json').read_text())
+    assert [row['goal'] for row in rows] == ['macs_400k', 'macs_600k']
+    for row, target in zip(rows, (400e3, 600e3)):
+        folder = tmp_path / row['goal']
+        arch = ArchSpec.from_file(folder / 'arch.txt')
+        assert macs_of(arch) == row['macs'] and abs(row['macs'] / target - 1) <= 0.02
+        assert f'| {row["macs"]:,.6g} |' in out
+
+        # the config builds the network, which takes the weights strictly
+        cfg = Config.fromfile(folder / 'retrain.py')
+        init_default_scope(cfg.default_scope)
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+        model = MODELS.build(cfg.model)
+        assert model.backbone.arch() == arch
+        assert row['params'] == sum(p.numel() for p in model.parameters())
+        state = torch.load(folder / 'subnet.pth', weights_only=True)['state_dict']
+        model.load_state_dict(state)
+        # BN is that of the network: a batch of its training images is normalised
+        assert not torch.equal(
+            state['backbone.layers.0.bn.running_var'],
+            torch.load(checkpoint, weights_only=False)['state_dict'][
+                'model.backbone.layers.0.bn.running_var'])
+
+    record = json.loads((tmp_path / 'pareto.json').read_text())
+    networks = record['networks']
+    assert len(networks) > 40 and len({tuple(n['arch']) for n in networks}) > 40
+    front = sorted((n for n in networks if n['on_front']), key=lambda n: n['macs'])
+    assert len(front) >= 2
+    for a, b in zip(front, front[1:]):
+        assert a['loss'] > b['loss']
+    for n in networks:
+        assert macs_of(ArchSpec.from_text('\n'.join(n['arch']))) == n['macs']
+        assert n['batches'] < 2 or n['on_front'] or any(
+            f['macs'] <= n['macs'] and f['loss'] <= n['loss'] for f in front)
+    assert (tmp_path / 'pareto.png').stat().st_size > 5000
+
+    # again: nothing is tried, the same is chosen
+    before = (tmp_path / 'choices.json').read_text()
+    written = (tmp_path / 'tried.json').stat().st_mtime_ns
+    call_main(monkeypatch, tool, *arguments)
+    assert (tmp_path / 'choices.json').read_text() == before
+    assert (tmp_path / 'tried.json').stat().st_mtime_ns == written
+    assert "of networks that were tried with recalibrate 8, now 4" in main_error(
+        monkeypatch, tool, *arguments, '--recalibrate', 4)
+
+
+def test_limits(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
+    """Milliseconds and parameters together."""
+    supernet = build_supernet(Config.fromfile(tiny_search))
+    path = tmp_path / 'latency.json'
+    path.write_text(json.dumps(dict(latency_ms=latencies(supernet))))
+    call_main(monkeypatch, tool, tiny_search, searched[0] / 'epoch_6.pth', '--out',
+              tmp_path / 'out', '--max', 'latency=700', '--max', 'params=9e3',
+              '--latency', path, *COUNTS)
+    row, = json.loads((tmp_path / 'out/choices.json').read_text())
+    assert row['latency'] <= 700 and row['params'] <= 9000
+    assert row['goal'] == 'latency_max_700_params_max_9k'
+    assert (tmp_path / 'out' / row['goal'] / 'subnet.pth').exists()
+
+
+def test_ranks_choose_alike(tiny_search, searched, tmp_path):
+    arguments = ('tools/choose_arch.py', tiny_search, searched[0] / 'epoch_6.pth',
+                 '--targets', '500e3', '--out', tmp_path, *COUNTS)
+    results = run_ranks(2, *arguments, '--launcher', 'pytorch')
+    assert 'on 1 batches of 4' in results[0].stdout
+    assert 'choosing' not in results[1].stdout
+    row, = json.loads((tmp_path / 'choices.json').read_text())
+    assert abs(row['macs'] / 500e3 - 1) <= 0.02
+    # another number of ranks tries other batches
+    result = run_tool(*arguments, check=False)
+    assert 'tried with ranks 2, now 1' in result.stdout
+
+
+def test_bad_input(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
+    checkpoint = searched[0] / 'epoch_6.pth'
+    for words, *arguments in (
+        ('nothing to choose for', tiny_search, checkpoint),
+        ("'none.pth' does not exist", tiny_search, 'none.pth', '--targets', 5e5),
+        ('a target of 1 MACs is outside', tiny_search, checkpoint, '--targets', 1),
+        ('a latency needs --latency TABLE', tiny_search, checkpoint, '--max',
+         'latency=4'),
+        ('--max limits a cost twice', tiny_search, checkpoint, '--max', 'macs=4e5',
+         '--max', 'macs=5e5'),
+        ('--candidates is 0', tiny_search, checkpoint, '--targets', 5e5,
+         '--candidates', 0),
+        ("config 'none.py' does not exist", 'none.py', checkpoint, '--targets', 5e5)):
+        assert words in main_error(monkeypatch, tool, *arguments, '--out', tmp_path)
+    with pytest.raises(SystemExit):
+        call_main(monkeypatch, tool, tiny_search, checkpoint, '--out', tmp_path,
+                  '--max', 'flops=3')
+    assert "'flops=3', expected NAME=NUMBER with one of macs, params" in (
+        capsys.readouterr().err)

@@ -1,0 +1,322 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Choose the best networks of a trained supernet, for any costs.
+
+For each target, random networks of its cost and then networks evolved from the best of
+them run with the supernet's weights, each with BN recalibrated, on the images that the
+search held out (training images if it held out none), and the one of the lowest loss is
+chosen. Writes of each notation, inherited weights, and a config for retraining. What
+was tried is kept: after an interruption the same command goes on.
+"""
+import argparse
+import hashlib
+import json
+import os.path as osp
+import sys
+from pathlib import Path
+
+import matplotlib
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.runner import save_checkpoint
+
+import autonl_mm  # noqa: F401
+from autonl_mm.checkpoint import (
+    BrokenCheckpointError,
+    UnsafeCheckpointError,
+    write_whole,
+)
+from autonl_mm.cli import endings, launch, outputs
+from autonl_mm.cli.searches import open_search, search_options, write_retrain_config
+from autonl_mm.cost import LatencyTable, MacsModel, ParamsModel
+from autonl_mm.datasets.settings import check_data
+from autonl_mm.nas.choosing import choose, make_goal, pareto_front
+from autonl_mm.nas.cost_aware_model import TOLERANCE
+from autonl_mm.nas.search_hook import describe_images, synflow_of
+from autonl_mm.nas.tried import TriedNetworks
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+COSTS = ('macs', 'params', 'latency')
+# Images on which BN is recalibrated if the config does not say
+RECALIBRATE = 1024
+# Costs over the range for which networks are tried, for the front
+FRONT_LEVELS = 8
+
+
+def maximum(text):
+    """A limit: ``NAME=NUMBER``."""
+    name, _, number = text.partition('=')
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0
+    if name not in COSTS or not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(
+            f'{text!r}, expected NAME=NUMBER with one of {", ".join(COSTS)} and a '
+            'positive number')
+    return name, value
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    launch.add_common_args(parser)
+    parser.add_argument('checkpoint', help='checkpoint of the search')
+    parser.add_argument(
+        '--out', required=True, type=Path, help='folder for the results')
+    parser.add_argument(
+        '--targets', nargs='+', type=float, default=[], metavar='COST',
+        help=f'costs to be met within {100 * TOLERANCE:g}%%')
+    parser.add_argument(
+        '--cost', choices=COSTS,
+        help="what targets are; default: the config's cost")
+    parser.add_argument(
+        '--max', action='append', type=maximum, default=[], metavar='NAME=NUMBER',
+        help='a limit of macs, params or latency (milliseconds); may be given several '
+        'times, with or without targets')
+    parser.add_argument(
+        '--latency', metavar='TABLE',
+        help="what measure_latency.py wrote; default: the config's cost")
+    parser.add_argument(
+        '--pareto', action='store_true',
+        help='try networks over the whole range too, and write pareto.json and '
+        'pareto.png with every network that was tried')
+    parser.add_argument(
+        '--candidates', type=int,
+        help='networks to try for each target; default: those of the config')
+    parser.add_argument(
+        '--num-samples', type=int,
+        help='images to try them on; default: those of the config')
+    parser.add_argument(
+        '--recalibrate', type=int,
+        help='training images on which BN is recalibrated for each; default: those of '
+        f'the config, or {RECALIBRATE}')
+    parser.add_argument(
+        '--seed', type=int, default=0,
+        help='of the candidates, and of the images if the config has no seed')
+    return parser.parse_args()
+
+
+def hook_options(args, cfg):
+    """Options of the search's hook in place of the config's.
+
+    Args:
+        args (Namespace): Arguments of the tool.
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    options = {'recalibrate': search_options(cfg).get('recalibrate') or RECALIBRATE}
+    for name in ('candidates', 'num_samples', 'recalibrate'):
+        value = getattr(args, name)
+        if value is None:
+            continue
+        if value < 1:
+            raise ValueError(f'--{name.replace("_", "-")} is {value}, expected at '
+                             'least 1')
+        options[name] = value
+    if not options.get('candidates', search_options(cfg).get('candidates', 1)):
+        raise ValueError('the config tries no candidates: give --candidates')
+    return options
+
+
+def cost_models(args, cfg):
+    """The cost models by name, and which one targets are in.
+
+    Args:
+        args (Namespace): Arguments of the tool.
+        cfg (Config): The config.
+
+    Raises:
+        FileNotFoundError: If there is no such latency table.
+        ValueError: If there is nothing to choose for, or latency is asked for without
+            a table.
+    """
+    if not args.targets and not args.max and not args.pareto:
+        raise ValueError('nothing to choose for: give --targets, --max or --pareto')
+    if len(dict(args.max)) < len(args.max):
+        raise ValueError('--max limits a cost twice: give each once')
+    own = cfg.model.get('cost', 'macs')
+    table = args.latency or (own if own != 'macs' else None)
+    models = dict(macs=MacsModel(), params=ParamsModel())
+    if table:
+        models['latency'] = LatencyTable.from_file(table)
+    cost = args.cost or ('macs' if own == 'macs' else 'latency')
+    if 'latency' in (cost, *dict(args.max)) and not table:
+        raise ValueError('a latency needs --latency TABLE: measure it with '
+                         'tools/analysis_tools/measure_latency.py')
+    return models, cost
+
+
+def digest(path):
+    """The first digits of a file's SHA-256."""
+    sha = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(2**20), b''):
+            sha.update(block)
+    return sha.hexdigest()[:16]
+
+
+def write_network(folder, cfg, hook, proxy, choices):
+    """Write notation, inherited weights and config of a network.
+
+    Args:
+        folder (Path): Where to.
+        cfg (Config): The config of the search.
+        hook (SearchHook): With the model.
+        proxy (ProxyLoss): With the statistics of its BN.
+        choices (list[tuple[int, ...]]): The network.
+    """
+    arch = hook.supernet.space.arch(choices)
+    with hook.model.network(choices):
+        proxy.recalibrate(choices)
+        state = {name: value.detach().cpu().clone()
+                 for name, value in hook.model.model.state_dict().items()}
+        hook.model.model.train()
+    if not is_main_process():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / 'arch.txt', arch.to_text())
+    save_checkpoint(dict(meta=dict(), state_dict=state), str(folder / 'subnet.pth'))
+    if cfg.get('retrain_base'):
+        write_retrain_config(folder / 'retrain.py', cfg.retrain_base, arch)
+
+
+def table(rows, names):
+    """The chosen networks as Markdown.
+
+    Args:
+        rows (list[dict]): The networks.
+        names (list[str]): The costs.
+    """
+    lines = ['| for | ' + ' | '.join(names) + ' | loss | blocks | folder |',
+             '|---' * (len(names) + 4) + '|']
+    lines += [
+        '| ' + ' | '.join([row['goal'], *(f'{row[name]:,.6g}' for name in names),
+                           f'{row["loss"]:.4f}', str(len(row['arch'])),
+                           row['folder']]) + ' |' for row in rows]
+    return '\n'.join(lines)
+
+
+def write_front(out, tried, tables, space, cost, batches, chosen):
+    """Every network that was tried, and the front of those tried on all batches.
+
+    Args:
+        out (Path): The folder.
+        tried (TriedNetworks): The networks.
+        tables (dict[str, CostTable]): The costs.
+        space (SearchSpace): The space.
+        cost (str): Name of the cost of the front.
+        batches (int): Number of batches.
+        chosen (list[dict]): The networks that were chosen for a goal.
+    """
+    rows = [
+        dict({name: t.cost_of(choices) for name, t in tables.items()},
+             loss=sum(losses) / len(losses), batches=len(losses), on_front=False,
+             arch=space.arch(choices).to_text().splitlines())
+        for choices, losses in tried if losses]
+    whole = [row for row in rows if row['batches'] == batches]
+    front = [whole[i] for i in pareto_front([r[cost] for r in whole],
+                                            [r['loss'] for r in whole])]
+    for row in front:
+        row['on_front'] = True
+    record = dict(cost=cost, unit=tables[cost].unit, batches=batches, networks=rows)
+    write_whole(out / 'pareto.json', json.dumps(record, indent=1))
+
+    figure, ax = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    divisor, unit = (1, 'ms') if cost == 'latency' else (1e6, f'M {tables[cost].unit}')
+    for label, some, style in (
+            ('tried on a part of the images', [r for r in rows if r not in whole],
+             dict(color='#c8d3de', s=8)),
+            ('tried on all', whole, dict(color='#6b8fb3', s=14)),
+            ('chosen', chosen, dict(color='#c0392b', s=60, marker='*', zorder=3))):
+        ax.scatter([r[cost] / divisor for r in some], [r['loss'] for r in some],
+                   label=f'{label} ({len(some)})', **style)
+    ax.plot([r[cost] / divisor for r in front], [r['loss'] for r in front],
+            color='#1f4e79', label=f'front ({len(front)})')
+    ax.set(xlabel=unit, ylabel="loss with the supernet's weights")
+    ax.legend()
+    outputs.save_figure(figure, out / 'pareto.png')
+    plt.close(figure)
+
+
+def run(args):
+    """Choose and write."""
+    outputs.check_folder('--out', args.out)
+    args.work_dir = args.work_dir or str(args.out / 'log')
+    cfg = launch.load_config(args)
+    if not osp.isfile(args.checkpoint):
+        raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
+    check_data(cfg, ['train_dataloader', 'val_dataloader'])
+    if (cfg.get('randomness') or {}).get('seed') is None:
+        # which images are tried must be the same after an interruption
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
+    models, cost = cost_models(args, cfg)
+    options = hook_options(args, cfg)
+    runner, hook = open_search(cfg, args.checkpoint, args.work_dir, **options)
+    supernet, space = hook.supernet, hook.supernet.space
+    tables = {name: supernet.table_of(model) for name, model in models.items()}
+    maxima = dict(args.max)
+    goals = [make_goal(tables, maxima, cost, target, TOLERANCE)
+             for target in args.targets]
+    if maxima and not args.targets:
+        goals.append(make_goal(tables, maxima))
+    wanted = len(goals)
+    if args.pareto:
+        goals += [make_goal(tables, maxima, cost, level, TOLERANCE)
+                  for level in tables[cost].levels(FRONT_LEVELS)]
+
+    proxy = hook.proxy_loss(runner)
+    print_once(f'choosing: {hook.candidates} networks for each of {len(goals)} costs, '
+               f'seed {args.seed}, on {describe_images(proxy)}')
+    tried = TriedNetworks(args.out / 'tried.json', proxy.losses, dict(
+        checkpoint=digest(args.checkpoint), seed=runner.seed, ranks=get_world_size(),
+        batches=proxy.num_batches, batch_size=proxy.tried.batch_size,
+        images='held out' if proxy.held_out else 'training',
+        recalibrate=hook.recalibrate))
+    rows = []
+    for number, goal in enumerate(goals):
+        choices, loss = choose(
+            goal, tables, tried, proxy.num_batches, hook.candidates, args.seed,
+            lambda c: tuple(b.spec(o) for b, o in zip(space.blocks, c)),
+            lambda c: synflow_of(supernet, c), hook.synflow_weight)
+        row = dict({name: t.cost_of(choices) for name, t in tables.items()},
+                   goal=goal.name, loss=loss,
+                   arch=space.arch(choices).to_text().splitlines())
+        print_once(f'{goal.name}: loss {loss:.4f}, ' + ', '.join(
+            f'{row[name]:,.6g} {t.unit}' for name, t in tables.items()))
+        if number < wanted:
+            row['folder'] = str(args.out / goal.name)
+            write_network(args.out / goal.name, cfg, hook, proxy, choices)
+            rows.append(row)
+    if not is_main_process():
+        return
+    write_whole(args.out / 'choices.json', json.dumps(rows, indent=1))
+    if rows:
+        text = table(rows, list(tables))
+        write_whole(args.out / 'choices.md', text + '\n')
+        print('\n' + text)
+    if args.pareto:
+        write_front(args.out, tried, tables, space, cost, proxy.num_batches, rows)
+        print(f'{args.out / "pareto.json"}, {args.out / "pareto.png"}: every network '
+              'that was tried')
+
+
+def print_once(text):
+    """Print on the first rank."""
+    if is_main_process():
+        print(text, flush=True)
+
+
+def main():
+    args = parse_args()
+    with endings.in_one_line('choose_arch.py'):
+        try:
+            run(args)
+        except (FileNotFoundError, ImportError, ValueError, BrokenCheckpointError,
+                UnsafeCheckpointError) as e:
+            sys.exit(f'choose_arch.py: {e}')
+
+
+if __name__ == '__main__':
+    main()

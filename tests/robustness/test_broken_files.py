@@ -20,7 +20,8 @@ from autonl_mm.checkpoint import (
     load_checkpoint,
 )
 from autonl_mm.cost import LatencyTable
-from autonl_mm.export.onnx_file import KEY, OnnxSession
+from autonl_mm.deploy import load
+from autonl_mm.export.engines.onnxruntime import KEY
 from autonl_mm.text_files import MAX_SIZE
 
 COUNT = int(os.environ.get('ROBUSTNESS_COUNT', 60))
@@ -183,4 +184,4 @@ def test_metadata_of_onnx_files(text, tmp_path):
     path = tmp_path / 'model.onnx'
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match=r'metadata of .*model\.onnx'):
-        OnnxSession(path)
+        load(path)

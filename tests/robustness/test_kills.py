@@ -19,7 +19,7 @@ from mmengine.config import Config
 
 from autonl_mm import ArchSpec
 from autonl_mm.checkpoint import find_resumable, load_checkpoint
-from autonl_mm.export.onnx_file import OnnxSession
+from autonl_mm.deploy import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 # Of all tests of this file together
@@ -167,11 +167,11 @@ def test_exporting(rng, tiny_search, searched, tmp_path):
     for _ in range(KILLS // 5):
         out.unlink(missing_ok=True)
         ended += run_killed(
-            rng.uniform(0.2, 5), 'tools/deployment/export_onnx.py',
+            rng.uniform(0.2, 5), 'tools/deployment/export.py',
             tmp_path / 'config.py', tmp_path / 'run/epoch_1.pth', '--out', out,
             '--input-shape', '32')
         if out.exists():
-            OnnxSession(str(out))
+            load(out)
     print(f'{KILLS // 5} kills, of which {ended} came after the end')
 
 

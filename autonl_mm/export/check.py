@@ -1,6 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The check of an exported file: it is run in its engine and compared with PyTorch."""
-import multiprocessing
 from pathlib import Path
 from typing import List, NamedTuple, Sequence, Tuple
 
@@ -9,6 +8,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from .apart import call_apart
 from .engines import ExportError, load
 from .engines.base import first_line
 
@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 
 
 def run_apart(file: Path, batches: Sequence[Tensor]) -> List[List[Tensor]]:
-    """Run a file in a process of its own, which an engine may end by a fault.
+    """Run a file in a process of its own.
 
     Args:
         file (Path): The file.
@@ -43,44 +43,26 @@ def run_apart(file: Path, batches: Sequence[Tensor]) -> List[List[Tensor]]:
     Raises:
         ExportError: If the file does not load, or does not run on a batch.
     """
-    context = multiprocessing.get_context('forkserver')
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_send_outputs,
-        args=(sender, str(file), [b.numpy() for b in batches],
-              torch.get_num_threads()))
-    process.start()
-    sender.close()
-    results: List[List[Tensor]] = []
     try:
-        while len(results) < len(batches):
-            message = receiver.recv()
-            if isinstance(message, str):
-                raise ExportError(message)
-            results.append([torch.from_numpy(out) for out in message])
-    except EOFError:
-        process.join()
-        raise ExportError(
-            f'the process that ran the file on images of '
-            f'{size_text(batches[len(results)])} ended with status '
-            f'{process.exitcode}') from None
-    finally:
-        process.join()
-    return results
+        results = call_apart(_run_file, str(file), [b.numpy() for b in batches])
+    except ExportError as e:
+        raise ExportError(f'the file cannot be used: {e}') from None
+    return [[torch.from_numpy(out) for out in outputs] for outputs in results]
 
 
-def _send_outputs(sender, file: str, batches: List[np.ndarray], threads: int) -> None:
-    torch.set_num_threads(threads)
+def _run_file(file: str, batches: List[np.ndarray]) -> List[List[np.ndarray]]:
     try:
         session = load(file)
     except Exception as e:  # engines' errors have no common class
-        return sender.send(f'the file does not load: {first_line(e)}')
+        raise ExportError(f'it does not load: {first_line(e)}') from e
+    results = []
     for batch in batches:
         try:
-            sender.send([out.numpy() for out in session(batch)])
+            results.append([out.numpy() for out in session(batch)])
         except Exception as e:
-            return sender.send(f'the file does not run on images of '
-                               f'{size_text(batch)}: {first_line(e)}')
+            raise ExportError(f'it does not run on images of {size_text(batch)}: '
+                              f'{first_line(e)}') from e
+    return results
 
 
 def size_text(images) -> str:

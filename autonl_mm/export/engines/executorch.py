@@ -19,14 +19,14 @@ class HalfGraph(nn.Module):
 
     def __init__(self, graph: nn.Module):
         super().__init__()
-        self.graph = graph
+        self.task = graph  # a module of torch.export has an attribute graph
         graph.model.half()
         self.inputs = graph.inputs
         graph.inputs = lambda x: self.inputs(x).half()
 
     def forward(self, x: torch.Tensor):
         """As the graph's, with inputs and outputs in float32."""
-        out = self.graph(x)
+        out = self.task(x)
         if isinstance(out, torch.Tensor):
             return out.float() if out.is_floating_point() else out
         return tuple(o.float() if o.is_floating_point() else o for o in out)
@@ -47,7 +47,7 @@ class ExecuTorchSession(Session):
 
 
 class ExecuTorch(Engine):
-    """Made from torch.export. How many threads it uses is its own decision."""
+    """Made from torch.export."""
 
     name = 'executorch'
     ending = '.pte'
@@ -74,6 +74,9 @@ class ExecuTorch(Engine):
 
     def open(self, file: Path, info: dict) -> ExecuTorchSession:
         runtime = self.require('executorch.runtime').Runtime.get()
+        pool = self.require('executorch.extension.pybindings.portable_lib')
+        if pool._threadpool_get_thread_count() != torch.get_num_threads():
+            pool._unsafe_reset_threadpool(torch.get_num_threads())  # there is no other
         try:
             return ExecuTorchSession(file, info, runtime.load_program(str(file)))
         except Exception as e:  # its errors have no common class

@@ -31,7 +31,8 @@ class CoreMl(Engine):
         images = torch.rand(*settings.shape) * 255
         try:
             with quiet('coremltools', 'torch.jit'), torch.no_grad():
-                traced = torch.jit.trace(graph, images, check_trace=False)
+                traced = torch.jit.trace(
+                    with_plain_sizes(graph, images), images, check_trace=False)
                 model = ct.convert(
                     traced, convert_to='mlprogram',
                     inputs=[ct.TensorType('input', shape=settings.shape)],
@@ -59,3 +60,20 @@ class CoreMl(Engine):
 
     def open(self, file: Path, info: dict) -> Session:
         raise ValueError(f'{file} cannot be run here: Core ML runs on macOS and iOS')
+
+
+def with_plain_sizes(graph: nn.Module, images: torch.Tensor) -> nn.Module:
+    """A graph in which sizes are numbers: coremltools 9 fails for those that it has to
+    compute.
+
+    Args:
+        graph (TaskGraph): The graph.
+        images (Tensor): What it takes.
+    """
+    module = torch.export.export(graph, (images, )).module()
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten.alias.default:  # which coremltools lacks
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()
+    return module

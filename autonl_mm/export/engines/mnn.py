@@ -24,7 +24,7 @@ from .onnx_graph import to_onnx
 # The module of MNN's commands, without these: they install a package with which they
 # report each call over the network.
 CONVERT = 'import sys, _tools; _tools.mnnconvert(["mnnconvert", *sys.argv[1:]])'
-QUANTIZE = 'import sys, _tools; _tools.mnnquant(*sys.argv[1:])'
+QUANTIZE = 'import sys, _tools; _tools.mnnquant(["mnnquant", *sys.argv[1:]])'
 UNKNOWN = re.compile(r'.*(?:not support|unsupport|unknown op|error).*', re.I)
 
 
@@ -86,7 +86,8 @@ class Mnn(Engine):
         batches = calibration_batches(settings)
         config = dict(format='BGR', mean=[0, 0, 0], normal=[1, 1, 1], width=width,
                       height=height, path='images', used_image_num=n * len(batches),
-                      batch_size=n, feature_quantize_method='KL',
+                      batch_size=n,
+                      feature_quantize_method='EMA',
                       weight_quantize_method='MAX_ABS', model='graph.mnn')
         mean, std = np.zeros((3, 1, 1)), np.ones((3, 1, 1))
         preprocess = graph.preprocess

@@ -37,11 +37,15 @@ class NcnnSession(Session):
         image = self.ncnn.Mat(images[0])
         extractor.input('in0', image)
         outputs = []
-        for i in range(len(self.info['outputs'])):
+        for i, name in enumerate(self.info['outputs']):
             status, out = extractor.extract(f'out{i}')
             if status:
                 raise RuntimeError(f'ncnn gives no output out{i} (status {status})')
-            outputs.append(np.array(out)[None])
+            out = np.array(out)
+            if name in ('boxes', 'scores'):
+                # (M, C), with a 1 in front where a layer put one
+                out = out.reshape(-1, out.shape[-1])
+            outputs.append(out[None])
         return outputs
 
 
@@ -51,7 +55,8 @@ class Ncnn(Engine):
     name = 'ncnn'
     ending = '.param'
     modules = ('ncnn', 'pnnx')
-    dynamic = ('size', )
+    # LightNL divides by the number of positions, which ncnn cannot compute
+    dynamic = ()
     # its quantiser is not in its Python packages
     precisions = ('fp32', 'fp16')
 
@@ -67,10 +72,6 @@ class Ncnn(Engine):
 
     def write(self, graph: nn.Module, settings: Settings, file: Path) -> None:
         n, c, h, w = settings.shape
-        shapes = [f'inputshape=[{n},{c},{h},{w}]']
-        if 'size' in settings.dynamic:
-            # two sizes say that it is not fixed
-            shapes.append(f'inputshape2=[{n},{c},{h + 32},{w + 64}]')
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             try:
@@ -81,7 +82,8 @@ class Ncnn(Engine):
                 raise ExportError(f'torch.jit cannot trace the graph: '
                                   f'{first_line(e)}') from e
             out = run_converter([
-                self.require('pnnx').EXEC_PATH, 'graph.pt', *shapes,
+                self.require('pnnx').EXEC_PATH, 'graph.pt',
+                f'inputshape=[{n},{c},{h},{w}]',
                 f'fp16={int(settings.precision == "fp16")}'], folder)
             found = UNKNOWN.search(out.split('pass_ncnn')[-1])
             if found:

@@ -16,7 +16,6 @@ from .base import (
     Settings,
     calibration_batches,
     checked_info,
-    quiet,
 )
 from .onnx_graph import to_onnx
 from .onnx_int8 import default_exclude, quantize_static
@@ -62,23 +61,7 @@ class OnnxRuntime(Engine):
         onnx.save(model, file)
 
     def info(self, file: Path) -> dict:
-        return self._load(file)[1]
-
-    def open(self, file: Path, info: dict) -> OnnxSession:
-        return OnnxSession(file, info, self._load(file)[0])
-
-    def _load(self, file: Path):
-        runtime = self.require('onnxruntime')
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        # so that its threads do not spin while another session is measured
-        options.add_session_config_entry('session.force_spinning_stop', '1')
-        try:
-            session = runtime.InferenceSession(
-                str(file), options, providers=['CPUExecutionProvider'])
-        except Exception as e:  # onnxruntime's errors have no common class
-            raise ValueError(f'onnxruntime does not load {file}: {e}') from e
+        session = self._load(file, optimise=False)
         meta = session.get_modelmeta().custom_metadata_map
         if KEY not in meta:
             raise ValueError(f'{file} was not written by '
@@ -91,7 +74,26 @@ class OnnxRuntime(Engine):
             info.setdefault('input', [n if isinstance(n, int) else None for n in shape])
             info.setdefault('outputs', [out.name for out in session.get_outputs()])
             info.setdefault('preprocess', True)
-        return session, checked_info(info, source)
+        return checked_info(info, source)
+
+    def open(self, file: Path, info: dict) -> OnnxSession:
+        return OnnxSession(file, info, self._load(file))
+
+    def _load(self, file: Path, optimise: bool = True):
+        runtime = self.require('onnxruntime')
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        # so that its threads do not spin while another session is measured
+        options.add_session_config_entry('session.force_spinning_stop', '1')
+        if not optimise:
+            options.graph_optimization_level = (
+                runtime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        try:
+            return runtime.InferenceSession(
+                str(file), options, providers=['CPUExecutionProvider'])
+        except Exception as e:  # onnxruntime's errors have no common class
+            raise ValueError(f'onnxruntime does not load {file}: {e}') from e
 
 
 def set_info(model, info: Dict) -> None:
@@ -106,17 +108,22 @@ def set_info(model, info: Dict) -> None:
 
 
 def to_half(model):
-    """A model in float16, with input and outputs in float32.
-
-    Normalisation and LightNL stay in float32: pixels lose bits in float16, and
-    products of three features leave its range.
+    """A model with its weights in float16, which are cast to float32 when it is loaded.
 
     Args:
-        model (onnx.ModelProto): The model.
+        model (onnx.ModelProto): The model, changed in place.
     """
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    kept = [node.name for node in model.graph.node
-            if 'light_nl' in node.name or node.name.startswith('/preprocess/')]
-    with quiet('onnxruntime.transformers.float16'):
-        return convert_float_to_float16(
-            model, keep_io_types=True, node_block_list=kept)
+    import onnx
+    graph, casts = model.graph, []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        values, name = onnx.numpy_helper.to_array(tensor), tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(
+            values.astype(np.float16), f'{name}_half'))
+        casts.append(onnx.helper.make_node(
+            'Cast', [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model

@@ -20,6 +20,7 @@ from .base import (
     quiet,
 )
 from .onnx_graph import to_onnx
+from .onnx_int8 import default_exclude
 
 
 class OpenVinoSession(Session):
@@ -75,9 +76,9 @@ class OpenVino(Engine):
                 model, nncf.Dataset(batches), subset_size=len(batches),
                 # for activations that are not symmetric, as swish
                 preset=nncf.QuantizationPreset.MIXED,
-                # OpenVINO does not compile LightNL's products in INT8.
                 ignored_scope=nncf.IgnoredScope(
-                    patterns=['.*light_nl.*'], validate=False))
+                    patterns=[f'.*{name}.*' for name in default_exclude(settings.info)],
+                    validate=False))
 
     def open(self, file: Path, info: dict) -> OpenVinoSession:
         openvino = self.require('openvino')

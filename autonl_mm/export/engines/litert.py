@@ -19,6 +19,7 @@ from .base import (
 
 # Names that litert_torch gives to the only input and to its signature
 INPUT, SIGNATURE = 'args_0', 'serving_default'
+QUANTISED = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
 
 
 class LiteRtSession(Session):
@@ -61,6 +62,10 @@ class LiteRt(Engine):
     def _quantize(self, settings: Settings, file: Path) -> None:
         """Replace a file by one of lower precision."""
         aeq = self.require('ai_edge_quantizer')
+        with quiet():
+            self._quantize_with(aeq, settings, file)
+
+    def _quantize_with(self, aeq, settings: Settings, file: Path) -> None:
         quantizer = aeq.quantizer.Quantizer(str(file))
         if settings.precision == 'fp16':
             quantizer.load_quantization_recipe(
@@ -70,7 +75,10 @@ class LiteRt(Engine):
                           compute_precision='FLOAT', explicit_dequantize=True))])
             result = quantizer.quantize()
         else:
-            quantizer.load_quantization_recipe(aeq.recipe.static_wi8_ai8())
+            recipe, = aeq.recipe.static_wi8_ai8()
+            # inputs, outputs and LightNL's products stay in float
+            quantizer.load_quantization_recipe(
+                [dict(recipe, operation=name) for name in QUANTISED])
             found = quantizer.calibrate({SIGNATURE: [
                 {INPUT: batch} for batch in calibration_batches(settings)]})
             result = quantizer.quantize(found)

@@ -14,7 +14,7 @@ from torch import nn
 
 from autonl_mm.deploy import load
 from autonl_mm.export import export
-from autonl_mm.export.engines import DYNAMIC
+from autonl_mm.export.engines import DYNAMIC, ENGINES
 from autonl_mm.export.engines.onnx_graph import operators
 from autonl_mm.export.graphs import graph_type
 from autonl_mm.models import LightNL
@@ -191,6 +191,29 @@ def test_bad_input(arguments, words, files, monkeypatch):
     config, weights, _ = files('classifier')
     if '--input-shape' not in arguments:
         arguments = ['--input-shape', 64, *arguments]
+    assert words in main_error(monkeypatch, tool, config, weights, *arguments)
+
+
+def test_weights_of_another_file(files, monkeypatch, tmp_path):
+    """OpenVINO's and ncnn's files of one name would share x.bin."""
+    monkeypatch.setattr(ENGINES['ncnn'], 'modules', ())
+    config, weights, _ = files('classifier')
+    (tmp_path / 'x.xml.json').touch()
+    message = main_error(monkeypatch, tool, config, weights, '--engine', 'ncnn',
+                         '--out', tmp_path / 'x.param')
+    assert 'x.bin, a part of' in message and 'x.xml: give another name' in message
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--engine', 'mnn', '--out', 'x.onnx'], 'expected a file that ends in .mnn, as'),
+    (['--engine', 'litert', '--dynamic', 'batch'], '--dynamic batch cannot be'),
+    (['--engine', 'ncnn', '--precision', 'int8'], '--precision int8 cannot be'),
+    (['--agreement', 2], '--agreement is 2.0, expected a share'),
+])
+def test_what_does_not_fit_the_engine(arguments, words, files, monkeypatch):
+    for engine in ENGINES.values():
+        monkeypatch.setattr(engine, 'modules', ())
+    config, weights, _ = files('classifier')
     assert words in main_error(monkeypatch, tool, config, weights, *arguments)
 
 

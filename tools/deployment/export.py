@@ -23,6 +23,7 @@ from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.deploy import load
 from autonl_mm.export import export, quantize
 from autonl_mm.export.engines import DYNAMIC, ENGINES, PRECISIONS, Settings
+from autonl_mm.export.engines.base import info_file
 from autonl_mm.export.images import check_images, config_images, to_batch
 from autonl_mm.models import input_channels
 
@@ -216,6 +217,13 @@ def check(args, engine):
                          f'{engine.ending}, as those of {engine.name}')
     if not osp.isdir(args.out):
         outputs.check_file('--out', args.out)
+    for other in ENGINES.values():
+        # x.param and x.xml both have their weights in x.bin
+        sibling = Path(args.out).with_suffix(other.ending)
+        shared = set(other.files(sibling)) & set(engine.files(Path(args.out)))
+        if other is not engine and shared and info_file(sibling).exists():
+            raise ValueError(f'--out {args.out!r} would replace {shared.pop()}, a part '
+                             f'of {sibling}: give another name')
     configs.check_positive(args, 'batch_size', 'rounds', 'calibrate')
     if args.agreement is not None and not 0 <= args.agreement <= 1:
         raise ValueError(f'--agreement is {args.agreement}, expected a share from 0 '

@@ -4,14 +4,15 @@
 Importing it registers everything and changes nothing of mmengine;
 :func:`autonl_mm.checkpoint.install` does that.
 """
-from . import checkpoint, datasets, models, nas
+from . import checkpoint, datasets, deploy, models, nas
 from .arch import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec
 from .cost import count_macs
 from .engine import hooks, optimizers
-from .export import onnx_model
+from .export import engine_model
 from .version import __version__
 
 __all__ = [
-    'checkpoint', 'datasets', 'hooks', 'models', 'nas', 'onnx_model', 'optimizers',
-    'AUTONL_L', 'AUTONL_S', 'ArchSpec', 'BlockSpec', 'count_macs', '__version__'
+    'checkpoint', 'datasets', 'deploy', 'engine_model', 'hooks', 'models', 'nas',
+    'optimizers', 'AUTONL_L', 'AUTONL_S', 'ArchSpec', 'BlockSpec', 'count_macs',
+    '__version__'
 ]

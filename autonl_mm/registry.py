@@ -47,7 +47,7 @@ MODELS = PublicRegistry(
     scope='autonl_mm',
     locations=[
         'autonl_mm.models', 'autonl_mm.nas',
-        'autonl_mm.export.onnx_model'
+        'autonl_mm.export.engine_model'
     ])
 OPTIMIZERS = PublicRegistry(
     'optimizer',

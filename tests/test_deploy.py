@@ -317,7 +317,7 @@ def test_a_model_that_cannot_be_fused_is_unchanged(monkeypatch):
     def fail():
         raise RuntimeError('no compiler')
 
-    monkeypatch.setattr('autonl_mm.deploy.load_fused_operators', fail)
+    monkeypatch.setattr('autonl_mm.fold.load_fused_operators', fail)
     layer = LightNL(8).train()
     before = list(layer.state_dict())
     with pytest.raises(RuntimeError, match='no compiler'):

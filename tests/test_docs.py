@@ -162,10 +162,12 @@ def test_files_named_exist(path):
 
 
 def test_options_of_tables_exist():
-    """Those that the README of the ONNX tools lists."""
+    """Those that the README of the deployment tools lists."""
     tools = ''.join(
         p.read_text() for p in [*ROOT.glob('tools/deployment/*.py'),
-                                *ROOT.glob('autonl_mm/cli/*.py')])
+                                *ROOT.glob('autonl_mm/cli/*.py'),
+                                ROOT / 'tools/analysis_tools/measure_latency.py',
+                                ROOT / 'tools/benchmarks/engines.py'])
     for page in ('tools/deployment/README.md', 'docs/deployment.md'):
         for option in re.findall(r'(?<![\w-])--[a-z][a-z-]*',
                                  (ROOT / page).read_text()):

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import autonl_mm
+from autonl_mm.export.engines import ENGINES
 
 MMCV = 'onedl-mmcv' if FORKS else 'mmcv'
 
@@ -82,9 +83,11 @@ def test_extras(distributions):
         extra = re.search(r'extra == ["\'](.+?)["\']', ''.join(condition))
         needs.setdefault(extra and extra[1], []).append(re.split(r'[<>= ]', package)[0])
     assert set(needs) == {None, 'upstream', 'onedl', 'tools', 'demo', 'timm',
-                          'safetensors', 'onnx', 'tensorflow', 'tests', 'docs'}
+                          'safetensors', 'onnx', 'tensorflow', 'tests', 'docs',
+                          *ENGINES}
     assert sorted(needs[None]) == ['numpy', 'torch']
-    assert needs['onnx'] == ['onnx', 'onnxruntime', 'onnxscript']
+    assert needs['onnx'] == needs['onnxruntime'] == [
+        'onnx', 'onnxruntime', 'onnxscript']
     assert 'mmcv' in needs['upstream'] and 'onedl-mmcv' in needs['onedl']
 
 

@@ -22,6 +22,7 @@ from mmengine.runner import save_checkpoint
 from pages import PAGES, page_id, snippets
 
 from autonl_mm.checkpoint import patches
+from autonl_mm.export.engines.onnxruntime import set_info
 from autonl_mm.nas import CostAwareModel
 
 FOLDERS = ['mmdet', 'mmseg']
@@ -50,6 +51,7 @@ def make_files(folder):
         [onnx.helper.make_tensor_value_info('logits', 1, ['N', 3])])
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8)
+    set_info(model, dict(task='classification', light_nl_scales=[]))
     for name in ('x.onnx', 'digits.onnx'):
         onnx.save(model, folder / name)
 

@@ -244,7 +244,7 @@ def make_commands(out: Path, trainings: Dict[str, Training], full: bool) -> List
              command=f'python {tool("tools/train.py")} {config}'),
         search,
         dict(text='Export the detector as a checked ONNX file, and compare its speed.',
-             command=f'python {tool("tools/deployment/export_onnx.py")} {exported} '
+             command=f'python {tool("tools/deployment/export.py")} {exported} '
              f'{detector.checkpoint} --out {out}/detector.onnx'),
     ]
 

@@ -19,6 +19,7 @@ from autonl_mm.cli.data_checks import (
     is_unlabelled,
 )
 from autonl_mm.datasets.settings import check_data, leaf_datasets
+from autonl_mm.export.engines import is_engine_file
 from autonl_mm.half import use_half
 
 
@@ -28,7 +29,7 @@ def parse_args():
     launch.add_amp_arg(parser)
     parser.add_argument(
         'checkpoint',
-        help='checkpoint file, or an ONNX file of tools/deployment')
+        help='checkpoint file, or an exported file of tools/deployment')
     parser.add_argument(
         '--dtype',
         choices=['float32', 'float16', 'bfloat16'],
@@ -60,13 +61,13 @@ def check_options(args):
     Raises:
         ValueError: If there is such an option; names it.
     """
-    if args.checkpoint.endswith('.onnx'):
+    if is_engine_file(args.checkpoint):
         for option, given in ((f'--dtype {args.dtype}', args.dtype != 'float32'),
                               ('--amp', args.amp)):
             if given:
                 raise ValueError(
                     f'{option} does not apply to {args.checkpoint}: the precision '
-                    'of an ONNX file is fixed when it is written. Remove the '
+                    'of an exported file is fixed when it is written. Remove the '
                     'option, or evaluate the checkpoint')
     if args.amp and args.dtype != 'float32':
         raise ValueError(f'--amp and --dtype {args.dtype} exclude each other: '
@@ -124,10 +125,10 @@ def prepare(args):
     """
     check_options(args)
     cfg = launch.load_config(args)
-    if not osp.isfile(args.checkpoint):
+    if not osp.exists(args.checkpoint):
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
-    if args.checkpoint.endswith('.onnx'):
-        launch.use_onnx(cfg, args.checkpoint)
+    if is_engine_file(args.checkpoint):
+        launch.use_engine_file(cfg, args.checkpoint)
     else:
         cfg.load_from = args.checkpoint
     if args.amp:

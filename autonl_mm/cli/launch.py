@@ -26,7 +26,7 @@ from autonl_mm.engine.hooks import (
     SkippedImagesHook,
     StopHook,
 )
-from autonl_mm.export.onnx_file import OnnxSession
+from autonl_mm.export.engines import load
 
 from .allocator import keep_freed_memory
 from .checks import check_channels
@@ -241,22 +241,23 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
     cfg.load_from = resume
 
 
-def use_onnx(cfg: Config, file: str) -> None:
-    """Replace the config's model by an ONNX file.
+def use_engine_file(cfg: Config, file: str) -> None:
+    """Replace the config's model by an exported file.
 
     Logs and results go to a subfolder of the work dir, named as the file.
 
     Args:
         cfg (Config): Changed in place.
-        file (str): What ``tools/deployment/export_onnx.py`` wrote.
+        file (str): What ``tools/deployment/export.py`` wrote.
 
     Raises:
-        ImportError: If onnxruntime is missing.
+        ImportError: If the engine is missing.
         FileNotFoundError: If the file does not exist.
-        ValueError: If ``tools/deployment/export_onnx.py`` did not write it.
+        ValueError: If ``tools/deployment/export.py`` did not write it, or its engine
+            does not run here.
     """
-    OnnxSession(file)  # raises for a bad file before any data are read
-    cfg.model = dict(type='autonl_mm.OnnxModel', file=file, model=cfg.model)
+    load(file)  # raises for a bad file before any data are read
+    cfg.model = dict(type='autonl_mm.EngineModel', file=file, model=cfg.model)
     # The runner writes its config there. In the work dir of the training it
     # would replace the config of the model.
     cfg.work_dir = osp.join(cfg.work_dir, osp.splitext(osp.basename(file))[0])

@@ -1,2 +1,2 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Export of task models as ONNX files. ``import autonl_mm`` does not import this."""
+"""Export of task models to files of engines, and running of these."""

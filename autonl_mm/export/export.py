@@ -1,51 +1,49 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Export of a task model to ONNX, with a check against PyTorch."""
+"""Export of a task model to a file of an engine, with a check against PyTorch."""
 import copy
-import io
-from collections import Counter
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+import tempfile
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from autonl_mm.deploy import switch_to_deploy
+from autonl_mm.checkpoint import whole_folder, write_whole
+from autonl_mm.fold import switch_to_deploy
 from autonl_mm.models.layers import light_nl_scales
 
+from . import check
+from .engines import Engine, Settings
+from .engines.base import info_file
 from .graphs import graph_type
-from .onnx_file import OnnxSession, first_line, quiet, require, set_info
+from .images import to_batch
 
-DYNAMIC = ('batch', 'size')
-
-
-class Difference(NamedTuple):
-    """Difference between the outputs of a file and of the model.
-
-    Attributes:
-        shape (tuple[int, ...]): Shape of the images, ``(N, 3, H, W)``.
-        absolute (float): Largest absolute difference of the outputs.
-        relative (float): ``absolute`` divided by the largest output.
-    """
-    shape: Tuple[int, ...]
-    absolute: float
-    relative: float
-
-
-class ExportError(RuntimeError):
-    """The model cannot be exported, or the exported graph is wrong."""
+# Share of predictions that must be those of float32
+AGREEMENT = dict(fp16=0.98, int8=0.9)
+# Added to the export size: sizes at which strides round in different ways
+LARGER = ((0, 0), (21, 40), (64, 9))
+# For models that take only multiples of their stride
+LARGER_BY_STRIDE = ((0, 0), (32, 64), (64, 0))
 
 
 def make_graph(model: nn.Module,
                dynamic: Sequence[str] = (),
-               labels: bool = False) -> nn.Module:
+               labels: bool = False,
+               preprocess: bool = True,
+               selects_boxes: bool = True) -> nn.Module:
     """Make the graph of a model, in deploy form.
 
     Args:
         model (nn.Module): A task model; it is not changed.
         dynamic (Sequence[str]): Dimensions that may change between runs, from
-            :data:`DYNAMIC`. Defaults to ().
+            :data:`autonl_mm.export.engines.DYNAMIC`. Defaults to ().
         labels (bool): Whether a segmentor gives label maps instead of logits.
             Defaults to False.
+        preprocess (bool): Whether normalisation is part of the graph. Defaults to
+            True.
+        selects_boxes (bool): Whether a detector's graph selects its boxes. Defaults
+            to True.
 
     Returns:
         TaskGraph: The graph, in eval mode.
@@ -53,129 +51,184 @@ def make_graph(model: nn.Module,
     Raises:
         ValueError: If the model cannot be exported.
     """
-    kind = graph_type(model, labels)
-    graph = kind(switch_to_deploy(copy.deepcopy(model)))
+    kind = graph_type(model, labels, selects_boxes)
+    graph = kind(switch_to_deploy(copy.deepcopy(model)), preprocess)
     if 'size' in dynamic:
+        if hasattr(graph, 'select'):
+            raise ValueError('--dynamic size needs an engine that selects boxes '
+                             'itself: the positions of others are part of the file')
         graph.use_channel_order()
     return graph.eval()
 
 
-def to_onnx(graph: nn.Module,
-            shape: Sequence[int],
-            dynamic: Sequence[str] = (),
-            opset: int = 17,
-            info: Dict = {}) -> bytes:
-    """Turn a graph into ONNX.
+def describe(graph: nn.Module, settings: Settings) -> dict:
+    """What a file of a graph says about itself.
 
     Args:
-        graph (TaskGraph): See :func:`make_graph`.
-        shape (Sequence[int]): ``N, 3, H, W`` of the images.
-        dynamic (Sequence[str]): Dimensions that may change between runs, from
-            :data:`DYNAMIC`. Defaults to ().
-        opset (int): ONNX opset version. Defaults to 17.
-        info (dict): Metadata to store in the file beside its task and the
-            scales of its LightNLs. Defaults to {}.
+        graph (TaskGraph): The graph.
+        settings (Settings): How it is exported; its own ``info`` is part of it.
 
     Returns:
-        bytes: The content of the ONNX file.
+        dict: See :class:`autonl_mm.export.engines.Session`.
+    """
+    info = dict(
+        settings.info,
+        task=graph.task,
+        input=settings.sizes,
+        outputs=list(graph.outputs),
+        preprocess=graph.preprocesses,
+        precision=settings.precision,
+        light_nl_scales=light_nl_scales(graph))
+    if hasattr(graph, 'select'):
+        info['select'] = graph.select(settings.shape)
+    return info
+
+
+def write_file(engine: Engine, graph: nn.Module, settings: Settings,
+               file: Path) -> None:
+    """Turn a graph into an engine's files, without a check.
+
+    Args:
+        engine (Engine): The engine.
+        graph (TaskGraph): The graph.
+        settings (Settings): How to export it.
+        file (Path): The main file.
 
     Raises:
-        ExportError: If torch cannot export the graph, or it has an Einsum node.
+        ExportError: If the engine's converter fails.
     """
-    onnx = require('onnx')
-    images = torch.rand(*shape) * 255
-    axes = {0: 'N'} if 'batch' in dynamic else {}
-    if 'size' in dynamic:
-        axes.update({2: 'H', 3: 'W'})
-    # The other axes of the outputs follow from these.
-    out_axes = {name: {0: 'N'} for name in graph.outputs if 0 in axes}
-    file = io.BytesIO()
-    try:
-        # Tracing warns about every size that is read in Python. The check on
-        # several sizes finds those that matter.
-        with quiet('torch.onnx', 'torch.jit'):
-            torch.onnx.export(
-                graph, (images, ),
-                file,
-                dynamo=False,
-                opset_version=opset,
-                input_names=['input'],
-                output_names=list(graph.outputs),
-                dynamic_axes=dict(input=axes, **out_axes))
-    except Exception as e:  # torch's errors have no common class
-        raise ExportError(
-            f'torch.onnx cannot export the {graph.task} graph: '
-            f'{first_line(e)}') from e
-    model = onnx.load_from_string(file.getvalue())
-    count = operators(model)
-    if count['Einsum']:
-        raise ExportError(
-            f'the graph has {count["Einsum"]} Einsum nodes, which runtimes '
-            'compute slowly or not at all: use torch.matmul in the model')
-    set_info(model, dict(info, task=graph.task,
-                         light_nl_scales=light_nl_scales(graph)))
-    onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    settings = settings._replace(info=describe(graph, settings))
+    engine.write(graph, settings, file)
+    engine.write_info(file, settings.info)
 
 
-def operators(model) -> Counter:
-    """Count the nodes of each type, including those in subgraphs.
+class Checked(NamedTuple):
+    """What a check found.
 
-    Args:
-        model (onnx.ModelProto): The model.
-
-    Returns:
-        Counter: Number of nodes by type, such as ``'Conv'``.
+    Attributes:
+        differences (list[Difference]): In float32, for each batch.
+        agreement (float, optional): In lower precision, the share of equal
+            predictions.
+        count (int): Number of images in the check.
+        strided (bool): Whether height and width must be multiples of 32.
     """
-    count: Counter = Counter()
-    graphs = [model.graph]
-    while graphs:
-        for node in graphs.pop().node:
-            count[node.op_type] += 1
-            graphs += [a.g for a in node.attribute if a.HasField('g')]
-    return count
+    differences: List[check.Difference]
+    agreement: Optional[float]
+    count: int
+    strided: bool
 
 
-def compare(session: OnnxSession,
-            graph: nn.Module,
-            model: nn.Module,
-            batches: Sequence[Tensor],
-            tolerance: float) -> List[Difference]:
-    """Compare a file with the model from which it was exported.
+class Exporter(NamedTuple):
+    """An export of a model, and its check.
 
-    Args:
-        session (OnnxSession): The file.
-        graph (TaskGraph): The graph of the file.
-        model (nn.Module): The model, not in deploy form.
-        batches (Sequence[Tensor]): Images ``(N, 3, H, W)``.
-        tolerance (float): Largest allowed difference, relative to the largest
+    Attributes:
+        engine (Engine): The engine.
+        model (nn.Module): The task model, not in deploy form.
+        graph (TaskGraph): Its graph, see :func:`make_graph`.
+        settings (Settings): How to export it.
+        images (list[Tensor]): Images for the check, ``(C, h, w)``.
+        tolerance (float): Largest difference in float32, relative to the largest
             output.
-
-    Returns:
-        list[Difference]: One for each batch.
-
-    Raises:
-        ExportError: If the outputs differ by more, or are not finite.
-        ValueError: If the images do not allow a comparison.
+        agreement (float): Smallest share of equal predictions in lower precision.
     """
-    results = []
-    for images in batches:
-        shape = 'x'.join(map(str, images.shape))
+    engine: Engine
+    model: nn.Module
+    graph: nn.Module
+    settings: Settings
+    images: List[Tensor]
+    tolerance: float
+    agreement: float
+
+    def export(self, out: Path) -> Checked:
+        """Write the files if they are right, else leave everything as it was.
+
+        Args:
+            out (Path): The main file.
+
+        Returns:
+            Checked: What the check found.
+
+        Raises:
+            ExportError: If the converter fails, or the file is wrong.
+            ValueError: If the images do not allow a check.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / out.name
+            write_file(self.engine, self.graph, self.settings, file)
+            checked = self.check(file)
+            # what describes the others comes last
+            for part in [*self.engine.files(file), info_file(file)]:
+                if part.is_dir():
+                    with whole_folder(out.with_name(part.name)) as target:
+                        for source in part.rglob('*'):
+                            if source.is_file():
+                                path = target / source.relative_to(part)
+                                path.parent.mkdir(parents=True, exist_ok=True)
+                                path.write_bytes(source.read_bytes())
+                elif part.exists():
+                    write_whole(out.with_name(part.name), part.read_bytes())
+        return checked
+
+    def check(self, file: Path) -> Checked:
+        """Compare a file with the model.
+
+        Args:
+            file (Path): The main file.
+
+        Raises:
+            ExportError, ValueError: As :meth:`export`.
+        """
+        if self.settings.precision == 'fp32':
+            batches, strided = self.batches()
+        else:
+            n, _, *size = self.settings.shape
+            batches, strided = [to_batch(self.images, n, size, start)
+                                for start in range(0, len(self.images), n)], False
         with torch.no_grad():
-            expected = graph.reference(model, images)
-        try:
-            got = session(images)
-        except Exception as e:  # onnxruntime's errors have no common class
-            raise ExportError(f'onnxruntime cannot run the file on images of '
-                              f'{shape}: {first_line(e)}') from e
-        absolute, scale = graph.difference(got, expected)
-        difference = Difference(
-            tuple(images.shape), absolute, absolute / max(scale, 1e-12))
-        if not difference.relative <= tolerance:  # NaN too
-            raise ExportError(
-                f'on images of {shape} the outputs of onnxruntime and '
-                f'PyTorch differ by {absolute:.3g}, which is '
-                f'{difference.relative:.3g} of the largest output and more than '
-                f'the tolerance of {tolerance:g}')
-        results.append(difference)
-    return results
+            expected = [self.graph.reference(self.model, b) for b in batches]
+            inputs = [self.graph.prepare(b) for b in batches]
+        if not self.engine.runs:
+            self.engine.inspect(file, self.settings, self.graph.outputs)
+            return Checked([], None, 0, strided)
+        outputs = check.run_apart(file, inputs)
+        count = sum(map(len, batches))
+        if self.settings.precision == 'fp32':
+            found = check.differences(self.graph, outputs, expected, batches,
+                                      self.tolerance, self.engine.name)
+            return Checked(found, None, count, strided)
+        share = check.agreement(self.graph, outputs, expected, self.agreement,
+                                self.engine.name)
+        return Checked([], share, count, strided)
+
+    def batches(self) -> Tuple[List[Tensor], bool]:
+        """Batches for the check, of several sizes and numbers if these are dynamic.
+
+        Returns:
+            tuple[list[Tensor], bool]: The batches, and whether height and width must
+            be multiples of 32.
+        """
+        n, _, height, width = self.settings.shape
+        dynamic = self.settings.dynamic
+
+        def make(larger):
+            sizes = [(height + h, width + w) for h, w in larger]
+            counts = [n]
+            if 'size' not in dynamic:
+                sizes = sizes[:1]
+            if 'batch' in dynamic:
+                counts += [m for m in (1, 2, 3) if m != n]
+            # several images also where nothing is dynamic
+            total = max(len(counts), len(sizes), 3)
+            return [to_batch(self.images, counts[i % len(counts)],
+                             sizes[i % len(sizes)], 3 * i) for i in range(total)]
+
+        found = make(LARGER)
+        if 'size' in dynamic:
+            if not self.graph.preprocesses and self.graph.preprocess.divisor > 1:
+                return make(LARGER_BY_STRIDE), True
+            try:
+                with torch.no_grad():
+                    self.graph.reference(self.model, found[1][:1])
+            except RuntimeError:  # feature maps do not fit together in the model
+                return make(LARGER_BY_STRIDE), True
+        return found, False

@@ -22,8 +22,10 @@ from autonl_mm.checkpoint import (
     load_checkpoint,
 )
 from autonl_mm.cost import LatencyTable
+from autonl_mm.deploy import load
 from autonl_mm.export import export
-from autonl_mm.export.onnx_file import KEY, OnnxSession
+from autonl_mm.export.engines import ENGINES, Settings
+from autonl_mm.export.engines.onnxruntime import KEY
 from autonl_mm.text_files import MAX_SIZE
 
 COUNT = int(os.environ.get('ROBUSTNESS_COUNT', 60))
@@ -196,25 +198,28 @@ def test_metadata_of_onnx_files(text, tmp_path):
     path = tmp_path / 'model.onnx'
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match=r'metadata of .*model\.onnx'):
-        OnnxSession(path)
+        load(path)
 
 
 @pytest.fixture(scope='module')
-def onnx_file():
+def onnx_file(tmp_path_factory):
     """Content of a file of a small classifier, with images of any size."""
     model = ImageClassifier(
         dict(type='autonl_mm.AutoNL', out_indices=(-1, ), arch=[
             'r1_k3_s11_e1_i16_o16', 'r1_k3_s22_e3_i16_o24_nonlocal0.25-1', 'head32']),
         head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
         neck=dict(type='GlobalAveragePooling'))
-    return export.to_onnx(
-        export.make_graph(model, ('size', )), (1, 3, 32, 32), ('size', ))
+    path = tmp_path_factory.mktemp('onnx') / 'network.onnx'
+    export.write_file(
+        ENGINES['onnxruntime'], export.make_graph(model, ('size', )),
+        Settings((1, 3, 32, 32), ('size', )), path)
+    return path.read_bytes()
 
 
 def test_onnx_files(onnx_file, tmp_path, rng):
     path = tmp_path / 'network.onnx'
     for _ in range(COUNT):
         path.write_bytes(mutate(onnx_file, rng))
-        session = timed(OnnxSession, path, errors=ValueError)
+        session = timed(load, path, errors=ValueError)
         if session is not None:
             timed(session, torch.rand(1, 3, 32, 32), errors=ValueError)

@@ -19,7 +19,7 @@ from mmengine.config import Config
 
 from autonl_mm import ArchSpec
 from autonl_mm.checkpoint import find_resumable, load_checkpoint
-from autonl_mm.export.onnx_file import OnnxSession
+from autonl_mm.deploy import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 # Of all tests of this file together
@@ -159,7 +159,7 @@ def test_exporting(rng, tiny_search, searched, tmp_path, record_property):
     cfg.dump(tmp_path / 'config.py')
     run_tool('tools/train.py', tmp_path / 'config.py', '--work-dir', tmp_path / 'run')
     out = tmp_path / 'network.onnx'
-    arguments = ('tools/deployment/export_onnx.py', tmp_path / 'config.py',
+    arguments = ('tools/deployment/export.py', tmp_path / 'config.py',
                  tmp_path / 'run/epoch_1.pth', '--out', out, '--input-shape', '32')
     start = time.time()
     run_tool(*arguments)
@@ -169,7 +169,7 @@ def test_exporting(rng, tiny_search, searched, tmp_path, record_property):
         out.unlink(missing_ok=True)
         ended += run_killed(rng.uniform(0, seconds), *arguments)
         if out.exists():
-            OnnxSession(str(out))
+            load(out)
     record_property(
         'figure', f'{KILLS // 5} kills, of which {ended} came after the end')
 

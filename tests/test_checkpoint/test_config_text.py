@@ -351,7 +351,7 @@ TOOLS = {
     'tools/export_arch.py': [SEARCH, '{}', '--out', '{dir}/arch.txt'],
     'tools/model_converters/publish_model.py': ['{}', '{dir}/a.pth'],
     'tools/model_converters/autonl_to_mm.py': ['{}', '{dir}/a.pth', '--arch', 's'],
-    'tools/deployment/export_onnx.py': [DEMO, '{}', '--out', '{dir}/a.onnx'],
+    'tools/deployment/export.py': [DEMO, '{}', '--out', '{dir}/a.onnx'],
     'tools/analysis_tools/show_attention.py': [
         '{dir}/a.jpg', DEMO, '{}', '--layer', 'backbone.layers.2.0.light_nl',
         '--points', '9,9', '--out', '{dir}/b.jpg'],

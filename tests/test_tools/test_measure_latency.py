@@ -1,10 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import json
 
+import numpy as np
 import pytest
-from conftest import ROOT, load_tool, main_error, run_tool
+import torch
+from conftest import ROOT, call_main, load_tool, main_error, run_tool
 from mmengine.config import Config
 
+from autonl_mm.arch import ArchSpec
 from autonl_mm.cost import LatencyTable
 from autonl_mm.nas import AutoNLSuperNet
 
@@ -34,6 +37,47 @@ def test_table_serves_the_search(tiny_search, tmp_path):
     record = json.loads((tmp_path / 'search/gates/epoch_2.json').read_text())
     assert record['unit'] == 'ms' and f'target {target:,g} ms' in log
     assert record['cost'] == pytest.approx(target, rel=0.05)
+
+
+def test_in_an_engine(tiny_search, tmp_path, monkeypatch, scope, capsys):
+    """Each block by its shape once, and whole networks that the table is fitted to."""
+    tool, path = load_tool(SCRIPT), tmp_path / 'latency.json'
+    threads = torch.get_num_threads()
+    call_main(monkeypatch, tool, tiny_search, '--out', path, '--rounds', 2, '--engine',
+              'onnxruntime', '--threads', 1, '--num-networks', 4)
+    torch.set_num_threads(threads)
+    record, out = json.loads(path.read_text()), capsys.readouterr().out
+    assert record['engine'] == 'onnxruntime' and record['threads'] == 1
+    assert len(record['networks']) == 4 and 'rank correlation' in out
+    found = record['fit']
+    for row in record['networks']:
+        arch = ArchSpec.from_text(row['arch'])
+        fitted = LatencyTable.from_file(path).network(arch, (32, 32))
+        layers = len(arch.blocks) + 2
+        assert fitted == pytest.approx(
+            found['factor'] * row['sum_ms'] + layers * found['added_ms'])
+
+
+def test_fit():
+    """It finds what was put in, and does not make an entry negative."""
+    tool = load_tool(SCRIPT)
+    sums, counts = np.array([3., 5., 4., 7., 6.]), np.array([4., 5., 6., 7., 8.])
+    table, found = tool.fit_table(dict(a=1.), sums, counts, 0.9 * sums - 0.1 * counts)
+    assert found['factor'] == pytest.approx(0.9)
+    assert found['added_ms'] == pytest.approx(-0.1)
+    assert found['error'] < 1e-9 < 0.1 < found['error_of_sums']
+    assert table['a'] == pytest.approx(0.8)
+    table, found = tool.fit_table(dict(a=0.1), sums, counts, 0.9 * sums - 0.1 * counts)
+    assert found['added_ms'] == 0 and table['a'] > 0
+
+
+@pytest.mark.parametrize('options, words', [
+    (['--engine', 'onnxruntime', '--device', 'cuda'], 'onnxruntime runs on the CPU'),
+    (['--threads', 0], '--threads is 0, expected at least 1'),
+    (['--num-networks', 2], 'expected at least 3, or 0 for none'),
+])
+def test_bad_options(options, words, tiny_search, monkeypatch, scope):
+    assert words in main_error(monkeypatch, load_tool(SCRIPT), tiny_search, *options)
 
 
 def test_bad_input(tmp_path, monkeypatch, scope):

@@ -12,12 +12,19 @@ from mmengine.config import Config
 
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs
+from autonl_mm.deploy import load
 from autonl_mm.export import export, quantize
+from autonl_mm.export.engines import ENGINES, Session, Settings
+from autonl_mm.export.engines.onnx_graph import operators
 from autonl_mm.export.images import config_images
-from autonl_mm.export.onnx_file import OnnxSession
 
 tool = load_tool('tools/deployment/quantize_onnx.py')
 test_tool = load_tool('tools/test.py')
+
+
+def write(graph, file, batch_size=1, **settings):
+    export.write_file(ENGINES['onnxruntime'], graph,
+                      Settings((batch_size, 3, 64, 64), **settings), file)
 
 
 @pytest.fixture(scope='module')
@@ -53,11 +60,9 @@ def classifier(tmp_path_factory, image_folder):
         model.head.fc.bias.copy_(-model.head.fc.weight @ middle)
     cfg.dump(folder / 'config.py')
     graph = export.make_graph(model, ('batch', ))
-    write_whole(folder / 'net.onnx', export.to_onnx(
-        graph, (1, 3, 64, 64), ('batch', )))
+    write(graph, folder / 'net.onnx', dynamic=('batch', ))
     for opset in (11, 12, 13, 18):
-        write_whole(folder / f'opset{opset}.onnx', export.to_onnx(
-            graph, (1, 3, 64, 64), ('batch', ), opset=opset))
+        write(graph, folder / f'opset{opset}.onnx', dynamic=('batch', ), opset=opset)
     return folder
 
 
@@ -84,10 +89,10 @@ def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
     assert not list((tmp_path / 'work').glob('*.py'))
     assert (tmp_path / 'work' / 'net-int8' / 'config.py').exists()
 
-    session = OnnxSession(tmp_path / 'net-int8.onnx')
+    session = load(tmp_path / 'net-int8.onnx')
     assert session.batch is None and session.info['task'] == 'classification'
     model = onnx.load(tmp_path / 'net-int8.onnx')
-    kinds = export.operators(model)
+    kinds = operators(model)
     assert kinds['DequantizeLinear'] and kinds['QuantizeLinear']
     # The inputs of the products in LightNL were never quantised.
     makers = {o: n.op_type for n in model.graph.node for o in n.output}
@@ -106,12 +111,13 @@ def test_all_of_light_nl(exported, scope):
     file, config = exported
     cfg = Config.fromfile(config)
     images = config_images(cfg, 'train_dataloader', 4)
-    content = quantize.quantize(str(file), images, exclude=())
-    count = OnnxSession(content).info['quantised']
-    part = quantize.quantize(str(file), images, exclude=('light_nl', '/se/'))
-    assert OnnxSession(part).info['quantised'] < count
-    logits = [OnnxSession(x)(torch.stack(images))[0]
-              for x in (str(file), content, part)]
+    sessions = [load(file)]
+    for exclude in (), ('light_nl', '/se/'):
+        out = file.with_name(f'{len(exclude)}.onnx')
+        write_whole(out, quantize.quantize(str(file), images, exclude=exclude))
+        sessions.append(load(out))
+    assert sessions[2].info['quantised'] < sessions[1].info['quantised']
+    logits = [session(torch.stack(images))[0] for session in sessions]
     for other in logits[1:]:
         assert not torch.equal(other, logits[0])
         assert torch.equal(other.argmax(1), logits[0].argmax(1))
@@ -149,7 +155,7 @@ def test_opsets(opset, classifier, tmp_path, scope):
             quantize.quantize(str(file), images)
         return
     write_whole(tmp_path / 'int8.onnx', quantize.quantize(str(file), images))
-    before, after = (OnnxSession(path)(torch.stack(images))[0]
+    before, after = (load(path)(torch.stack(images))[0]
                      for path in (file, tmp_path / 'int8.onnx'))
     assert (before.argmax(1) == after.argmax(1)).all()
 
@@ -158,7 +164,7 @@ def test_fewer_images_than_the_file_takes(exported):
     file, config = exported
     cfg = Config.fromfile(config)
     graph = export.make_graph(configs.build_model(cfg), ())
-    write_whole(file, export.to_onnx(graph, (2, 3, 64, 64), ()))
+    write(graph, file, batch_size=2)
     images = config_images(cfg, 'train_dataloader', 1)
     with pytest.raises(ValueError, match=r'1 images .* at least 2'):
         quantize.quantize(str(file), images)
@@ -203,13 +209,13 @@ def test_amp_and_dtype_exclude_each_other(exported, monkeypatch):
 
 
 def test_test_time_augmentation(exported, monkeypatch, tmp_path):
-    """--tta works with an ONNX file: its images have the size of the others."""
+    """--tta works with an exported file: its images have the size of the others."""
     file, config = exported
     metrics = tmp_path / 'metrics.json'
     calls = []
-    run = OnnxSession.__call__
+    run = Session.__call__
     monkeypatch.setattr(
-        OnnxSession, '__call__',
+        Session, '__call__',
         lambda self, images: calls.append(images) or run(self, images))
     call_main(monkeypatch, test_tool, config, file, '--work-dir',
               tmp_path / 'work', '--out', metrics, '--out-item', 'metrics', '--tta')
@@ -228,7 +234,7 @@ def test_no_option_for_mixed_precision(exported, monkeypatch, capsys):
 
 @pytest.mark.parametrize('batch', [None, 2])
 def test_outliers_are_left_out(batch):
-    class Session:
+    class File:
         outputs = ('logits', )
 
         def __call__(self, images):
@@ -237,17 +243,16 @@ def test_outliers_are_left_out(batch):
 
         info = {}
 
-    Session.batch = batch
+    File.batch = batch
     images = [torch.full((3, 4, 4), v)
-                for v in (1., 2., 3., 29., 31., 1e12, float('nan'),
-                        float('inf'), 2., 1.)]
-    kept = quantize.without_outliers(Session(), images)
+              for v in (1., 2., 3., 29., 31., 1e12, float('nan'), float('inf'), 2., 1.)]
+    kept = quantize.usual_images(File(), images)
     assert [p[0, 0, 0].item() for p in kept] == [1, 2, 3, 2, 1]
     with pytest.raises(ValueError, match='all 2 images are NaN or infinite'):
-        quantize.without_outliers(Session(), images[6:8])
+        quantize.usual_images(File(), images[6:8])
     # with the bounded LightNL there are none
-    Session.info = dict(light_nl_scales=['rms'])
-    assert quantize.without_outliers(Session(), images) is images
-    Session.info = {}
-    Session.outputs = ('labels', )
-    assert quantize.without_outliers(Session(), images) is images
+    File.info = dict(light_nl_scales=['rms'])
+    assert quantize.usual_images(File(), images) is images
+    File.info = {}
+    File.outputs = ('labels', )
+    assert quantize.usual_images(File(), images) is images

@@ -105,7 +105,7 @@ def test_through_all(channels, classes, loading, make, tmp_path, monkeypatch, ca
     call('tools/benchmarks/benchmark_forward.py', config, '--input-shapes', '32x32',
          '--rounds', '1')
     onnx, int8 = tmp_path / 'network.onnx', tmp_path / 'int8.onnx'
-    out = call('tools/deployment/export_onnx.py', config, checkpoint, '--out', onnx,
+    out = call('tools/deployment/export.py', config, checkpoint, '--out', onnx,
                '--input-shape', '32', '--dynamic', 'batch')
     assert f'x{channels}x32x32' in out and "the config's test data" in out
     out = call('tools/deployment/quantize_onnx.py', onnx, config, '--out', int8,

@@ -2,23 +2,35 @@
 """Measure the latency of every candidate block of a search space.
 
 Writes the latency table that CostAwareModel(cost='latency.json') reads. Blocks
-are measured on this machine in eval mode. Every round measures all of them in
-turns, so a temporary slowdown of the machine affects all blocks alike. The
-latency of a block is the median over the rounds.
+are measured on this machine, in PyTorch in eval mode or in an engine. Every round
+measures all of them in turns, so a temporary slowdown of the machine affects all
+blocks alike. The latency of a block is the median over the rounds.
+
+Then whole random networks of the space are measured, and compared with the sums
+over their blocks. A block that runs alone has costs that it does not have within a
+network, so the table is fitted to these networks: each entry is multiplied by one
+number, and another, the cost of a call, is added.
 """
 import argparse
-import functools
 import json
+import random
 import sys
+import tempfile
 import time
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.benchmark.random_networks import random_choices
+from autonl_mm.benchmark.ranking import rank_correlations
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.cost import LatencyTable, iter_blocks, strided
+from autonl_mm.export.engines import ENGINES, Settings
+from autonl_mm.export.plain import open_plain, write_plain
 from autonl_mm.models import AutoNL, MBConv
 
 
@@ -33,6 +45,15 @@ def parse_args():
         '--batch-size', type=int, default=1, help='images at a time, default 1')
     parser.add_argument(
         '--rounds', type=int, default=15, help='measurements of each block')
+    parser.add_argument(
+        '--engine',
+        choices=[name for name, engine in ENGINES.items() if engine.runs],
+        help='measure in this engine, in deploy form; default: PyTorch')
+    parser.add_argument(
+        '--threads', type=int, help="default: torch's number")
+    parser.add_argument(
+        '--num-networks', type=int, default=20,
+        help='random networks that the table is fitted to, default 20; 0 for none')
     configs.add_device(parser)
     return parser.parse_args()
 
@@ -45,7 +66,8 @@ def candidates(supernet):
 
     Returns:
         dict[str, tuple[nn.Module, tuple[int, int, int]]]: From a key of
-        LatencyTable to the layer and the ``(C, H, W)`` of its input.
+        LatencyTable to the layer and the ``(C, H, W)`` of its input. Blocks of
+        equal shape have the same key.
     """
     arch, shape = supernet.space.largest, supernet.input_shape
     kwargs = {k: v for k, v in supernet.kwargs.items()
@@ -74,65 +96,194 @@ def candidates(supernet):
     return layers
 
 
-def measure(layers, batch_size, rounds, device):
+def measure(layers, args, folder):
     """Measure layers in turns.
 
     Args:
         layers (dict): As :func:`candidates` returns them.
-        batch_size (int): Images at a time.
-        rounds (int): Measurements of each layer.
-        device (str): Where to run.
+        args (Namespace): The tool's arguments.
+        folder (Path): For files of an engine.
 
     Returns:
         dict[str, float]: Median milliseconds by key.
     """
-    inputs = {shape: torch.randn(batch_size, *shape, device=device)
-              for _, shape in layers.values()}
-    for layer, _ in layers.values():
-        layer.to(device).eval()
+    calls, inputs = {}, {}
+    for key, (layer, shape) in layers.items():
+        shape = (args.batch_size, *shape)
+        if args.engine:
+            file = folder / f'{len(layers)}-{len(calls)}{ENGINES[args.engine].ending}'
+            write_plain(args.engine, layer, shape, file)
+            calls[key] = open_plain(args.engine, shape, file)
+            continue
+        if shape not in inputs:
+            inputs[shape] = torch.randn(*shape, device=args.device)
+        layer.to(args.device).eval()
+        calls[key] = lambda layer=layer, x=inputs[shape]: layer(x)
     with torch.no_grad():
-        times = in_turns(
-            {key: functools.partial(layer, inputs[shape])
-             for key, (layer, shape) in layers.items()},
-            rounds, device, warmup=True)
+        times = in_turns(calls, args.rounds, args.device, warmup=True)
     return {key: 1e3 * Spread.of(t).median for key, t in times.items()}
+
+
+def random_networks(supernet, count):
+    """Random networks of a space.
+
+    Args:
+        supernet (AutoNLSuperNet): The supernet.
+        count (int): How many.
+
+    Returns:
+        list[ArchSpec]: They differ from each other if the space has so many.
+    """
+    space, rng = supernet.space, random.Random(0)
+    return [space.arch(random_choices(space, lambda choices: 0, 0, 0, rng))
+            for _ in range(count)]
+
+
+def predict(latency, archs, input_shape):
+    """Sums over the layers of networks.
+
+    Args:
+        latency (dict[str, float]): Milliseconds by key.
+        archs (list[ArchSpec]): The networks.
+        input_shape (tuple[int, int]): ``(H, W)`` of the image.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: Milliseconds, and numbers of layers.
+    """
+    table = LatencyTable(latency)
+    sums = [table.network(arch, input_shape) for arch in archs]
+    return np.array(sums), np.array([len(arch.blocks) + 2. for arch in archs])
+
+
+def fit(sums, counts, measured):
+    """Factor of an entry, and cost of a call, that fit whole networks best.
+
+    Args:
+        sums (np.ndarray): Sums over the layers.
+        counts (np.ndarray): Numbers of layers.
+        measured (np.ndarray): Latencies of the whole networks.
+
+    Returns:
+        tuple[float, float]: What an entry is multiplied by, and what is added.
+    """
+    # relative errors count, not those of the slowest networks alone
+    rows = np.stack([sums, counts], 1) / measured[:, None]
+    factor, added = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0]
+    return float(factor), float(added)
+
+
+def fit_table(latency, sums, counts, measured):
+    """Fit a table to whole networks.
+
+    Args:
+        latency (dict[str, float]): Milliseconds by key.
+        sums, counts, measured (np.ndarray): As for :func:`fit`.
+
+    Returns:
+        tuple[dict[str, float], dict]: The table, and what was found: ``factor`` and
+        ``added_ms``; the errors of the plain sums, ``error_of_sums``, and of the
+        fitted table, ``error``, as medians of absolute relative errors. Each network
+        is predicted by the fit to all others.
+    """
+
+    def apply(rows):
+        if len(measured[rows]) >= 3:
+            factor, added = fit(sums[rows], counts[rows], measured[rows])
+            if factor > 0 and factor * min(latency.values()) + added > 0:
+                return factor, added
+        # no entry may become negative
+        return float(np.median(measured[rows] / sums[rows])), 0.
+
+    every = np.arange(len(measured))
+    left_out = []
+    for i in every:
+        factor, added = apply(every[every != i])
+        left_out.append((factor * sums[i] + added * counts[i]) / measured[i] - 1)
+    factor, added = apply(every)
+    found = dict(
+        factor=factor, added_ms=added,
+        error_of_sums=float(np.median(abs(sums / measured - 1))),
+        error=float(np.median(np.abs(left_out))))
+    return {k: factor * v + added for k, v in latency.items()}, found
+
+
+def check(args):
+    """Refuse bad arguments.
+
+    Args:
+        args (Namespace): The tool's arguments.
+
+    Raises:
+        ImportError, ValueError: If one is bad; names it.
+    """
+    configs.check_positive(args, 'rounds', 'batch_size')
+    if args.threads is not None:
+        configs.check_positive(args, 'threads')
+        torch.set_num_threads(args.threads)
+    if args.num_networks and args.num_networks < 3:
+        raise ValueError(f'--num-networks is {args.num_networks}, expected at least 3, '
+                         'or 0 for none')
+    if args.engine:
+        if args.device != 'cpu':
+            raise ValueError(f'--engine {args.engine} runs on the CPU, but --device is '
+                             f'{args.device}')
+        ENGINES[args.engine].check(Settings((args.batch_size, 3, 1, 1)))
+    outputs.check_file('--out', args.out)
 
 
 def main():
     args = parse_args()
-    if args.rounds < 1 or args.batch_size < 1:
-        sys.exit('measure_latency.py: --rounds and --batch-size must be at '
-                 'least 1')
     try:
-        outputs.check_file('--out', args.out)
+        check(args)
         supernet = configs.build_supernet(configs.read_config(args))
-    except (FileNotFoundError, ValueError) as e:
+    except (ImportError, OSError, ValueError) as e:
         sys.exit(f'measure_latency.py: {e}')
     if args.device == 'cpu':
         print(keep_freed_memory())
-    layers = candidates(supernet)
-    start = time.time()
-    latency = measure(layers, args.batch_size, args.rounds, args.device)
+    layers, start = candidates(supernet), time.time()
+    shape = supernet.input_shape
+    archs = random_networks(supernet, args.num_networks)
+    image = (supernet.in_channels, *shape)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            latency = measure(layers, args, Path(folder))
+            real = measure(
+                {i: (AutoNL(arch, **dict(supernet.kwargs, out_indices=(-1, ))), image)
+                 for i, arch in enumerate(archs)}, args, Path(folder))
+        except RuntimeError as e:
+            sys.exit(f'measure_latency.py: {" ".join(str(e).split())}')
     record = dict(
+        engine=args.engine or 'pytorch',
         device=device_name(args.device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         batch_size=args.batch_size,
         rounds=args.rounds,
-        input_shape=supernet.input_shape,
-        latency_ms=latency)
+        input_shape=shape)
+    print(f'{len(latency)} entries in {time.time() - start:.0f} s, '
+          f'{record["engine"]}')
+    if archs:
+        sums, counts = predict(latency, archs, shape)
+        measured = np.array(list(real.values()))
+        latency, record['fit'] = fit_table(latency, sums, counts, measured)
+        predicted = predict(latency, archs, shape)[0]
+        _, rho = rank_correlations(predicted, measured)
+        found = record['fit']
+        found.update(rank_correlation=rho.value)
+        record['networks'] = [
+            dict(arch=arch.to_text(), ms=float(ms), sum_ms=float(total))
+            for arch, ms, total in zip(archs, measured, sums)]
+        print(f'{len(archs)} random networks, measured as a whole: the sum over their '
+              f'layers is off by {found["error_of_sums"]:.1%} (median), by '
+              f'{found["error"]:.1%} with {found["factor"]:.3g} of each entry and '
+              f'{found["added_ms"]:+.3g} ms for each, fitted to the others; rank '
+              f'correlation {rho}')
+    record['latency_ms'] = latency
     write_whole(args.out, json.dumps(record, indent=1))
     supernet.set_cost_model(LatencyTable(latency, args.out))
     low, high = supernet.cost_range()
-
-    whole = AutoNL(supernet.space.largest, **supernet.kwargs)
-    image = (supernet.in_channels, *supernet.input_shape)
-    real = measure({'whole': (whole, image)}, args.batch_size, args.rounds,
-                   args.device)['whole']
-    print(f'{args.out}: {len(latency)} entries in '
-          f'{time.time() - start:.0f} s; networks of the space take '
-          f'{low:.4g} to {high:.4g} ms as the sum of their layers; the largest '
-          f'network, measured as a whole, takes {real:.4g} ms')
+    print(f'{args.out}: networks of the space take {low:.4g} to {high:.4g} ms as the '
+          'sum of their layers')
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ the config's test data, before and after quantisation.
 """
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from mmengine.registry import init_default_scope
@@ -18,15 +19,16 @@ from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, launch, outputs
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.export import quantize
+from autonl_mm.export.engines import load
+from autonl_mm.export.engines.onnx_int8 import EXCLUDE, METHODS, OPERATORS
 from autonl_mm.export.images import config_images, to_batch
-from autonl_mm.export.onnx_file import OnnxSession
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('model', help='ONNX file from export_onnx.py')
+    parser.add_argument('model', help='ONNX file from export.py')
     launch.add_common_args(parser)
     parser.add_argument(
         '--out', help='file to write; default: MODEL with the ending -int8.onnx')
@@ -37,20 +39,20 @@ def parse_args():
         help='number of training images for calibration')
     parser.add_argument(
         '--method',
-        choices=list(quantize.METHODS),
+        choices=list(METHODS),
         default='minmax',
         help='how to find the ranges of activations')
     parser.add_argument(
         '--operators',
         nargs='+',
-        default=quantize.OPERATORS,
-        help=f'types of nodes to quantise; default: {" ".join(quantize.OPERATORS)}')
+        default=OPERATORS,
+        help=f'types of nodes to quantise; default: {" ".join(OPERATORS)}')
     parser.add_argument(
         '--exclude',
         nargs='*',
         metavar='REGEX',
         help='keep nodes in float whose names match; default: '
-        f'{" ".join(quantize.EXCLUDE)}, and none if LightNL has scale rms')
+        f'{" ".join(EXCLUDE)}, and none if LightNL has scale rms')
     parser.add_argument(
         '--reduce-range',
         action='store_true',
@@ -77,7 +79,7 @@ def evaluate(cfg, file):
     cfg.custom_hooks = []
     cfg.log_level = 'WARNING'
     cfg.experiment_name = Path(file).name
-    launch.use_onnx(cfg, file)
+    launch.use_engine_file(cfg, file)
     return format_metrics(launch.build_runner(cfg).test())
 
 
@@ -88,7 +90,7 @@ def main():
     try:
         configs.check_positive(args, 'num_samples', 'rounds')
         outputs.check_file('--out', args.out)
-        before = OnnxSession(args.model)
+        before = load(args.model)
         cfg = launch.load_config(args)
         loaders = ['train_dataloader']
         if not args.no_eval:
@@ -97,11 +99,14 @@ def main():
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         images = config_images(cfg, 'train_dataloader', args.num_samples)
         before(to_batch(images, 1, tuple(images[0].shape[1:])))
-        usual = quantize.without_outliers(before, images)
+        usual = quantize.usual_images(before, images)
         content = quantize.quantize(args.model, usual, args.method,
                                     args.operators, args.exclude,
                                     args.reduce_range)
-        after = OnnxSession(content)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / 'int8.onnx'
+            file.write_bytes(content)
+            after = load(file)
     except (OSError, ImportError, ValueError) as e:
         sys.exit(f'quantize_onnx.py: {" ".join(str(e).split())}')
     write_whole(args.out, content)

@@ -6,11 +6,12 @@ float32 from 0 to 255 in OpenCV's channel order. The work of the data
 preprocessor is part of the graph: channel order, normalisation and padding.
 
 Besides ``forward`` a graph has the methods ``reference``, which runs the
-library's own code on the same images, and ``difference``, which compares
-outputs with that reference.
+library's own code on the same images, ``difference``, which compares outputs with
+that reference, and ``agreement``, which compares predictions.
 """
 from typing import Sequence, Tuple
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,7 +59,8 @@ class Preprocess(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn images into the input of the backbone."""
         if self.flip and x.shape[1] == 3:
-            x = x[:, [2, 1, 0]]
+            # Slices, as ncnn has no indexing by a list and no reversal.
+            x = torch.cat([x[:, 2:3], x[:, 1:2], x[:, 0:1]], 1)
         if self.normalise:
             x = (x - self.mean) / self.std
         if self.divisor > 1:
@@ -74,15 +76,27 @@ class TaskGraph(nn.Module):
     Args:
         model (nn.Module): A task model in deploy form. The graph keeps it and
             may change it.
+        preprocess (bool): Whether the work of the data preprocessor is part of the
+            graph. If not, it takes what :meth:`prepare` makes of images. Defaults
+            to True.
     """
 
     task: str
     outputs: Sequence[str]
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, preprocess: bool = True):
         super().__init__()
         self.preprocess = Preprocess(model.data_preprocessor)
+        self.preprocesses = preprocess
         self.model = model
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """What the graph takes, from images ``(N, C, H, W)`` as they are loaded."""
+        return images if self.preprocesses else self.preprocess(images)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The input of the backbone, from what the graph takes."""
+        return self.preprocess(x) if self.preprocesses else x
 
     def use_channel_order(self) -> None:
         """Fix the order of LightNL's products, for a graph of any image size.
@@ -92,6 +106,21 @@ class TaskGraph(nn.Module):
         for module in self.modules():
             if isinstance(module, LightNL):
                 module.order = 'channel'
+
+
+def top1_agreement(got: Sequence[Tensor],
+                   expected: Sequence[Tensor]) -> Tuple[int, int]:
+    """How often the largest logit is that of the same class.
+
+    Args:
+        got (Sequence[Tensor]): One tensor, the logits ``(N, classes, ...)``.
+        expected (Sequence[Tensor]): One tensor, the logits of the reference.
+
+    Returns:
+        tuple[int, int]: Number of images, or pixels, with the same class, and of all.
+    """
+    same = got[0].argmax(1) == expected[0].argmax(1)
+    return int(same.sum()), same.numel()
 
 
 def logit_difference(got: Sequence[Tensor],

@@ -5,7 +5,7 @@ from typing import List
 import torch.nn as nn
 from torch import Tensor
 
-from .base import TaskGraph, logit_difference
+from .base import TaskGraph, logit_difference, top1_agreement
 
 
 class ClassifierGraph(TaskGraph):
@@ -16,7 +16,7 @@ class ClassifierGraph(TaskGraph):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, 3, H, W)`` to ``(N, classes)``."""
-        return self.model(self.preprocess(x), mode='tensor')
+        return self.model(self.inputs(x), mode='tensor')
 
     @staticmethod
     def reference(model: nn.Module, images: Tensor) -> List[Tensor]:
@@ -24,4 +24,5 @@ class ClassifierGraph(TaskGraph):
         inputs = model.data_preprocessor(dict(inputs=images))['inputs']
         return [model(inputs, mode='tensor')]
 
+    agreement = staticmethod(top1_agreement)
     difference = staticmethod(logit_difference)

@@ -112,19 +112,32 @@ class DetectorGraph(TaskGraph):
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """``(N, 3, H, W)`` to ``(N, K, 5)`` and ``(N, K)`` of int64."""
         head = self.model.bbox_head
-        cls_scores, bbox_preds = head(
-            self.model.extract_feat(self.preprocess(x)))
-        priors = head.prior_generator.grid_priors(
-            [score.shape[2:] for score in cls_scores],
-            dtype=cls_scores[0].dtype,
-            device=x.device)
-        levels = map(self._candidates, cls_scores, bbox_preds, priors)
+        levels = map(self._candidates, *self._levels(x))
         scores, labels, priors, deltas = (
             torch.cat(parts, dim=1) for parts in zip(*levels))
         boxes = head.bbox_coder.decode(
             priors.flatten(0, 1), deltas.flatten(0, 1))
         boxes = self._clip(boxes, x).reshape(x.shape[0], -1, 4)
         return self._select(boxes, scores, labels)
+
+    def _levels(self, x: Tensor) -> Tuple[List[Tensor], ...]:
+        """Scores, deltas and priors of all feature maps."""
+        head = self.model.bbox_head
+        cls_scores, bbox_preds = head(self.model.extract_feat(self.inputs(x)))
+        priors = head.prior_generator.grid_priors(
+            [score.shape[2:] for score in cls_scores],
+            dtype=cls_scores[0].dtype,
+            device=x.device)
+        return cls_scores, bbox_preds, priors
+
+    def _scores(self, cls_score: Tensor) -> Tensor:
+        """``(N, A * C, h, w)`` to scores ``(N, h * w * A, C)``, from 0 to 1."""
+        head = self.model.bbox_head
+        scores = cls_score.permute(0, 2, 3, 1).reshape(
+            cls_score.shape[0], -1, head.cls_out_channels)
+        if head.use_sigmoid_cls:
+            return scores.sigmoid()
+        return scores.softmax(-1)[..., :-1]
 
     def _candidates(self, cls_score: Tensor, bbox_pred: Tensor,
                     priors: Tensor) -> Tuple[Tensor, ...]:
@@ -143,12 +156,7 @@ class DetectorGraph(TaskGraph):
         head = self.model.bbox_head
         count = head.test_cfg.nms_pre
         n = cls_score.shape[0]
-        scores = cls_score.permute(0, 2, 3, 1).reshape(
-            n, -1, head.cls_out_channels)
-        if head.use_sigmoid_cls:
-            scores = scores.sigmoid()
-        else:
-            scores = scores.softmax(-1)[..., :-1]
+        scores = self._scores(cls_score)
         num_classes = head.num_classes
         scores = scores * scores.gt(head.test_cfg.get('score_thr', 0))
         # Padded, so that topk always finds this many.
@@ -227,6 +235,38 @@ class DetectorGraph(TaskGraph):
             labels[i, :len(found)] = found.labels
         return [dets, labels]
 
+    def agreement(self, got: Sequence[Tensor],
+                  expected: Sequence[Tensor]) -> Tuple[int, int]:
+        """How many boxes are found again: same label, overlap of more than a half.
+
+        Returns:
+            tuple[int, int]: Number of the reference's boxes that are found, and of
+            all.
+
+        Raises:
+            ValueError: If nothing was detected.
+        """
+        from mmdet.structures.bbox import bbox_overlaps
+        self._check_detections(expected)
+        found = total = 0
+        for dets, labels, others, other_labels in zip(*expected, *got):
+            valid, other = labels >= 0, other_labels >= 0
+            overlaps = bbox_overlaps(dets[valid, :4], others[other, :4])
+            overlaps[labels[valid, None] != other_labels[other]] = 0
+            total += int(valid.sum())
+            found += int((overlaps > 0.5).any(1).sum())
+        return found, total
+
+    @staticmethod
+    def _check_detections(expected: Sequence[Tensor]) -> None:
+        """Refuse a comparison with nothing."""
+        if not expected[1].ge(0).any():
+            raise ValueError(
+                'nothing was detected in the images of the check, so there is '
+                'nothing to compare: give images with objects by --images, or '
+                'lower model.test_cfg.score_thr or '
+                'model.bbox_head.test_cfg.score_thr by --cfg-options')
+
     def difference(self, got: Sequence[Tensor],
                    expected: Sequence[Tensor]) -> Tuple[float, float]:
         """Largest difference between a box and the nearest one.
@@ -245,12 +285,7 @@ class DetectorGraph(TaskGraph):
             ValueError: If nothing was detected, so there is nothing to
                 compare.
         """
-        if not expected[1].ge(0).any():
-            raise ValueError(
-                'nothing was detected in the images of the check, so there is '
-                'nothing to compare: give images with objects by --images, or '
-                'lower model.test_cfg.score_thr or '
-                'model.bbox_head.test_cfg.score_thr by --cfg-options')
+        self._check_detections(expected)
         scale = torch.full((5, ), expected[0][..., :4].max().item())
         scale[4] = 1.
         worst = 0.
@@ -271,3 +306,38 @@ class DetectorGraph(TaskGraph):
         below = (dets[valid, 4:] - floor).clamp(min=0)
         nearest = torch.cat([apart, below], 1).amin(1)
         return nearest.max().item() if valid.any() else 0.
+
+
+class RawDetectorGraph(DetectorGraph):
+    """Images to ``boxes (N, M, 4)`` and ``scores (N, M, C)``, before selection.
+
+    For engines without non-maximum suppression. :attr:`select` has the settings with
+    which :func:`autonl_mm.export.boxes.select_boxes` turns them into the outputs of
+    :class:`DetectorGraph`. Boxes are in pixels of the image.
+    """
+
+    outputs = ('boxes', 'scores')
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """``(N, 3, H, W)`` to ``(N, M, 4)`` and ``(N, M, C)``."""
+        coder, n = self.model.bbox_head.bbox_coder, x.shape[0]
+        scores, boxes = [], []
+        for cls_score, bbox_pred, priors in zip(*self._levels(x)):
+            scores.append(self._scores(cls_score))
+            deltas = bbox_pred.permute(0, 2, 3, 1).reshape(-1, 4)
+            boxes.append(coder.decode(priors.repeat(n, 1), deltas).view(n, -1, 4))
+        return self._clip(torch.cat(boxes, 1), x), torch.cat(scores, 1)
+
+    def select(self, shape: Sequence[int]) -> dict:
+        """Settings of the selection, for images of ``(N, 3, H, W)``."""
+        cfg = self.model.bbox_head.test_cfg
+        with torch.no_grad():
+            priors = self._levels(torch.zeros(1, *shape[1:]))[2]
+        return dict(
+            levels=[len(p) for p in priors],
+            nms_pre=cfg.nms_pre,
+            score_thr=cfg.get('score_thr', 0),
+            iou_threshold=cfg.nms.iou_threshold,
+            max_per_img=cfg.max_per_img,
+            class_agnostic=bool(cfg.nms.get('class_agnostic', False)),
+            min_bbox_size=cfg.get('min_bbox_size', -1))

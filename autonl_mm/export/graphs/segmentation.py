@@ -7,7 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import TaskGraph, logit_difference
+from .base import TaskGraph, logit_difference, top1_agreement
 
 
 class SegmentorGraph(TaskGraph):
@@ -20,9 +20,9 @@ class SegmentorGraph(TaskGraph):
     task = 'segmentation'
     outputs = ('logits', )
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, preprocess: bool = True):
         from mmseg.models.utils import Upsample
-        super().__init__(model)
+        super().__init__(model, preprocess)
         for module in model.modules():
             if isinstance(module, Upsample) and not module.size:
                 # It computes its size in Python, so a trace would fix the size.
@@ -34,8 +34,8 @@ class SegmentorGraph(TaskGraph):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, 3, H, W)`` to ``(N, classes, H, W)``."""
-        logits = self._logits(self.model, self.preprocess(x))
-        if self.preprocess.divisor > 1:
+        logits = self._logits(self.model, self.inputs(x))
+        if self.preprocesses and self.preprocess.divisor > 1:
             logits = logits[:, :, :x.shape[2], :x.shape[3]]
         return logits
 
@@ -53,6 +53,7 @@ class SegmentorGraph(TaskGraph):
         h, w = images.shape[2:]
         return [cls._logits(model, data['inputs'])[:, :, :h, :w]]
 
+    agreement = staticmethod(top1_agreement)
     difference = staticmethod(logit_difference)
 
 
@@ -68,6 +69,13 @@ class LabelMapGraph(SegmentorGraph):
             return logits.argmax(1)
         threshold = self.model.decode_head.threshold
         return (logits[:, 0].sigmoid() > threshold).long()
+
+    @staticmethod
+    def agreement(got: Sequence[Tensor],
+                  expected: Sequence[Tensor]) -> Tuple[int, int]:
+        """Number of pixels with the reference's class, and of all."""
+        same = got[0] == expected[0].argmax(1)
+        return int(same.sum()), same.numel()
 
     @staticmethod
     def difference(got: Sequence[Tensor],

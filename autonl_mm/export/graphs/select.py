@@ -3,17 +3,20 @@
 import torch.nn as nn
 
 from .classification import ClassifierGraph
-from .detection import DetectorGraph
+from .detection import DetectorGraph, RawDetectorGraph
 from .segmentation import LabelMapGraph, SegmentorGraph
 
 
-def graph_type(model: nn.Module, labels: bool = False) -> type:
+def graph_type(model: nn.Module, labels: bool = False,
+               selects_boxes: bool = True) -> type:
     """Select the class of the graph for a model.
 
     Args:
         model (nn.Module): A task model of mmpretrain, mmdet or mmseg.
         labels (bool): Whether a segmentor gives label maps instead of logits.
             Defaults to False.
+        selects_boxes (bool): Whether a detector's graph selects its boxes. Defaults
+            to True.
 
     Returns:
         type: A subclass of :class:`TaskGraph`.
@@ -28,7 +31,7 @@ def graph_type(model: nn.Module, labels: bool = False) -> type:
                          f'{type(model).__name__}')
     if hasattr(model, 'bbox_head'):
         DetectorGraph.check(model)
-        return DetectorGraph
+        return DetectorGraph if selects_boxes else RawDetectorGraph
     if hasattr(model, 'head') and hasattr(model, 'extract_feat'):
         return ClassifierGraph
     raise ValueError(

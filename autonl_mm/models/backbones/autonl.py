@@ -9,7 +9,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 
 from autonl_mm.arch import ArchSpec, BlockSpec, resolve_arch
-from autonl_mm.deploy import DeployMixin
+from autonl_mm.fold import DeployMixin
 from autonl_mm.registry import MODELS
 
 from ..layers import MBConv

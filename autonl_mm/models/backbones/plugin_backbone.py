@@ -11,7 +11,7 @@ from mmengine.model import BaseModule, ModuleDict, Sequential
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 
-from autonl_mm.deploy import DeployMixin
+from autonl_mm.fold import DeployMixin
 from autonl_mm.registry import MODELS
 
 # Sizes of two test images. Neither is square, so that heights and widths are

@@ -9,13 +9,14 @@ from typing import List, Optional
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor
 
 from autonl_mm.arch import DEFAULT_SCALE, check_scale
 from autonl_mm.cost import light_nl_order
-from autonl_mm.deploy import DeployMixin
+from autonl_mm.fold import DeployMixin
 from autonl_mm.ops import fused_light_nl, load_fused_operators, pack_weights, runs_fused
 from autonl_mm.registry import MODELS
 
@@ -85,11 +86,7 @@ def light_nl(x: Tensor,
     x_s = x.permute(0, 2, 3, 1).flatten(1, 2)  # (N, HW, C)
     x_c = x_sc = x_s[..., :nl_channels]  # (N, HW, k)
     if stride > 1:
-        # Copied before flattening: if flatten made the copy, torch.export would
-        # only accept even heights and widths.
-        sampled = x[:, :, ::stride, ::stride].contiguous(
-            memory_format=torch.channels_last)
-        x_s = sampled.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
+        x_s = _subsample(x, stride).permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
         x_sc = x_s[..., :nl_channels]  # (N, hw, k)
     count, shares = x_s.shape[1], None
     terms = x_sc
@@ -120,7 +117,8 @@ def light_nl(x: Tensor,
             # This order is the cheaper one where y is smaller than the context.
             rows = y
             if stride > 1:
-                rows = y.view(n, h, w, c)[:, ::stride, ::stride].flatten(1, 2)
+                rows = _subsample(y.view(n, h, w, c).permute(0, 3, 1, 2), stride)
+                rows = rows.permute(0, 2, 3, 1).flatten(1, 2)
             squares = rows.square()
             if shares is not None:
                 squares, count = squares * shares, shares.sum()
@@ -129,8 +127,24 @@ def light_nl(x: Tensor,
     return torch.ops.autonl_mm.no_view(y) if _is_compiling() else y
 
 
+def _is_exporting() -> bool:
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
 def _is_compiling() -> bool:
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
+def _subsample(x: Tensor, stride: int) -> Tensor:
+    """Every ``stride``-th row and column of ``(N, C, H, W)``, in channels_last.
+
+    In an exported graph it is a max pooling with a window of one pixel: ncnn has no
+    slice with a step, and OpenVINO does not know its size if that of images is dynamic.
+    """
+    if _is_exporting():
+        return F.max_pool2d(x, 1, stride)
+    # Copied before flattening, as flatten would copy too, but to another layout.
+    return x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
 
 
 def _no_view(y: Tensor) -> Tensor:
@@ -154,8 +168,11 @@ def _root(square: Tensor) -> Tensor:
 
     That is where the square is zero or outside of the range of the dtype; the
     quotient is then 0, and so are its gradients. A product with rsqrt() would
-    have the cube of the root in its gradient.
+    have the cube of the root in its gradient. An exported graph only keeps zero out of
+    the divisor, as ncnn has no ``where``.
     """
+    if _is_exporting():
+        return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
     return torch.where(square > 0, square, float('inf')).sqrt()
 
 

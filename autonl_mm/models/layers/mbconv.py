@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from autonl_mm.arch import DEFAULT_SCALE, BlockSpec
-from autonl_mm.deploy import DeployMixin
+from autonl_mm.fold import DeployMixin
 from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs_fused
 from autonl_mm.registry import MODELS
 

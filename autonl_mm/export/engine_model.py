@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A model that runs an ONNX file, for evaluation."""
+"""A model that runs an exported file, for evaluation."""
 from typing import List, Optional, Sequence, Union
 
 import torch
@@ -12,26 +12,27 @@ from torch import Tensor
 from autonl_mm.models.layers import light_nl_scales
 from autonl_mm.registry import MODELS
 
-from .onnx_file import OnnxSession
+from .engines import load
 
 
-@MODELS.register_module()
-class OnnxModel(BaseModel):
-    """A file of ``tools/deployment/export_onnx.py`` as a model of a config.
+# The second name is from when there was one engine.
+@MODELS.register_module(name=['EngineModel', 'OnnxModel'])
+class EngineModel(BaseModel):
+    """A file of ``tools/deployment/export.py`` as a model of a config.
 
     It is used with the config's dataloader and evaluator, like the model from
     which it was exported. It runs on the CPU.
 
     Args:
-        file (str): The ONNX file.
+        file (str): The file, of any engine that runs here.
         model (dict): Config of the task model. Its code turns a segmentor's
             logits and a detector's boxes into predictions.
         data_preprocessor (dict, optional): The config's preprocessor, for
-            building ``model``. Images are not preprocessed: this is part of
-            the graph. Defaults to None.
+            building ``model``, and for a file without preprocessing. Defaults to
+            None.
 
     Raises:
-        ImportError: If onnxruntime is missing.
+        ImportError: If the engine is missing.
         FileNotFoundError: If the file does not exist.
         ValueError: If the file is not from this project, is for another task
             than the model, or its LightNLs have another scale.
@@ -41,9 +42,16 @@ class OnnxModel(BaseModel):
                  file: str,
                  model: dict,
                  data_preprocessor: Optional[dict] = None):
-        # This only moves samples to the device; image sizes may differ.
-        super().__init__(BaseDataPreprocessor())
-        self.session = OnnxSession(file)
+        session = load(file)
+        # The base class only moves samples to the device; image sizes may differ.
+        preprocessor = BaseDataPreprocessor()
+        if not session.info['preprocess']:
+            preprocessor = data_preprocessor or model.get('data_preprocessor')
+            if isinstance(preprocessor, dict) and 'type' not in preprocessor:
+                # as mmpretrain's models have it
+                preprocessor = dict(preprocessor, type='mmpretrain.ClsDataPreprocessor')
+        super().__init__(preprocessor)
+        self.session = session
         self.task: str = self.session.info['task']
         if self.task == 'classification':
             if 'backbone' in model:
@@ -93,8 +101,8 @@ class OnnxModel(BaseModel):
             ValueError: If ``mode`` is another.
         """
         if mode != 'predict':
-            raise ValueError(f"mode is {mode!r}, expected 'predict': an ONNX file "
-                             'cannot be trained')
+            raise ValueError(f"mode is {mode!r}, expected 'predict': a file of an "
+                             'engine cannot be trained')
         if self.task == 'segmentation':
             if not isinstance(inputs, Tensor):
                 inputs = torch.stack(list(inputs))

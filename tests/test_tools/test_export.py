@@ -12,12 +12,14 @@ from mmengine.registry import MODELS
 from tiny_models import CONFIGS, build, noise
 from torch import nn
 
+from autonl_mm.deploy import load
 from autonl_mm.export import export
+from autonl_mm.export.engines import DYNAMIC, ENGINES
+from autonl_mm.export.engines.onnx_graph import operators
 from autonl_mm.export.graphs import graph_type
-from autonl_mm.export.onnx_file import OnnxSession
 from autonl_mm.models import LightNL
 
-tool = load_tool('tools/deployment/export_onnx.py')
+tool = load_tool('tools/deployment/export.py')
 
 
 @MODELS.register_module()
@@ -78,7 +80,7 @@ def test_every_task_at_any_size(name, options, output, files, monkeypatch,
     call_main(monkeypatch, tool, config, weights, '--input-shape', 64, 96, '--dynamic',
               'batch', 'size', '--rounds', 1, *options)
     out, err = capfd.readouterr()
-    assert 'Warning' not in out + err and 'no Einsum' in out
+    assert 'Warning' not in out + err
     assert [row[0] for row in rows(out)] == [
         '1x3x64x96', '2x3x85x136', '3x3x128x105']
     assert all(float(row[2]) < 1e-3 for row in rows(out))
@@ -86,18 +88,21 @@ def test_every_task_at_any_size(name, options, output, files, monkeypatch,
         assert re.search(rf'^\| {engine} \| [\d.]+ \|', out, re.M)
 
     file = weights.with_suffix('.onnx')
-    session = OnnxSession(str(file))
+    session = load(file)
     assert session.outputs[0] == output
     assert session.batch is None and session.size == (None, None)
     assert session.info['classes'] == ['a', 'b']
     assert session.info['light_nl_scales'] == ['rms' if 'rms' in name else 'paper']
-    kinds = export.operators(onnx.load(file))
+    kinds = operators(onnx.load(file))
     assert 'Einsum' not in kinds
     assert ('NonMaxSuppression' in kinds) == (output == 'dets')
     # sizes and numbers that the check did not see
-    graph = export.make_graph(model, export.DYNAMIC, bool(options))
-    result = export.compare(session, graph, model, [noise(5, 110, 75)], 1e-3)
-    assert result[0].shape == (5, 3, 110, 75)
+    graph = export.make_graph(model, DYNAMIC, bool(options))
+    images = noise(5, 110, 75)
+    with torch.no_grad():
+        expected = graph.reference(model, images)
+    absolute, scale = graph.difference(session(images), expected)
+    assert absolute <= 1e-3 * scale
     orders = [{m.order for m in net.modules() if isinstance(m, LightNL)}
               for net in (graph, model)]
     assert orders == [{'channel'}, {'auto'}]
@@ -116,9 +121,9 @@ def test_fixed_size_and_batch(files, monkeypatch, capsys, tmp_path):
     call_main(monkeypatch, tool, config, weights, '--input-shape', 64,
               '--batch-size', 2, '--rounds', 1, '--out', tmp_path / 'two.onnx')
     out = capsys.readouterr().out
-    assert 'images (2, 3, 64, 64)' in out and 'on noise' in out
-    assert [row[0] for row in rows(out)] == ['2x3x64x64']
-    session = OnnxSession(tmp_path / 'two.onnx')
+    assert 'images (2, 3, 64, 64)' in out and 'images of noise' in out
+    assert [row[0] for row in rows(out)] == ['2x3x64x64'] * 3
+    session = load(tmp_path / 'two.onnx')
     # any number, in parts of two
     images = noise(5, 64, 64)
     logits, = session(images)
@@ -126,7 +131,7 @@ def test_fixed_size_and_batch(files, monkeypatch, capsys, tmp_path):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match='takes images of 64x64'):
         session(noise(1, 64, 96))
-    assert 'Sigmoid' in export.operators(onnx.load(tmp_path / 'two.onnx'))
+    assert 'Sigmoid' in operators(onnx.load(tmp_path / 'two.onnx'))
 
 
 @pytest.mark.parametrize('neck, words', [
@@ -142,7 +147,7 @@ def test_refused(neck, words, files, monkeypatch, tmp_path):
             out.write_bytes(before)
         message = main_error(monkeypatch, tool, config, weights, '--input-shape', 64,
                              '--dynamic', 'size')
-        assert message.startswith('export_onnx.py: ')
+        assert message.startswith('export.py: ')
         for word in words:
             assert word in message
         assert (out.read_bytes() if out.exists() else None) == before
@@ -161,7 +166,7 @@ def test_images_of_a_folder(files, monkeypatch, image_folder, capsys):
     config, weights, _ = files('classifier')
     call_main(monkeypatch, tool, config, weights, '--input-shape', 64, '--rounds', 1,
               '--images', image_folder)
-    assert f'on {image_folder}:' in capsys.readouterr().out
+    assert f'on 3 images of {image_folder}' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('module', ['onnx', 'onnxruntime'])
@@ -169,7 +174,8 @@ def test_missing_libraries(module, files, monkeypatch):
     config, weights, _ = files('classifier')
     monkeypatch.setitem(sys.modules, module, None)
     message = main_error(monkeypatch, tool, config, weights)
-    assert f'need {module}' in message and 'pip install' in message
+    assert f'need {module}' in message
+    assert "pip install 'autonl_mm[onnxruntime]'" in message
 
 
 @pytest.mark.parametrize('arguments, words', [
@@ -185,6 +191,29 @@ def test_bad_input(arguments, words, files, monkeypatch):
     config, weights, _ = files('classifier')
     if '--input-shape' not in arguments:
         arguments = ['--input-shape', 64, *arguments]
+    assert words in main_error(monkeypatch, tool, config, weights, *arguments)
+
+
+def test_weights_of_another_file(files, monkeypatch, tmp_path):
+    """OpenVINO's and ncnn's files of one name would share x.bin."""
+    monkeypatch.setattr(ENGINES['ncnn'], 'modules', ())
+    config, weights, _ = files('classifier')
+    (tmp_path / 'x.xml.json').touch()
+    message = main_error(monkeypatch, tool, config, weights, '--engine', 'ncnn',
+                         '--out', tmp_path / 'x.param')
+    assert 'x.bin, a part of' in message and 'x.xml: give another name' in message
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--engine', 'mnn', '--out', 'x.onnx'], 'expected a file that ends in .mnn, as'),
+    (['--engine', 'litert', '--dynamic', 'batch'], '--dynamic batch cannot be'),
+    (['--engine', 'ncnn', '--precision', 'int8'], '--precision int8 cannot be'),
+    (['--agreement', 2], '--agreement is 2.0, expected a share'),
+])
+def test_what_does_not_fit_the_engine(arguments, words, files, monkeypatch):
+    for engine in ENGINES.values():
+        monkeypatch.setattr(engine, 'modules', ())
+    config, weights, _ = files('classifier')
     assert words in main_error(monkeypatch, tool, config, weights, *arguments)
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A model and its ONNX file make the same predictions."""
+"""A model and its exported file make the same predictions."""
 import copy
 
 import pytest
@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from tiny_models import CONFIGS, build, noise
 
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.export import export, onnx_file, quantize
+from autonl_mm.deploy import load
+from autonl_mm.export import export, quantize
+from autonl_mm.export.engines import DYNAMIC, ENGINES, Settings
 
 
 @pytest.fixture
@@ -18,11 +19,11 @@ def make(tmp_path, scope):
 
     def make(name, labels=False):
         model = build(CONFIGS[name])
-        graph = export.make_graph(model, export.DYNAMIC, labels)
-        write_whole(tmp_path / 'x.onnx', export.to_onnx(
-            graph, (1, 3, 64, 64), export.DYNAMIC))
+        graph = export.make_graph(model, DYNAMIC, labels)
+        export.write_file(ENGINES['onnxruntime'], graph,
+                          Settings((1, 3, 64, 64), DYNAMIC), tmp_path / 'x.onnx')
         return model, MODELS.build(dict(
-            type='autonl_mm.OnnxModel', file=str(tmp_path / 'x.onnx'),
+            type='autonl_mm.EngineModel', file=str(tmp_path / 'x.onnx'),
             model=Config(CONFIGS[name]).model))
 
     return make
@@ -99,17 +100,17 @@ def test_of_the_other_scale(name, make, tmp_path, scope):
     """The file knows which one it is of; older files are of the paper's."""
     make(name)
     file = str(tmp_path / 'x.onnx')
-    assert onnx_file.OnnxSession(file).info['light_nl_scales'] == ['paper']
+    assert load(file).info['light_nl_scales'] == ['paper']
     cfg = Config(dict(model=copy.deepcopy(CONFIGS[name]['model'])))
     cfg.model.backbone.scale = 'rms'
     with pytest.raises(ValueError, match='scale paper, but the config has scale rms'):
-        MODELS.build(dict(type='autonl_mm.OnnxModel', file=file, model=cfg.model))
-    session = onnx_file.OnnxSession(file)
+        MODELS.build(dict(type='autonl_mm.EngineModel', file=file, model=cfg.model))
+    session = load(file)
     for scales in [], ['rms']:
         session.info['light_nl_scales'] = scales
-        assert not quantize.is_cubic(session)
+        assert not quantize.is_cubic(session.info)
     del session.info['light_nl_scales']
-    assert quantize.is_cubic(session)
+    assert quantize.is_cubic(session.info)
 
 
 def test_of_another_task(make, tmp_path):
@@ -117,16 +118,16 @@ def test_of_another_task(make, tmp_path):
     init_default_scope('mmpretrain')
     with pytest.raises(ValueError, match='is for segmentation, but'):
         MODELS.build(dict(
-            type='autonl_mm.OnnxModel', file=str(tmp_path / 'x.onnx'),
+            type='autonl_mm.EngineModel', file=str(tmp_path / 'x.onnx'),
             model=Config(CONFIGS['classifier']).model))
 
 
 def test_files_of_others(tmp_path):
     (tmp_path / 'x.onnx').write_bytes(b'not ONNX')
     with pytest.raises(ValueError, match='does not load'):
-        onnx_file.OnnxSession(tmp_path / 'x.onnx')
+        load(tmp_path / 'x.onnx')
     with pytest.raises(FileNotFoundError, match='does not exist'):
-        onnx_file.OnnxSession(tmp_path / 'y.onnx')
+        load(tmp_path / 'y.onnx')
     import onnx
     from onnx import helper
     x, y = (helper.make_tensor_value_info(n, 1, [1]) for n in 'xy')
@@ -135,5 +136,5 @@ def test_files_of_others(tmp_path):
                           [y]),
         ir_version=8, opset_imports=[helper.make_opsetid('', 17)]),
         tmp_path / 'z.onnx')
-    with pytest.raises(ValueError, match=r'not written by .*export_onnx\.py'):
-        onnx_file.OnnxSession(tmp_path / 'z.onnx')
+    with pytest.raises(ValueError, match=r'not written by .*export\.py'):
+        load(tmp_path / 'z.onnx')

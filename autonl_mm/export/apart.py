@@ -1,0 +1,51 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Calls in a process of their own, which a fault of an engine may end."""
+import multiprocessing
+from typing import Any, Callable
+
+import torch
+
+from .engines.base import ExportError, first_line
+
+
+def call_apart(function: Callable, *args: Any) -> Any:
+    """Call a function in a process of its own, with as many threads as torch has here.
+
+    Args:
+        function (Callable): Pickle must find it by its name.
+        *args (Any): Its arguments; NumPy's arrays rather than tensors.
+
+    Returns:
+        Any: What it returns.
+
+    Raises:
+        ExportError: If it raises an error, or its process ends before it returns.
+    """
+    context = multiprocessing.get_context('forkserver')
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_send_result, args=(sender, torch.get_num_threads(), function, args))
+    process.start()
+    sender.close()
+    try:
+        result, error = receiver.recv()
+    except EOFError:
+        process.join()
+        raise ExportError('its process ended with status '
+                          f'{process.exitcode}') from None
+    finally:
+        process.join()
+    if error:
+        raise ExportError(error)
+    return result
+
+
+def _send_result(sender, threads: int, function: Callable, args: tuple) -> None:
+    torch.set_num_threads(threads)
+    try:
+        result, error = function(*args), None
+    except ExportError as e:
+        result, error = None, str(e)
+    except Exception as e:  # engines' errors have no common class
+        result, error = None, first_line(e)
+    sender.send((result, error))

@@ -1,0 +1,93 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""LiteRT, formerly TensorFlow Lite."""
+from pathlib import Path
+from typing import List
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from .base import (
+    Engine,
+    ExportError,
+    Session,
+    Settings,
+    calibration_batches,
+    first_line,
+    quiet,
+)
+
+# Names that litert_torch gives to the only input and to its signature
+INPUT, SIGNATURE = 'args_0', 'serving_default'
+QUANTISED = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
+
+
+class LiteRtSession(Session):
+    """See :class:`Session`."""
+
+    def __init__(self, file: Path, info: dict, interpreter):
+        super().__init__(file, info)
+        self.runner = interpreter.get_signature_runner(SIGNATURE)
+
+    def run(self, images: np.ndarray) -> List[np.ndarray]:
+        outputs = self.runner(**{INPUT: images})
+        return [outputs[f'output_{i}'] for i in range(len(outputs))]
+
+
+class LiteRt(Engine):
+    """Made by litert_torch from torch.export; INT8 is by ai_edge_quantizer."""
+
+    name = 'litert'
+    ending = '.tflite'
+    modules = ('litert_torch', 'ai_edge_litert.interpreter')
+    dynamic = ()
+
+    def check(self, settings: Settings) -> None:
+        super().check(settings)
+        if settings.precision != 'fp32':
+            self.require('ai_edge_quantizer')
+
+    def write(self, graph: nn.Module, settings: Settings, file: Path) -> None:
+        litert = self.require('litert_torch')
+        try:
+            with quiet(), torch.no_grad():
+                litert.convert(
+                    graph, (torch.rand(*settings.shape) * 255, )).export(str(file))
+        except Exception as e:  # its errors have no common class
+            raise ExportError(f'litert_torch cannot convert the graph: '
+                              f'{first_line(e)}') from e
+        if settings.precision != 'fp32':
+            self._quantize(settings, file)
+
+    def _quantize(self, settings: Settings, file: Path) -> None:
+        """Replace a file by one of lower precision."""
+        aeq = self.require('ai_edge_quantizer')
+        with quiet():
+            self._quantize_with(aeq, settings, file)
+
+    def _quantize_with(self, aeq, settings: Settings, file: Path) -> None:
+        quantizer = aeq.quantizer.Quantizer(str(file))
+        if settings.precision == 'fp16':
+            quantizer.load_quantization_recipe(
+                [dict(regex='.*', operation='*', algorithm_key='float_casting',
+                      op_config=dict(
+                          weight_tensor_config=dict(num_bits=16, dtype='FLOAT'),
+                          compute_precision='FLOAT', explicit_dequantize=True))])
+            result = quantizer.quantize()
+        else:
+            recipe, = aeq.recipe.static_wi8_ai8()
+            # inputs, outputs and LightNL's products stay in float
+            quantizer.load_quantization_recipe(
+                [dict(recipe, operation=name) for name in QUANTISED])
+            found = quantizer.calibrate({SIGNATURE: [
+                {INPUT: batch} for batch in calibration_batches(settings)]})
+            result = quantizer.quantize(found)
+        result.export_model(str(file), overwrite=True)
+
+    def open(self, file: Path, info: dict) -> LiteRtSession:
+        interpreter = self.require('ai_edge_litert.interpreter').Interpreter
+        try:
+            return LiteRtSession(file, info, interpreter(
+                str(file), num_threads=torch.get_num_threads()))
+        except (RuntimeError, ValueError) as e:
+            raise ValueError(f'LiteRT does not load {file}: {e}') from e

@@ -1,0 +1,384 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Files of all engines: they compute what PyTorch computes, or are not written.
+
+The engines whose packages are small are needed by the fast tests. Those of the others
+are slow tests, which say what to install.
+"""
+import copy
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+from pages import snippets
+from scripts import server
+from tiny_models import CONFIGS, build, noise
+from torch import nn
+
+from autonl_mm.deploy import load
+from autonl_mm.export import check, export
+from autonl_mm.export.boxes import select_boxes
+from autonl_mm.export.engines import ENGINES, ExportError, Settings, engine_of
+from autonl_mm.models import LightNL
+from autonl_mm.models.layers.light_nl import light_nl
+
+FAST = ['onnxruntime', 'openvino', 'mnn', 'ncnn']
+SLOW = ['litert', 'executorch', 'coreml']
+# of all engines, the parts whose converters are slow are marked
+ALL = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+NEEDED = dict(mnn='MNN', litert='litert_torch', coreml='coremltools')
+
+
+def need(name, *modules):
+    """Skip a test whose engine is not installed, and say which."""
+    for module in (NEEDED.get(name, name), *modules):
+        pytest.importorskip(
+            module, reason=f"{module} is missing: pip install 'autonl_mm[{name}]'")
+
+
+@pytest.fixture
+def make(scope):
+    """Makes a tiny model with the bounded LightNL."""
+
+    def make(name, scale='rms'):
+        cfg = copy.deepcopy(CONFIGS[name])
+        cfg['model']['backbone'] = dict(cfg['model']['backbone'], scale=scale)
+        return build(cfg)
+
+    return make
+
+
+def run_export(name, model, file, shape=(1, 3, 64, 96), preprocess=True, minimum=0.5,
+               images=9, apart=False, **settings):
+    """Export, with the check in this process unless it is to be a process apart."""
+    server()  # whose forks have imported the libraries
+    engine = ENGINES[name]
+    settings = Settings(shape, **settings)
+    engine.check(settings)
+    graph = export.make_graph(model, settings.dynamic, False, preprocess,
+                              engine.selects_boxes)
+    if settings.precision == 'int8':
+        settings = settings._replace(calibration=[
+            graph.prepare(image[None])[0] for image in noise(9, *shape[2:])])
+    exporter = export.Exporter(engine, model, graph, settings,
+                               list(noise(images, 96, 96)), engine.tolerance, minimum)
+    with pytest.MonkeyPatch.context() as patch:
+        if not apart:
+            patch.setattr(check, 'call_apart', lambda function, *args: function(*args))
+        return exporter.export(file)
+
+
+def reference(model, images):
+    graph = export.make_graph(model)
+    with torch.no_grad():
+        return graph, graph.reference(model, images)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_classifier(name, make, tmp_path):
+    """Any number of images, also of an engine that takes one at a time."""
+    need(name)
+    model, file = make('classifier'), tmp_path / f'x{ENGINES[name].ending}'
+    found = run_export(name, model, file, apart=name in ('onnxruntime', 'mnn'))
+    if not ENGINES[name].runs:
+        assert not found.differences
+        with pytest.raises(ValueError, match='runs on macOS and iOS'):
+            load(file)
+        return
+    assert [d.shape for d in found.differences] == [(1, 3, 64, 96)] * 3
+    assert max(d.relative for d in found.differences) < 1e-5
+    session = load(file)
+    assert engine_of(file).name == name and session.outputs == ['logits']
+    assert session.info['light_nl_scales'] == ['rms']
+    images = noise(3, 64, 96)
+    for taken in images, images.numpy(), images.byte():
+        logits, = session(taken)
+        _, (expected, ) = reference(model, images)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match='takes images of 64x96, got one of 96x64'):
+        session(noise(1, 96, 64))
+    with pytest.raises(ValueError, match=r'images \(N, 3, H, W\)'):
+        session(images[:, :1])
+
+
+@pytest.mark.parametrize('name, task', [
+    ('openvino', 'segmentor'), *((name, task) for name in ('mnn', 'ncnn')
+                                 for task in ('segmentor', 'ssdlite')),
+    *(pytest.param(name, task, marks=pytest.mark.slow) for name in SLOW
+      for task in ('segmentor', 'ssdlite', 'retinanet'))])
+def test_other_tasks(name, task, make, tmp_path):
+    """Boxes are selected in the file or behind it, with the same result."""
+    need(name)
+    model, file = make(task), tmp_path / f'x{ENGINES[name].ending}'
+    run_export(name, model, file)
+    if not ENGINES[name].runs:
+        return
+    session, images = load(file), noise(2, 64, 96)
+    graph, expected = reference(model, images)
+    got = session(images)
+    assert session.outputs == list(graph.outputs)
+    absolute, scale = graph.difference(got, expected)
+    assert absolute < 1e-3 * scale
+    assert [g.shape for g in got] == [e.shape for e in expected]
+
+
+@pytest.mark.parametrize('name, dynamic', [
+    ('openvino', ('batch', 'size')), ('mnn', ('batch', 'size'))])
+def test_dynamic(name, dynamic, make, tmp_path):
+    need(name)
+    model, file = make('classifier'), tmp_path / f'x{ENGINES[name].ending}'
+    found = run_export(name, model, file, dynamic=dynamic)
+    assert [d.shape[2:] for d in found.differences] == [(64, 96), (85, 136), (128, 105)]
+    assert [d.shape[0] for d in found.differences] == [1, 2, 3]
+    images = noise(2, 110, 75)  # a size that the check did not see
+    _, (expected, ) = reference(model, images)
+    torch.testing.assert_close(load(file)(images)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_detector_of_any_size(make, tmp_path):
+    need('openvino')
+    model, file = make('ssdlite'), tmp_path / 'x.xml'
+    run_export('openvino', model, file, dynamic=('batch', 'size'))
+    images = noise(2, 96, 80)
+    graph, expected = reference(model, images)
+    assert graph.difference(load(file)(images), expected)[0] < 1e-3
+
+
+@pytest.mark.parametrize('name', ['onnxruntime', 'ncnn'])
+def test_without_preprocessing(name, make, tmp_path):
+    need(name)
+    model, file = make('classifier'), tmp_path / f'x{ENGINES[name].ending}'
+    run_export(name, model, file, preprocess=False)
+    session, images = load(file), noise(2, 64, 96)
+    assert session.info['preprocess'] is False
+    inputs = model.data_preprocessor(dict(inputs=images))['inputs']
+    _, (expected, ) = reference(model, images)
+    torch.testing.assert_close(session(inputs)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name, precision, needs', [
+    ('onnxruntime', 'fp16', []), ('openvino', 'fp16', []), ('mnn', 'fp16', []),
+    ('ncnn', 'fp16', []), ('onnxruntime', 'int8', []), ('mnn', 'int8', []),
+    pytest.param('openvino', 'int8', ['nncf'], marks=pytest.mark.slow),
+    *(pytest.param(n, p, [], marks=pytest.mark.slow) for n, p in (
+        ('litert', 'fp16'), ('litert', 'int8'), ('executorch', 'fp16'),
+        ('coreml', 'fp16')))])
+def test_lower_precision(name, precision, needs, make, tmp_path):
+    """The file is smaller, or another one, and predicts nearly the same."""
+    need(name, *needs)
+    model, file = make('classifier'), tmp_path / f'x{ENGINES[name].ending}'
+    found = run_export(name, model, file, precision=precision)
+    if not ENGINES[name].runs:
+        return
+    assert found.agreement >= 0.5 and found.count == 9
+    session, images = load(file), noise(4, 64, 96)
+    assert session.info['precision'] == precision
+    _, (expected, ) = reference(model, images)
+    error = (session(images)[0] - expected).abs().max() / expected.abs().max()
+    assert 0 < error < (0.02 if precision == 'fp16' else 0.5)
+
+
+@pytest.mark.parametrize('change, words', [
+    (lambda w: w.fill_(float('nan')), 'PyTorch on images of 1x3x64x96 are not finite'),
+    (lambda w: w.mul_(1e26), r'as large as \d\.\de\+2\d, expected at most 10000'),
+])
+def test_insane_outputs_are_refused(change, words, make, tmp_path):
+    """Numbers of 1e26 agree relatively."""
+    model = make('classifier')
+    with torch.no_grad():
+        change(model.head.fc.weight)
+    with pytest.raises(ExportError, match=words):
+        run_export('onnxruntime', model, tmp_path / 'x.onnx')
+    assert not list(tmp_path.iterdir())
+
+
+class Sorted(nn.Module):
+    """Global pooling by the median, which ncnn has no layer for."""
+
+    def forward(self, feats):
+        return tuple(x.flatten(2).sort(2)[0][..., 7] for x in feats)
+
+
+def test_unknown_layers_are_refused(make, tmp_path):
+    """pnnx warns of them and writes files that do not load."""
+    need('ncnn')
+    model = make('classifier')
+    model.neck = Sorted()
+    with pytest.raises(ExportError, match='pnnx cannot convert the graph to ncnn: '):
+        run_export('ncnn', model, tmp_path / 'x.param')
+    assert not list(tmp_path.iterdir())
+
+
+def test_predictions_of_lower_precision_are_counted(make, tmp_path):
+    with pytest.raises(ExportError, match='predictions of onnxruntime are those of'):
+        run_export('onnxruntime', make('classifier'), tmp_path / 'x.onnx',
+                   precision='fp16', minimum=1.1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_do_not_belong_together(make, tmp_path):
+    need('ncnn')
+    file, weights = tmp_path / 'x.param', tmp_path / 'x.bin'
+    export.write_file(ENGINES['ncnn'], export.make_graph(make('classifier')),
+                      Settings((1, 3, 64, 64)), file)
+    load(file)
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-4] + b'abcd')
+    with pytest.raises(ValueError, match=r'x\.bin is not the file that x\.param\.json'):
+        load(file)
+    weights.write_bytes(content)
+    info = json.loads((tmp_path / 'x.param.json').read_text())
+    (tmp_path / 'x.param.json').write_text(json.dumps(dict(info, task=3)))
+    with pytest.raises(ValueError, match='does not say what the file takes'):
+        load(file)
+    (tmp_path / 'x.param.json').unlink()
+    with pytest.raises(FileNotFoundError, match=r'x\.param\.json.* does not exist'):
+        load(file)
+    with pytest.raises(FileNotFoundError, match=r'y\.mnn.* does not exist'):
+        load(tmp_path / 'y.mnn')
+    with pytest.raises(ValueError, match=r'expected one that ends in \.onnx \(onnxrun'):
+        load('x.pth')
+
+
+def test_a_file_that_does_not_load_is_refused(make, tmp_path):
+    """As the check finds it, in a process of its own."""
+    need('ncnn')
+    engine, file = ENGINES['ncnn'], tmp_path / 'x.param'
+    graph = export.make_graph(make('classifier'))
+    export.write_file(engine, graph, Settings((1, 3, 64, 64)), file)
+    file.write_text(file.read_text().replace('Swish ', 'Swash '))
+    engine.write_info(file, export.describe(graph, Settings((1, 3, 64, 64))))
+    with pytest.raises(ExportError, match=r'it does not load: .*ncnn does not know'):
+        check.run_apart(file, [noise(1, 64, 64)])
+
+
+@pytest.mark.parametrize('name', ENGINES)
+def test_missing_package(name, monkeypatch):
+    for module in ENGINES[name].modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"pip install 'autonl_mm\[{name}\]'"):
+        ENGINES[name].check(Settings((1, 3, 64, 64)))
+
+
+@pytest.mark.parametrize('name, settings, words', [
+    ('litert', dict(dynamic=['batch']), '--dynamic batch cannot be .* litert, .* none'),
+    ('ncnn', dict(dynamic=['batch']), '--dynamic batch cannot be .* can none of them'),
+    ('ncnn', dict(precision='int8'), '--precision int8 cannot be .* can fp32, fp16'),
+    ('ncnn', dict(shape=(2, 3, 64, 64)), '--batch-size is 2, but ncnn takes one image'),
+    ('mnn', dict(precision='int8', dynamic=['size']), 'leave --dynamic size out'),
+])
+def test_what_an_engine_cannot(name, settings, words, monkeypatch):
+    monkeypatch.setattr(ENGINES[name], 'modules', ())
+    with pytest.raises(ValueError, match=words):
+        ENGINES[name].check(Settings(**dict(dict(shape=(1, 3, 64, 64)), **settings)))
+
+
+def test_raw_boxes_are_of_one_size(make):
+    with pytest.raises(ValueError, match='--dynamic size needs an engine that selects'):
+        export.make_graph(make('ssdlite'), ['size'], selects_boxes=False)
+
+
+@pytest.mark.parametrize('change', [
+    {}, dict(nms_pre=20), dict(max_per_img=3), dict(score_thr=0.6),
+    dict(nms=dict(type='nms', iou_threshold=0.3, class_agnostic=True))])
+@pytest.mark.parametrize('task', ['ssdlite', 'retinanet'])
+def test_selection_is_that_of_mmdet(task, change, make):
+    model = make(task)
+    model.bbox_head.test_cfg.update(change)
+    graph = export.make_graph(model, selects_boxes=False)
+    images = noise(2, 64, 96)
+    with torch.no_grad():
+        boxes, scores = graph(images)
+        expected = graph.reference(model, images)
+    settings = json.loads(json.dumps(graph.select(images.shape)))
+    rows = [select_boxes(*pair, **settings)
+            for pair in zip(boxes.numpy(), scores.numpy())]
+    got = [torch.from_numpy(np.stack(column)) for column in zip(*rows)]
+    assert (expected[1] >= 0).sum() > 2
+    assert torch.equal(got[1], expected[1])
+    torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=1e-4)
+
+
+def test_selection_of_nothing():
+    dets, labels = select_boxes(np.zeros((3, 4), np.float32), np.zeros((3, 2)), [2, 1],
+                                5, 0.1, 0.5, 4)
+    assert not dets.any() and (labels == -1).all() and dets.shape == (4, 5)
+
+
+@pytest.mark.parametrize('scale', ['paper', 'rms'])
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+def test_light_nl_in_an_exported_graph(scale, order):
+    """It has no slice with a step and no where, and computes the same."""
+    x = torch.randn(2, 8, 7, 9)
+    expected = light_nl(x, 4, 2, order, scale=scale)
+
+    def branch(x):
+        return light_nl(x, 4, 2, order, scale=scale)
+
+    traced = torch.jit.trace(branch, x)
+    torch.testing.assert_close(traced(x), expected)
+    assert 'max_pool2d' in str(traced.graph) and 'aten::where' not in str(traced.graph)
+
+    class Module(nn.Module):
+
+        def forward(self, x):
+            return branch(x)
+
+    program = torch.export.export(Module(), (x, ))
+    torch.testing.assert_close(program.module()(x), expected)
+    assert 'max_pool2d' in str(program.graph) and 'slice' not in str(
+        [n.target for n in program.graph.nodes if n.args[-1:] == (2, )])
+    # zeros stay zeros
+    assert not traced(torch.zeros_like(x)).any()
+
+
+def test_config_of_a_file_without_preprocessing(make, tmp_path):
+    """The model of tools/test.py then does what the config's preprocessor does."""
+    from mmengine.registry import MODELS
+    from mmpretrain.structures import DataSample
+    model, file = make('classifier'), tmp_path / 'x.onnx'
+    run_export('onnxruntime', model, file, preprocess=False)
+    cfg = Config(copy.deepcopy(CONFIGS['classifier'])).model
+    cfg.backbone.scale = 'rms'
+    results = []
+    for net in model, MODELS.build(dict(
+            type='autonl_mm.EngineModel', file=str(file), model=cfg)):
+        results.append(net.test_step(dict(
+            inputs=list(noise(3, 64, 96).byte()),
+            data_samples=[DataSample() for _ in range(3)])))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a.pred_score, b.pred_score, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', [n for n in ALL if n != 'onnxruntime'][:-1]
+                         + ['onnxruntime'])
+def test_snippet_of_the_page(name, make, tmp_path, monkeypatch):
+    """The lines of Python that run a file without this project, as they stand."""
+    need(name)
+    ending = ENGINES[name].ending
+    snippet, = (s for s in snippets(ROOT / 'docs/deployment.md', 'py')
+                if f"'x{ending}'" in s)
+    model = make('classifier')
+    export.write_file(ENGINES[name], export.make_graph(model), Settings((1, 3, 64, 64)),
+                      tmp_path / f'x{ending}')
+    image = noise(1, 64, 64)[0]
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite('image.jpg', image.permute(1, 2, 0).byte().numpy())
+    image = torch.from_numpy(cv2.imread('image.jpg')).permute(2, 0, 1)[None].float()
+    names = {}
+    exec(snippet, names)
+    _, (expected, ) = reference(model, image)
+    got = torch.as_tensor(np.asarray(names['logits'])).reshape(expected.shape)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_models_are_left_as_they_are(make):
+    model = make('classifier')
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    graph = export.make_graph(model, ['size'])
+    assert {m.order for m in graph.modules() if isinstance(m, LightNL)} == {'channel'}
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -1,0 +1,272 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Compare networks in all engines at hand: AutoNL, without LightNL, and timm's.
+
+Networks have random weights and 1000 classes; each is converted once for an engine,
+without preprocessing, in deploy form. For each engine and number of threads they run
+in turns, batch 1, in a process of its own, so that the threads of one engine do not
+take the cores of another. Ratios are medians of the ratios within a round.
+"""
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autonl_mm.arch import resolve_arch
+from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.cli import configs, outputs
+from autonl_mm.cli.allocator import keep_freed_memory
+from autonl_mm.export.apart import call_apart
+from autonl_mm.export.engines import ENGINES, ExportError, Settings
+from autonl_mm.export.plain import open_plain, write_plain
+from autonl_mm.models import AutoNL, LightNL, PoolDropout
+
+try:
+    import timm
+except ImportError:
+    timm = None
+try:
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+except ImportError:
+    plt = None
+
+OURS = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
+WITHOUT = ' without LightNL'
+BASE = 'mnasnet_100'
+NETWORKS = (*OURS, *(name + WITHOUT for name in OURS), BASE, 'mobilenetv3_large_100',
+            'mobilenetv4_conv_small', 'efficientnet_b0')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--engines', nargs='+',
+        choices=[name for name, engine in ENGINES.items() if engine.runs],
+        help='default: those that are installed')
+    parser.add_argument(
+        '--networks', nargs='+', default=list(NETWORKS), metavar='NETWORK',
+        help=f'default: {", ".join(NETWORKS)}; or a notation file, or the name of one '
+        "of timm's networks")
+    parser.add_argument(
+        '--scale', choices=['paper', 'rms'], default='paper',
+        help='scale of LightNL, default paper')
+    parser.add_argument(
+        '--threads', nargs='+', type=int, default=[1, 2], help='default: 1 2')
+    parser.add_argument('--rounds', type=int, default=50, help='measurements of each')
+    configs.add_input_shape(parser, [224, 224], 'default: 224 224')
+    parser.add_argument('--out', help='JSON file for all measurements')
+    parser.add_argument('--plot', help='file for a plot; its ending gives the format')
+    return parser.parse_args()
+
+
+def build_network(name, scale):
+    """A classifier of 1000 classes with random weights.
+
+    Args:
+        name (str): One of :data:`NETWORKS`, a notation file, or one of timm's.
+        scale (str): The scale of LightNL.
+
+    Returns:
+        nn.Module: In eval mode.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    plain = name.removesuffix(WITHOUT)
+    if plain not in OURS and not Path(plain).is_file():
+        if timm is None or not timm.is_model(name):
+            raise ValueError(f'--networks has {name!r}, which is neither one of ours, '
+                             "nor a file, nor one of timm's"
+                             + ', which is not installed: pip install timm'
+                             * (timm is None))
+        return timm.create_model(name).eval()
+    arch = resolve_arch(OURS.get(plain, plain))
+    if name != plain:
+        arch = arch.without_light_nl()
+    net = nn.Sequential(
+        AutoNL(arch, out_indices=(-1, ), scale=scale), PoolDropout(), LastFeatures(),
+        nn.Linear(arch.head_channels, 1000))
+    for module in net.modules():
+        if isinstance(module, LightNL):
+            nn.init.constant_(module.norm.weight, 0.3)  # not the identity
+    return net.eval()
+
+
+class LastFeatures(nn.Module):
+    """The last of a tuple of features."""
+
+    def forward(self, feats):
+        return feats[-1]
+
+
+def measure(engine, files, shape, rounds):
+    """Measure files in turns; called in a process of its own.
+
+    Args:
+        engine (str): The engine.
+        files (dict[str, str]): Files by network.
+        shape (tuple[int, ...]): ``N, C, H, W``.
+        rounds (int): Measurements of each.
+
+    Returns:
+        dict[str, list[float]]: Seconds by network.
+    """
+    keep_freed_memory()
+    return in_turns({name: open_plain(engine, shape, Path(file))
+                     for name, file in files.items()}, rounds, warmup=True)
+
+
+def measure_engine(engine, networks, args, folder):
+    """Convert all networks for an engine, and measure them.
+
+    Args:
+        engine (str): The engine.
+        networks (dict[str, nn.Module]): By name.
+        args (Namespace): The tool's arguments.
+        folder (Path): For its files.
+
+    Returns:
+        list[dict]: A record for each network and number of threads.
+    """
+    shape, files = (1, 3, *args.shape), {}
+    for i, (name, network) in enumerate(networks.items()):
+        file = folder / f'{engine}-{i}{ENGINES[engine].ending}'
+        try:
+            write_plain(engine, network, shape, file)
+        except ExportError as e:
+            print(f'left out: {name} in {engine}: {e}')
+            continue
+        files[name] = str(file)
+    records = []
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        try:
+            times = call_apart(measure, engine, files, shape, args.rounds)
+        except ExportError as e:
+            print(f'left out: {engine} with {threads} threads: {e}')
+            continue
+        for name, seconds in times.items():
+            record = dict(engine=engine, threads=threads, network=name, seconds=seconds)
+            for base in (BASE, name + WITHOUT):
+                if base in times and base != name:
+                    record[f'ratio to {base}'] = statistics.median(
+                        a / b for a, b in zip(seconds, times[base]))
+            records.append(record)
+    return records
+
+
+def print_table(records, names):
+    """Print medians, and ratios to mnasnet_100 and to the same without LightNL."""
+    rows = sorted({(r['engine'], r['threads']) for r in records},
+                  key=lambda key: (list(ENGINES).index(key[0]), key[1]))
+    print('\n| network | ' + ' | '.join(f'{e}, {t}' for e, t in rows) + ' |\n|'
+          + '---|' * (len(rows) + 1))
+    for name in names:
+        cells = []
+        for key in rows:
+            found = [r for r in records
+                     if (r['engine'], r['threads'], r['network']) == (*key, name)]
+            cells.append(cell(found[0]) if found else '-')
+        print(f'| {name} | ' + ' | '.join(cells) + ' |')
+    print(f'\nms (ratio to {BASE}; ratio to the same without LightNL), by engine and '
+          'threads')
+
+
+def cell(record):
+    """Text of a measurement."""
+    text = f'{1e3 * statistics.median(record["seconds"]):.3g}'
+    ratios = [f'{v:.2f}' for k, v in record.items() if k.startswith('ratio')]
+    return f'{text} ({"; ".join(ratios)})' if ratios else text
+
+
+def plot(records, names, path):
+    """Bars by engine, a panel for each number of threads."""
+    threads = sorted({r['threads'] for r in records})
+    engines = [e for e in ENGINES if any(r['engine'] == e for r in records)]
+    figure, panels = plt.subplots(
+        len(threads), 1, figsize=(9, 3.2 * len(threads)), squeeze=False)
+    width = 0.8 / len(names)
+    for count, (panel, ) in zip(threads, panels):
+        for i, name in enumerate(names):
+            found = {r['engine']: Spread.of([1e3 * s for s in r['seconds']])
+                     for r in records if (r['threads'], r['network']) == (count, name)}
+            places = [j for j, engine in enumerate(engines) if engine in found]
+            panel.bar([j + i * width for j in places],
+                      [found[engines[j]].median for j in places], width, label=name)
+        panel.set_xticks([j + 0.4 - width / 2 for j in range(len(engines))], engines)
+        panel.set_ylabel(f'ms, {count} thread{"s" * (count > 1)}')
+    panels[0, 0].legend(fontsize=7, ncols=2)
+    figure.tight_layout()
+    outputs.save_figure(figure, path)
+    plt.close(figure)
+
+
+def choose_engines(names):
+    """The engines to measure.
+
+    Args:
+        names (list[str], optional): Those asked for; None for all that are installed.
+
+    Raises:
+        ImportError: If one that was asked for is not installed, or none is.
+    """
+    found = []
+    for name, engine in ENGINES.items():
+        if not engine.runs or (names and name not in names):
+            continue
+        try:
+            engine.check(Settings((1, 3, 1, 1)))
+        except ImportError as e:
+            if names:
+                raise
+            print(f'left out: {e}')
+            continue
+        found.append(name)
+    if not found:
+        raise ImportError(
+            "no engine is installed: pip install 'autonl_mm[onnxruntime]'")
+    return found
+
+
+def main():
+    args = parse_args()
+    try:
+        configs.check_positive(args, 'rounds')
+        args.shape = configs.parse_shape(args.input_shape, minimum=32)
+        if min(args.threads) < 1:
+            raise ValueError(f'--threads is {args.threads}, expected at least 1 each')
+        if args.plot and plt is None:
+            raise ValueError('--plot needs matplotlib: pip install matplotlib')
+        outputs.check_file('--out', args.out)
+        outputs.check_file('--plot', args.plot)
+        engines = choose_engines(args.engines)
+        networks = {name: build_network(name, args.scale) for name in args.networks}
+    except (ImportError, OSError, ValueError) as e:
+        sys.exit(f'engines.py: {e}')
+    print(f'{device_name("cpu")}, torch {torch.__version__}, batch 1, '
+          f'{args.shape[0]}x{args.shape[1]}, median of {args.rounds} rounds in turns')
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        for engine in engines:
+            records += measure_engine(engine, networks, args, Path(folder))
+    if not records:
+        sys.exit('engines.py: nothing could be measured')
+    print_table(records, args.networks)
+    if args.out:
+        write_whole(args.out, json.dumps(dict(
+            vars(args), device_name=device_name('cpu'), torch=torch.__version__,
+            engines=engines, records=records), indent=1))
+    if args.plot:
+        plot(records, args.networks, args.plot)
+
+
+if __name__ == '__main__':
+    main()

@@ -26,8 +26,9 @@ def requirements(name):
 
 
 def optional():
-    """Extras: the parts of optional.txt, each with the name it starts with."""
-    text = (ROOT / 'requirements/optional.txt').read_text()
+    """Extras: the parts of these files, each with the name it starts with."""
+    text = ''.join((ROOT / f'requirements/{name}.txt').read_text()
+                   for name in ('optional', 'engines'))
     parts = re.split(r'^# (\w+):.*$', text, flags=re.M)[1:]
     return {name: names_in(body) for name, body in zip(parts[::2], parts[1::2])}
 

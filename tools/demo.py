@@ -88,6 +88,11 @@ def pretrained(checkpoint: str) -> List[str]:
             f'{init}.prefix=backbone.']
 
 
+def epochs(number: int) -> List[str]:
+    """Options that change the number of epochs of a training."""
+    return [f'train_cfg.max_epochs={number}', f'param_scheduler.total_steps={number}']
+
+
 def training(name: str, title: str, seconds: int, config: str, folder: Path,
              metric: str, needs: Tuple[str, ...], *options: str) -> Step:
     """The step of a training, which is resumed after an interruption."""
@@ -167,11 +172,12 @@ def full_steps(out: Path) -> List[Step]:
         Step('export', 'export it with its weights', 10,
              (tool('tools/export_arch.py'), tool(SEARCH), f'@{{{search}}}', '--out',
               text, '--weights', weights), ('search', ), (text, weights)),
-        training('detector', 'train a RetinaNet with it', 90, DET, det, MAP50,
-                 ('data', 'export'), *det_options, *pretrained(weights)),
-        training('segmentor', "train a Semantic FPN from the detector's backbone", 75,
+        # A backbone that has not seen single digits before takes longer.
+        training('detector', 'train a RetinaNet with it', 120, DET, det, MAP50,
+                 ('data', 'export'), *det_options, *pretrained(weights), *epochs(8)),
+        training('segmentor', "train a Semantic FPN from the detector's backbone", 175,
                  SEG, seg, MIOU, ('data', 'detector'), *seg_options,
-                 *pretrained(f'@{{{det}}}')),
+                 *pretrained(f'@{{{det}}}'), *epochs(14)),
         *evaluation('detection', DET, det, *det_options),
         *evaluation('segmentation', SEG, seg, *seg_options),
         plot(out / 'network.png', 'plot the network', 'plot_arch', ('export', ), text,

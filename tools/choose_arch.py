@@ -235,7 +235,7 @@ def write_front(out, tried, tables, space, cost, batches, chosen):
     ax.plot([r[cost] / divisor for r in front], [r['loss'] for r in front],
             color='#1f4e79', label=f'front ({len(front)})')
     ax.set(xlabel=unit, ylabel="loss with the supernet's weights")
-    ax.legend()
+    figure.legend(loc='outside lower center', ncols=2)
     outputs.save_figure(figure, out / 'pareto.png')
     plt.close(figure)
 

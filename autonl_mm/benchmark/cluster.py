@@ -188,8 +188,9 @@ class Cluster:
         with self.lock:
             jobs = list(self.running.values())
         for job in jobs:
-            if self.kind == 'local':
-                job.cancel(check=False)
+            # Not by job.cancel: SIGINT is ignored in what a script runs with &.
+            if self.kind == 'local' and not job.done():
+                os.kill(int(job.job_id), signal.SIGTERM)  # its controller
 
 
 def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]],
@@ -209,7 +210,11 @@ def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]
         Callable: Returns status and seconds.
     """
 
+    def end(number: int, frame) -> None:
+        raise SystemExit(128 + number)
+
     def run() -> Tuple[int, float]:
+        signal.signal(signal.SIGTERM, end)  # submitit ignores it
         env = {k: v for k, v in os.environ.items() if k not in changes}
         env.update({k: v for k, v in changes.items() if v is not None})
         start = time.time()

@@ -172,6 +172,7 @@ class SearchHook(Hook):
         self.held_out = held_out
         self.recalibrate = recalibrate
         self.synflow_weight = synflow_weight
+        self.chooses = True  # unless the model has no target
 
     def rate(self, progress: float) -> float:
         """Rate of sampling networks when a share of the iterations is done."""

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import cloudpickle
 import pytest
@@ -84,7 +85,18 @@ def test_a_job_that_is_lost_is_submitted_again(script, tmp_path):
     assert text.index('lost 1') < text.index('lost --resume 1')  # appended
 
 
-def test_an_interruption_ends_the_jobs(script, tmp_path):
+@pytest.mark.parametrize('handler', [signal.default_int_handler, signal.SIG_IGN],
+                         ids=['foreground', 'background'])
+def test_an_interruption_ends_the_jobs(handler, script, tmp_path):
+    """SIGINT is ignored in what a script runs in the background."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        interrupt(script, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupt(script, tmp_path):
     where, errors = Cluster(), []
 
     def run():
@@ -100,9 +112,16 @@ def test_an_interruption_ends_the_jobs(script, tmp_path):
     thread.join(30)
     assert 'not waited for any more' in errors[0]
     end = time.monotonic() + 30
-    while os.path.exists(f'/proc/{process}') and time.monotonic() < end:
+    while runs(process) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not os.path.exists(f'/proc/{process}')
+    assert not runs(process)
+
+
+def runs(pid):
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rsplit(')')[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
 
 
 def test_what_a_job_imports(script, tmp_path):

@@ -120,7 +120,7 @@ def test_fine_tuning_from_inherited_weights(tiny_search, tiny_arch, tmp_path,
     weights = tmp_path / 'subnet.pth'
     weights.write_bytes(b'weights')
     arguments = [tiny_search, '--work-dir', tmp_path / 'runs', '--num-random', '2',
-                 '--seeds', '2', '--tolerance', '1', '--arch', tiny_arch, '--weights']
+                 '--seeds', '2', '--tolerance', '1', '--arch', tiny_arch, '--inherited']
     call_main(monkeypatch, compare_random, *arguments, weights)
     row, = [r for r in rows_of(capsys.readouterr().out) if 'fine-tuned' in r]
     assert row.endswith('| 70.00 | 70.00 | 70.00 |')
@@ -129,7 +129,7 @@ def test_fine_tuning_from_inherited_weights(tiny_search, tiny_arch, tmp_path,
     for name, options in tuned:
         scratch, = [o for n, o in runs if n == name.split('-from-')[0]]
         assert options.keys() - scratch.keys() == {'load_from', 'weights'}
-    assert '--weights: none.pth does not exist' in main_error(
+    assert '--inherited: none.pth does not exist' in main_error(
         monkeypatch, compare_random, *arguments, 'none.pth')
 
 

@@ -14,7 +14,8 @@ from autonl_mm.models.layers import LightNL, light_nl_scales
 SCRIPT = 'tools/benchmarks/compare_steps.py'
 CONFIG = 'configs/mmpretrain/light-nl-steps_1xb32_cifar10.py'
 STEPS = ('none', 'conventional', 'shared_features', 'depthwise_output',
-         'channel_compaction', 'spatial_compaction', 'bounded')
+         'channel_compaction', 'spatial_compaction', 'bounded',
+         'squeeze_excite_equal_macs')
 
 
 def added_macs():
@@ -22,6 +23,7 @@ def added_macs():
     # channels, side of the feature map, stride of a strided LightNL
     places = [(16, 16, 2), (24, 16, 2), (24, 16, 2), (40, 8, 2), (40, 8, 2),
               (80, 4, 1), (80, 4, 1), (80, 4, 1)]
+    hidden = {16: 1672, 24: 2002, 40: 706, 80: 224}  # units of squeeze-excite
     totals = {step: [0, 0] for step in STEPS}
     for c, side, stride in places:
         n, k = side * side, c // 4
@@ -39,7 +41,8 @@ def added_macs():
             depthwise_output=[p + 9 * n * c for p in products(c, n)],
             channel_compaction=[p + 9 * n * c for p in products(k, n)],
             spatial_compaction=[p + 9 * n * c for p in products(k, ns)],
-            bounded=[p + 9 * n * c for p in products(k, ns, gram=1)])
+            bounded=[p + 9 * n * c for p in products(k, ns, gram=1)],
+            squeeze_excite_equal_macs=[n * c + 2 * hidden[c] * c] * 2)
         for step, macs in added.items():
             totals[step] = [a + b for a, b in zip(totals[step], macs)]
     return totals
@@ -58,8 +61,9 @@ def test_costs(tmp_path, monkeypatch, capsys, scope):
     assert tuple(rows) == STEPS
     for step, macs in added_macs().items():
         assert rows[step][:2] == [f'{m / 1e6:.3f} M' for m in macs]
-    costs = [float(rows[step][0].split()[0]) for step in STEPS[1:]]
+    costs = [float(rows[step][0].split()[0]) for step in STEPS[1:7]]
     assert costs == sorted(costs, reverse=True)
+    assert rows['squeeze_excite_equal_macs'][1] == rows['bounded'][1]
     assert rows['channel_compaction'][2] == rows['spatial_compaction'][2]
     assert not any('seed' in name for name in head)
     assert not list(tmp_path.glob('*-seed0'))

@@ -52,7 +52,7 @@ def parse_args():
         help='checkpoint of the finished search, by which the random networks are '
         'ranked; default: that of the search that was run')
     parser.add_argument(
-        '--weights',
+        '--inherited',
         type=Path,
         metavar='FILE',
         help='weights that the searched network inherits from the supernet, as '
@@ -149,8 +149,8 @@ def main():
             raise ValueError(f'{args.config} has no retrain_base')
         space = supernet.space
         outputs.check_folder('--work-dir', args.work_dir)
-        if args.weights and not args.weights.is_file():
-            raise FileNotFoundError(f'--weights: {args.weights} does not exist')
+        if args.inherited and not args.inherited.is_file():
+            raise FileNotFoundError(f'--inherited: {args.inherited} does not exist')
         where = Cluster(args.cluster, args.cluster_options)
         seconds = None
         arch_file = args.arch
@@ -175,9 +175,9 @@ def main():
                 target * (1 + args.tolerance), rng)
         archs.update({name: space.arch(c) for name, c in choices.items()})
         starts = {name: (arch, None) for name, arch in archs.items()}
-        if args.weights:
+        if args.inherited:
             archs[FINE_TUNED] = searched
-            starts[FINE_TUNED] = (searched, args.weights)
+            starts[FINE_TUNED] = (searched, args.inherited)
         seeds = {name: range(random_seeds if name in choices else args.seeds)
                  for name in archs}
         jobs = list(dict.fromkeys(

@@ -257,13 +257,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for engine in engines:
             records += measure_engine(engine, networks, args, Path(folder))
+            if args.out:  # what is measured is not lost with the next engine
+                write_whole(args.out, json.dumps(dict(
+                    vars(args), device_name=device_name('cpu'), torch=torch.__version__,
+                    engines=engines, records=records), indent=1))
     if not records:
         sys.exit('engines.py: nothing could be measured')
     print_table(records, args.networks)
-    if args.out:
-        write_whole(args.out, json.dumps(dict(
-            vars(args), device_name=device_name('cpu'), torch=torch.__version__,
-            engines=engines, records=records), indent=1))
     if args.plot:
         plot(records, args.networks, args.plot)
 

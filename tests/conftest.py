@@ -70,6 +70,14 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.line('\n'.join(lines))
 
 
+def is_running(pid):
+    """Whether a process has not ended; also if nothing asks for its status any more."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rsplit(')')[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
 @pytest.fixture
 def rng(request, record_property):
     """Random numbers of the test's own; ``ROBUSTNESS_SEED`` repeats them."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, call_main, load_tool, main_error
+from conftest import ROOT, call_main, is_running, load_tool, main_error
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, init_default_scope
 
@@ -306,13 +306,6 @@ def wait_for(path):
         assert time.monotonic() < end, path
         time.sleep(0.05)
     return path.read_text()
-
-
-def is_running(pid):
-    try:
-        return Path(f'/proc/{pid}/stat').read_text().split()[2] != 'Z'
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

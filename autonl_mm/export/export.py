@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Export of a task model to a file of an engine, with a check against PyTorch."""
 import copy
+import shutil
 import tempfile
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -160,11 +161,7 @@ class Exporter(NamedTuple):
             for part in [*self.engine.files(file), info_file(file)]:
                 if part.is_dir():
                     with whole_folder(out.with_name(part.name)) as target:
-                        for source in part.rglob('*'):
-                            if source.is_file():
-                                path = target / source.relative_to(part)
-                                path.parent.mkdir(parents=True, exist_ok=True)
-                                path.write_bytes(source.read_bytes())
+                        shutil.copytree(part, target, dirs_exist_ok=True)
                 elif part.exists():
                     write_whole(out.with_name(part.name), part.read_bytes())
         return checked

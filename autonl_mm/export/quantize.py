@@ -7,22 +7,13 @@ from torch import Tensor
 
 from .engines import load
 from .engines.base import Session, Settings, calibration_batches
-from .engines.onnx_int8 import OPERATORS, default_exclude, quantize_static
+from .engines.onnx_int8 import OPERATORS, default_exclude, is_cubic, quantize_static
 from .engines.onnxruntime import set_info
 
 OPSET = 13  # the first in which QuantizeLinear has an axis
 # An image is an outlier if its largest logit exceeds that of the median image by
 # this factor.
 OUTLIER = 10
-
-
-def is_cubic(info: dict) -> bool:
-    """Whether a file has LightNL with the paper's scale; true if it does not say.
-
-    Args:
-        info (dict): What the file says about itself.
-    """
-    return 'paper' in info.get('light_nl_scales', ['paper'])
 
 
 def without_outliers(run: Callable, images: List[Tensor],

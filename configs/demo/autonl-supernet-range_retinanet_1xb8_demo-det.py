@@ -1,22 +1,11 @@
 # A supernet for all targets as the backbone of a RetinaNet on scenes of handwritten
 # digits. tools/choose_arch.py chooses its networks.
 _base_ = [
-    '../_base_/models/retinanet_small.py',
-    '../_base_/models/autonl-supernet_small.py',
-    '../_base_/datasets/demo_det_bs8.py',
-    '../_base_/schedules/search_adamw_5e.py',
+    'autonl-supernet_retinanet_1xb8_demo-det.py',
     '../_base_/search_range.py',
-    '../_base_/mmdet_runtime.py',
 ]
 
-task_model = _base_.model
-task_model.backbone = dict(
-    _base_.supernet, input_shape=(160, 160), out_indices=(2, 3, 4))
-model = dict(
-    _delete_=True,
-    type='autonl_mm.CostAwareModel',
-    model=task_model,
-    cost_weight=0.05)
+model = dict(target=None)
 # 64 of the 600 scenes are kept from the weights.
 images = _base_.train_dataloader.dataset
 train_dataloader = dict(
@@ -27,14 +16,12 @@ train_dataloader = dict(
         holdout=64,
         split='train'))
 search_hook, bn_hook = _base_.custom_hooks
-# A detector has no logits of classes that another network could learn: all networks
-# learn from the boxes.
-search_hook.soft_targets = False
 custom_hooks = [
     dict(
-        search_hook,
-        candidates=64,
-        num_samples=64,
+        {**search_hook, **_base_.for_all_targets},
+        # A detector has no logits of classes that another network could learn: all
+        # networks learn from the boxes.
+        soft_targets=False,
         recalibrate=64,
         held_out=dict(
             type='autonl_mm.HoldoutDataset',
@@ -43,10 +30,5 @@ custom_hooks = [
             split='val')),
     bn_hook,
 ]
-visualizer = dict(vis_backends=[
-    dict(type='LocalVisBackend'),
-    dict(type='TensorboardVisBackend'),
-])
-randomness = dict(seed=0)
 # tools/choose_arch.py writes variants of this config
 retrain_base = '{{ fileDirname }}/retinanet_autonl-searched_1xb8_demo-det.py'

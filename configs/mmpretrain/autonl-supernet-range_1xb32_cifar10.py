@@ -1,19 +1,15 @@
 # A supernet for all targets, on CIFAR-10 at 32x32: whole networks of 2.4 to 14.3 M MACs
 # are trained, and tools/choose_arch.py chooses afterwards, on images that the weights
 # were not trained on.
-_base_ = 'autonl-supernet-holdout_1xb32_cifar10.py'
+_base_ = [
+    'autonl-supernet-holdout_1xb32_cifar10.py',
+    '../_base_/search_range.py',
+]
 
 model = dict(target=None)
 search_hook, bn_hook, memory_hook = _base_.custom_hooks
 custom_hooks = [
-    dict(
-        search_hook,
-        warmup=1.,
-        freeze_at=1.,
-        networks=4,
-        sandwich=True,
-        soft_targets=True,
-        recalibrate=1024),
+    {**search_hook, **_base_.for_all_targets},
     bn_hook,
     memory_hook,
 ]

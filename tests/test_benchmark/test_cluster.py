@@ -7,10 +7,10 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import cloudpickle
 import pytest
+from conftest import is_running
 
 from autonl_mm.benchmark import cluster
 from autonl_mm.benchmark.cluster import Cluster
@@ -112,16 +112,9 @@ def interrupt(script, tmp_path):
     thread.join(30)
     assert 'not waited for any more' in errors[0]
     end = time.monotonic() + 30
-    while runs(process) and time.monotonic() < end:
+    while is_running(process) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not runs(process)
-
-
-def runs(pid):
-    try:
-        return Path(f'/proc/{pid}/stat').read_text().rsplit(')')[1].split()[0] != 'Z'
-    except FileNotFoundError:
-        return False
+    assert not is_running(process)
 
 
 def test_what_a_job_imports(script, tmp_path):

@@ -8,9 +8,9 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from conftest import is_running
 
 from autonl_mm.ops import build
 
@@ -101,7 +101,7 @@ def test_killed_while_it_compiles(number, libraries, source, tmp_path, monkeypat
     assert len(libraries()) == 1 and libraries()[0].suffix == '.tmp'
     process.send_signal(number)
     process.wait()
-    wait_for(lambda: has_ended(int(pid.read_text())))
+    wait_for(lambda: not is_running(int(pid.read_text())))
     monkeypatch.delenv('CXX', raising=False)
     # as if it had been the same operators
     left, = libraries()
@@ -109,15 +109,6 @@ def test_killed_while_it_compiles(number, libraries, source, tmp_path, monkeypat
     monkeypatch.setattr(build, '_key', lambda: name[len('fused-'):])
     library, answer = compiled()
     assert answer == 42 and libraries() == [library]
-
-
-def has_ended(process):
-    """Also if nothing asks for its status any more."""
-    try:
-        state = Path(f'/proc/{process}/stat').read_text().rsplit(')')[1].split()[0]
-        return state == 'Z'
-    except FileNotFoundError:
-        return True
 
 
 def wait_for(condition):

@@ -45,12 +45,13 @@ from autonl_mm.benchmark.measure import (
     peak_memory,
     peak_of_tensors,
 )
+from autonl_mm.benchmark.networks import NAMES, WITHOUT, make_classifier
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import switch_to_deploy
-from autonl_mm.models import AutoNL, LightNL, PoolDropout
+from autonl_mm.models import LightNL
 from autonl_mm.models.layers import depthwise_conv2d
 from autonl_mm.ops import load_fused_operators
 
@@ -72,8 +73,6 @@ LAYER_SHAPES = ('8x24x56x56:2', '8x40x28x28:2', '8x80x14x14:1', '8x96x14x14:1',
 # The last depthwise convolutions of AutoNL-S at 64 and 128, and one that is not small
 DEPTHWISE_SHAPES = ((576, 5, 2), (1152, 5, 4), (320, 3, 2), (480, 5, 8))
 INPUT_SHAPES = ('224x224', '320x320', '512x512', '512x1024', '1024x2048')
-NAMES = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
-WITHOUT = ' without LightNL'
 HSWISH = ' with h-swish'
 MNASNET = 'mnasnet_100'
 TIMM_NETWORKS = ('mobilenetv3_large_100', 'efficientnet_b0', MNASNET)
@@ -142,16 +141,12 @@ def build_network(name, device='cpu'):
         if variant == WITHOUT:
             arch = arch.without_light_nl()
         act = 'HSwish' if variant == HSWISH else 'Swish'
-        net = nn.Sequential(
-            AutoNL(arch, out_indices=(-1, ), act_cfg=dict(type=act)),
-            LastFeatureMap(), PoolDropout(), nn.Linear(arch.head_channels, 1000))
+        net = make_classifier(arch, act_cfg=dict(type=act))
         for path, module in list(net.named_modules()):
-            if isinstance(module, LightNL):
-                nn.init.constant_(module.norm.weight, 0.1)
-                if variant in REDUCED:
-                    parent, _, child = path.rpartition('.')
-                    setattr(net.get_submodule(parent), child,
-                            REDUCED[variant](module.in_channels))
+            if isinstance(module, LightNL) and variant in REDUCED:
+                parent, _, child = path.rpartition('.')
+                setattr(net.get_submodule(parent), child,
+                        REDUCED[variant](module.in_channels))
     return net.to(device, memory_format=torch.channels_last)
 
 
@@ -172,13 +167,6 @@ class ConvolutionOnly(LightNL):
 REDUCED = {' with the add only': AddOnly,
            ' with convolution and add only': ConvolutionOnly}
 VARIANTS = (WITHOUT, HSWISH, *REDUCED)
-
-
-class LastFeatureMap(nn.Module):
-    """The last feature map of a backbone."""
-
-    def forward(self, feature_maps):
-        return feature_maps[-1]
 
 
 def image(batch_size, height, width, device):

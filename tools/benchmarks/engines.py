@@ -14,17 +14,16 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from autonl_mm.arch import resolve_arch
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.benchmark.networks import NAMES, WITHOUT, make_classifier
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.export.apart import call_apart
 from autonl_mm.export.engines import ENGINES, ExportError, Settings
 from autonl_mm.export.plain import open_plain, write_plain
-from autonl_mm.models import AutoNL, LightNL, PoolDropout
 
 try:
     import timm
@@ -37,10 +36,8 @@ try:
 except ImportError:
     plt = None
 
-OURS = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
-WITHOUT = ' without LightNL'
 BASE = 'mnasnet_100'
-NETWORKS = (*OURS, *(name + WITHOUT for name in OURS), BASE, 'mobilenetv3_large_100',
+NETWORKS = (*NAMES, *(name + WITHOUT for name in NAMES), BASE, 'mobilenetv3_large_100',
             'mobilenetv4_conv_small', 'efficientnet_b0')
 
 
@@ -81,30 +78,17 @@ def build_network(name, scale):
         ValueError: If there is no such network.
     """
     plain = name.removesuffix(WITHOUT)
-    if plain not in OURS and not Path(plain).is_file():
+    if plain not in NAMES and not Path(plain).is_file():
         if timm is None or not timm.is_model(name):
             raise ValueError(f'--networks has {name!r}, which is neither one of ours, '
                              "nor a file, nor one of timm's"
                              + ', which is not installed: pip install timm'
                              * (timm is None))
         return timm.create_model(name).eval()
-    arch = resolve_arch(OURS.get(plain, plain))
+    arch = resolve_arch(NAMES.get(plain, plain))
     if name != plain:
         arch = arch.without_light_nl()
-    net = nn.Sequential(
-        AutoNL(arch, out_indices=(-1, ), scale=scale), PoolDropout(), LastFeatures(),
-        nn.Linear(arch.head_channels, 1000))
-    for module in net.modules():
-        if isinstance(module, LightNL):
-            nn.init.constant_(module.norm.weight, 0.3)  # not the identity
-    return net.eval()
-
-
-class LastFeatures(nn.Module):
-    """The last of a tuple of features."""
-
-    def forward(self, feats):
-        return feats[-1]
+    return make_classifier(arch, scale=scale).eval()
 
 
 def measure(engine, files, shape, rounds):

@@ -36,14 +36,23 @@ class Calibration:
         return None if batch is None else {self.name: batch}
 
 
-def default_exclude(info: dict) -> Sequence[str]:
-    """Names of nodes that stay in float, by what a file says about itself.
+def is_cubic(info: dict) -> bool:
+    """Whether a file has LightNL with the paper's scale.
 
     Args:
-        info (dict): With ``light_nl_scales``. Files from before there were two
-            scales do not have it: theirs is the paper's.
+        info (dict): What the file says about itself. Files from before there were two
+            scales do not say it: theirs is the paper's.
     """
-    return EXCLUDE if 'paper' in info.get('light_nl_scales', ['paper']) else ()
+    return 'paper' in info.get('light_nl_scales', ['paper'])
+
+
+def default_exclude(info: dict) -> Sequence[str]:
+    """Names of nodes that stay in float.
+
+    Args:
+        info (dict): What a file says about itself.
+    """
+    return EXCLUDE if is_cubic(info) else ()
 
 
 def quantize_static(model,

@@ -21,26 +21,9 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 # For the first epochs of a training
-train_pipeline_64 = [
-    dict(type='autonl_mm.LoadImageOrSkip'),
-    dict(
-        type='RandomResizedCrop',
-        scale=64,
-        crop_ratio_range=(0.35, 1.0),
-        interpolation='bilinear'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
-]
-train_pipeline_96 = [
-    dict(type='autonl_mm.LoadImageOrSkip'),
-    dict(
-        type='RandomResizedCrop',
-        scale=96,
-        crop_ratio_range=(0.35, 1.0),
-        interpolation='bilinear'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
-]
+train_pipeline_64, train_pipeline_96 = ([
+    dict(step, scale=size) if 'scale' in step else step for step in train_pipeline
+] for size in (64, 96))
 # Networks see objects smaller in training crops than in centre crops of one scale;
 # 144 to 128 is the ratio of the releases, 224 + 32 to 224.
 test_pipeline = [

@@ -87,12 +87,12 @@ class Cluster:
         return executor
 
     def run(self, command: Sequence, log: Path, threads: Optional[int] = None,
-            again: Sequence[str] = ()) -> float:
+            again: Sequence[str] = (), begun: bool = False) -> float:
         """Run a Python script as a job, and wait for its end.
 
         A job that is lost, since its machine or its time limit ended, is submitted
-        again, and so is one that a signal ended. Slurm's jobs go on if this process is
-        killed; the same call waits for the one that is there.
+        again, and so is one that a signal ended. If this process is killed, its jobs on
+        this machine end. Slurm's go on; the same call waits for the one that is there.
 
         Args:
             command (Sequence): Script and arguments.
@@ -101,9 +101,11 @@ class Cluster:
                 those of a Slurm job.
             again (Sequence[str]): What is appended to the command when it is submitted
                 again. Defaults to nothing.
+            begun (bool): Whether an earlier call submitted it. Defaults to False.
 
         Returns:
-            float: Seconds that it ran, without the time in a queue.
+            float: Seconds that it ran, without the time in a queue, and without what an
+            earlier call ran.
 
         Raises:
             RuntimeError: If the command fails, or the job was lost several times; names
@@ -116,10 +118,11 @@ class Cluster:
             job = self._known(note, log.parent) if attempt == 0 else None
             if job is None:
                 arguments = [sys.executable, *map(str, command),
-                             *(again if attempt else ())]
+                             *(again if attempt or begun else ())]
                 job = self._executor(log.parent, threads).submit(command_job(
                     arguments, str(log.resolve()), self._changes(threads),
-                    'a' if attempt else 'w'))
+                    'a' if attempt or begun else 'w',
+                    os.getpid() if self.kind == 'local' else None))
                 if self.kind == 'slurm':
                     write_whole(note, json.dumps(dict(job_id=job.job_id)))
             with self.lock:
@@ -194,7 +197,8 @@ class Cluster:
 
 
 def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]],
-                mode: str) -> Callable[[], Tuple[int, float]]:
+                mode: str, owner: Optional[int] = None
+                ) -> Callable[[], Tuple[int, float]]:
     """A function that runs a command in a job.
 
     It is made here so that it is sent by its code and not by its name: a job then
@@ -205,6 +209,8 @@ def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]
         log (str): The file for its output.
         changes (dict[str, str | None]): Environment variables; None removes one.
         mode (str): ``'w'`` to replace the log, ``'a'`` to append.
+        owner (int, optional): Id of a process of this machine with which the command
+            ends. Defaults to None.
 
     Returns:
         Callable: Returns status and seconds.
@@ -222,7 +228,12 @@ def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]
             process = subprocess.Popen(
                 arguments, stdout=file, stderr=subprocess.STDOUT, env=env)
             try:
-                code = process.wait()
+                while True:
+                    try:
+                        code = process.wait(1 if owner else None)
+                        break
+                    except subprocess.TimeoutExpired:
+                        os.kill(owner, 0)  # raises ProcessLookupError
             finally:
                 if process.poll() is None:  # the job ends, by whatever signal
                     process.terminate()

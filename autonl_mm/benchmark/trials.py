@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from tqdm import tqdm
 
 from autonl_mm.checkpoint import write_whole
@@ -66,6 +66,8 @@ def train(tool: Path,
           **key) -> dict:
     """Train once, or return the result of a finished run.
 
+    A run that an earlier call began with the same config and options is resumed.
+
     Args:
         tool (Path): ``tools/train.py``.
         config (Path): The config.
@@ -79,7 +81,7 @@ def train(tool: Path,
 
     Returns:
         dict: ``key``; name (``metric``) and ``value`` of the first metric of the
-        last evaluation; ``seconds``.
+        last evaluation; ``seconds``, without those of earlier calls.
 
     Raises:
         ValueError: If ``out`` holds a run with another key.
@@ -96,10 +98,15 @@ def train(tool: Path,
     if prepare:
         prepare()
     options = {**options, 'default_hooks.checkpoint.max_keep_ckpts': 1}
-    seconds = where.run([
-        tool, config, '--work-dir', out, '--cfg-options',
-        *(f'{k}={v}' for k, v in options.items())
-    ], out / 'train.log', threads_of(jobs, where), again=['--resume'])
+    settings = [f'{k}={v}' for k, v in options.items()]
+    text = f'{key}\n{settings}\n{Config.fromfile(config).to_dict()}\n'
+    begun = out / 'begun.txt'
+    resume = begun.exists() and begun.read_text(encoding='utf-8') == text
+    if not resume:
+        write_whole(begun, text)
+    seconds = where.run(
+        [tool, config, '--work-dir', out, '--cfg-options', *settings],
+        out / 'train.log', threads_of(jobs, where), again=['--resume'], begun=resume)
     _, evaluation, _ = read_scalars(out)
     metric = metric_of(evaluation)
     result = dict(

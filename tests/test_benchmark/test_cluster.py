@@ -96,6 +96,17 @@ def test_an_interruption_ends_the_jobs(handler, script, tmp_path):
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_jobs_end_with_the_tool(number, script, tmp_path):
+    code = ('from pathlib import Path; from autonl_mm.benchmark.cluster import Cluster;'
+            f'Cluster().run([{str(script)!r}, "lost"], Path("train.log"), 1)')
+    tool = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path)
+    (process, _), = wait_for(tmp_path / 'pids', 1)
+    tool.send_signal(number)
+    tool.wait()
+    end_of(process)
+
+
 def interrupt(script, tmp_path):
     where, errors = Cluster(), []
 
@@ -111,6 +122,10 @@ def interrupt(script, tmp_path):
     where.cancel()
     thread.join(30)
     assert 'not waited for any more' in errors[0]
+    end_of(process)
+
+
+def end_of(process):
     end = time.monotonic() + 30
     while is_running(process) and time.monotonic() < end:
         time.sleep(0.1)

@@ -9,7 +9,7 @@ from autonl_mm.benchmark.cluster import Cluster
 
 
 @pytest.fixture
-def tool(tmp_path):
+def tool(tmp_path, monkeypatch):
     """A replacement for train.py: logs like mmengine and counts its runs."""
     path = tmp_path / 'train.py'
     path.write_text(textwrap.dedent("""
@@ -17,7 +17,7 @@ def tool(tmp_path):
         from pathlib import Path
         config, _, out, _, *options = sys.argv[1:]
         if 'fail' in config:
-            sys.exit('no such config')
+            sys.exit('no such model')
         folder = Path(out) / '20260101_000000/vis_data'
         folder.mkdir(parents=True, exist_ok=True)
         records = [dict(loss=1., step=1), {'accuracy/top1': 40., 'step': 1},
@@ -29,6 +29,9 @@ def tool(tmp_path):
         with open(Path(out) / 'runs', 'a') as f:
             f.write('x')
     """))
+    (tmp_path / 'config.py').write_text('lr = 0.1')
+    (tmp_path / 'fail.py').write_text('')
+    monkeypatch.chdir(tmp_path)
     return path
 
 
@@ -59,8 +62,26 @@ def test_a_run_that_fails(tool, tmp_path):
     out = tmp_path / 'run'
     with pytest.raises(RuntimeError, match=r'train\.log'):
         trials.train(tool, 'fail.py', out, {}, 1, Cluster())
-    assert 'no such config' in (out / 'train.log').read_text()
+    assert 'no such model' in (out / 'train.log').read_text()
     assert not (out / 'result.json').exists()
+
+
+def test_a_run_that_was_begun_is_resumed(tool, tmp_path):
+    out = tmp_path / 'run'
+
+    def is_resumed(options=(), **key):
+        trials.train(tool, 'config.py', out, dict(options), 1, Cluster(), **key)
+        (out / 'result.json').unlink()  # as if the tool had been killed before
+        return (out / 'train.log').read_text().split('threads')[-2].count('--resume')
+
+    assert [is_resumed(seed=1), is_resumed(seed=1), is_resumed(seed=1)] == [0, 1, 1]
+    assert (out / 'train.log').read_text().count('threads') == 3  # appended
+    # another run: from its start, with its own log
+    assert [is_resumed(seed=2), is_resumed(seed=2)] == [0, 1]
+    assert [is_resumed([('lr', 1)], seed=2), is_resumed([('lr', 1)], seed=2)] == [0, 1]
+    (tmp_path / 'config.py').write_text('lr = 0.2')
+    assert is_resumed([('lr', 1)], seed=2) == 0
+    assert (out / 'train.log').read_text().count('threads') == 1
 
 
 def test_order_is_kept():

@@ -11,7 +11,8 @@ NOTEBOOKS = sorted(ROOT.glob('docs/notebooks/*.ipynb'))
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
-def test_runs(path, tmp_path):
+def test_runs(path, tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv('TMPDIR', str(tmp_path_factory.mktemp('temporary')))
     notebook = nbformat.read(path, as_version=4)
     count = sum(bool(cell.get('outputs')) for cell in notebook.cells)
     NotebookClient(

@@ -49,6 +49,20 @@ def test_networks_with_and_without(run, tiny_arch):
     assert record['forms'] == ['eager', 'fused']
 
 
+def test_scales(run, tiny_arch):
+    text, record = run('--parts', 'scales')
+    assert [(r['form'], r['kind']) for r in record['scales']] == [
+        ('eager', 'forward'), ('eager', 'training'), ('fused', 'forward'),
+        ('onnxruntime', 'forward')]
+    for row in record['scales']:
+        assert row['network'] == str(tiny_arch) and len(row['seconds']) == 2
+        assert f'| {row["form"]} | {row["kind"]} | ' in text
+    for scale, word in tool.SCALES.items():
+        layers = [m for m in tool.build_network(f'{tiny_arch}{scale}').modules()
+                  if isinstance(m, LightNL)]
+        assert [m.scale for m in layers] == [word] * 2
+
+
 def test_depthwise(run):
     text, record = run('--parts', 'depthwise')
     rows = record['depthwise']

@@ -1,9 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Measure time and memory of LightNL and AutoNL on this machine.
 
-There are eight parts:
+There are nine parts:
 
 - networks: AutoNL against the same networks without LightNL;
+- scales: AutoNL with the bounded LightNL against AutoNL with the paper's;
 - ablation: the time that each step of LightNL adds to a network;
 - layer: the LightNL layer against its formula in einsum and NCHW, and against
   mmcv's NonLocal2d;
@@ -38,7 +39,7 @@ from mmcv.cnn import NonLocal2d
 from torch._inductor import config as inductor_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autonl_mm.arch import resolve_arch
+from autonl_mm.arch import DEFAULT_SCALE, resolve_arch
 from autonl_mm.benchmark.measure import (
     device_name,
     in_turns,
@@ -141,7 +142,8 @@ def build_network(name, device='cpu'):
         if variant == WITHOUT:
             arch = arch.without_light_nl()
         act = 'HSwish' if variant == HSWISH else 'Swish'
-        net = make_classifier(arch, act_cfg=dict(type=act))
+        scale = SCALES.get(variant, DEFAULT_SCALE)
+        net = make_classifier(arch, act_cfg=dict(type=act), scale=scale)
         for path, module in list(net.named_modules()):
             if isinstance(module, LightNL) and variant in REDUCED:
                 parent, _, child = path.rpartition('.')
@@ -166,7 +168,8 @@ class ConvolutionOnly(LightNL):
 
 REDUCED = {' with the add only': AddOnly,
            ' with convolution and add only': ConvolutionOnly}
-VARIANTS = (WITHOUT, HSWISH, *REDUCED)
+SCALES = {" with the paper's scale": 'paper', ' with the bounded LightNL': 'rms'}
+VARIANTS = (WITHOUT, HSWISH, *REDUCED, *SCALES)
 
 
 def image(batch_size, height, width, device):
@@ -262,6 +265,30 @@ def network_names(args):
     return [name for arch in args.archs for name in (arch, arch + WITHOUT)]
 
 
+def network_times(args, names):
+    """Measure networks in turns, in all forms.
+
+    Args:
+        args (Namespace): The tool's arguments.
+        names (list[str]): As for :func:`build_network`.
+
+    Yields:
+        tuple[str, str, dict[str, list[float]]]: Form, key of :data:`KINDS`, and
+        seconds of each network.
+    """
+    x = image(args.batch_size, *args.input_shape, args.device)
+    for form in args.forms:
+        for kind, make in KINDS.items():
+            if form in FUSED and kind == 'training':
+                continue
+            # torch compiles the same code eight times at most; the networks
+            # after that would stay eager
+            torch.compiler.reset()
+            yield form, kind, in_turns(
+                {name: make(name, x, form) for name in names}, args.rounds, args.device,
+                clock=args.clock)
+
+
 def networks(args):
     """Times of networks with and without LightNL, and of timm's networks."""
     names = network_names(args)
@@ -270,24 +297,14 @@ def networks(args):
             print('timm is not installed: its networks are left out\n')
         else:
             names += TIMM_NETWORKS
-    x = image(args.batch_size, *args.input_shape, args.device)
     rows = []
-    for form in args.forms:
-        for kind, make in KINDS.items():
-            if form in FUSED and kind == 'training':
-                continue
-            # torch compiles the same code eight times at most; the networks
-            # after that would stay eager
-            torch.compiler.reset()
-            times = in_turns({name: make(name, x, form) for name in names},
-                             args.rounds, args.device, clock=args.clock)
-            for name in names:
-                row = dict(network=name, form=form, kind=kind,
-                           seconds=times[name])
-                base = name + WITHOUT
-                if base in times:
-                    row['ratio'] = ratio(times[name], times[base])
-                rows.append(row)
+    for form, kind, times in network_times(args, names):
+        for name in names:
+            row = dict(network=name, form=form, kind=kind, seconds=times[name])
+            base = name + WITHOUT
+            if base in times:
+                row['ratio'] = ratio(times[name], times[base])
+            rows.append(row)
     print(f'Networks, {size_text(args.input_shape)}, batch {args.batch_size}, '
           'channels_last, forward pass in deploy form\n')
     print_table(
@@ -295,6 +312,32 @@ def networks(args):
         [[r['network'], r['form'], r['kind'], ms(r['seconds']),
           f'{args.batch_size / statistics.median(r["seconds"]):,.0f}',
           f'{r["ratio"]:.3f}' if 'ratio' in r else ''] for r in rows])
+    return rows
+
+
+def scales(args):
+    """Times of networks with the bounded LightNL and with the paper's."""
+    paper, bounded = SCALES
+    names = [arch + scale for arch in args.archs for scale in SCALES]
+    measured = list(network_times(args, names))
+    if onnxruntime is None or on_gpu(args.device):
+        print('onnxruntime: left out, ' + (
+            'on a GPU networks run in PyTorch' if on_gpu(args.device) else
+            'it or onnxscript is not installed') + '\n')
+    else:
+        x = image(args.batch_size, *args.input_shape, 'cpu')
+        measured.append(('onnxruntime', 'forward', in_turns(
+            {name: onnx_session(name, x) for name in names}, args.rounds,
+            clock=args.clock)))
+    rows = [dict(network=arch, form=form, kind=kind, seconds=times[arch + bounded],
+                 ratio=ratio(times[arch + bounded], times[arch + paper]))
+            for form, kind, times in measured for arch in args.archs]
+    print(f'With the bounded LightNL, {size_text(args.input_shape)}, batch '
+          f'{args.batch_size}, forward pass in deploy form\n')
+    print_table(
+        ['network', 'form', 'pass', 'ms', "ratio to the paper's LightNL"],
+        [[r['network'], r['form'], r['kind'], ms(r['seconds']), f'{r["ratio"]:.3f}']
+         for r in rows])
     return rows
 
 
@@ -630,8 +673,9 @@ def profile(args):
 
 
 # Measured in this order; each takes the arguments and returns its records.
-PARTS = dict(networks=networks, ablation=ablation, layer=layer, depthwise=depthwise,
-             memory=memory, scaling=scaling, mnasnet=mnasnet, profile=profile)
+PARTS = dict(networks=networks, scales=scales, ablation=ablation, layer=layer,
+             depthwise=depthwise, memory=memory, scaling=scaling, mnasnet=mnasnet,
+             profile=profile)
 
 
 # ---------------------------------------------------------------------- common

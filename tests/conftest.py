@@ -264,7 +264,7 @@ def forked_trials(monkeypatch):
     That they run as jobs of submitit is tested in test_cluster.py.
     """
 
-    def run(self, command, log, threads=None, again=()):
+    def run(self, command, log, threads=None, again=(), begun=False):
         script, *arguments = map(str, command)
         start = time.time()
         result = run_script(script, arguments, os.getcwd(),

@@ -522,6 +522,7 @@ def test_report_without_a_result(finished, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_whole_demo(tmp_path, monkeypatch, capfd):
     """As make demo runs it, and the commands that its report names."""
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')

@@ -8,7 +8,6 @@ chosen. Writes of each notation, inherited weights, and a config for retraining.
 was tried is kept: after an interruption the same command goes on.
 """
 import argparse
-import hashlib
 import json
 import os.path as osp
 import sys
@@ -28,6 +27,7 @@ from autonl_mm.cli import endings, launch, outputs
 from autonl_mm.cli.searches import open_search, search_options, write_retrain_config
 from autonl_mm.cost import LatencyTable, MacsModel, ParamsModel
 from autonl_mm.datasets.settings import check_data
+from autonl_mm.digest import digest
 from autonl_mm.nas.choosing import choose, make_goal, pareto_front
 from autonl_mm.nas.cost_aware_model import TOLERANCE
 from autonl_mm.nas.search_hook import describe_images, synflow_of
@@ -148,15 +148,6 @@ def cost_models(args, cfg):
     return models, cost
 
 
-def digest(path):
-    """The first digits of a file's SHA-256."""
-    sha = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(2**20), b''):
-            sha.update(block)
-    return sha.hexdigest()[:16]
-
-
 def write_network(folder, cfg, hook, proxy, choices):
     """Write notation, inherited weights and config of a network.
 
@@ -270,7 +261,8 @@ def run(args):
     print_once(f'choosing: {hook.candidates} networks for each of {len(goals)} costs, '
                f'seed {args.seed}, on {describe_images(proxy)}')
     tried = TriedNetworks(args.out / 'tried.json', proxy.losses, dict(
-        checkpoint=digest(args.checkpoint), seed=runner.seed, ranks=get_world_size(),
+        checkpoint=digest(Path(args.checkpoint))[:16],
+        seed=runner.seed, ranks=get_world_size(),
         batches=proxy.num_batches, batch_size=proxy.tried.batch_size,
         images='held out' if proxy.held_out else 'training',
         recalibrate=hook.recalibrate))

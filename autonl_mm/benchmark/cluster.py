@@ -117,11 +117,12 @@ class Cluster:
         for attempt in range(ATTEMPTS):
             job = self._known(note, log.parent) if attempt == 0 else None
             if job is None:
+                goes_on = begun or attempt > 0
                 arguments = [sys.executable, *map(str, command),
-                             *(again if attempt or begun else ())]
+                             *(again if goes_on else ())]
                 job = self._executor(log.parent, threads).submit(command_job(
                     arguments, str(log.resolve()), self._changes(threads),
-                    'a' if attempt or begun else 'w',
+                    'a' if goes_on else 'w',
                     os.getpid() if self.kind == 'local' else None))
                 if self.kind == 'slurm':
                     write_whole(note, json.dumps(dict(job_id=job.job_id)))

@@ -8,6 +8,7 @@ from typing import Callable, Optional
 
 from autonl_mm.arch import ArchSpec
 from autonl_mm.checkpoint import write_whole
+from autonl_mm.digest import digest
 from autonl_mm.nas import SearchSpace
 from autonl_mm.nas.space import Choices
 
@@ -67,10 +68,10 @@ def train_network(tool: Path, config: str, arch: ArchSpec, seed: int,
     """
     # The folder is named by the network: another comparison in the same work dir
     # can reuse it.
-    digest = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
-    name, key, start = f'{digest}-seed{seed}', {}, {}
+    network = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
+    name, key, start = f'{network}-seed{seed}', {}, {}
     if weights is not None:
-        content = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+        content = digest(weights)[:8]
         name, key = f'{name}-from-{content}', dict(weights=content)
         start = dict(load_from=weights.resolve())
     out = args.work_dir / name

@@ -1,11 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Images to calibrate on, and INT8 quantisation of an ONNX file."""
+from pathlib import Path
 from typing import Callable, List, Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from .engines import load
+from .engines import ENGINES
 from .engines.base import Session, Settings, calibration_batches
 from .engines.onnx_int8 import OPERATORS, default_exclude, is_cubic, quantize_static
 from .engines.onnxruntime import set_info
@@ -14,6 +15,16 @@ OPSET = 13  # the first in which QuantizeLinear has an axis
 # An image is an outlier if its largest logit exceeds that of the median image by
 # this factor.
 OUTLIER = 10
+
+
+def has_outliers(outputs: Sequence[str], info: dict) -> bool:
+    """Whether a network has logits that are unusually large on some images.
+
+    Args:
+        outputs (Sequence[str]): Names of its outputs.
+        info (dict): What its file says about itself.
+    """
+    return outputs[0] == 'logits' and is_cubic(info)
 
 
 def without_outliers(run: Callable, images: List[Tensor],
@@ -51,17 +62,17 @@ def without_outliers(run: Callable, images: List[Tensor],
 
 
 def usual_images(session: Session, images: List[Tensor]) -> List[Tensor]:
-    """Leave out outliers, where a file has LightNL with the paper's scale.
+    """Leave out outliers, where a file has them.
 
     Args:
         session (Session): The file.
         images (list[Tensor]): Images of ``(C, H, W)``.
 
     Returns:
-        list[Tensor]: All images if the file does not give logits, or has no such
-        LightNL; else see :func:`without_outliers`.
+        list[Tensor]: All images if :func:`has_outliers` is false; else see
+        :func:`without_outliers`.
     """
-    if session.outputs[0] != 'logits' or not is_cubic(session.info):
+    if not has_outliers(session.outputs, session.info):
         return images
     return without_outliers(session, images, session.batch or 1)
 
@@ -92,9 +103,9 @@ def quantize(file: str,
             quantisation per channel, if no node would be quantised, or if there
             are fewer images than its batch size.
     """
-    session = load(file)
+    info = ENGINES['onnxruntime'].info(Path(file))
     import onnx
-    if session.info.get('quantised'):
+    if info.get('quantised'):
         raise ValueError(f'{file} is already quantised: give the file from '
                          'which it was made')
     model = onnx.load(file)
@@ -105,10 +116,10 @@ def quantize(file: str,
                          f'needs {OPSET} or later: export it again with --opset '
                          f'{OPSET} or without this option')
     batches = calibration_batches(
-        Settings((session.batch or 1, ), calibration=images))
+        Settings((info['input'][0] or 1, ), calibration=images))
     if exclude is None:
-        exclude = default_exclude(session.info)
+        exclude = default_exclude(info)
     model, count = quantize_static(
         model, batches, exclude, operators, method, reduce_range)
-    set_info(model, dict(session.info, quantised=count))
+    set_info(model, dict(info, quantised=count))
     return model.SerializeToString()

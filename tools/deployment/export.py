@@ -130,8 +130,7 @@ def calibration(args, cfg, graph, settings):
         graph.prepare(to_batch([image], 1, size))[0]
         for image in config_images(cfg, 'train_dataloader', args.calibrate)
     ]
-    info = export.describe(graph, settings)
-    if info['outputs'][0] != 'logits' or not quantize.is_cubic(info):
+    if not quantize.has_outliers(graph.outputs, export.describe(graph, settings)):
         return images
     usual = quantize.without_outliers(lambda batch: [graph(batch)], images)
     print(f'{len(images) - len(usual)} of {len(images)} training images are outliers '

@@ -1,7 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Convert the authors' AutoNL weights to a checkpoint of a classifier."""
 import argparse
-import hashlib
 import os.path as osp
 import sys
 import zipfile
@@ -21,6 +20,7 @@ from autonl_mm.checkpoint import (
 from autonl_mm.cli import outputs
 from autonl_mm.converters import tf_release, torch_release
 from autonl_mm.cost import count_macs
+from autonl_mm.digest import digest
 from autonl_mm.models import AutoNL
 
 RELEASES = dict(tf=tf_release, torch=torch_release)
@@ -237,12 +237,11 @@ def main(argv=None):
     params = sum(t.numel() for name, t in state.items()
                  if not name.endswith(('running_mean', 'running_var',
                                        'num_batches_tracked')))
-    digest = hashlib.sha256(Path(args.dst).read_bytes()).hexdigest()
     print(f'{args.dst}: {release} release, {kind}; {len(weights)} tensors '
           f'used, {len(left_out)} left out, {len(state)} written; '
           f'{params:,} parameters, '
           f'{count_macs(arch, 224, num_classes).total:,} MACs at 224x224, '
-          f'{num_classes} classes, sha256 {digest}')
+          f'{num_classes} classes, sha256 {digest(Path(args.dst))}')
 
 
 if __name__ == '__main__':

@@ -3,7 +3,6 @@
 
 An engine is a program that runs exported networks, on a phone or elsewhere.
 """
-import hashlib
 import io
 import json
 import logging
@@ -21,6 +20,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from autonl_mm.digest import digest
 from autonl_mm.text_files import read_json
 
 from ..boxes import select_boxes
@@ -292,15 +292,6 @@ class Engine:
 def info_file(file: Path) -> Path:
     """The file beside another that says what is in it."""
     return file.with_name(f'{file.name}.json')
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files in a folder."""
-    total = hashlib.sha256()
-    for part in sorted(path.rglob('*')) if path.is_dir() else [path]:
-        if part.is_file():
-            total.update(part.read_bytes())
-    return total.hexdigest()
 
 
 def checked_info(info, source) -> dict:

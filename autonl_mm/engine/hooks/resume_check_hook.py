@@ -3,6 +3,7 @@
 import hashlib
 from typing import Iterator, Tuple
 
+import torch.nn as nn
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -107,8 +108,10 @@ def _compare(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
         yield f'{len(old)} classes {shorten(old)}', f'{len(new)} {shorten(new)}'
 
     # Buffers may differ, as old checkpoints lack some; the optimiser's averages
-    # belong to parameters.
-    own = {k: v.shape for k, v in unwrap_model(runner.model).named_parameters()}
+    # belong to parameters. Modules such as PluginBackbone rename what they save.
+    own = {k: v.shape
+           for k, v in unwrap_model(runner.model).state_dict(keep_vars=True).items()
+           if isinstance(v, nn.Parameter)}
     state = checkpoint.get('state_dict') or {}
     wrong = [k for k in own if k not in state or state[k].shape != own[k]]
     if wrong:

@@ -8,6 +8,7 @@ import uuid
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_ARCH
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -23,6 +24,7 @@ from autonl_mm.engine.hooks import (
     StopHook,
     Stopped,
 )
+from autonl_mm.models import PluginBackbone
 
 checkpoint.install()
 
@@ -252,6 +254,24 @@ def test_resuming_as_something_else(changes, words, run, tmp_path):
     # which helps, except with another network
     if 'model' not in changes:
         build(tmp_path / 'new', load_from=path, end=1, **changes).train()
+
+
+def test_a_network_that_renames_what_it_saves(tmp_path):
+    """PluginBackbone saves its base's weights under the base's own names."""
+
+    def model():
+        model = Model()
+        model.backbone = PluginBackbone(
+            dict(type='autonl_mm.AutoNL', arch=TINY_ARCH.splitlines(),
+                 out_indices=(-1, )),
+            [dict(cfg=dict(type='autonl_mm.LightNL'), target=r'layers\.1\.0\.project')])
+        return model
+
+    build(tmp_path, model=model(), end=1).train()
+    runner = build(tmp_path, model=model(), load_from=find_resumable(tmp_path),
+                   resume=True)
+    runner.train()
+    assert runner.epoch == 3
 
 
 def test_checkpoints_without_a_note(run, tmp_path):

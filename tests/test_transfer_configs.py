@@ -110,10 +110,12 @@ def sample(scope, size, label, with_mask=False):
             data=torch.full((1, size, size), label)))
 
 
-@pytest.mark.parametrize('path', S, ids=by_name)
+# At output stride 8 the window of LR-ASPP's head needs large images.
+@pytest.mark.parametrize('path', [
+    pytest.param(path, marks=pytest.mark.slow) if 'lraspp' in path.name else path
+    for path in S], ids=by_name)
 def test_trains_a_step_and_predicts(path, scope):
     cfg = load(path)
-    # the window of LR-ASPP's head at output stride 8
     size = 392 if 'lraspp' in path.name else 64
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (size, size)

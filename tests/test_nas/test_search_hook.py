@@ -156,7 +156,8 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
 
 
 @pytest.mark.parametrize('rule', [
-    {}, {'custom_hooks.0.networks': 2, 'custom_hooks.0.fair': True}])
+    {}, pytest.param({'custom_hooks.0.networks': 2, 'custom_hooks.0.fair': True},
+                     marks=pytest.mark.slow)])
 def test_a_loop_that_counts_iterations(rule, tiny_search, tmp_path, scope):
     """Records with each checkpoint; killed, it goes on exactly."""
 
@@ -245,6 +246,7 @@ def test_whole_networks(networks_search, tmp_path):
         (run / 'epoch_6.pth').unlink()
 
 
+@pytest.mark.slow
 def test_whole_networks_in_bfloat16(networks_search, tmp_path):
     output = run_tool(
         'tools/train.py', networks_search, '--work-dir', tmp_path / 'run', '--amp',

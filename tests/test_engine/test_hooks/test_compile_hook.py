@@ -65,7 +65,9 @@ def make(tiny_arch, scope):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize('task', DEMO)
+# Compiling takes up to 10 seconds each.
+@pytest.mark.parametrize('task', [
+    'cls', *(pytest.param(task, marks=pytest.mark.slow) for task in ('det', 'seg'))])
 def test_one_graph_per_part(task, make):
     """A training step and a prediction, unchanged, each part one graph."""
     cfg, model, batch = make(task)

@@ -349,7 +349,8 @@ def test_deepcopy():
     assert not twin.layers[1].training and twin.layers[2].training
 
 
-@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+@pytest.mark.parametrize('backend', [
+    'eager', pytest.param('aot_eager', marks=pytest.mark.slow)])
 def test_compiles_without_graph_breaks(backend):
     torch._dynamo.reset()
     model = randomized(AutoNL(TINY, out_indices=(3, 8))).eval()

@@ -55,8 +55,8 @@ TIMM = ('mnasnet', 'fbnetc')
 # The two of mmdet and mmseg are networks that mmpretrain also has.
 NETWORKS = [name for name in BASES if not name.startswith('mm')]
 # Tracing takes up to 10 seconds each.
-TRACED = [name if name in ('mobilenet_v2', 'resnet18')
-          else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+TRACED = [name if name == 'resnet18' else pytest.param(name, marks=pytest.mark.slow)
+          for name in NETWORKS]
 
 
 def plugin(target, type='autonl_mm.LightNL', **cfg):

@@ -94,6 +94,27 @@ def in_turns(calls: Dict[str, Callable],
     return times
 
 
+def without_drift(times: Dict[str, List[float]]) -> Dict[str, List[float]]:
+    """Scale each round to the median round.
+
+    Where a machine changes its speed after half of the rounds, the change divides
+    one of them. The medians of the functions before it are then of the one speed and
+    those of the functions behind it of the other.
+
+    Args:
+        times (dict[str, list[float]]): As :func:`in_turns` returns them, of at least
+            one function.
+
+    Returns:
+        dict[str, list[float]]: The same, each divided by the sum over its round, in
+        units of the median sum.
+    """
+    sums = [sum(of_round) for of_round in zip(*times.values())]
+    typical = statistics.median(sums)
+    return {key: [typical * t / total for t, total in zip(values, sums)]
+            for key, values in times.items()}
+
+
 def peak_memory(make_step: Callable,
                 args: tuple,
                 device: str = 'cpu',

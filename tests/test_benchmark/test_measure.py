@@ -36,6 +36,18 @@ def allocate(mib, fail=False):
     return lambda: held.fill_(1.)
 
 
+def test_a_change_of_speed_within_a_round():
+    """The order of functions that take 1, 2 and 3 s stays, and their ratios."""
+    # the machine is twice as slow from the second function of the third round on
+    times = dict(a=[1, 1, 1, 2, 2], b=[2, 2, 4, 4, 4], c=[3, 3, 6, 6, 6])
+    plain = {key: measure.Spread.of(t).median for key, t in times.items()}
+    assert plain['b'] == 4 * plain['a']
+    steady = {key: measure.Spread.of(t).median
+              for key, t in measure.without_drift(times).items()}
+    # of the speed of the median round
+    assert steady == pytest.approx(dict(a=11 / 6, b=11 / 3, c=11 / 2))
+
+
 def test_peak_memory():
     small = measure.peak_memory(allocate, (1, ))
     large = measure.peak_memory(allocate, (200, ))

@@ -3,8 +3,9 @@
 
 Writes the latency table that CostAwareModel(cost='latency.json') reads. Blocks
 are measured on this machine, in PyTorch in eval mode or in an engine. Every round
-measures all of them in turns, so a temporary slowdown of the machine affects all
-blocks alike. The latency of a block is the median over the rounds.
+measures all of them in turns, and is scaled to the median round, so a temporary
+slowdown of the machine affects all blocks alike. The latency of a block is the median
+over the rounds.
 
 Then whole random networks of the space are measured, and compared with the sums
 over their blocks. A block that runs alone has costs that it does not have within a
@@ -22,7 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autonl_mm.benchmark.measure import Spread, device_name, in_turns
+from autonl_mm.benchmark.measure import (
+    Spread,
+    device_name,
+    in_turns,
+    without_drift,
+)
 from autonl_mm.benchmark.random_networks import random_choices
 from autonl_mm.benchmark.ranking import rank_correlations
 from autonl_mm.checkpoint import write_whole
@@ -121,7 +127,7 @@ def measure(layers, args, folder):
         calls[key] = lambda layer=layer, x=inputs[shape]: layer(x)
     with torch.no_grad():
         times = in_turns(calls, args.rounds, args.device, warmup=True)
-    return {key: 1e3 * Spread.of(t).median for key, t in times.items()}
+    return {key: 1e3 * Spread.of(t).median for key, t in without_drift(times).items()}
 
 
 def random_networks(supernet, count):

@@ -1,12 +1,44 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Classifiers whose speed is measured."""
+"""Classifiers whose speed is measured, by name."""
+from dataclasses import replace
+from pathlib import Path
+
 import torch.nn as nn
 
-from autonl_mm.arch import ArchSpec
+from autonl_mm.arch import DEFAULT_SCALE, ArchSpec, resolve_arch
 from autonl_mm.models import AutoNL, LightNL, PoolDropout
+
+try:
+    import timm
+except ImportError:
+    timm = None
 
 NAMES = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
 WITHOUT = ' without LightNL'
+WITHOUT_SE = ' without squeeze-excite'
+HSWISH = ' with h-swish'
+RELU = ' with ReLU'
+ACTS = {HSWISH: 'HSwish', RELU: 'ReLU'}
+SCALES = {" with the paper's scale": 'paper', ' with the bounded LightNL': 'rms'}
+
+
+class AddOnly(LightNL):
+    """The last step of LightNL: a feature map is added to the input."""
+
+    def branch(self, x, weight=None):
+        return x
+
+
+class ConvolutionOnly(LightNL):
+    """LightNL without its matrix products."""
+
+    def branch(self, x, weight=None):
+        return self.norm(self.conv(x))
+
+
+REDUCED = {' with the add only': AddOnly,
+           ' with convolution and add only': ConvolutionOnly}
+VARIANTS = (WITHOUT, WITHOUT_SE, *ACTS, *REDUCED, *SCALES)
 
 
 class LastFeatureMap(nn.Module):
@@ -34,4 +66,44 @@ def make_classifier(arch: ArchSpec, **kwargs) -> nn.Sequential:
     for module in net.modules():
         if isinstance(module, LightNL):
             nn.init.constant_(module.norm.weight, 0.1)
+    return net
+
+
+def build_classifier(name: str, scale: str = DEFAULT_SCALE) -> nn.Module:
+    """A classifier of 1000 classes with random weights.
+
+    Args:
+        name (str): Key of :data:`NAMES` or a notation file, with or without one of
+            :data:`VARIANTS` appended; or one of timm's networks.
+        scale (str): The scale of LightNL, unless the variant says it.
+
+    Returns:
+        nn.Module: The network, as :func:`make_classifier` makes it.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    variant = next(filter(name.endswith, VARIANTS), '')
+    plain = name.removesuffix(variant)
+    if plain not in NAMES and not Path(plain).is_file():
+        if timm is None or not timm.is_model(name):
+            raise ValueError(
+                f'there is no network {name!r}: it is neither one of ours, nor a file, '
+                "nor one of timm's"
+                + ', which is not installed: pip install timm' * (timm is None))
+        return timm.create_model(name)
+    arch = resolve_arch(NAMES.get(plain, plain))
+    if variant == WITHOUT:
+        arch = arch.without_light_nl()
+    if variant == WITHOUT_SE:
+        arch = replace(arch, blocks=tuple(
+            replace(block, se_ratio=0.) for block in arch.blocks))
+    net = make_classifier(
+        arch, act_cfg=dict(type=ACTS.get(variant, 'Swish')),
+        scale=SCALES.get(variant, scale))
+    for path, module in list(net.named_modules()):
+        if isinstance(module, LightNL) and variant in REDUCED:
+            parent, _, child = path.rpartition('.')
+            setattr(net.get_submodule(parent), child,
+                    REDUCED[variant](module.in_channels))
     return net

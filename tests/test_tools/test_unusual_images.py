@@ -55,7 +55,8 @@ def make(tmp_path, monkeypatch):
             num_classes=len(classes), mean=[127.] * channels, std=[60.] * channels)
         for name in ('train', 'val', 'test'):
             loader = cfg[f'{name}_dataloader']
-            loader.update(batch_size=max(4, len(classes) // 8), num_workers=0, persistent_workers=False)
+            loader.update(batch_size=max(4, len(classes) // 8), num_workers=0,
+                          persistent_workers=False)
             part = 'train' if name == 'train' else 'val'
             loader.dataset = dict(
                 type='CustomDataset', data_root=str(tmp_path / 'data'),

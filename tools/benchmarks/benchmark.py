@@ -39,14 +39,21 @@ from mmcv.cnn import NonLocal2d
 from torch._inductor import config as inductor_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autonl_mm.arch import DEFAULT_SCALE, resolve_arch
+from autonl_mm.arch import resolve_arch
 from autonl_mm.benchmark.measure import (
     device_name,
     in_turns,
     peak_memory,
     peak_of_tensors,
 )
-from autonl_mm.benchmark.networks import NAMES, WITHOUT, make_classifier
+from autonl_mm.benchmark.networks import (
+    HSWISH,
+    NAMES,
+    REDUCED,
+    SCALES,
+    WITHOUT,
+    build_classifier,
+)
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
@@ -74,7 +81,6 @@ LAYER_SHAPES = ('8x24x56x56:2', '8x40x28x28:2', '8x80x14x14:1', '8x96x14x14:1',
 # The last depthwise convolutions of AutoNL-S at 64 and 128, and one that is not small
 DEPTHWISE_SHAPES = ((576, 5, 2), (1152, 5, 4), (320, 3, 2), (480, 5, 8))
 INPUT_SHAPES = ('224x224', '320x320', '512x512', '512x1024', '1024x2048')
-HSWISH = ' with h-swish'
 MNASNET = 'mnasnet_100'
 TIMM_NETWORKS = ('mobilenetv3_large_100', 'efficientnet_b0', MNASNET)
 AGAINST_MNASNET = ('AutoNL-S', 'AutoNL-S' + HSWISH, 'AutoNL-S' + WITHOUT)
@@ -122,54 +128,16 @@ def parse_args():
 
 # ------------------------------------------------------------------- networks
 def build_network(name, device='cpu'):
-    """A classifier of 1000 classes in channels_last.
+    """A classifier in channels_last.
 
     Args:
-        name (str): Key of :data:`NAMES` or a notation file, with or without
-            one of :data:`VARIANTS` appended; or one of :data:`TIMM_NETWORKS`.
+        name (str): As for :func:`autonl_mm.benchmark.networks.build_classifier`.
         device (str): Where to put it. Defaults to ``'cpu'``.
 
     Returns:
-        nn.Module: The network. The last BN of its LightNL layers is not zero,
-        as after training.
+        nn.Module: The network.
     """
-    if name in TIMM_NETWORKS:
-        net = timm.create_model(name)
-    else:
-        variant = next(filter(name.endswith, VARIANTS), '')
-        plain = name.removesuffix(variant)
-        arch = resolve_arch(NAMES.get(plain, plain))
-        if variant == WITHOUT:
-            arch = arch.without_light_nl()
-        act = 'HSwish' if variant == HSWISH else 'Swish'
-        scale = SCALES.get(variant, DEFAULT_SCALE)
-        net = make_classifier(arch, act_cfg=dict(type=act), scale=scale)
-        for path, module in list(net.named_modules()):
-            if isinstance(module, LightNL) and variant in REDUCED:
-                parent, _, child = path.rpartition('.')
-                setattr(net.get_submodule(parent), child,
-                        REDUCED[variant](module.in_channels))
-    return net.to(device, memory_format=torch.channels_last)
-
-
-class AddOnly(LightNL):
-    """The last step of LightNL: a feature map is added to the input."""
-
-    def branch(self, x, weight=None):
-        return x
-
-
-class ConvolutionOnly(LightNL):
-    """LightNL without its matrix products."""
-
-    def branch(self, x, weight=None):
-        return self.norm(self.conv(x))
-
-
-REDUCED = {' with the add only': AddOnly,
-           ' with convolution and add only': ConvolutionOnly}
-SCALES = {" with the paper's scale": 'paper', ' with the bounded LightNL': 'rms'}
-VARIANTS = (WITHOUT, HSWISH, *REDUCED, *SCALES)
+    return build_classifier(name).to(device, memory_format=torch.channels_last)
 
 
 def image(batch_size, height, width, device):

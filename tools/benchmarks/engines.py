@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 
-from autonl_mm.arch import resolve_arch
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
-from autonl_mm.benchmark.networks import NAMES, WITHOUT, make_classifier
+from autonl_mm.benchmark.networks import NAMES, VARIANTS, WITHOUT, build_classifier
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
@@ -25,10 +24,6 @@ from autonl_mm.export.apart import call_apart
 from autonl_mm.export.engines import ENGINES, ExportError, Settings
 from autonl_mm.export.plain import open_plain, write_plain
 
-try:
-    import timm
-except ImportError:
-    timm = None
 try:
     import matplotlib
     matplotlib.use('Agg')
@@ -50,8 +45,8 @@ def parse_args():
         help='default: those that are installed')
     parser.add_argument(
         '--networks', nargs='+', default=list(NETWORKS), metavar='NETWORK',
-        help=f'default: {", ".join(NETWORKS)}; or a notation file, or the name of one '
-        "of timm's networks")
+        help=f'default: {", ".join(NETWORKS)}; or a notation file, either with one of '
+        f'{", ".join(map(repr, VARIANTS))} appended; or the name of one of timm\'s')
     parser.add_argument(
         '--scale', choices=['paper', 'rms'], default='paper',
         help='scale of LightNL, default paper')
@@ -62,33 +57,6 @@ def parse_args():
     parser.add_argument('--out', help='JSON file for all measurements')
     parser.add_argument('--plot', help='file for a plot; its ending gives the format')
     return parser.parse_args()
-
-
-def build_network(name, scale):
-    """A classifier of 1000 classes with random weights.
-
-    Args:
-        name (str): One of :data:`NETWORKS`, a notation file, or one of timm's.
-        scale (str): The scale of LightNL.
-
-    Returns:
-        nn.Module: In eval mode.
-
-    Raises:
-        ValueError: If there is no such network.
-    """
-    plain = name.removesuffix(WITHOUT)
-    if plain not in NAMES and not Path(plain).is_file():
-        if timm is None or not timm.is_model(name):
-            raise ValueError(f'--networks has {name!r}, which is neither one of ours, '
-                             "nor a file, nor one of timm's"
-                             + ', which is not installed: pip install timm'
-                             * (timm is None))
-        return timm.create_model(name).eval()
-    arch = resolve_arch(NAMES.get(plain, plain))
-    if name != plain:
-        arch = arch.without_light_nl()
-    return make_classifier(arch, scale=scale).eval()
 
 
 def measure(engine, files, shape, rounds):
@@ -232,7 +200,8 @@ def main():
         outputs.check_file('--out', args.out)
         outputs.check_file('--plot', args.plot)
         engines = choose_engines(args.engines)
-        networks = {name: build_network(name, args.scale) for name in args.networks}
+        networks = {name: build_classifier(name, args.scale).eval()
+                    for name in args.networks}
     except (ImportError, OSError, ValueError) as e:
         sys.exit(f'engines.py: {e}')
     print(f'{device_name("cpu")}, torch {torch.__version__}, batch 1, '

@@ -74,7 +74,7 @@ def is_running(pid):
     """Whether a process has not ended; also if nothing asks for its status any more."""
     try:
         return Path(f'/proc/{pid}/stat').read_text().rsplit(')')[1].split()[0] != 'Z'
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it ended before or while reading
         return False
 
 

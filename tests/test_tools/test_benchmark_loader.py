@@ -15,7 +15,7 @@ def test_one_row_per_decoder(image_folder, tmp_path):
     out = tmp_path / 'loader.json'
     printed = run_tool(
         TOOL, CONFIG, '--decoders', 'cv2', 'pillow', '--workers', '0', '1',
-        '--rounds', '2', '--num-samples', '20', '--out', out, '--cfg-options',
+        '--rounds', '2', '--num-samples', '8', '--out', out, '--cfg-options',
         f'train_dataloader.dataset.data_root={image_folder}',
         'train_dataloader.dataset.metainfo.classes=[a,b]',
         'train_dataloader.batch_size=4').stdout

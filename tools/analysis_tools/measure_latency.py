@@ -23,12 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autonl_mm.benchmark.measure import (
-    Spread,
-    device_name,
-    in_turns,
-    without_drift,
-)
+from autonl_mm.benchmark.measure import Spread, device_name, in_turns, without_drift
 from autonl_mm.benchmark.random_networks import random_choices
 from autonl_mm.benchmark.ranking import rank_correlations
 from autonl_mm.checkpoint import write_whole

@@ -102,13 +102,14 @@ def without_drift(times: Dict[str, List[float]]) -> Dict[str, List[float]]:
     those of the functions behind it of the other.
 
     Args:
-        times (dict[str, list[float]]): As :func:`in_turns` returns them, of at least
-            one function.
+        times (dict[str, list[float]]): As :func:`in_turns` returns them.
 
     Returns:
         dict[str, list[float]]: The same, each divided by the sum over its round, in
         units of the median sum.
     """
+    if not times:
+        return {}
     sums = [sum(of_round) for of_round in zip(*times.values())]
     typical = statistics.median(sums)
     return {key: [typical * t / total for t, total in zip(values, sums)]

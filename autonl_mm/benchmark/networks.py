@@ -73,8 +73,8 @@ def build_classifier(name: str, scale: str = DEFAULT_SCALE) -> nn.Module:
     """A classifier of 1000 classes with random weights.
 
     Args:
-        name (str): Key of :data:`NAMES` or a notation file, with or without one of
-            :data:`VARIANTS` appended; or one of timm's networks.
+        name (str): Key or value of :data:`NAMES`, or a notation file, with or without
+            one of :data:`VARIANTS` appended; or one of timm's networks.
         scale (str): The scale of LightNL, unless the variant says it.
 
     Returns:
@@ -85,10 +85,10 @@ def build_classifier(name: str, scale: str = DEFAULT_SCALE) -> nn.Module:
     """
     variant = next(filter(name.endswith, VARIANTS), '')
     plain = name.removesuffix(variant)
-    if plain not in NAMES and not Path(plain).is_file():
+    if plain not in {*NAMES, *NAMES.values()} and not Path(plain).is_file():
         if timm is None or not timm.is_model(name):
             raise ValueError(
-                f'there is no network {name!r}: it is neither one of ours, nor a file, '
+                f'--networks has {name!r}, which is neither one of ours, nor a file, '
                 "nor one of timm's"
                 + ', which is not installed: pip install timm' * (timm is None))
         return timm.create_model(name)

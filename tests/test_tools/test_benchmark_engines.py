@@ -31,7 +31,7 @@ def test_table_json_and_plot(tiny_arch, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('options, words', [
-    (['--networks', 'no_such_net'], "there is no network 'no_such_net': it is neither"),
+    (['--networks', 'no_such_net'], "--networks has 'no_such_net', which is neither"),
     (['--threads', 0], 'expected at least 1 each'),
     (['--rounds', 0], '--rounds is 0'),
 ])

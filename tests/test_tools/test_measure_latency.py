@@ -62,6 +62,15 @@ def test_in_an_engine(tiny_search, tmp_path, monkeypatch, scope, capsys):
             found['factor'] * row['sum_ms'] + layers * found['added_ms'])
 
 
+def test_without_networks(tiny_search, tmp_path, monkeypatch, scope, capsys):
+    path = tmp_path / 'latency.json'
+    call_main(monkeypatch, load_tool(SCRIPT), tiny_search, '--out', path, '--rounds', 1,
+              '--num-networks', 0)
+    record = json.loads(path.read_text())
+    assert record['latency_ms'] and 'fit' not in record
+    assert 'random networks' not in capsys.readouterr().out
+
+
 def test_fit():
     """It finds what was put in, and does not make an entry negative."""
     tool = load_tool(SCRIPT)

@@ -4,6 +4,7 @@
 # make demo-full   sets up, then searches, exports and retrains a detector and a segmentor on the same data,
 #                  and writes work_dirs/demo-full/report.html
 # make test        sets up, then runs the tests
+# make test-long   sets up, then runs the tests that take 6 to 40 seconds each
 # make test-slow   sets up, then runs the tests that take minutes each
 # make lint        sets up, then runs ruff
 # make docs        sets up, then builds the documentation in build/docs
@@ -69,7 +70,7 @@ INSTALL := $(PIP) install -q -c $(CONSTRAINTS)
 FAIL = { echo "setup: $(1)" >&2; exit 1; }
 NET := check the network and the disk space (see pip's message above) and run make again
 
-.PHONY: setup demo demo-full test test-slow lint docs
+.PHONY: setup demo demo-full test test-long test-slow lint docs
 setup: $(VENV)/.project
 
 $(VENV)/.python:
@@ -117,6 +118,9 @@ $(VENV)/.project: $(VENV)/.torch setup.py $(wildcard requirements/*)
 
 test: setup
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
+
+test-long: setup
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m 'long and not slow'
 
 test-slow: setup
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m slow

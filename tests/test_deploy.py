@@ -325,6 +325,7 @@ def test_a_model_that_cannot_be_fused_is_unchanged(monkeypatch):
     assert list(layer.state_dict()) == before and layer.training
 
 
+@pytest.mark.long
 def test_fused_and_compiled_without_a_break():
     net = trained(AutoNL(TINY, out_indices=(-1, )),
                   lambda m: m(image(n=4)))

@@ -29,6 +29,7 @@ def site(tmp_path_factory):
             for path in out.rglob('*.html')}
 
 
+@pytest.mark.long
 def test_every_page_is_in_the_site(site):
     out, = (path.parent for path in site if path.name == 'genindex.html')
     sources = {p.relative_to(ROOT / 'docs').with_suffix('.html')

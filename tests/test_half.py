@@ -60,6 +60,7 @@ class Pooled(nn.Module):
         return self.head(self.backbone(x)[-1].mean((2, 3)))
 
 
+@pytest.mark.long
 @HALVES
 @torch.no_grad()
 def test_top1_of_a_trained_network(dtype, digits):

@@ -16,6 +16,7 @@ SHORTER = [("'--cls-train', '1500'", "'--cls-train', '100'"),
             'max_epochs = cfg.param_scheduler.total_steps = 1')]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('shorter', [
     SHORTER, pytest.param([], marks=pytest.mark.slow)], ids=['shorter', 'as-committed'])
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)

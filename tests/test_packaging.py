@@ -53,6 +53,7 @@ def run(command, **kwargs):
     return result.stdout
 
 
+@pytest.mark.long
 def test_wheel_carries_configs_and_tools(distributions):
     wheel, _, wheel_of_sdist = distributions
     assert autonl_mm.__version__ in wheel.name
@@ -91,6 +92,7 @@ def test_extras(distributions):
     assert 'mmcv' in needs['upstream'] and 'onedl-mmcv' in needs['onedl']
 
 
+@pytest.mark.long
 def test_used_outside_of_the_checkout(distributions, tmp_path):
     """Beside mmengine and what mmcv-lite has of mmcv: no ops, no task library.
 

@@ -87,6 +87,7 @@ BLOCKER = """
 """
 
 
+@pytest.mark.long
 def test_core_needs_only_mmengine_and_mmcv_lite(tmp_path):
     blocker = textwrap.dedent(
         BLOCKER.format(

@@ -32,6 +32,7 @@ def last_line(result):
     return result.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.long
 def test_stop_and_go_on(config, tmp_path):
     """SIGTERM in the second epoch. That it goes on exactly is tested with the hooks."""
     stopped = run_tool(script(tmp_path, """
@@ -62,6 +63,7 @@ def test_stop_and_go_on(config, tmp_path):
     assert '8 images per step of the optimiser, this run 16' in last_line(failed)
 
 
+@pytest.mark.long
 def test_a_search_that_goes_on_as_another(tiny_search, searched, tmp_path):
     """Its phases are shares of the iterations: with another batch it would never choose
     a network."""

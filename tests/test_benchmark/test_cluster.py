@@ -96,6 +96,7 @@ def test_an_interruption_ends_the_jobs(handler, script, tmp_path):
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_jobs_end_with_the_tool(number, script, tmp_path):
     code = ('from pathlib import Path; from autonl_mm.benchmark.cluster import Cluster;'

@@ -66,6 +66,7 @@ def test_a_run_that_fails(tool, tmp_path):
     assert not (out / 'result.json').exists()
 
 
+@pytest.mark.long
 def test_a_run_that_was_begun_is_resumed(tool, tmp_path):
     out = tmp_path / 'run'
 

@@ -204,6 +204,7 @@ def inferencer(name, weights, config=None):
     return MMSegInferencer(config, weights=weights, device='cpu')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['mmdet', 'mmseg'])
 def test_inferencer_of_weights_alone(scope, tmp_path, name):
     """An inferencer can use a harmless text."""

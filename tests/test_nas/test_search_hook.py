@@ -137,6 +137,7 @@ def same_search(one, two, last):
         assert (one / name).read_text() == (two / name).read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('epoch', [1, pytest.param(3, marks=pytest.mark.slow), 5])
 def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
                                       tmp_path):
@@ -155,6 +156,7 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
     assert not (tmp_path / 'gates/epoch_7.json').exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('rule', [
     {}, pytest.param({'custom_hooks.0.networks': 2, 'custom_hooks.0.fair': True},
                      marks=pytest.mark.slow)])
@@ -216,6 +218,7 @@ def networks_search(tiny_search, tmp_path):
     return tmp_path / 'networks.py'
 
 
+@pytest.mark.long
 def test_whole_networks(networks_search, tmp_path):
     """Candidates are tried on held-out images; resumed it goes on exactly."""
     whole, run = tmp_path / 'whole', tmp_path / 'run'
@@ -295,6 +298,7 @@ torch.save(dict(arch=arch.to_text(), gates=gates, state={
 """
 
 
+@pytest.mark.long
 def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)
@@ -315,6 +319,7 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
     assert 'Epoch(train) [6][3/3]' in output
 
 
+@pytest.mark.long
 def test_two_ranks_train_whole_networks(networks_search, tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)

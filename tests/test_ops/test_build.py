@@ -79,6 +79,7 @@ def test_folder_that_cannot_be_written(source, tmp_path, monkeypatch):
     assert answer == 42 and not library.parent.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_killed_while_it_compiles(number, libraries, source, tmp_path, monkeypatch):
     """The compiler ends too, and the next call clears up."""

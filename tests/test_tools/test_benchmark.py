@@ -48,6 +48,7 @@ def test_networks_with_and_without(run, tiny_arch):
     assert record['forms'] == ['eager', 'fused']
 
 
+@pytest.mark.long
 def test_scales(run, tiny_arch):
     text, record = run('--parts', 'scales')
     assert [(r['form'], r['kind']) for r in record['scales']] == [
@@ -170,6 +171,7 @@ def test_slope():
     assert tool.slope([10, 100, 1000], [3, 300, 30000]) == pytest.approx(2)
 
 
+@pytest.mark.long
 def test_mnasnet(run, monkeypatch):
     pytest.importorskip('timm')
     pytest.importorskip('onnxruntime')
@@ -229,6 +231,7 @@ def test_bad_input(arguments, words, monkeypatch):
     assert words in main_error(monkeypatch, tool, '--device', 'cpu', *arguments)
 
 
+@pytest.mark.long
 def test_with_torch_mmengine_and_mmcv_lite_alone(tiny_arch, tmp_path):
     bare = tmp_path / 'bare.py'
     bare.write_text(

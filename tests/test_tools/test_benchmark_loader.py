@@ -11,6 +11,7 @@ CONFIG = 'configs/mmpretrain/autonl-s_32xb128_in1k.py'
 tool = load_tool(TOOL)
 
 
+@pytest.mark.long
 def test_one_row_per_decoder(image_folder, tmp_path):
     out = tmp_path / 'loader.json'
     printed = run_tool(

@@ -20,6 +20,7 @@ def macs_of(arch):
     return count_macs(arch, 32, 2).total
 
 
+@pytest.mark.long
 def test_several_targets(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     checkpoint = searched[0] / 'epoch_6.pth'
     arguments = [tiny_search, checkpoint, '--targets', 400e3, 600e3, '--pareto',

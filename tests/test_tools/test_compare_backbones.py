@@ -10,6 +10,7 @@ from autonl_mm import AUTONL_S, count_macs
 tool = load_tool('tools/benchmarks/compare_backbones.py')
 
 
+@pytest.mark.long
 def test_table_json_and_plot(tmp_path, monkeypatch, scope, capsys):
     monkeypatch.setenv('AUTONL_KEEP_MEMORY', '0')
     out, plot = tmp_path / 'backbones.json', tmp_path / 'backbones.png'

@@ -80,6 +80,7 @@ def test_macs_of_the_products(macs_only):
         assert 'forward_ms' not in rows[(*shape, 'none')]
 
 
+@pytest.mark.long
 def test_measures(measured):
     out, record = measured
     rows = {r['block']: r for r in record['rows'] if r['input_shape'][0] == 48}

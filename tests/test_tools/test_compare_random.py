@@ -25,6 +25,7 @@ def rows_of(out):
     return [line for line in out.splitlines() if line.startswith('| ')]
 
 
+@pytest.mark.long
 def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope, forked_trials):
     arguments = [tiny_search, '--work-dir', tmp_path, '--num-random', '3',
                  '--seeds', '1', '--tolerance', '0.1', *OPTIONS]

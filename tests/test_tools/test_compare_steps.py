@@ -54,6 +54,7 @@ def rows_of(text):
     return rows[0], {row[0].replace(' ', '_'): row[1:] for row in rows[1:]}
 
 
+@pytest.mark.long
 def test_costs(tmp_path, monkeypatch, capsys, scope):
     call_main(monkeypatch, load_tool(SCRIPT), ROOT / CONFIG, '--work-dir', tmp_path,
               '--no-train')
@@ -83,6 +84,7 @@ def small_config(image_folder, tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 def test_trains_each_once(small_config, tmp_path, monkeypatch, capsys, scope,
                           forked_trials):
     arguments = [
@@ -119,6 +121,7 @@ def test_trains_each_once(small_config, tmp_path, monkeypatch, capsys, scope,
     assert logs == {p: p.stat().st_mtime for p in logs}
 
 
+@pytest.mark.long
 def test_starts_with_the_backbones_of_another_comparison(
         small_config, tmp_path, monkeypatch, capsys, scope, forked_trials):
     """Of the same step and seed, wherever the folder is now."""
@@ -149,6 +152,7 @@ def test_paired_difference():
     assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('config, shape, places', [
     ('configs/mmpretrain/autonl-s-steps_1xb64_imagenette-128.py', 128, 7),
     pytest.param('configs/mmseg/autonl-s-steps_fpn_1xb8-2400i_cityscapes-256x256.py',

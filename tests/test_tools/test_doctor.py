@@ -1,4 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import pytest
 from conftest import run_tool
 
 BLOCK = """\
@@ -31,6 +32,7 @@ def test_all_works(tmp_path):
         assert f'{task:15} works' in result.stdout
 
 
+@pytest.mark.long
 def test_without_ops(tmp_path):
     result = run_doctor(tmp_path, ['mmcv._ext'], fresh=True)
     assert result.returncode == 1

@@ -63,6 +63,7 @@ def rows(text):
     return re.findall(r'^\| ([\dx]+) \| (\S+) \| (\S+) \|$', text, re.M)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name, options, output', [
     ('classifier', [], 'logits'),
     ('classifier rms', [], 'logits'),

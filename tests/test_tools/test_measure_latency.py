@@ -14,6 +14,7 @@ from autonl_mm.nas import AutoNLSuperNet
 SCRIPT = 'tools/analysis_tools/measure_latency.py'
 
 
+@pytest.mark.long
 def test_table_serves_the_search(tiny_search, tmp_path):
     path = tmp_path / 'latency.json'
     out = run_tool(SCRIPT, tiny_search, '--out', path, '--rounds', '1').stdout
@@ -39,6 +40,7 @@ def test_table_serves_the_search(tiny_search, tmp_path):
     assert record['cost'] == pytest.approx(target, rel=0.05)
 
 
+@pytest.mark.long
 def test_in_an_engine(tiny_search, tmp_path, monkeypatch, scope, capsys):
     """Each block by its shape once, and whole networks that the table is fitted to."""
     tool, path = load_tool(SCRIPT), tmp_path / 'latency.json'

@@ -74,6 +74,7 @@ def exported(classifier, tmp_path, scope):
     return tmp_path / 'net.onnx', tmp_path / 'config.py'
 
 
+@pytest.mark.long
 def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
     file, config = exported
     call_main(monkeypatch, tool, file, config, '--num-samples', 16, '--rounds', 1,

@@ -65,6 +65,7 @@ def test_both_sets(run, tmp_path):
     assert (tmp_path / 'rank_correlation.png').stat().st_size > 5000
 
 
+@pytest.mark.long
 def test_losses_are_those_of_the_shared_weights(run):
     """The same again, and others for other networks."""
     _, first, _ = run('--sets', 'cost')

@@ -19,6 +19,7 @@ def make_data(folder, task, count):
     return data
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name, task', [
     ('autonl-supernet_retinanet_1xb8_demo-det', 'det'),
     pytest.param('autonl-supernet_semantic-fpn_1xb8_demo-seg', 'seg',
@@ -66,6 +67,7 @@ def test_search_and_export(name, task, tmp_path, scope):
         torch.load(weights, weights_only=True)['state_dict'])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name, task', [
     ('retinanet', 'det'),
     pytest.param('semantic-fpn', 'seg', marks=pytest.mark.slow),

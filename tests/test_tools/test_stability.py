@@ -33,6 +33,7 @@ def run(monkeypatch, tmp_path, *args):
     return json.loads((tmp_path / 'out.json').read_text())
 
 
+@pytest.mark.long
 def test_at_initialisation(config, monkeypatch, tmp_path, capsys):
     record = run(monkeypatch, tmp_path, config)
     out = capsys.readouterr().out
@@ -55,6 +56,7 @@ def test_at_initialisation(config, monkeypatch, tmp_path, capsys):
     assert cv2.imread(str(tmp_path / 'out.png')) is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('scale', ['paper', 'rms', 'none'])
 def test_checkpoints_have_their_own_form(scale, config, monkeypatch, tmp_path):
     """Whatever scale the config says."""

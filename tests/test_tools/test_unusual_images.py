@@ -79,6 +79,7 @@ def test_macs_of_the_stem():
     assert five - three == 16 * 16 * 9 * 2 * arch.stem_channels
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('channels, classes, loading', [
     pytest.param(1, ['a', 'b'], dict(type='LoadImageFromFile', color_type='grayscale'),
                  marks=pytest.mark.slow),

@@ -66,6 +66,7 @@ def make(tiny_arch, scope):
 
 
 # Compiling takes up to 10 seconds each.
+@pytest.mark.long
 @pytest.mark.parametrize('task', [
     'cls', *(pytest.param(task, marks=pytest.mark.slow) for task in ('det', 'seg'))])
 def test_one_graph_per_part(task, make):

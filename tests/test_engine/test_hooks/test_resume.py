@@ -180,6 +180,7 @@ def test_a_killed_run_that_counts_iterations_goes_on_exactly(workers, tmp_path):
     same(final(tmp_path / 'run'), final(tmp_path / 'whole'))
 
 
+@pytest.mark.long
 def test_ranks_and_iterations_have_random_numbers_of_their_own(tmp_path):
 
     class Numbers(Hook):
@@ -256,6 +257,7 @@ def test_resuming_as_something_else(changes, words, run, tmp_path):
         build(tmp_path / 'new', load_from=path, end=1, **changes).train()
 
 
+@pytest.mark.long
 def test_a_network_that_renames_what_it_saves(tmp_path):
     """PluginBackbone saves its base's weights under the base's own names."""
 

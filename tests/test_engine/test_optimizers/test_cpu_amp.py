@@ -150,6 +150,7 @@ def demo_data(tmp_path_factory):
     return root
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('task', [
     'cls', *(pytest.param(task, marks=pytest.mark.slow) for task in ('det', 'seg'))])
 def test_mixed_precision_trains_like_float32(task, demo_data, tiny_arch, scope):

@@ -349,6 +349,7 @@ def test_deepcopy():
     assert not twin.layers[1].training and twin.layers[2].training
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('backend', [
     'eager', pytest.param('aot_eager', marks=pytest.mark.slow)])
 def test_compiles_without_graph_breaks(backend):
@@ -361,6 +362,7 @@ def test_compiles_without_graph_breaks(backend):
             torch.testing.assert_close(got, want)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('scale', ['paper', 'rms'])
 def test_torch_export_at_any_size(scale):
     """One program for all sizes and batch sizes, in the channel order."""

@@ -320,23 +320,27 @@ def _train_in_parallel(rank, meeting, queue):
         'gloo', init_method=meeting.as_uri(), rank=rank, world_size=2,
         timeout=timedelta(minutes=2))
     for name in ('mobilenet_v2', 'mmdet_resnet'):
-        torch.manual_seed(rank)  # DDP sends rank 0's weights to all
-        net = awake(build(name)[1]).train()
-        model = nn.parallel.DistributedDataParallel(
-            net, broadcast_buffers=False)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        x = torch.randn(2, 3, 64, 96)
-        sum(out.square().mean() for out in model(x)).backward()
-        optimizer.step()
-        params = torch.cat([p.detach().flatten() for p in
-                            net.plugins.parameters()])
-        grads = torch.cat([p.grad.flatten() for p in
-                           net.plugins.parameters()])
-        others = [torch.empty_like(params) for _ in range(2)]
-        dist.all_gather(others, params)
-        queue.put((name, torch.equal(*others), grads.any().item()))
+        queue.put((name, *_same_and_moved(name, rank)))
     dist.barrier()  # neither leaves while the other still receives
     dist.destroy_process_group()
+
+
+def _same_and_moved(name, rank):
+    # The network lives in here: DDP must not be the last that holds the group. Its
+    # destructor would end gloo's threads without releasing the interpreter's lock,
+    # which one of them may wait for.
+    torch.manual_seed(rank)  # DDP sends rank 0's weights to all
+    net = awake(build(name)[1]).train()
+    model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    x = torch.randn(2, 3, 64, 96)
+    sum(out.square().mean() for out in model(x)).backward()
+    optimizer.step()
+    params = torch.cat([p.detach().flatten() for p in net.plugins.parameters()])
+    grads = torch.cat([p.grad.flatten() for p in net.plugins.parameters()])
+    others = [torch.empty_like(params) for _ in range(2)]
+    dist.all_gather(others, params)
+    return torch.equal(*others), grads.any().item()
 
 
 def test_trains_with_ddp(tmp_path):

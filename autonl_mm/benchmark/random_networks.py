@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Random networks of a search space, and their training from scratch."""
+"""Random networks of a search space, and their training."""
 import argparse
 import hashlib
 import random
@@ -12,8 +12,7 @@ from autonl_mm.digest import digest
 from autonl_mm.nas import SearchSpace
 from autonl_mm.nas.space import Choices
 
-from . import trials
-from .cluster import Cluster
+from .trials import Trial
 
 
 def random_choices(space: SearchSpace,
@@ -48,37 +47,33 @@ def random_choices(space: SearchSpace,
                      'the middle of the space')
 
 
-def train_network(tool: Path, config: str, arch: ArchSpec, seed: int,
-                  args: argparse.Namespace, where: Cluster,
-                  weights: Optional[Path] = None) -> dict:
-    """Train a network, unless its result is there already.
+def trial_of(config: str, arch: ArchSpec, seed: int, args: argparse.Namespace,
+             weights: Optional[Path] = None) -> Trial:
+    """The training of a network.
 
     Args:
-        tool (Path): ``tools/train.py``.
         config (str): The config for retraining.
         arch (ArchSpec): The network.
         seed (int): Seed of the training.
         args (Namespace): With the options of :func:`trials.add_args`.
-        where (Cluster): Where it is trained.
         weights (Path, optional): What it starts from, which takes the same time.
             Defaults to None, from scratch.
 
     Returns:
-        dict: As :func:`trials.train`.
+        Trial: For :func:`trials.train_all`.
     """
     # The folder is named by the network: another comparison in the same work dir
     # can reuse it.
     network = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
-    name, key, start = f'{network}-seed{seed}', {}, {}
+    name = f'{network}-seed{seed}'
+    key, files = dict(arch=arch.to_text(), seed=seed), {}
     if weights is not None:
-        content = digest(weights)[:8]
-        name, key = f'{name}-from-{content}', dict(weights=content)
-        start = dict(load_from=weights.resolve())
+        key['weights'] = digest(weights)[:8]
+        name = f'{name}-from-{key["weights"]}'
+        files['load_from'] = weights.resolve()
     out = args.work_dir / name
     arch_file = out / 'arch.txt'
-    return trials.train(
-        tool, config, out, {
-            **args.cfg_options, **start, 'model.backbone.arch': arch_file,
-            'randomness.seed': seed
-        }, args.jobs, where, lambda: write_whole(arch_file, arch.to_text()),
-        arch=arch.to_text(), seed=seed, **key)
+    return Trial(
+        config, out, key, {**args.cfg_options, 'randomness.seed': seed},
+        files={**files, 'model.backbone.arch': arch_file},
+        prepare=lambda: write_whole(arch_file, arch.to_text()))

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence
 
@@ -16,6 +17,8 @@ from autonl_mm.text_files import read_json
 from . import cluster
 from .cluster import Cluster
 from .records import metric_of, read_scalars
+
+BEGUN, RESULT = 'begun.txt', 'result.json'
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -56,82 +59,73 @@ def threads_of(jobs: int, where: Cluster) -> Optional[int]:
     return max(1, (os.cpu_count() or 1) // jobs) if where.kind == 'local' else None
 
 
-def train(tool: Path,
-          config: Path,
-          out: Path,
-          options: dict,
-          jobs: int,
-          where: Cluster,
-          prepare: Optional[Callable[[], None]] = None,
-          **key) -> dict:
-    """Train once, or return the result of a finished run.
+@dataclass(frozen=True)
+class Trial:
+    """A training run of a comparison.
 
-    A run that an earlier call began with the same config and options is resumed.
+    Args:
+        config (Path): The config.
+        out (Path): The work dir. The result is kept there in ``result.json``.
+        key (dict): Values that identify the run, kept with its result.
+        options (dict): Settings that override the config's.
+        files (dict): Further such settings, of files whose contents are in the key:
+            their paths may be others when the result is looked for.
+            Defaults to an empty dict.
+        prepare (Callable, optional): Called before the run, when ``out`` exists.
+            Defaults to None.
+    """
+    config: Path
+    out: Path
+    key: dict
+    options: dict
+    files: dict = field(default_factory=dict)
+    prepare: Optional[Callable[[], None]] = None
+
+    @property
+    def settings(self) -> List[str]:
+        """What is compared of the settings, as ``key=value``."""
+        options = {**self.options, 'default_hooks.checkpoint.max_keep_ckpts': 1}
+        return [f'{k}={v}' for k, v in options.items()]
+
+
+def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
+              where: Cluster) -> List[dict]:
+    """Train what an earlier call did not finish.
+
+    A run that an earlier call began is resumed.
 
     Args:
         tool (Path): ``tools/train.py``.
-        config (Path): The config.
-        out (Path): The work dir. The result is kept there in ``result.json``.
-        options (dict): Settings that override the config's.
+        trials (Sequence[Trial]): The runs.
         jobs (int): Number of runs at the same time, which share the cores.
-        where (Cluster): Where it runs.
-        prepare (Callable, optional): Called before the run, when ``out`` exists.
-            Defaults to None.
-        **key: Values that identify the run, kept with its result.
+        where (Cluster): Where they run. If one fails, those that run end first; at an
+            interruption its jobs on this machine are ended.
 
     Returns:
-        dict: ``key``; name (``metric``) and ``value`` of the first metric of the
-        last evaluation; ``seconds``, without those of earlier calls.
+        list[dict]: For each run its ``key``; name (``metric``) and ``value`` of the
+        first metric of the last evaluation; ``seconds``, without those of earlier
+        calls.
 
     Raises:
-        ValueError: If ``out`` holds a run with another key.
-        RuntimeError: If the run fails.
+        ValueError: If a work dir holds a finished run with another key, config or
+            other settings; nothing is trained then.
+        RuntimeError: If a run fails.
     """
-    record = out / 'result.json'
-    if record.exists():
-        result = read_json(record)
-        if {k: result.get(k) for k in key} == key:
-            return result
-        raise ValueError(f'{out} holds another run: remove it or use another '
-                         '--work-dir')
-    out.mkdir(parents=True, exist_ok=True)
-    if prepare:
-        prepare()
-    options = {**options, 'default_hooks.checkpoint.max_keep_ckpts': 1}
-    settings = [f'{k}={v}' for k, v in options.items()]
-    text = f'{key}\n{settings}\n{Config.fromfile(config).to_dict()}\n'
-    begun = out / 'begun.txt'
-    resume = begun.exists() and begun.read_text(encoding='utf-8') == text
-    if not resume:
-        write_whole(begun, text)
-    seconds = where.run(
-        [tool, config, '--work-dir', out, '--cfg-options', *settings],
-        out / 'train.log', threads_of(jobs, where), again=['--resume'], begun=resume)
-    _, evaluation, _ = read_scalars(out)
-    metric = metric_of(evaluation)
-    result = dict(
-        key, metric=metric, value=evaluation[-1][metric], seconds=seconds)
-    write_whole(record, json.dumps(result, indent=1))
-    return result
-
-
-def at_a_time(jobs: int, function: Callable, items: Sequence, where: Cluster) -> List:
-    """Call a function for every item, several at the same time.
-
-    Args:
-        jobs (int): Number of calls at the same time.
-        where (Cluster): What they use. If one fails, those that run end first; at an
-            interruption its jobs on this machine are ended.
-        function (Callable): Called with one item.
-        items (Sequence): The items.
-
-    Returns:
-        list: The results, in the order of the items.
-    """
+    texts = {config: f'{Config.fromfile(config).to_dict()}'
+             for config in {trial.config for trial in trials}}
+    identities = [f'{trial.key}\n{trial.settings}\n{texts[trial.config]}\n'
+                  for trial in trials]
+    for trial, identity in zip(trials, identities):
+        if (trial.out / RESULT).exists() and not _is_begun(trial.out, identity):
+            raise ValueError(
+                f'{trial.out} holds a run of another network, with another config or '
+                'other settings: remove it or use another --work-dir')
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            return list(tqdm(pool.map(function, items), total=len(items),
-                             desc='training runs'))
+            return list(tqdm(
+                pool.map(lambda trial, identity: _train(
+                    tool, trial, identity, jobs, where), trials, identities),
+                total=len(trials), desc='training runs'))
         except BaseException as e:
             pool.shutdown(wait=False, cancel_futures=True)
             if not isinstance(e, Exception):
@@ -139,11 +133,40 @@ def at_a_time(jobs: int, function: Callable, items: Sequence, where: Cluster) ->
             raise
 
 
+def _is_begun(out: Path, identity: str) -> bool:
+    begun = out / BEGUN
+    return begun.exists() and begun.read_text(encoding='utf-8') == identity
+
+
+def _train(tool: Path, trial: Trial, identity: str, jobs: int, where: Cluster) -> dict:
+    out = trial.out
+    record = out / RESULT
+    if record.exists():
+        return read_json(record)
+    out.mkdir(parents=True, exist_ok=True)
+    if trial.prepare:
+        trial.prepare()
+    resume = _is_begun(out, identity)
+    if not resume:
+        write_whole(out / BEGUN, identity)
+    files = [f'{k}={v}' for k, v in trial.files.items()]
+    seconds = where.run(
+        [tool, trial.config, '--work-dir', out, '--cfg-options', *files,
+         *trial.settings],
+        out / 'train.log', threads_of(jobs, where), again=['--resume'], begun=resume)
+    _, evaluation, _ = read_scalars(out)
+    metric = metric_of(evaluation)
+    result = dict(
+        trial.key, metric=metric, value=evaluation[-1][metric], seconds=seconds)
+    write_whole(record, json.dumps(result, indent=1))
+    return result
+
+
 def summary(results: Sequence[dict], jobs: int) -> str:
     """Summary of the training runs.
 
     Args:
-        results (Sequence[dict]): Results of :func:`train`.
+        results (Sequence[dict]): Results of :func:`train_all`.
         jobs (int): Number of runs at the same time.
 
     Returns:

@@ -35,33 +35,58 @@ def tool(tmp_path, monkeypatch):
     return path
 
 
+def train(tool, out, config='config.py', options=None, jobs=1, prepare=None, **key):
+    run = trials.Trial(config, out, key, options or {}, prepare=prepare)
+    return trials.train_all(tool, [run], jobs, Cluster())[0]
+
+
 def test_trains_once(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(trials.os, 'cpu_count', lambda: 8)
     out = tmp_path / 'run'
     prepared = []
 
-    def train(**key):
-        return trials.train(tool, 'config.py', out, {'model.width': 2}, 2, Cluster(),
-                            lambda: prepared.append(out.is_dir()), **key)
+    def once():
+        return train(tool, out, options={'model.width': 2}, jobs=2,
+                     prepare=lambda: prepared.append(out.is_dir()), arch='a', seed=1)
 
-    result = train(arch='a', seed=1)
+    result = once()
     assert result.pop('seconds') > 0
     assert result == dict(
         arch='a', seed=1, metric='accuracy/top1', value=60.)
     log = (out / 'train.log').read_text()
     assert 'model.width=2' in log and 'max_keep_ckpts=1' in log
     assert 'threads 4' in log
-    again = train(arch='a', seed=1)
-    assert again == json.loads((out / 'result.json').read_text())
+    assert once() == json.loads((out / 'result.json').read_text())
     assert (out / 'runs').read_text() == 'x' and prepared == [True]
-    with pytest.raises(ValueError, match='holds another run'):
-        train(arch='b', seed=1)
+
+
+def test_results_of_another_recipe_are_not_mixed_in(tool, tmp_path):
+    """Found before anything is trained."""
+    config, other = tmp_path / 'config.py', tmp_path / 'other.py'
+    other.write_text(config.read_text())
+
+    def run(name, file='x', config=config, options=(), **key):
+        return trials.Trial(config, tmp_path / name, key, dict(options),
+                            files={'model.arch': tmp_path / file})
+
+    first = dict(name='a', arch='a', options={'lr': 1})
+    expected = trials.train_all(tool, [run(**first)], 1, Cluster())
+    # the same content at another path
+    same = run(**first, file='y', config=other)
+    assert trials.train_all(tool, [same], 1, Cluster()) == expected
+    other.write_text('lr = 0.2')
+    for difference in (dict(arch='b'), dict(options={'lr': 2}), dict(options={}),
+                       dict(config=other)):
+        runs = [run('new', arch='a'), run(**{**first, **difference})]
+        with pytest.raises(ValueError, match=r'/a holds a run of another network'):
+            trials.train_all(tool, runs, 1, Cluster())
+    assert not (tmp_path / 'new').exists()
 
 
 def test_a_run_that_fails(tool, tmp_path):
     out = tmp_path / 'run'
     with pytest.raises(RuntimeError, match=r'train\.log'):
-        trials.train(tool, 'fail.py', out, {}, 1, Cluster())
+        train(tool, out, 'fail.py')
     assert 'no such model' in (out / 'train.log').read_text()
     assert not (out / 'result.json').exists()
 
@@ -71,7 +96,7 @@ def test_a_run_that_was_begun_is_resumed(tool, tmp_path):
     out = tmp_path / 'run'
 
     def is_resumed(options=(), **key):
-        trials.train(tool, 'config.py', out, dict(options), 1, Cluster(), **key)
+        train(tool, out, options=dict(options), **key)
         (out / 'result.json').unlink()  # as if the tool had been killed before
         return (out / 'train.log').read_text().split('threads')[-2].count('--resume')
 
@@ -85,5 +110,8 @@ def test_a_run_that_was_begun_is_resumed(tool, tmp_path):
     assert (out / 'train.log').read_text().count('threads') == 1
 
 
-def test_order_is_kept():
-    assert trials.at_a_time(2, lambda x: x * x, [3, 1, 2], Cluster()) == [9, 1, 4]
+def test_order_is_kept(tool, tmp_path):
+    runs = [trials.Trial('config.py', tmp_path / str(i), dict(seed=i), {})
+            for i in (3, 1, 2)]
+    results = trials.train_all(tool, runs, 2, Cluster())
+    assert [result['seed'] for result in results] == [3, 1, 2]

@@ -61,25 +61,36 @@ def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope, forked_t
     call_main(monkeypatch, compare_random, *arguments)
     assert before == (tmp_path / 'comparison.md').read_text()
     assert logs == {p: p.stat().st_mtime for p in logs}
+    # nor mixed with those of another recipe, nor is the search with another config's
+    assert 'holds a run of another network' in main_error(
+        monkeypatch, compare_random, *arguments, 'optim_wrapper.optimizer.lr=0.1')
+    cfg = Config.fromfile(tiny_search)
+    cfg.model.target *= 0.9
+    other = tmp_path / 'other.py'
+    cfg.dump(other)
+    assert 'search holds a search with another config' in main_error(
+        monkeypatch, compare_random, other, *arguments[1:])
 
 
 def test_every_network_is_trained_with_every_seed(
         tiny_search, tiny_arch, tmp_path, monkeypatch, capsys, scope):
     """The runs are stubs here, whose metric is 10 times the seed."""
     runs = []
-    # not in the threads of the runs: Python 3.11 cannot parse in several at once
     retrain_base = Config.fromfile(tiny_search).retrain_base
 
-    def train(tool, config, out, options, jobs, where, prepare, arch, seed):
+    def train_all(tool, trials, jobs, where):
         assert tool == ROOT / 'tools/train.py'
-        assert config == retrain_base
-        assert options['randomness.seed'] == seed
-        assert options['train_cfg.max_epochs'] == 1
-        assert out.name.endswith(f'-seed{seed}')
-        runs.append((arch, seed))
-        return dict(metric='accuracy/top1', value=10 * seed, seconds=1)
+        for trial in trials:
+            arch, seed = trial.key['arch'], trial.key['seed']
+            assert trial.config == retrain_base
+            assert trial.options['randomness.seed'] == seed
+            assert trial.options['train_cfg.max_epochs'] == 1
+            assert trial.out.name.endswith(f'-seed{seed}')
+            runs.append((arch, seed))
+        return [dict(metric='accuracy/top1', value=10 * trial.key['seed'], seconds=1)
+                for trial in trials]
 
-    monkeypatch.setattr(compare_random.trials, 'train', train)
+    monkeypatch.setattr(compare_random.trials, 'train_all', train_all)
     arch = SPACE.largest.without_light_nl()
     tiny_arch.write_text(arch.to_text())
     call_main(monkeypatch, compare_random, tiny_search, '--work-dir', tmp_path,
@@ -112,11 +123,14 @@ def test_fine_tuning_from_inherited_weights(tiny_search, tiny_arch, tmp_path,
     """In the same time as the training from scratch: with the same settings."""
     runs = []
 
-    def train(tool, config, out, options, jobs, where, prepare, arch, seed, **key):
-        runs.append((out.name, {**options, **key}))
-        return dict(metric='accuracy/top1', value=60 + 10 * bool(key), seconds=1)
+    def train_all(tool, trials, jobs, where):
+        runs.extend((trial.out.name, {**trial.options, **trial.files, **trial.key})
+                    for trial in trials)
+        return [dict(metric='accuracy/top1',
+                     value=60 + 10 * ('weights' in trial.key), seconds=1)
+                for trial in trials]
 
-    monkeypatch.setattr(compare_random.trials, 'train', train)
+    monkeypatch.setattr(compare_random.trials, 'train_all', train_all)
     tiny_arch.write_text(SPACE.largest.to_text())
     weights = tmp_path / 'subnet.pth'
     weights.write_bytes(b'weights')

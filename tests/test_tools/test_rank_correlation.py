@@ -20,13 +20,19 @@ def run(searched, tiny_search, tmp_path, monkeypatch, capsys, scope):
     trained = []
     retrain_base = Config.fromfile(tiny_search).retrain_base
 
-    def train(tool, config, out, options, jobs, where, prepare, arch, seed):
-        assert config == retrain_base and options['randomness.seed'] == seed
-        trained.append((arch, seed))
-        macs = count_macs(ArchSpec.from_text(arch), 32, 2).total
-        return dict(metric='accuracy/top1', value=50 + macs / 1e5 + seed, seconds=1)
+    def train_all(tool, trials, jobs, where):
+        results = []
+        for trial in trials:
+            arch, seed = trial.key['arch'], trial.key['seed']
+            assert trial.config == retrain_base
+            assert trial.options['randomness.seed'] == seed
+            trained.append((arch, seed))
+            macs = count_macs(ArchSpec.from_text(arch), 32, 2).total
+            results.append(dict(
+                metric='accuracy/top1', value=50 + macs / 1e5 + seed, seconds=1))
+        return results
 
-    monkeypatch.setattr(tool.trials, 'train', train)
+    monkeypatch.setattr(tool.trials, 'train_all', train_all)
 
     def run(*options):
         call_main(monkeypatch, tool, tiny_search, searched[0] / 'epoch_6.pth',

@@ -23,7 +23,7 @@ import autonl_mm
 from autonl_mm.arch import ArchSpec
 from autonl_mm.benchmark import trials
 from autonl_mm.benchmark.cluster import Cluster
-from autonl_mm.benchmark.random_networks import random_choices, train_network
+from autonl_mm.benchmark.random_networks import random_choices, trial_of
 from autonl_mm.benchmark.ranking import describe_ranks
 from autonl_mm.benchmark.supernet_scores import supernet_scores
 from autonl_mm.checkpoint import (
@@ -91,6 +91,14 @@ def search(config, work_dir, where):
     """Run the search; return notation file and seconds."""
     out = work_dir / 'search'
     arch, record = out / 'arch.txt', out / 'search_seconds.json'
+    begun, text = out / 'begun.txt', f'{Config.fromfile(config).to_dict()}\n'
+    if record.exists() or begun.exists():
+        if not begun.exists() or begun.read_text(encoding='utf-8') != text:
+            raise ValueError(f'{out} holds a search with another config: remove it or '
+                             'use another --work-dir')
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(begun, text)
     if not record.exists():
         seconds = where.run([TOOLS / 'train.py', config, '--work-dir', out],
                             work_dir / 'search.log', again=['--resume'])
@@ -183,10 +191,10 @@ def main():
         jobs = list(dict.fromkeys(
             (arch, seed, weights) for seed in range(max(args.seeds, random_seeds))
             for name, (arch, weights) in starts.items() if seed in seeds[name]))
-        done = trials.at_a_time(
-            args.jobs, lambda job: train_network(
-                TOOLS / 'train.py', cfg.retrain_base, *job[:2], args, where, job[2]),
-            jobs, where)
+        done = trials.train_all(
+            TOOLS / 'train.py',
+            [trial_of(cfg.retrain_base, *job[:2], args, job[2]) for job in jobs],
+            args.jobs, where)
         checkpoint = args.checkpoint
         if seconds is not None:
             checkpoint = find_resumable(args.work_dir / 'search')

@@ -19,6 +19,7 @@ from autonl_mm.benchmark.cluster import Cluster
 from autonl_mm.benchmark.measure import built_macs, count_parameters
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
+from autonl_mm.digest import digest
 from autonl_mm.models import input_channels
 from autonl_mm.models.layers import LightNL
 
@@ -58,8 +59,8 @@ def with_step(cfg, name):
     return cfg
 
 
-def pretrained(work_dir, name, seed):
-    """Options by which a backbone starts with the weights of another comparison.
+def last_checkpoint(work_dir, name, seed):
+    """The weights with which a step starts, from another comparison.
 
     Args:
         work_dir (Path): Its work dir.
@@ -67,7 +68,7 @@ def pretrained(work_dir, name, seed):
         seed (int): The seed.
 
     Returns:
-        dict[str, str]: Settings of the config.
+        Path: The checkpoint.
 
     Raises:
         FileNotFoundError: If the run has no checkpoint.
@@ -78,10 +79,22 @@ def pretrained(work_dir, name, seed):
                                 'the work dir of a finished comparison of the '
                                 'same steps and seeds')
     # The name in it is that at the time of the run; the folder may have moved.
-    checkpoint = last.parent / Path(last.read_text().strip()).name
-    key = 'model.backbone.init_cfg'
-    return {f'{key}.type': 'Pretrained', f'{key}.checkpoint': checkpoint,
-            f'{key}.prefix': 'backbone.'}
+    return last.parent / Path(last.read_text().strip()).name
+
+
+def trial_of(name, seed, args):
+    """The training of a step with a seed."""
+    key, files = dict(step=name, seed=seed), {}
+    if args.pretrained:
+        checkpoint = last_checkpoint(args.pretrained, name, seed)
+        key['pretrained'] = digest(checkpoint)[:8]
+        init_cfg = 'model.backbone.init_cfg'
+        files = {f'{init_cfg}.type': 'Pretrained',
+                 f'{init_cfg}.checkpoint': checkpoint,
+                 f'{init_cfg}.prefix': 'backbone.'}
+    return trials.Trial(
+        args.work_dir / f'{name}.py', args.work_dir / f'{name}-seed{seed}', key,
+        {**args.cfg_options, 'randomness.seed': seed}, files)
 
 
 def paired_difference(values, others):
@@ -183,29 +196,11 @@ def main():
         values, last = {}, ''
         if not args.no_train:
             where = Cluster(args.cluster, args.cluster_options)
-            jobs = [(name, seed) for seed in range(args.seeds)
+            runs = [trial_of(name, seed, args) for seed in range(args.seeds)
                     for name in variants]
-
-            # Looked up before the first training.
-            starts = {
-                job: pretrained(args.pretrained, *job) if args.pretrained else {}
-                for job in jobs
-            }
-
-            def train(job):
-                name, seed = job
-                out = args.work_dir / f'{name}-seed{seed}'
-                config = args.work_dir / f'{name}.py'
-                return trials.train(
-                    TOOLS / 'train.py', config, out,
-                    {**starts[job], **args.cfg_options,
-                     'randomness.seed': seed}, args.jobs, where,
-                    step=name, seed=seed,
-                    plugins=repr(variants[name].model.backbone.plugins))
-
             for name, variant in variants.items():
                 variant.dump(args.work_dir / f'{name}.py')
-            done = trials.at_a_time(args.jobs, train, jobs, where)
+            done = trials.train_all(TOOLS / 'train.py', runs, args.jobs, where)
             values = {name: [r['value'] for r in done if r['step'] == name]
                       for name in variants}
             last = '; ' + trials.summary(done, args.jobs)

@@ -23,7 +23,7 @@ from mmengine.config import Config
 from autonl_mm.arch import ArchSpec
 from autonl_mm.benchmark import trials
 from autonl_mm.benchmark.cluster import Cluster
-from autonl_mm.benchmark.random_networks import random_choices, train_network
+from autonl_mm.benchmark.random_networks import random_choices, trial_of
 from autonl_mm.benchmark.ranking import describe_ranks
 from autonl_mm.benchmark.supernet_scores import supernet_scores
 from autonl_mm.checkpoint import (
@@ -169,8 +169,9 @@ def main():
             cfg, args.checkpoint, networks, args.work_dir / 'supernet')
         jobs = list(dict.fromkeys(
             (arch, seed) for seed in range(args.seeds) for arch in archs))
-        done = trials.at_a_time(args.jobs, lambda job: train_network(
-            TOOLS / 'train.py', cfg.retrain_base, *job, args, where), jobs, where)
+        done = trials.train_all(
+            TOOLS / 'train.py',
+            [trial_of(cfg.retrain_base, *job, args) for job in jobs], args.jobs, where)
     except (FileNotFoundError, ValueError, RuntimeError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
         sys.exit(f'rank_correlation.py: {e}')

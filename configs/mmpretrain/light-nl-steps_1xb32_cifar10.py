@@ -48,7 +48,12 @@ steps = dict(
             cfg=dict(light_nl, scale='rms'),
             target=r'layers\.4\.\d+\.project'),
     ],
-    # As many hidden units as it takes for the MACs of the step before, place by place
+    # all channels, at stride 1
+    bounded_depthwise_output=[
+        dict(
+            cfg=dict(light_nl, channel_ratio=1, scale='rms'), target=target)
+    ],
+    # As many hidden units as it takes for the MACs of bounded, place by place
     squeeze_excite_equal_macs=[
         dict(
             cfg=dict(type='autonl_mm.SqueezeExcitePlugin', hidden_channels=n),

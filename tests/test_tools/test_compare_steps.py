@@ -15,7 +15,7 @@ SCRIPT = 'tools/benchmarks/compare_steps.py'
 CONFIG = 'configs/mmpretrain/light-nl-steps_1xb32_cifar10.py'
 STEPS = ('none', 'conventional', 'shared_features', 'depthwise_output',
          'channel_compaction', 'spatial_compaction', 'bounded',
-         'squeeze_excite_equal_macs')
+         'bounded_depthwise_output', 'squeeze_excite_equal_macs')
 
 
 def added_macs():
@@ -42,6 +42,7 @@ def added_macs():
             channel_compaction=[p + 9 * n * c for p in products(k, n)],
             spatial_compaction=[p + 9 * n * c for p in products(k, ns)],
             bounded=[p + 9 * n * c for p in products(k, ns, gram=1)],
+            bounded_depthwise_output=[p + 9 * n * c for p in products(c, n, gram=1)],
             squeeze_excite_equal_macs=[n * c + 2 * hidden[c] * c] * 2)
         for step, macs in added.items():
             totals[step] = [a + b for a, b in zip(totals[step], macs)]

@@ -116,7 +116,7 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
     identities = [f'{trial.key}\n{trial.settings}\n{texts[trial.config]}\n'
                   for trial in trials]
     for trial, identity in zip(trials, identities):
-        if (trial.out / RESULT).exists() and not _is_begun(trial.out, identity):
+        if (trial.out / RESULT).exists() and not is_begun(trial.out, identity):
             raise ValueError(
                 f'{trial.out} holds a run of another network, with another config or '
                 'other settings: remove it or use another --work-dir')
@@ -133,7 +133,14 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
             raise
 
 
-def _is_begun(out: Path, identity: str) -> bool:
+def is_begun(out: Path, identity: str) -> bool:
+    """Whether a work dir is of a run, finished or not.
+
+    Args:
+        out (Path): The work dir.
+        identity (str): All that makes it this run, as written to :data:`BEGUN` when
+            it was begun.
+    """
     begun = out / BEGUN
     return begun.exists() and begun.read_text(encoding='utf-8') == identity
 
@@ -146,7 +153,7 @@ def _train(tool: Path, trial: Trial, identity: str, jobs: int, where: Cluster) -
     out.mkdir(parents=True, exist_ok=True)
     if trial.prepare:
         trial.prepare()
-    resume = _is_begun(out, identity)
+    resume = is_begun(out, identity)
     if not resume:
         write_whole(out / BEGUN, identity)
     files = [f'{k}={v}' for k, v in trial.files.items()]

@@ -91,12 +91,11 @@ def search(config, work_dir, where):
     """Run the search; return notation file and seconds."""
     out = work_dir / 'search'
     arch, record = out / 'arch.txt', out / 'search_seconds.json'
-    begun, text = out / 'begun.txt', f'{Config.fromfile(config).to_dict()}\n'
-    if record.exists() or begun.exists():
-        if not begun.exists() or begun.read_text(encoding='utf-8') != text:
+    begun, text = out / trials.BEGUN, f'{Config.fromfile(config).to_dict()}\n'
+    if not trials.is_begun(out, text):
+        if record.exists() or begun.exists():
             raise ValueError(f'{out} holds a search with another config: remove it or '
                              'use another --work-dir')
-    else:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(begun, text)
     if not record.exists():

@@ -4,7 +4,7 @@
 _base_ = [
     '../_base_/models/autonl_cls_10cls.py',
     '../_base_/datasets/imagenette160_bs64_128px.py',
-    '../_base_/schedules/sgd_onecycle_15e.py',
+    '../_base_/schedules/sgd_onecycle_10e.py',
     '../_base_/mmpretrain_runtime.py',
 ]
 
@@ -15,8 +15,8 @@ custom_hooks = [
         type='SwitchRecipeHook',
         schedule=[
             dict(action_epoch=1, train_pipeline=_base_.train_pipeline_64),
-            dict(action_epoch=7, train_pipeline=_base_.train_pipeline_96),
-            dict(action_epoch=13, train_pipeline=_base_.train_pipeline),
+            dict(action_epoch=6, train_pipeline=_base_.train_pipeline_96),
+            dict(action_epoch=10, train_pipeline=_base_.train_pipeline),
         ]),
 ]
 randomness = dict(seed=0)

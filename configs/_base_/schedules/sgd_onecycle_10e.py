@@ -8,9 +8,9 @@ param_scheduler = dict(
     type='OneCycleLR',
     eta_max=0.1,
     pct_start=0.25,
-    total_steps=15,
+    total_steps=10,
     by_epoch=True,
     convert_to_iter_based=True)
-train_cfg = dict(by_epoch=True, max_epochs=15, val_interval=5)
+train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=5)
 val_cfg = dict()
 test_cfg = dict()

@@ -80,12 +80,12 @@ def format_metrics(metrics: Dict[str, Any]) -> str:
 
 
 def metric_of(records: List[dict], metric: str = '') -> str:
-    """Name of an evaluation metric: the given one, or the first.
+    """Name of an evaluation metric: the given one, or the one that is usual.
 
     Args:
         records (list[dict]): Evaluation records.
-        metric (str): The metric; empty for the first that was logged. Defaults
-            to ''.
+        metric (str): The metric; empty for the mIoU of a segmentor, or else the
+            first that was logged. Defaults to ''.
 
     Returns:
         str: The name.
@@ -97,4 +97,5 @@ def metric_of(records: List[dict], metric: str = '') -> str:
     if metric and metric not in names:
         raise ValueError(f'metric {metric!r} was not logged, expected one of '
                          f'{names}')
-    return metric or names[0]
+    # mmseg logs the accuracy of pixels first.
+    return metric or ('mIoU' if 'mIoU' in names else names[0])

@@ -103,7 +103,7 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
 
     Returns:
         list[dict]: For each run its ``key``; name (``metric``) and ``value`` of the
-        first metric of the last evaluation; ``seconds``, without those of earlier
+        usual metric of the last evaluation; ``seconds``, without those of earlier
         calls.
 
     Raises:

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument(
         '--metric',
         default='',
-        help='evaluation metric; default: the first that was logged')
+        help='evaluation metric; default: mIoU, or else the first that was logged')
     parser.add_argument(
         '--out',
         type=Path,

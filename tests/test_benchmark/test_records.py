@@ -18,5 +18,5 @@ def test_the_usual_metric(logged, usual):
 def test_another_metric():
     record = dict(aAcc=1., mIoU=1.)
     assert metric_of([record], 'aAcc') == 'aAcc'
-    with pytest.raises(ValueError, match="'mAP' was not logged.*aAcc"):
+    with pytest.raises(ValueError, match=r"'mAP' was not logged.*aAcc"):
         metric_of([record], 'mAP')

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from autonl_mm.checkpoint import check_file, find_resumable
@@ -312,6 +312,9 @@ def build_runner(cfg: Config) -> Runner:
     Raises:
         ValueError: If neck or heads do not fit the backbone.
     """
+    # mmengine names a runner by config and second. A second runner of that name would
+    # stand in whatever scope is the latest.
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
     if 'runner_type' in cfg:
         runner = RUNNERS.build(cfg)
     else:

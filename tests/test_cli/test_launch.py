@@ -3,14 +3,17 @@ import argparse
 import copy
 import os
 import re
+import time
+import uuid
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn as nn
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from autonl_mm.cli import launch
@@ -365,3 +368,20 @@ def test_build_runner(monkeypatch):
                             'SkippedImagesHook', 'StopHook']
     cfg = Config(dict(work_dir='w', runner_type='FlexibleRunner'))
     assert launch.build_runner(cfg).made == ('other', cfg)
+
+
+def test_runners_of_one_second_stand_in_their_own_scope(
+        tiny_search, tmp_path, monkeypatch, scope):
+    clock = SimpleNamespace(
+        time=lambda: 1e9, strftime=time.strftime, localtime=time.localtime)
+    monkeypatch.setattr('mmengine.runner.runner.time', clock)
+    cfg = launch.load_config(argparse.Namespace(
+        config=str(tiny_search), work_dir=str(tmp_path), launcher='none',
+        local_rank=0, cfg_options={}))
+    names = []
+    for _ in range(2):
+        DefaultScope.get_instance(uuid.uuid4().hex, scope_name='mmseg')
+        runner = launch.build_runner(copy.deepcopy(cfg))
+        names.append(runner.experiment_name)
+        assert type(runner.visualizer).__module__.startswith('mmpretrain')
+    assert names[0] == names[1]

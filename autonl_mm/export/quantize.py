@@ -79,10 +79,10 @@ def usual_images(session: Session, images: List[Tensor]) -> List[Tensor]:
 
 def quantize(file: str,
              images: List[Tensor],
-             method: str = 'minmax',
+             method: str = 'quantile',
              operators: Sequence[str] = OPERATORS,
              exclude: Optional[Sequence[str]] = None,
-             reduce_range: bool = False) -> bytes:
+             reduce_range: bool = True) -> bytes:
     """Quantise an ONNX file to INT8.
 
     Args:

@@ -40,7 +40,7 @@ def parse_args():
     parser.add_argument(
         '--method',
         choices=list(METHODS),
-        default='minmax',
+        default='quantile',
         help='how to find the ranges of activations')
     parser.add_argument(
         '--operators',
@@ -54,9 +54,10 @@ def parse_args():
         help='keep nodes in float whose names match; default: '
         f'{" ".join(EXCLUDE)}, and none if LightNL has scale rms')
     parser.add_argument(
-        '--reduce-range',
+        '--full-range',
         action='store_true',
-        help='use seven bits for weights, for processors without VNNI')
+        help='use all eight bits for weights; on x86 processors without VNNI such a file '
+        'gives other predictions')
     parser.add_argument(
         '--no-eval', action='store_true', help='do not compute the metrics')
     parser.add_argument(
@@ -102,7 +103,7 @@ def main():
         usual = quantize.usual_images(before, images)
         content = quantize.quantize(args.model, usual, args.method,
                                     args.operators, args.exclude,
-                                    args.reduce_range)
+                                    not args.full_range)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / 'int8.onnx'
             file.write_bytes(content)

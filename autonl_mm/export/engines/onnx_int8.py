@@ -3,13 +3,18 @@
 import re
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
 from .base import quiet
 
-METHODS = dict(minmax='MinMax', entropy='Entropy', percentile='Percentile')
+# From the name to onnxruntime's method. Our own, quantile, gives all ranges itself.
+METHODS = dict(
+    quantile='MinMax', minmax='MinMax', entropy='Entropy', percentile='Percentile')
+# Share of the images that fit into the ranges of quantile. A few images with large
+# feature maps would otherwise leave too few steps for all others.
+QUANTILE = 0.95
 # INT8 makes these faster. Elementwise operators and those that select boxes stay
 # in float.
 OPERATORS = ('Conv', 'Gemm', 'MatMul')
@@ -59,8 +64,8 @@ def quantize_static(model,
                     batches: List[np.ndarray],
                     exclude: Sequence[str] = (),
                     operators: Sequence[str] = OPERATORS,
-                    method: str = 'minmax',
-                    reduce_range: bool = False) -> Tuple[object, int]:
+                    method: str = 'quantile',
+                    reduce_range: bool = True) -> Tuple[object, int]:
     """Quantise a model to INT8.
 
     It gets QDQ nodes, weights quantised per channel, and unsigned activations.
@@ -73,10 +78,10 @@ def quantize_static(model,
         operators (Sequence[str]): Types of nodes to quantise. Defaults to
             :data:`OPERATORS`.
         method (str): How ranges are found: a key of :data:`METHODS`. Defaults
-            to ``'minmax'``.
-        reduce_range (bool): Whether to use seven bits for weights, for
-            processors without VNNI, on which sums of eight-bit products
-            saturate. Defaults to False.
+            to ``'quantile'``, by which a share of :data:`QUANTILE`
+            of the images fits into each range.
+        reduce_range (bool): Whether to use seven bits for weights. With eight, sums
+            of products saturate on x86 processors without VNNI. Defaults to True.
 
     Returns:
         tuple[onnx.ModelProto, int]: The model, and how many of its nodes are
@@ -89,6 +94,7 @@ def quantize_static(model,
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
+    options = {}
     # onnxruntime logs to the root logger
     with tempfile.TemporaryDirectory() as folder, quiet(''):
         ready, out = Path(folder) / 'ready.onnx', Path(folder) / 'int8.onnx'
@@ -104,6 +110,10 @@ def quantize_static(model,
                 f'nothing is left to quantise: the file has {len(nodes)} nodes '
                 f'of type {", ".join(operators)}, and {list(exclude)} exclude '
                 'all of them')
+        if method == 'quantile':
+            options['TensorQuantOverrides'] = _ranges(onnx.load(ready), batches,
+                                                      operators)
+            batches = batches[:1]
         quantization.quantize_static(
             ready,
             out,
@@ -116,5 +126,46 @@ def quantize_static(model,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=getattr(quantization.CalibrationMethod,
-                                     METHODS[method]))
+                                     METHODS[method]),
+            extra_options=options)
         return onnx.load(out), len(nodes) - len(excluded)
+
+
+def _ranges(model, batches: List[np.ndarray],
+            operators: Sequence[str]) -> Dict[str, List[dict]]:
+    """Ranges of what nodes take and give, in the form that onnxruntime takes.
+
+    Args:
+        model (onnx.ModelProto): The model; it is changed.
+        batches (list[np.ndarray]): Images to calibrate on.
+        operators (Sequence[str]): Types of the nodes.
+
+    Returns:
+        dict[str, list[dict]]: By the feature map's name, its least and largest value.
+        A share of :data:`QUANTILE` of the batches has none beyond each.
+    """
+    from onnx import helper
+    from onnxruntime import InferenceSession, SessionOptions
+
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    names = list(dict.fromkeys(
+        name for node in graph.node if node.op_type in operators
+        for name in (*node.input, *node.output) if name and name not in weights))
+    ends = [f'{name}/{kind}' for kind in ('Min', 'Max') for name in names]
+    for end in ends:
+        name, _, kind = end.rpartition('/')
+        graph.node.append(helper.make_node(f'Reduce{kind}', [name], [end], keepdims=0))
+        graph.output.append(helper.make_tensor_value_info(end, 1, None))
+    options = SessionOptions()
+    options.log_severity_level = 3
+    session = InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    values = np.array([session.run(ends, {graph.input[0].name: batch})
+                       for batch in batches])
+    low, high = np.split(values, 2, axis=1)
+    # without interpolation, which would take in a part of the next image
+    low = np.quantile(low, 1 - QUANTILE, axis=0, method='higher')
+    high = np.quantile(high, QUANTILE, axis=0, method='lower')
+    return {name: [dict(rmin=np.float32(min(a, 0)), rmax=np.float32(max(b, 0)))]
+            for name, a, b in zip(names, low, high)}

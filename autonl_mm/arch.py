@@ -48,7 +48,7 @@ LIMIT = 10**6
 SCALES = ('paper', 'rms')
 # Of new layers, supernets and networks. A spec or a text that does not say it
 # is the paper's.
-DEFAULT_SCALE = 'paper'
+DEFAULT_SCALE = 'rms'
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def check_figures(path, model):
     assert figures['Parameters'] == sum(p.numel() for p in model.parameters())
     if path.name.startswith('autonl'):
         arch = AUTONL_S if path.name.startswith('autonl-s') else AUTONL_L
+        arch = replace(arch, scale=model.backbone.spec.scale)
         assert figures['FLOPs'] == count_macs(arch).total
 
 

@@ -144,7 +144,7 @@ def test_deployed_weights_of_the_other_scale_are_refused():
 
 
 def test_half_precision_keeps_the_branch_in_float32():
-    layer = trained(LightNL(8), lambda m: m(torch.randn(2, 8, 6, 5)))
+    layer = trained(LightNL(8, scale='paper'), lambda m: m(torch.randn(2, 8, 6, 5)))
     layer.switch_to_deploy()
     layer.half()
     assert layer.conv.bias.dtype == layer.conv.weight.dtype == torch.float32

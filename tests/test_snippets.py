@@ -191,7 +191,7 @@ def test_pretrained_snippet(tmp_path, scope, monkeypatch):
     snippet = one('configs/mmdet/README.md', 'Pretrained')
     init_default_scope('mmpretrain')
     classifier = MODELS.build(Config.fromfile(
-        ROOT / 'configs/mmpretrain/autonl-s_32xb128_in1k.py').model)
+        ROOT / 'configs/mmpretrain/autonl-s-modern_32xb128_in1k.py').model)
     torch.save(dict(state_dict=classifier.state_dict()),
                tmp_path / 'autonl-s_in1k.pth')
     path = tmp_path / 'config.py'

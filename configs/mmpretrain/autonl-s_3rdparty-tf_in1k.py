@@ -3,9 +3,7 @@
 # release's crop and resize for evaluation.
 _base_ = 'autonl-s_32xb128_in1k.py'
 
-model = dict(
-    backbone=dict(
-        conv_cfg=dict(type='Conv2dAdaptivePadding'), scale='paper'))
+model = dict(backbone=dict(conv_cfg=dict(type='Conv2dAdaptivePadding')))
 test_pipeline = [
     dict(
         type='autonl_mm.LoadImageOrSkip',

@@ -2,7 +2,6 @@
 # tools/model_converters/autonl_to_mm.py. It is evaluated on the release's crops.
 _base_ = 'autonl-s_32xb128_in1k.py'
 
-model = dict(backbone=dict(scale='paper'))
 test_pipeline = [
     dict(
         type='autonl_mm.LoadImageOrSkip',

@@ -20,6 +20,7 @@ model = dict(
         'r1_k5_s22_e6_i40_o80_se0.25_nonlocal0.125-2',
         'r1_k5_s11_e3_i80_o80_se0.5_nonlocal0.125-1',
         'head320',
+        'scale-rms',
     ]),
     # In three epochs it does not overfit.
     neck=dict(dropout=0.),

@@ -4,7 +4,10 @@
 _base_ = 'mobilenetv2-d16_deeplabv3_4xb4-40k_voc12aug-512x512.py'
 
 light_nl = dict(
-    type='autonl_mm.LightNL', channel_ratio=0.25, norm_cfg=dict(type='SyncBN'))
+    type='autonl_mm.LightNL',
+    channel_ratio=0.25,
+    scale='paper',
+    norm_cfg=dict(type='SyncBN'))
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -126,7 +126,8 @@ def test_cpu_under_slurm(monkeypatch, tmp_path):
     for name, value in dict(PROCID=5, NTASKS=8, LOCALID=1, NODELIST='n[1-2]').items():
         monkeypatch.setenv(f'SLURM_{name}', str(value))
     for name in ('MASTER_ADDR', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, '')  # what prepare_cpu() sets is taken back
+        monkeypatch.delenv(name)
     monkeypatch.setenv('MASTER_PORT', '1234')
     found = {}
     monkeypatch.setattr(
@@ -350,7 +351,7 @@ def test_only_the_asked_loaders_are_checked(data):
 
 
 # --------------------------------------------------------------- build_runner
-def test_build_runner(monkeypatch):
+def test_build_runner(monkeypatch, scope):
     class Built:
 
         def __init__(self, kind, cfg):
@@ -361,12 +362,12 @@ def test_build_runner(monkeypatch):
 
     monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: Built('mmengine', cfg))
     monkeypatch.setattr(RUNNERS, 'build', lambda cfg: Built('other', cfg))
-    cfg = Config(dict(work_dir='w'))
+    cfg = Config(dict(work_dir='w', default_scope='mmpretrain'))
     runner = launch.build_runner(cfg)
     assert runner.made == ('mmengine', cfg)
     assert runner.hooks == ['LabelCheckHook', 'ResumeCheckHook', 'ResumeHook',
                             'SkippedImagesHook', 'StopHook']
-    cfg = Config(dict(work_dir='w', runner_type='FlexibleRunner'))
+    cfg = Config(dict(cfg, runner_type='FlexibleRunner'))
     assert launch.build_runner(cfg).made == ('other', cfg)
 
 

@@ -201,7 +201,7 @@ def test_is_a_backbone_like_any_other():
 
 
 def test_fresh_supernet_is_the_largest_network():
-    supernet = AutoNLSuperNet()
+    supernet = AutoNLSuperNet(scale='paper')
     supernet.init_weights()
     assert supernet.arch() == SearchSpace.from_config('mnasnet').largest
     # LightNL is the identity at first, in a block that is searched too

@@ -106,7 +106,7 @@ def test_ablation(run, tiny_arch):
 @pytest.mark.parametrize('shape,stride', [((2, 8, 12, 9), 2),
                                           ((1, 64, 3, 3), 1)])
 def test_einsum_is_the_same_formula(shape, stride):
-    ours = LightNL(shape[1], stride=stride, zero_init=False).eval()
+    ours = LightNL(shape[1], stride=stride, scale='paper', zero_init=False).eval()
     theirs = tool.EinsumLightNL(shape[1], stride).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(shape)

@@ -174,7 +174,7 @@ def test_init_cfg_of_other_codebases(library, build, extension, tmp_path,
     """A classifier's weights in a detector and a segmentor, by init_cfg."""
     monkeypatch.chdir(ROOT)
     init_default_scope('mmpretrain')
-    cfg = Config.fromfile('configs/mmpretrain/autonl-s_32xb128_in1k.py')
+    cfg = Config.fromfile('configs/mmpretrain/autonl-s-modern_32xb128_in1k.py')
     classifier = MODELS.build(cfg.model)
     generator = torch.Generator().manual_seed(0)
     state = {

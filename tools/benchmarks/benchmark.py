@@ -332,7 +332,7 @@ def ablation(args):
 
 # ---------------------------------------------------------------------- layer
 class EinsumLightNL(nn.Module):
-    """LightNL by its formula in einsum, for comparison."""
+    """LightNL of the paper's scale by its formula in einsum, for comparison."""
 
     def __init__(self, channels, stride):
         super().__init__()
@@ -377,7 +377,7 @@ def layer_call(layer, x, train):
 
 def light_nl_call(x, stride, kind):
     """:func:`layer_call` for LightNL, in deploy form except in training."""
-    layer = LightNL(x.shape[1], stride=stride, zero_init=False)
+    layer = LightNL(x.shape[1], stride=stride, scale='paper', zero_init=False)
     if kind != 'training':
         switch_to_deploy(layer, fused=kind == 'fused')
     return layer_call(layer, x, kind == 'training')

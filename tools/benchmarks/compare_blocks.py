@@ -41,6 +41,8 @@ class SqueezeExcitePlugin(SqueezeExcite):
 
 
 NORM = dict(type='BN')
+# The paper's comparison is of the paper's form.
+LIGHT_NL = dict(type='autonl_mm.LightNL', scale='paper')
 # From the name to the config of the layer.
 BLOCKS = {
     'none': None,
@@ -50,16 +52,13 @@ BLOCKS = {
     'NonLocal2d, reduction 2': dict(
         type='NonLocal2d', reduction=2, mode='dot_product', norm_cfg=NORM),
     'ContextBlock, ratio 1/4': dict(type='ContextBlock', ratio=1 / 4),
-    'shared features, 1x1 output': dict(type='autonl_mm.SharedNL'),
-    'LightNL, ratio 1': dict(type='autonl_mm.LightNL', channel_ratio=1),
-    'LightNL, ratio 1/4': dict(type='autonl_mm.LightNL', channel_ratio=1 / 4),
-    'LightNL, ratio 1/8': dict(type='autonl_mm.LightNL', channel_ratio=1 / 8),
-    'LightNL, ratio 1, stride 2': dict(
-        type='autonl_mm.LightNL', channel_ratio=1, stride=2),
-    'LightNL, ratio 1/4, stride 2': dict(
-        type='autonl_mm.LightNL', channel_ratio=1 / 4, stride=2),
-    'LightNL, ratio 1/8, stride 2': dict(
-        type='autonl_mm.LightNL', channel_ratio=1 / 8, stride=2),
+    'shared features, 1x1 output': dict(type='autonl_mm.SharedNL', scale='paper'),
+    'LightNL, ratio 1': dict(LIGHT_NL, channel_ratio=1),
+    'LightNL, ratio 1/4': dict(LIGHT_NL, channel_ratio=1 / 4),
+    'LightNL, ratio 1/8': dict(LIGHT_NL, channel_ratio=1 / 8),
+    'LightNL, ratio 1, stride 2': dict(LIGHT_NL, channel_ratio=1, stride=2),
+    'LightNL, ratio 1/4, stride 2': dict(LIGHT_NL, channel_ratio=1 / 4, stride=2),
+    'LightNL, ratio 1/8, stride 2': dict(LIGHT_NL, channel_ratio=1 / 8, stride=2),
 }
 PAPERS = "LightNL, ratio 1/4, the paper's strides"
 # Stages of MobileNetV2 at 224, and two of a dense task at 512.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from autonl_mm.arch import DEFAULT_SCALE, SCALES
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
 from autonl_mm.benchmark.networks import NAMES, VARIANTS, WITHOUT, build_classifier
 from autonl_mm.checkpoint import write_whole
@@ -48,8 +49,8 @@ def parse_args():
         help=f'default: {", ".join(NETWORKS)}; or a notation file, either with one of '
         f'{", ".join(map(repr, VARIANTS))} appended; or the name of one of timm\'s')
     parser.add_argument(
-        '--scale', choices=['paper', 'rms'], default='paper',
-        help='scale of LightNL, default paper')
+        '--scale', choices=SCALES, default=DEFAULT_SCALE,
+        help=f'scale of LightNL, default {DEFAULT_SCALE}')
     parser.add_argument(
         '--threads', nargs='+', type=int, default=[1, 2], help='default: 1 2')
     parser.add_argument('--rounds', type=int, default=50, help='measurements of each')

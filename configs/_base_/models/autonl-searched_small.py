@@ -9,5 +9,6 @@ searched = dict(
         'r1_k3_s11_e3_i40_o40_se0.25',
         'r1_k5_s22_e3_i40_o80_se0.25_nonlocal0.25-1',
         'head320',
+        'scale-rms',
     ],
     norm_cfg=dict(type='BN', momentum=0.1, eps=1e-3))

@@ -14,6 +14,7 @@ model = dict(
                     type='autonl_mm.LightNL',
                     channel_ratio=0.25,
                     stride=2,
+                    scale='paper',
                     norm_cfg=norm_cfg),
                 target=r'layer[123]\.\d+\.conv'),
             dict(
@@ -21,6 +22,7 @@ model = dict(
                     type='autonl_mm.LightNL',
                     channel_ratio=0.25,
                     stride=1,
+                    scale='paper',
                     norm_cfg=norm_cfg),
                 target=r'layer[4567]\.\d+\.conv'),
         ]))

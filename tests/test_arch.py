@@ -574,8 +574,8 @@ def test_from_file_errors_name_the_file(tmp_path):
 def test_resolve_arch(tmp_path):
     path = tmp_path / 'net.txt'
     path.write_text(AUTONL_L.to_text())
-    assert resolve_arch('s') is AUTONL_S
-    assert resolve_arch('l') is AUTONL_L
+    assert resolve_arch('s', 'paper') is AUTONL_S
+    assert resolve_arch('l', 'paper') is AUTONL_L
     assert resolve_arch(AUTONL_L) is AUTONL_L
     assert resolve_arch(path) == AUTONL_L
     assert resolve_arch(str(path)) == AUTONL_L
@@ -596,9 +596,10 @@ def test_resolve_arch_with_a_scale(monkeypatch):
     with pytest.raises(ValueError, match="scale is 'root'"):
         resolve_arch('s', 'root')
     # the default is for networks that are known by name
-    monkeypatch.setattr('autonl_mm.arch.DEFAULT_SCALE', 'rms')
     assert resolve_arch('s') == bounded
     assert resolve_arch('s', 'paper') == resolve_arch(lines) == AUTONL_S
+    monkeypatch.setattr('autonl_mm.arch.DEFAULT_SCALE', 'paper')
+    assert resolve_arch('s') is AUTONL_S
 
 
 @pytest.mark.parametrize('arch', [

@@ -165,7 +165,7 @@ def _ranges(model, batches: List[np.ndarray],
                        for batch in batches])
     low, high = np.split(values, 2, axis=1)
     # without interpolation, which would take in a part of the next image
-    low = np.quantile(low, 1 - QUANTILE, axis=0, method='higher')
-    high = np.quantile(high, QUANTILE, axis=0, method='lower')
+    low = np.quantile(low, 1 - QUANTILE, axis=0, method='nearest')
+    high = np.quantile(high, QUANTILE, axis=0, method='nearest')
     return {name: [dict(rmin=np.float32(min(a, 0)), rmax=np.float32(max(b, 0)))]
             for name, a, b in zip(names, low, high)}

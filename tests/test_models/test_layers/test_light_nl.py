@@ -270,7 +270,7 @@ def test_affinity_rows_form_no_affinity(scale):
 
 # ------------------------------------------------------------------ the layer
 def test_shared_features_with_a_1x1_output():
-    layer = trained(SharedNL(6)).double().eval()
+    layer = trained(SharedNL(6, scale='paper')).double().eval()
     x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
     flat = x.flatten(2)
     y = flat @ flat.transpose(1, 2) @ flat / 20
@@ -311,7 +311,7 @@ def test_number_of_compact_channels(c, ratio, k):
 
 
 def test_names_and_repr():
-    layer = LightNL(8, stride=2, order='channel')
+    layer = LightNL(8, stride=2, order='channel', scale='paper')
     assert list(layer.state_dict()) == [
         'conv.weight', 'norm.weight', 'norm.bias', 'norm.running_mean',
         'norm.running_var', 'norm.num_batches_tracked'
@@ -322,7 +322,8 @@ def test_names_and_repr():
     # the fifth argument
     layer = LightNL(8, 0.25, 1, 'auto', 'rms')
     assert layer.scale == 'rms' and "scale='rms'" in repr(layer)
-    assert set(layer.state_dict()) == {*LightNL(8).state_dict(), RMS_MARK}
+    assert set(layer.state_dict()) == {
+        *LightNL(8, scale='paper').state_dict(), RMS_MARK}
     assert not any(RMS_MARK in name for name, _ in layer.named_parameters())
 
 
@@ -564,7 +565,7 @@ def relative_error(got, want):
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('stride', [1, 2])
 def test_large_activations_under_autocast(half, leaf, gamma, order, stride):
-    layer = LightNL(32, stride=stride, order=order).train()
+    layer = LightNL(32, stride=stride, order=order, scale='paper').train()
     nn.init.constant_(layer.norm.weight, gamma)
     x = (torch.randn(2, 32, 14, 14) * 300).clamp(-1000, 1000) + 1000
     x = x.to(half if leaf == 'half' else torch.float32).requires_grad_()
@@ -688,7 +689,7 @@ def test_many_sizes_with_inductor(scale, stride, order):
 def test_half_model_keeps_the_branch_in_float32(dtype):
     """model.half() with activations of 1e3: finite and close to float32."""
     torch.manual_seed(0)
-    layer = LightNL(8, zero_init=False).eval()
+    layer = LightNL(8, scale='paper', zero_init=False).eval()
     x = (torch.randn(2, 8, 9, 9) * 1e3).to(dtype)
     # statistics as in a trained layer, beyond the range of float16
     layer.train()

@@ -101,7 +101,7 @@ def test_core_needs_only_mmengine_and_mmcv_lite(tmp_path):
         model.init_weights()
         out = model(torch.zeros(2, 3, 64, 64))[0]
         assert out.shape == (2, 320, 2, 2)
-        assert autonl_mm.count_macs(model.arch()).total == 266878784
+        assert autonl_mm.count_macs(model.arch()).total == 266974944
         for type_, root in [('RMSpropTF', OPTIMIZERS),
                             ('BatchScaledEMAHook', HOOKS),
                             ('CpuAmpOptimWrapper', OPTIM_WRAPPERS),

@@ -216,7 +216,9 @@ def make_steps(out: Path, plan: dict) -> dict:
         seconds = json.loads(record.read_text())['seconds']
         total += seconds
         rows.append(dict(name=step['name'], title=step['title'], time=clock(seconds)))
-    return dict(rows=rows, text=f'The steps took {clock(total)} minutes, some at the same time.')
+    return dict(
+        rows=rows,
+        text=f'The steps took {clock(total)} minutes, some at the same time.')
 
 
 def clock(seconds: float) -> str:

@@ -56,8 +56,8 @@ def parse_args():
     parser.add_argument(
         '--full-range',
         action='store_true',
-        help='use all eight bits for weights; on x86 processors without VNNI such a file '
-        'gives other predictions')
+        help='use all eight bits for weights; on x86 processors without VNNI such a '
+        'file gives other predictions')
     parser.add_argument(
         '--no-eval', action='store_true', help='do not compute the metrics')
     parser.add_argument(

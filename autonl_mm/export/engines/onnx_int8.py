@@ -99,8 +99,8 @@ def quantize_static(model,
     with tempfile.TemporaryDirectory() as folder, quiet(''):
         ready, out = Path(folder) / 'ready.onnx', Path(folder) / 'int8.onnx'
         shape_inference.quant_pre_process(model, ready, skip_symbolic_shape=True)
-        nodes = [node for node in onnx.load(ready).graph.node
-                 if node.op_type in operators]
+        prepared = onnx.load(ready)
+        nodes = [node for node in prepared.graph.node if node.op_type in operators]
         excluded = [
             node.name for node in nodes
             if any(re.search(pattern, node.name) for pattern in exclude)
@@ -111,9 +111,8 @@ def quantize_static(model,
                 f'of type {", ".join(operators)}, and {list(exclude)} exclude '
                 'all of them')
         if method == 'quantile':
-            options['TensorQuantOverrides'] = _ranges(onnx.load(ready), batches,
-                                                      operators)
-            batches = batches[:1]
+            options['TensorQuantOverrides'] = _ranges(prepared, batches, operators)
+            batches = batches[:1]  # their ranges are not used
         quantization.quantize_static(
             ready,
             out,

@@ -14,6 +14,7 @@ from autonl_mm.nas import SearchSpace
 
 SCRIPT = 'tools/benchmarks/compare_random.py'
 compare_random = load_tool(SCRIPT)
+rank_correlation = load_tool('tools/benchmarks/rank_correlation.py')
 SPACE = SearchSpace.from_config(TINY_SPACE)
 
 
@@ -116,6 +117,36 @@ def test_every_network_is_trained_with_every_seed(
     assert {seed for _, seed in runs} == {0, 1}
     assert runs.count((arch.to_text(), 0)) == 1
     assert '10 training runs' in out
+
+
+def test_random_networks_of_a_target_are_those_of_rank_correlation(
+        tiny_search, tiny_arch, tmp_path, monkeypatch, capsys, scope):
+    names = []
+
+    def train_all(tool, trials, jobs, where):
+        names.append([trial.out.name for trial in trials])
+        return [dict(metric='accuracy/top1', value=50., seconds=1) for _ in trials]
+
+    monkeypatch.setattr(compare_random.trials, 'train_all', train_all)
+    monkeypatch.setattr(rank_correlation, 'supernet_scores',
+                        lambda cfg, checkpoint, networks, work_dir: [
+                            dict(loss=1., synflow=1.)] * len(networks))
+    tiny_arch.write_text(SPACE.largest.to_text())
+    macs = count_macs(SPACE.largest, 32, 2).total
+    shared = ['--work-dir', tmp_path / 'runs', '--target', f'{0.9 * macs:.0f}',
+              '--tolerance', '0.2', '--seeds', '1']
+    call_main(monkeypatch, compare_random, tiny_search, *shared, '--arch', tiny_arch,
+              '--num-random', '3', '--only-random')
+    rows = rows_of(capsys.readouterr().out)
+    assert [r.split(' | ')[0] for r in rows[1:]] == [
+        '| searched', '| random 0', '| random 1', '| random 2']
+    call_main(monkeypatch, rank_correlation, tiny_search, 'none.pth', *shared,
+              '--num-networks', '3', '--sets', 'cost')
+    (searched, *compared), ranked = names
+    assert compared == ranked and searched not in ranked
+    shared[3] = f'{0.5 * macs:.0f}'
+    assert 'not within 20% of --target' in main_error(
+        monkeypatch, compare_random, tiny_search, *shared, '--arch', tiny_arch)
 
 
 def test_fine_tuning_from_inherited_weights(tiny_search, tiny_arch, tmp_path,

@@ -4,9 +4,9 @@
 Runs the search (unless --arch gives its result), samples random networks of
 the same space and cost, and trains all networks from scratch in the same way:
 the searched network, the same without LightNL, the same with the largest
-LightNL everywhere, and the random ones. Prints a table, and how well the supernet ranks
-the random networks. Finished runs are not repeated, so an interrupted comparison
-continues.
+LightNL everywhere (neither with --only-random), and the random ones. Prints a
+table, and how well the supernet ranks the random networks. Finished runs are
+not repeated, so an interrupted comparison continues.
 """
 import argparse
 import json
@@ -72,6 +72,16 @@ def parse_args():
         type=float,
         default=0.03,
         help='largest relative difference in cost of a random network')
+    parser.add_argument(
+        '--target',
+        type=float,
+        help='MACs of the random networks, which are then those of rank_correlation.py '
+        "--target; default: the searched network's")
+    parser.add_argument(
+        '--only-random',
+        action='store_true',
+        help='compare with random networks only, not with the searched network without '
+        'LightNL and with LightNL everywhere')
     return parser.parse_args()
 
 
@@ -170,12 +180,16 @@ def main():
                                         supernet.num_classes,
                                         supernet.with_head).total
 
-        archs = {
-            SEARCHED: searched,
-            'without LightNL': searched.without_light_nl(),
-            'LightNL everywhere': with_light_nl_everywhere(searched, space),
-        }
-        rng, target, choices = random.Random(0), cost(searched), {}
+        archs = {SEARCHED: searched}
+        if not args.only_random:
+            archs['without LightNL'] = searched.without_light_nl()
+            archs['LightNL everywhere'] = with_light_nl_everywhere(searched, space)
+        target = args.target or cost(searched)
+        if abs(cost(searched) / target - 1) > args.tolerance:
+            raise ValueError(
+                f'the searched network has {cost(searched):,.6g} MACs, which is not '
+                f'within {args.tolerance:.0%} of --target {target:,.6g}')
+        rng, choices = random.Random(0), {}
         for i in range(args.num_random):
             choices[f'random {i}'] = random_choices(
                 space, lambda c: cost(space.arch(c)), target * (1 - args.tolerance),

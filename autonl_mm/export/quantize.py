@@ -8,7 +8,13 @@ from torch import Tensor
 
 from .engines import ENGINES
 from .engines.base import Session, Settings, calibration_batches
-from .engines.onnx_int8 import OPERATORS, default_exclude, is_cubic, quantize_static
+from .engines.onnx_int8 import (
+    DEFAULT_METHOD,
+    OPERATORS,
+    default_exclude,
+    is_cubic,
+    quantize_static,
+)
 from .engines.onnxruntime import set_info
 
 OPSET = 13  # the first in which QuantizeLinear has an axis
@@ -79,7 +85,7 @@ def usual_images(session: Session, images: List[Tensor]) -> List[Tensor]:
 
 def quantize(file: str,
              images: List[Tensor],
-             method: str = 'quantile',
+             method: str = DEFAULT_METHOD,
              operators: Sequence[str] = OPERATORS,
              exclude: Optional[Sequence[str]] = None,
              reduce_range: bool = True) -> bytes:

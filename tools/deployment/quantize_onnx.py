@@ -20,7 +20,12 @@ from autonl_mm.cli import configs, launch, outputs
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.export import quantize
 from autonl_mm.export.engines import load
-from autonl_mm.export.engines.onnx_int8 import EXCLUDE, METHODS, OPERATORS
+from autonl_mm.export.engines.onnx_int8 import (
+    DEFAULT_METHOD,
+    EXCLUDE,
+    METHODS,
+    OPERATORS,
+)
 from autonl_mm.export.images import config_images, to_batch
 
 
@@ -40,7 +45,7 @@ def parse_args():
     parser.add_argument(
         '--method',
         choices=list(METHODS),
-        default='quantile',
+        default=DEFAULT_METHOD,
         help='how to find the ranges of activations')
     parser.add_argument(
         '--operators',

@@ -12,6 +12,7 @@ from .base import quiet
 # From the name to onnxruntime's method. Our own, quantile, gives all ranges itself.
 METHODS = dict(
     quantile='MinMax', minmax='MinMax', entropy='Entropy', percentile='Percentile')
+DEFAULT_METHOD = 'quantile'
 # Share of the images that fit into the ranges of quantile. A few images with large
 # feature maps would otherwise leave too few steps for all others.
 QUANTILE = 0.95
@@ -64,7 +65,7 @@ def quantize_static(model,
                     batches: List[np.ndarray],
                     exclude: Sequence[str] = (),
                     operators: Sequence[str] = OPERATORS,
-                    method: str = 'quantile',
+                    method: str = DEFAULT_METHOD,
                     reduce_range: bool = True) -> Tuple[object, int]:
     """Quantise a model to INT8.
 

@@ -2,22 +2,28 @@
 """Choose the best networks of a trained supernet, for any costs.
 
 For each target, random networks of its cost and then networks evolved from the best of
-them run with the supernet's weights, each with BN recalibrated, on the images that the
-search held out (training images if it held out none), and the one of the lowest loss is
-chosen. Writes of each notation, inherited weights, and a config for retraining. What
+them run with the supernet's weights, on the images that the search held out (training
+images if it held out none), and the one of the lowest loss is chosen. With --finalists
+the best of them are trained from scratch for a short time, and the lowest training loss
+decides. Writes of each notation, inherited weights, and a config for retraining. What
 was tried is kept: after an interruption the same command goes on.
 """
 import argparse
 import json
+import math
 import os.path as osp
 import sys
 from pathlib import Path
 
 import matplotlib
+from mmengine.config import DictAction
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.runner import save_checkpoint
 
 import autonl_mm  # noqa: F401
+from autonl_mm.benchmark import trials
+from autonl_mm.benchmark.cluster import Cluster
+from autonl_mm.benchmark.random_networks import trial_of
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
@@ -28,7 +34,7 @@ from autonl_mm.cli.searches import open_search, search_options, write_retrain_co
 from autonl_mm.cost import LatencyTable, MacsModel, ParamsModel
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.digest import digest
-from autonl_mm.nas.choosing import choose, make_goal, pareto_front
+from autonl_mm.nas.choosing import choose, finalists, make_goal, pareto_front
 from autonl_mm.nas.cost_aware_model import TOLERANCE
 from autonl_mm.nas.search_hook import describe_images, synflow_of
 from autonl_mm.nas.tried import TriedNetworks
@@ -37,10 +43,15 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
 COSTS = ('macs', 'params', 'latency')
-# Images on which BN is recalibrated if the config does not say
+# Images on which BN of a written network is recalibrated, if the config does not say
 RECALIBRATE = 1024
 # Costs over the range for which networks are tried, for the front
 FRONT_LEVELS = 8
+TRAIN = Path(__file__).resolve().parent / 'train.py'
+# Iterations between records of a finalist's loss, each the mean of so many
+LOG_INTERVAL = 10
+# Epoch or iteration from which a finalist is evaluated
+NEVER = 10**9
 
 
 def maximum(text):
@@ -88,8 +99,20 @@ def parse_args():
         help='images to try them on; default: those of the config')
     parser.add_argument(
         '--recalibrate', type=int,
-        help='training images on which BN is recalibrated for each; default: those of '
-        f'the config, or {RECALIBRATE}')
+        help='training images on which BN is recalibrated for each network that is '
+        'tried, 0 for BN that normalises by each batch; default: those of the config. '
+        f'A network that is written has BN recalibrated on these, or on {RECALIBRATE}')
+    parser.add_argument(
+        '--finalists', type=int, metavar='NUMBER',
+        help='train so many of the best networks of each goal, without near twins, '
+        "from scratch with the config's retrain_base and --short-training, and choose "
+        'by the training loss')
+    parser.add_argument(
+        '--short-training', nargs='+', action=DictAction, default={},
+        metavar='KEY=VALUE',
+        help='settings that make the training of finalists short; they are not '
+        'evaluated')
+    trials.add_job_args(parser)
     parser.add_argument(
         '--seed', type=int, default=0,
         help='of the candidates, and of the images if the config has no seed')
@@ -106,14 +129,14 @@ def hook_options(args, cfg):
     Raises:
         ValueError: If one is out of range.
     """
-    options = {'recalibrate': search_options(cfg).get('recalibrate') or RECALIBRATE}
-    for name in ('candidates', 'num_samples', 'recalibrate'):
+    options = {}
+    for name, least in (('candidates', 1), ('num_samples', 1), ('recalibrate', 0)):
         value = getattr(args, name)
         if value is None:
             continue
-        if value < 1:
+        if value < least:
             raise ValueError(f'--{name.replace("_", "-")} is {value}, expected at '
-                             'least 1')
+                             f'least {least}')
         options[name] = value
     if not options.get('candidates', search_options(cfg).get('candidates', 1)):
         raise ValueError('the config tries no candidates: give --candidates')
@@ -146,6 +169,58 @@ def cost_models(args, cfg):
         raise ValueError('a latency needs --latency TABLE: measure it with '
                          'tools/analysis_tools/measure_latency.py')
     return models, cost
+
+
+def place_of_finalists(args):
+    """Where finalists are trained; None if there are none.
+
+    Args:
+        args (Namespace): Arguments of the tool.
+
+    Raises:
+        ValueError: If options do not go together.
+    """
+    if args.finalists is None:
+        if args.short_training:
+            raise ValueError('--short-training is for finalists: give --finalists')
+        return None
+    if args.finalists < 2 or args.jobs < 1:
+        raise ValueError(f'--finalists is {args.finalists} and --jobs {args.jobs}, '
+                         'expected at least 2 and 1')
+    if not args.short_training:
+        raise ValueError('--finalists needs --short-training, such as '
+                         'train_cfg.max_epochs=1 param_scheduler.total_steps=1')
+    if args.launcher != 'none':
+        raise ValueError('--finalists starts trainings of its own: run without '
+                         '--launcher; --jobs and --cluster say how many at a time, and '
+                         'where')
+    return Cluster(args.cluster, args.cluster_options)
+
+
+def train_finalists(networks, space, cfg, args, where):
+    """Train networks from scratch for a short time.
+
+    Args:
+        networks (list): Choices of each.
+        space (SearchSpace): The space.
+        cfg (Config): The config of the search.
+        args (Namespace): Arguments of the tool.
+        where (Cluster): Where they are trained.
+
+    Returns:
+        list[float]: Training loss of each.
+    """
+    options = {
+        'default_hooks.logger.interval': LOG_INTERVAL,
+        # whatever the interval, the last epoch would be evaluated
+        'train_cfg.val_begin': NEVER,
+        **args.short_training,
+    }
+    runs = [trial_of(cfg.retrain_base, space.arch(choices), args.seed,
+                     args.out / 'finalists', options, read=trials.training_loss)
+            for choices in networks]
+    done = trials.train_all(TRAIN, runs, args.jobs, where)
+    return [result['value'] for result in done]
 
 
 def write_network(folder, cfg, hook, proxy, choices):
@@ -234,6 +309,7 @@ def write_front(out, tried, tables, space, cost, batches, chosen):
 def run(args):
     """Choose and write."""
     outputs.check_folder('--out', args.out)
+    where = place_of_finalists(args)
     args.work_dir = args.work_dir or str(args.out / 'log')
     cfg = launch.load_config(args)
     if not osp.isfile(args.checkpoint):
@@ -243,6 +319,9 @@ def run(args):
         # which images are tried must be the same after an interruption
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
     models, cost = cost_models(args, cfg)
+    if where and not cfg.get('retrain_base'):
+        raise ValueError(f'--finalists: {args.config} has no retrain_base, with which '
+                         'they are trained')
     options = hook_options(args, cfg)
     runner, hook = open_search(cfg, args.checkpoint, args.work_dir, **options)
     supernet, space = hook.supernet, hook.supernet.space
@@ -266,12 +345,28 @@ def run(args):
         batches=proxy.num_batches, batch_size=proxy.tried.batch_size,
         images='held out' if proxy.held_out else 'training',
         recalibrate=hook.recalibrate))
+    hook.recalibrate = hook.recalibrate or RECALIBRATE
+    writer = hook.proxy_loss(runner)
+
+    def network(choices):
+        return tuple(b.spec(o) for b, o in zip(space.blocks, choices))
+
     rows = []
     for number, goal in enumerate(goals):
         choices, loss = choose(
-            goal, tables, tried, proxy.num_batches, hook.candidates, args.seed,
-            lambda c: tuple(b.spec(o) for b, o in zip(space.blocks, c)),
+            goal, tables, tried, proxy.num_batches, hook.candidates, args.seed, network,
             lambda c: synflow_of(supernet, c), hook.synflow_weight)
+        if where and number < wanted:
+            best = finalists(goal, tables, tried, args.finalists, network)
+            trained = train_finalists(best, space, cfg, args, where)
+            order = sorted(range(len(best)), key=lambda i: (
+                math.isnan(trained[i]), trained[i]))
+            print(f'{goal.name}: {len(best)} finalists, training losses of '
+                  f'{trained[order[0]]:.4f} to {trained[order[-1]]:.4f}; the '
+                  f"supernet's best has {trained[0]:.4f}", flush=True)
+            choices = best[order[0]]
+            loss, = (sum(losses) / len(losses)
+                     for c, losses in tried if c == choices)
         row = dict({name: t.cost_of(choices) for name, t in tables.items()},
                    goal=goal.name, loss=loss,
                    arch=space.arch(choices).to_text().splitlines())
@@ -279,7 +374,7 @@ def run(args):
             f'{row[name]:,.6g} {t.unit}' for name, t in tables.items()))
         if number < wanted:
             row['folder'] = str(args.out / goal.name)
-            write_network(args.out / goal.name, cfg, hook, proxy, choices)
+            write_network(args.out / goal.name, cfg, hook, writer, choices)
             rows.append(row)
     if not is_main_process():
         return
@@ -305,8 +400,8 @@ def main():
     with endings.in_one_line('choose_arch.py'):
         try:
             run(args)
-        except (FileNotFoundError, ImportError, ValueError, BrokenCheckpointError,
-                UnsafeCheckpointError) as e:
+        except (FileNotFoundError, ImportError, RuntimeError, ValueError,
+                BrokenCheckpointError, UnsafeCheckpointError) as e:
             sys.exit(f'choose_arch.py: {e}')
 
 

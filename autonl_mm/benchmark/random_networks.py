@@ -1,6 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Random networks of a search space, and their training."""
-import argparse
+"""Random networks of a search space, and the training of a network."""
 import hashlib
 import random
 from pathlib import Path
@@ -12,7 +11,7 @@ from autonl_mm.digest import digest
 from autonl_mm.nas import SearchSpace
 from autonl_mm.nas.space import Choices
 
-from .trials import Trial
+from .trials import Trial, last_evaluation
 
 
 def random_choices(space: SearchSpace,
@@ -47,17 +46,20 @@ def random_choices(space: SearchSpace,
                      'the middle of the space')
 
 
-def trial_of(config: str, arch: ArchSpec, seed: int, args: argparse.Namespace,
-             weights: Optional[Path] = None) -> Trial:
+def trial_of(config: str, arch: ArchSpec, seed: int, work_dir: Path, options: dict,
+             weights: Optional[Path] = None,
+             read: Callable[[Path], dict] = last_evaluation) -> Trial:
     """The training of a network.
 
     Args:
         config (str): The config for retraining.
         arch (ArchSpec): The network.
         seed (int): Seed of the training.
-        args (Namespace): With the options of :func:`trials.add_args`.
+        work_dir (Path): Where the run gets its folder.
+        options (dict): Settings that override the config's.
         weights (Path, optional): What it starts from, which takes the same time.
             Defaults to None, from scratch.
+        read (Callable): As of :class:`Trial`.
 
     Returns:
         Trial: For :func:`trials.train_all`.
@@ -71,9 +73,10 @@ def trial_of(config: str, arch: ArchSpec, seed: int, args: argparse.Namespace,
         key['weights'] = digest(weights)[:8]
         name = f'{name}-from-{key["weights"]}'
         files['load_from'] = weights.resolve()
-    out = args.work_dir / name
+    out = work_dir / name
     arch_file = out / 'arch.txt'
     return Trial(
-        config, out, key, {**args.cfg_options, 'randomness.seed': seed},
+        config, out, key, {**options, 'randomness.seed': seed},
         files={**files, 'model.backbone.arch': arch_file},
-        prepare=lambda: write_whole(arch_file, arch.to_text()))
+        prepare=lambda: write_whole(arch_file, arch.to_text()),
+        read=read)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,18 +32,27 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         '--work-dir', type=Path, required=True, help='folder for all runs')
     parser.add_argument(
         '--seeds', type=int, default=3, help='training runs of each network')
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        default=2,
-        help='training runs at the same time; on this machine they share the cores')
-    cluster.add_args(parser)
+    add_job_args(parser)
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         default={},
         help='override settings of the training runs: key=value')
+
+
+def add_job_args(parser: argparse.ArgumentParser) -> None:
+    """Add the options of where and how many at a time.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
+    """
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=2,
+        help='training runs at the same time; on this machine they share the cores')
+    cluster.add_args(parser)
 
 
 def threads_of(jobs: int, where: Cluster) -> Optional[int]:
@@ -59,6 +69,34 @@ def threads_of(jobs: int, where: Cluster) -> Optional[int]:
     return max(1, (os.cpu_count() or 1) // jobs) if where.kind == 'local' else None
 
 
+def last_evaluation(out: Path) -> dict:
+    """The usual metric of a run's last evaluation.
+
+    Args:
+        out (Path): The work dir.
+
+    Returns:
+        dict: Its name, ``metric``, and its ``value``.
+    """
+    _, evaluation, _ = read_scalars(out)
+    metric = metric_of(evaluation)
+    return dict(metric=metric, value=evaluation[-1][metric])
+
+
+def training_loss(out: Path) -> dict:
+    """The mean loss of the second half of a run that was not evaluated.
+
+    Args:
+        out (Path): The work dir.
+
+    Returns:
+        dict: ``metric``, which is ``'loss'``, and ``value``.
+    """
+    records, _, _ = read_scalars(out)
+    losses = [r['loss'] for r in records[len(records) // 2:]]
+    return dict(metric='loss', value=statistics.mean(losses))
+
+
 @dataclass(frozen=True)
 class Trial:
     """A training run of a comparison.
@@ -73,6 +111,8 @@ class Trial:
             Defaults to an empty dict.
         prepare (Callable, optional): Called before the run, when ``out`` exists.
             Defaults to None.
+        read (Callable): From the work dir of the finished run to its ``metric`` and
+            ``value``. Defaults to :func:`last_evaluation`.
     """
     config: Path
     out: Path
@@ -80,6 +120,7 @@ class Trial:
     options: dict
     files: dict = field(default_factory=dict)
     prepare: Optional[Callable[[], None]] = None
+    read: Callable[[Path], dict] = last_evaluation
 
     @property
     def settings(self) -> List[str]:
@@ -102,9 +143,8 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
             interruption its jobs on this machine are ended.
 
     Returns:
-        list[dict]: For each run its ``key``; name (``metric``) and ``value`` of the
-        usual metric of the last evaluation; ``seconds``, without those of earlier
-        calls.
+        list[dict]: For each run its ``key``; ``metric`` and ``value`` that it reads;
+        ``seconds``, without those of earlier calls.
 
     Raises:
         ValueError: If a work dir holds a finished run with another key, config or
@@ -161,10 +201,7 @@ def _train(tool: Path, trial: Trial, identity: str, jobs: int, where: Cluster) -
         [tool, trial.config, '--work-dir', out, '--cfg-options', *files,
          *trial.settings],
         out / 'train.log', threads_of(jobs, where), again=['--resume'], begun=resume)
-    _, evaluation, _ = read_scalars(out)
-    metric = metric_of(evaluation)
-    result = dict(
-        trial.key, metric=metric, value=evaluation[-1][metric], seconds=seconds)
+    result = dict(trial.key, **trial.read(out), seconds=seconds)
     write_whole(record, json.dumps(result, indent=1))
     return result
 

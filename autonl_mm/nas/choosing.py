@@ -6,7 +6,7 @@ from typing import Callable, Dict, Hashable, List, Optional, Sequence, Tuple
 import torch
 
 from .cost_table import CostTable
-from .evolution import evolution_search
+from .evolution import NUM_MUTATIONS, evolution_search
 from .space import Choices
 from .tried import TriedNetworks
 
@@ -14,6 +14,8 @@ from .tried import TriedNetworks
 FIRST_TRIES = 20000
 # Of a limit that is no target: where networks are sampled, as a share of it
 BELOW = 0.95
+# Blocks in which finalists differ, one more than evolution changes at once
+MIN_DIFFERENCE = NUM_MUTATIONS + 1
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,35 @@ def choose(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks, batch
         start, sample, allowed, network, tried.losses, batches, candidates - 1,
         generator, prior, prior_weight)
     return best, loss
+
+
+def finalists(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks,
+              count: int, network: Callable[[Choices], Sequence]) -> List[Choices]:
+    """The best networks that a goal allows, of those that were tried.
+
+    Those that successive halving dropped last come first. Evolution makes near twins of
+    the best, which training would not tell apart, so each finalist differs from all
+    before it in at least :data:`MIN_DIFFERENCE` blocks.
+
+    Args:
+        goal (Goal): What they may cost.
+        tables (dict[str, CostTable]): The costs.
+        tried (TriedNetworks): The losses.
+        count (int): How many; fewer if no more were tried.
+        network (Callable): From choices to the network's blocks.
+    """
+    ranked = sorted(
+        ((-len(losses), sum(losses) / len(losses), choices)
+         for choices, losses in tried if losses and goal.allows(tables, choices)),
+        key=lambda row: row[:2])
+    best, taken = [], []
+    for _, _, choices in ranked:
+        blocks = network(choices)
+        if all(sum(a != b for a, b in zip(blocks, others)) >= MIN_DIFFERENCE
+               for others in taken):
+            best.append(choices)
+            taken.append(blocks)
+    return best[:count]
 
 
 def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> List[int]:

@@ -6,5 +6,4 @@ for_all_targets = dict(
     freeze_at=1.,
     networks=4,
     sandwich=True,
-    soft_targets=True,
-    recalibrate=1024)
+    soft_targets=True)

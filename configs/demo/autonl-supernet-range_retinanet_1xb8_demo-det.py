@@ -22,7 +22,6 @@ custom_hooks = [
         # A detector has no logits of classes that another network could learn: all
         # networks learn from the boxes.
         soft_targets=False,
-        recalibrate=64,
         held_out=dict(
             type='autonl_mm.HoldoutDataset',
             dataset=images,

@@ -19,7 +19,6 @@ search_hook, bn_hook = _base_.custom_hooks
 custom_hooks = [
     dict(
         {**search_hook, **_base_.for_all_targets},
-        recalibrate=64,
         held_out=dict(
             type='autonl_mm.HoldoutDataset',
             dataset=images,

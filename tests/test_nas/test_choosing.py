@@ -7,7 +7,13 @@ from search_spaces import TINY_SPACE, latencies
 
 from autonl_mm.cost import LatencyTable, ParamsModel
 from autonl_mm.nas import AutoNLSuperNet
-from autonl_mm.nas.choosing import choose, make_goal, pareto_front
+from autonl_mm.nas.choosing import (
+    MIN_DIFFERENCE,
+    choose,
+    finalists,
+    make_goal,
+    pareto_front,
+)
 from autonl_mm.nas.tried import TriedNetworks
 
 SUPERNET = AutoNLSuperNet(TINY_SPACE, input_shape=32, num_classes=2)
@@ -30,9 +36,12 @@ class Losses:
                  for i in range(start, stop)] for n in networks]
 
 
+def network(choices):
+    return tuple(b.spec(o) for b, o in zip(SPACE.blocks, choices))
+
+
 def search(goal, tried, seed=0, candidates=60):
-    return choose(goal, TABLES, tried, BATCHES, candidates, seed,
-                  lambda c: tuple(b.spec(o) for b, o in zip(SPACE.blocks, c)))
+    return choose(goal, TABLES, tried, BATCHES, candidates, seed, network)
 
 
 @pytest.mark.parametrize('maxima, cost, target', [
@@ -117,3 +126,29 @@ def test_pareto_front():
     costs, losses = [3, 1, 2, 2, 4], [1, 5, 3, 4, 1]
     assert pareto_front(costs, losses) == [1, 2, 0]
     assert pareto_front([], []) == []
+
+
+def test_finalists_are_the_best_that_the_goal_allows(tmp_path):
+    goals = [make_goal(TABLES, {}, 'macs', macs, 0.02) for macs in (450e3, 550e3)]
+    tried = TriedNetworks(tmp_path / 'tried.json', Losses(), {})
+    for goal in goals:
+        best, loss = search(goal, tried)
+        found = finalists(goal, TABLES, tried, 4, network)
+        assert found[0] == best and len(found) == 4
+        assert all(goal.allows(TABLES, c) for c in found)
+        rows = {repr(c): losses for c, losses in tried}
+        order = [(-len(rows[repr(c)]), sum(rows[repr(c)])) for c in found]
+        assert order == sorted(order)
+        assert order[0] == (-BATCHES, pytest.approx(loss * BATCHES))
+        every = finalists(goal, TABLES, tried, 10**6, network)
+        assert every[:4] == found
+
+        def apart(a, b):
+            return sum(x != y for x, y in zip(network(a), network(b)))
+
+        for i, c in enumerate(every):
+            assert all(apart(c, other) >= MIN_DIFFERENCE for other in every[:i])
+        # whatever was left out is a near twin of a finalist
+        for c, losses in tried:
+            if goal.allows(TABLES, c) and losses and c not in every:
+                assert min(apart(c, other) for other in every) < MIN_DIFFERENCE

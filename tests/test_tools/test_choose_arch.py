@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import call_main, load_tool, main_error, run_ranks, run_tool
+from conftest import ROOT, call_main, load_tool, main_error, run_ranks, run_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from search_spaces import latencies
@@ -89,6 +89,56 @@ def test_limits(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     assert (tmp_path / 'out' / row['goal'] / 'subnet.pth').exists()
 
 
+SHORT = ['--short-training', 'train_cfg.max_epochs=1', 'param_scheduler.total_steps=1']
+
+
+def test_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
+    """The one of the lowest training loss is written; trainings are stubs here."""
+    runs = []
+
+    def train_all(path, trials, jobs, where):
+        assert path == ROOT / 'tools/train.py' and jobs == 1
+        runs.extend(trials)
+        return [dict(value=float('nan') if i == 3 else abs(i - 2))
+                for i in range(len(trials))]
+
+    monkeypatch.setattr(tool.trials, 'train_all', train_all)
+    call_main(monkeypatch, tool, tiny_search, searched[0] / 'epoch_6.pth', '--targets',
+              500e3, '--out', tmp_path, *COUNTS, '--finalists', 4, *SHORT, '--jobs', 1)
+    assert ("macs_500k: 4 finalists, training losses of 0.0000 to nan; the supernet's "
+            'best has 2.0000') in capsys.readouterr().out
+    archs = [trial.key['arch'] for trial in runs]
+    assert len(set(archs)) == len(archs) == 4
+    assert archs[2] == (tmp_path / 'macs_500k/arch.txt').read_text()
+    row, = json.loads((tmp_path / 'choices.json').read_text())
+    assert row['arch'] == archs[2].splitlines()
+    for trial in runs:
+        assert abs(macs_of(ArchSpec.from_text(trial.key['arch'])) / 500e3 - 1) <= 0.02
+        assert trial.options['train_cfg.max_epochs'] == 1
+        assert trial.config == Config.fromfile(tiny_search).retrain_base
+
+
+@pytest.mark.long
+def test_finalists_are_trained_and_not_evaluated(
+        tiny_search, searched, tmp_path, monkeypatch, capsys, scope, forked_trials):
+    arguments = [tiny_search, searched[0] / 'epoch_6.pth', '--targets', 500e3, '--out',
+                 tmp_path, *COUNTS, '--finalists', 2, *SHORT]
+    call_main(monkeypatch, tool, *arguments)
+    out = capsys.readouterr().out
+    results = [json.loads(p.read_text())
+               for p in tmp_path.glob('finalists/*/result.json')]
+    assert len(results) == 2 and {r['metric'] for r in results} == {'loss'}
+    best = min(results, key=lambda r: r['value'])
+    assert best['arch'] == (tmp_path / 'macs_500k/arch.txt').read_text()
+    assert f'training losses of {best["value"]:.4f} to ' in out
+    for path in tmp_path.glob('finalists/*/*/vis_data/scalars.json'):
+        assert 'accuracy' not in path.read_text()
+    # again: nothing is trained
+    logs = {p: p.stat().st_mtime for p in tmp_path.glob('finalists/*/train.log')}
+    call_main(monkeypatch, tool, *arguments)
+    assert logs == {p: p.stat().st_mtime for p in logs} and len(logs) == 2
+
+
 def test_ranks_choose_alike(tiny_search, searched, tmp_path):
     arguments = ('tools/choose_arch.py', tiny_search, searched[0] / 'epoch_6.pth',
                  '--targets', '500e3', '--out', tmp_path, *COUNTS)
@@ -114,6 +164,14 @@ def test_bad_input(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
          '--max', 'macs=5e5'),
         ('--candidates is 0', tiny_search, checkpoint, '--targets', 5e5,
          '--candidates', 0),
+        ('--finalists is 1', tiny_search, checkpoint, '--targets', 5e5, '--finalists',
+         1, *SHORT),
+        ('--finalists needs --short-training', tiny_search, checkpoint, '--targets',
+         5e5, '--finalists', 2),
+        ('--short-training is for finalists', tiny_search, checkpoint, '--targets',
+         5e5, *SHORT),
+        ('run without --launcher', tiny_search, checkpoint, '--targets', 5e5,
+         '--finalists', 2, *SHORT, '--launcher', 'pytorch'),
         ("config 'none.py' does not exist", 'none.py', checkpoint, '--targets', 5e5)):
         assert words in main_error(monkeypatch, tool, *arguments, '--out', tmp_path)
     with pytest.raises(SystemExit):

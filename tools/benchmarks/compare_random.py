@@ -206,7 +206,8 @@ def main():
             for name, (arch, weights) in starts.items() if seed in seeds[name]))
         done = trials.train_all(
             TOOLS / 'train.py',
-            [trial_of(cfg.retrain_base, *job[:2], args, job[2]) for job in jobs],
+            [trial_of(cfg.retrain_base, arch, seed, args.work_dir, args.cfg_options,
+                      weights) for arch, seed, weights in jobs],
             args.jobs, where)
         checkpoint = args.checkpoint
         if seconds is not None:

@@ -171,7 +171,8 @@ def main():
             (arch, seed) for seed in range(args.seeds) for arch in archs))
         done = trials.train_all(
             TOOLS / 'train.py',
-            [trial_of(cfg.retrain_base, *job, args) for job in jobs], args.jobs, where)
+            [trial_of(cfg.retrain_base, *job, args.work_dir, args.cfg_options)
+             for job in jobs], args.jobs, where)
     except (FileNotFoundError, ValueError, RuntimeError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
         sys.exit(f'rank_correlation.py: {e}')

@@ -131,7 +131,8 @@ def plot(sets, metric, path):
         points = ax.scatter([row['loss'] for row in rows],
                             [row['value'] for row in rows],
                             c=[row['macs'] / 1e6 for row in rows])
-        ax.set(title=f'{SETS[name]}\n{describe_ranks(rows)[0]}',
+        ranks = describe_ranks(rows)[0].partition(': ')[2].replace(', ', '\n')
+        ax.set(title=f'{SETS[name]}\n{ranks}',
                xlabel="loss with the supernet's weights", ylabel=metric)
         ax.invert_xaxis()  # better networks to the right
         figure.colorbar(points, label='M MACs')

@@ -21,7 +21,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.runner import save_checkpoint
 
 import autonl_mm  # noqa: F401
-from autonl_mm.benchmark import trials
+from autonl_mm.benchmark import cluster, trials
 from autonl_mm.benchmark.cluster import Cluster
 from autonl_mm.benchmark.random_networks import trial_of
 from autonl_mm.checkpoint import (
@@ -112,7 +112,7 @@ def parse_args():
         metavar='KEY=VALUE',
         help='settings that make the training of finalists short; they are not '
         'evaluated')
-    trials.add_job_args(parser)
+    cluster.add_args(parser)
     parser.add_argument(
         '--seed', type=int, default=0,
         help='of the candidates, and of the images if the config has no seed')
@@ -345,8 +345,10 @@ def run(args):
         batches=proxy.num_batches, batch_size=proxy.tried.batch_size,
         images='held out' if proxy.held_out else 'training',
         recalibrate=hook.recalibrate))
-    hook.recalibrate = hook.recalibrate or RECALIBRATE
-    writer = hook.proxy_loss(runner)
+    writer = proxy  # which remembers BN's statistics
+    if not hook.recalibrate:
+        hook.recalibrate = RECALIBRATE
+        writer = hook.proxy_loss(runner)
 
     def network(choices):
         return tuple(b.spec(o) for b, o in zip(space.blocks, choices))

@@ -32,11 +32,16 @@ ENDED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
-    """Add the options of where training runs run.
+    """Add the options of how many training runs run at a time, and where.
 
     Args:
         parser (ArgumentParser): The tool's parser.
     """
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=2,
+        help='training runs at the same time; on this machine they share the cores')
     parser.add_argument(
         '--cluster',
         choices=CLUSTERS,

@@ -32,27 +32,13 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         '--work-dir', type=Path, required=True, help='folder for all runs')
     parser.add_argument(
         '--seeds', type=int, default=3, help='training runs of each network')
-    add_job_args(parser)
+    cluster.add_args(parser)
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         default={},
         help='override settings of the training runs: key=value')
-
-
-def add_job_args(parser: argparse.ArgumentParser) -> None:
-    """Add the options of where and how many at a time.
-
-    Args:
-        parser (ArgumentParser): The tool's parser.
-    """
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        default=2,
-        help='training runs at the same time; on this machine they share the cores')
-    cluster.add_args(parser)
 
 
 def threads_of(jobs: int, where: Cluster) -> Optional[int]:

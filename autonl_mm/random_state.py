@@ -43,13 +43,20 @@ def random_states_kept(seed: Optional[int] = None,
     Args:
         seed (int, optional): Seed inside of the block. Defaults to None, which goes on
             with the states.
-        devices (Sequence[int], optional): The GPUs whose generators are restored.
-            Defaults to None, all.
+        devices (Sequence[int], optional): The GPUs whose generators are seeded and
+            restored. Defaults to None, all.
     """
     states = random.getstate(), np.random.get_state()
+    if devices is None:
+        devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices):
         if seed is not None:
-            set_random_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            # torch.manual_seed would seed all GPUs
+            torch.default_generator.manual_seed(seed)
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(seed)
         try:
             yield
         finally:

@@ -27,6 +27,9 @@ from search_spaces import TINY_SPACE
 from autonl_mm.benchmark.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
+# Tests need no GPU, and one would change them: a fork of a process that has asked for
+# one cannot use it, two ranks cannot share it, and its kernels are not deterministic.
+os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')
 # The maintained forks' mmengine looks for mmseg's configs in a distribution
 # that is called otherwise there.
 FORKS = any(d.name == 'onedl-mmengine' for d in distributions())

@@ -92,15 +92,15 @@ def build_classifier(name: str, scale: str = DEFAULT_SCALE) -> nn.Module:
                 "nor one of timm's"
                 + ', which is not installed: pip install timm' * (timm is None))
         return timm.create_model(name)
-    arch = resolve_arch(NAMES.get(plain, plain))
+    scale = SCALES.get(variant, scale)
+    arch = resolve_arch(NAMES.get(plain, plain), scale)
     if variant == WITHOUT:
         arch = arch.without_light_nl()
     if variant == WITHOUT_SE:
         arch = replace(arch, blocks=tuple(
             replace(block, se_ratio=0.) for block in arch.blocks))
     net = make_classifier(
-        arch, act_cfg=dict(type=ACTS.get(variant, 'Swish')),
-        scale=SCALES.get(variant, scale))
+        arch, act_cfg=dict(type=ACTS.get(variant, 'Swish')), scale=scale)
     for path, module in list(net.named_modules()):
         if isinstance(module, LightNL) and variant in REDUCED:
             parent, _, child = path.rpartition('.')

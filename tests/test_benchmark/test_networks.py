@@ -6,6 +6,7 @@ import torch.nn as nn
 from autonl_mm.benchmark import networks
 from autonl_mm.benchmark.networks import build_classifier
 from autonl_mm.models import LightNL, MBConv
+from autonl_mm.models.layers import light_nl_scales
 
 
 def test_the_networks_are_what_they_are_called(tiny_arch):
@@ -36,10 +37,10 @@ def test_the_networks_are_what_they_are_called(tiny_arch):
 
 def test_scales(tiny_arch):
     for variant, scale in networks.SCALES.items():
-        for net in (build_classifier(str(tiny_arch), scale),
-                    build_classifier(str(tiny_arch) + variant)):
-            layers = [m for m in net.modules() if isinstance(m, LightNL)]
-            assert [m.scale for m in layers] == [scale] * 2
+        for name in ('AutoNL-S', str(tiny_arch)):
+            for net in (build_classifier(name, scale),
+                        build_classifier(name + variant)):
+                assert light_nl_scales(net) == [scale]
 
 
 def test_reduced_light_nl(tiny_arch):

@@ -24,6 +24,14 @@ def test_score_is_that_of_the_architecture():
     synflow(build(3, 8), 32, 32)
 
 
+def test_generators_of_gpus_stay(monkeypatch):
+    seeded = []
+    for name in ('manual_seed', 'manual_seed_all'):
+        monkeypatch.setattr(torch.cuda, name, seeded.append)
+    synflow(build(3, 8), 32, 32)
+    assert not seeded
+
+
 def test_more_weights_score_more():
     small = synflow(build(3, 8), 32, 32)
     for larger in (build(5, 8), build(3, 16), build(3, 8, depth=3)):

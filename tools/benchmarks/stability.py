@@ -72,6 +72,7 @@ def parse_args():
     parser.add_argument(
         '--batch-size', type=int, default=32, help='images at a time, default 32')
     parser.add_argument('--seed', type=int, default=0, help='of the initialisation')
+    configs.add_device(parser)
     parser.add_argument('--out', help='file for the measurements, .json')
     parser.add_argument('--plot', help='file for the plot, such as stability.png')
     return parser.parse_args()
@@ -138,7 +139,7 @@ def trained(cfg, path):
 
 
 @torch.no_grad()
-def initialised(cfg, form, batches, seed):
+def initialised(cfg, form, batches, seed, device='cpu'):
     """The model as it is before training, with LightNL switched on.
 
     Args:
@@ -146,6 +147,7 @@ def initialised(cfg, form, batches, seed):
         form (str): One of :data:`FORMS`.
         batches (list[Tensor]): Training images, for the statistics of BN.
         seed (int): Of the initialisation; the same weights for every form.
+        device (str): Where to put it. Defaults to ``'cpu'``.
 
     Returns:
         nn.Module: The model in eval mode.
@@ -159,6 +161,7 @@ def initialised(cfg, form, batches, seed):
     for layer in light_nls(model):
         if getattr(layer.norm, 'weight', None) is not None:
             torch.nn.init.ones_(layer.norm.weight)
+    model.to(device)
     norms = [m for m in model.modules()
              if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -186,11 +189,12 @@ def tensors_in(value):
 
 
 def size_of(value, count):
-    """Largest absolute value of each image, ``(count, )``; NaN where there is one."""
+    """Largest absolute value of each image, ``(count, )``, on the CPU; NaN where there
+    is one."""
     return torch.stack([
         t.detach().float().reshape(count, -1).abs().amax(1)
         for t in tensors_in(value)
-    ]).amax(0)
+    ]).amax(0).cpu()
 
 
 @torch.no_grad()
@@ -358,13 +362,13 @@ def networks(args, cfg, shape):
         model, form = trained(cfg, path)
         # Checkpoints of a comparison often have one name in different folders.
         stem = Path(path)
-        yield f'{form}, {stem.parent.name}/{stem.name}', model
+        yield f'{form}, {stem.parent.name}/{stem.name}', model.to(args.device)
     if args.checkpoints:
         return
     samples = config_images(cfg, 'train_dataloader', args.num_calibration)
     batches = to_batch(samples, len(samples), shape).split(args.batch_size)
     for form in dict.fromkeys(args.scale):
-        yield form, initialised(cfg, form, batches, args.seed)
+        yield form, initialised(cfg, form, batches, args.seed, args.device)
 
 
 def main():

@@ -367,8 +367,9 @@ def run(args):
                   f'{trained[order[0]]:.4f} to {trained[order[-1]]:.4f}; the '
                   f"supernet's best has {trained[0]:.4f}", flush=True)
             choices = best[order[0]]
-            loss, = (sum(losses) / len(losses)
-                     for c, losses in tried if c == choices)
+            # it may have been tried on a part of them
+            losses, = tried.losses([choices], 0, proxy.num_batches)
+            loss = sum(losses) / len(losses)
         row = dict({name: t.cost_of(choices) for name, t in tables.items()},
                    goal=goal.name, loss=loss,
                    arch=space.arch(choices).to_text().splitlines())

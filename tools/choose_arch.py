@@ -36,7 +36,7 @@ from autonl_mm.datasets.settings import check_data
 from autonl_mm.digest import digest
 from autonl_mm.nas.choosing import choose, finalists, make_goal, pareto_front
 from autonl_mm.nas.cost_aware_model import TOLERANCE
-from autonl_mm.nas.search_hook import describe_images, synflow_of
+from autonl_mm.nas.search_hook import describe_images
 from autonl_mm.nas.tried import TriedNetworks
 
 matplotlib.use('Agg')
@@ -356,8 +356,7 @@ def run(args):
     rows = []
     for number, goal in enumerate(goals):
         choices, loss = choose(
-            goal, tables, tried, proxy.num_batches, hook.candidates, args.seed, network,
-            lambda c: synflow_of(supernet, c), hook.synflow_weight)
+            goal, tables, tried, proxy.num_batches, hook.candidates, args.seed, network)
         if where and number < wanted:
             best = finalists(goal, tables, tried, args.finalists, network)
             trained = train_finalists(best, space, cfg, args, where)

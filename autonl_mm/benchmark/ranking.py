@@ -77,20 +77,14 @@ def describe_ranks(rows: Sequence[dict]) -> List[str]:
 
     Args:
         rows (Sequence[dict]): Of each network its ``value``, the accuracy after its own
-            training; its ``loss``; its ``macs``; and its ``synflow``.
+            training; its ``loss``; and its ``macs``.
 
     Returns:
-        list[str]: One line for the losses, the MACs, synflow, and the losses with
-        synflow, by the sum of both ranks.
+        list[str]: One line for the losses, one for the MACs.
     """
     values = [row['value'] for row in rows]
-    ranks = {key: rankdata([sign * row[key] for row in rows])
-             for key, sign in (('loss', -1), ('macs', 1), ('synflow', 1))}
     lines = []
-    for name, scores in (
-            ("the supernet's losses", ranks['loss']), ('MACs', ranks['macs']),
-            ('synflow', ranks['synflow']),
-            ('losses and synflow', ranks['loss'] + ranks['synflow'])):
-        tau, rho = rank_correlations(scores, values)
+    for name, key, sign in (("the supernet's losses", 'loss', -1), ('MACs', 'macs', 1)):
+        tau, rho = rank_correlations([sign * row[key] for row in rows], values)
         lines.append(f'{name}: tau {tau}, rho {rho}')
     return lines

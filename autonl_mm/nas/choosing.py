@@ -91,9 +91,8 @@ def _short(value: float) -> str:
 
 
 def choose(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks, batches: int,
-           candidates: int, seed: int, network: Callable[[Choices], Hashable],
-           prior: Optional[Callable[[Choices], float]] = None,
-           prior_weight: float = 0.0) -> Tuple[Choices, float]:
+           candidates: int, seed: int, network: Callable[[Choices], Hashable]
+           ) -> Tuple[Choices, float]:
     """The network of the lowest loss that a goal allows.
 
     Args:
@@ -104,8 +103,6 @@ def choose(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks, batch
         candidates (int): Networks to try.
         seed (int): Of the candidates.
         network (Callable): The network of choices, so that none is tried twice.
-        prior (Callable, optional): As for :func:`evolution_search`. Defaults to None.
-        prior_weight (float): Likewise. Defaults to 0.
 
     Returns:
         tuple[list[tuple[int, ...]], float]: The network and its mean loss.
@@ -134,7 +131,7 @@ def choose(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks, batch
             'or give a target nearer to the middle of the space')
     best, _, loss = evolution_search(
         start, sample, allowed, network, tried.losses, batches, candidates - 1,
-        generator, prior, prior_weight)
+        generator)
     return best, loss
 
 

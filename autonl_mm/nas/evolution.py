@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The best network of many candidates, by trying them."""
-from typing import Callable, Hashable, List, Optional, Sequence, Tuple
+import math
+from typing import Callable, Hashable, List, Optional, Tuple
 
-import numpy as np
 import torch
 
 from .space import Choices
@@ -24,9 +24,7 @@ def evolution_search(start: Choices,
                      losses: Callable[[List[Choices], int, int], List[List[float]]],
                      batches: int,
                      candidates: int,
-                     generator: torch.Generator,
-                     prior: Optional[Callable[[Choices], float]] = None,
-                     prior_weight: float = 0.0) -> Tuple[Choices, float, float]:
+                     generator: torch.Generator) -> Tuple[Choices, float, float]:
     """The network of the lowest loss, found by evolution.
 
     Half of the candidates are sampled. Two generations of a quarter each are
@@ -47,10 +45,6 @@ def evolution_search(start: Choices,
         candidates (int): Number of networks to try besides the first; fewer if
             there are no more.
         generator (Generator): Source of random numbers.
-        prior (Callable, optional): A score of choices, the larger the better, that is
-            known before they are tried. Defaults to None.
-        prior_weight (float): How much the ranks by it count beside those by the
-            losses; networks are ordered by the sum. Defaults to 0.
 
     Returns:
         tuple[list[tuple[int, ...]], float, float]: The best choices, and the
@@ -75,20 +69,13 @@ def evolution_search(start: Choices,
                 seen.add(network(choices))
                 return choices
 
-    scores = {}
-
-    def score(choices: Choices) -> float:
-        key = network(choices)
-        if key not in scores:
-            scores[key] = prior(choices)
-        return scores[key]
-
     def ordered(pool: list) -> list:
-        """From the best to the worst of networks that were tried alike."""
-        ranks = _ranks([sum(losses) for losses, _ in pool])
-        if prior_weight:
-            ranks += prior_weight * _ranks([-score(choices) for _, choices in pool])
-        return [pool[i] for i in np.argsort(ranks, kind='stable')]
+        """From the best to the worst of networks that were tried alike; nan is last."""
+        def key(entry: tuple) -> Tuple[bool, float]:
+            total = sum(entry[0])
+            return math.isnan(total), total
+
+        return sorted(pool, key=key)
 
     def race(pool: list) -> list:
         for share in (*HALVINGS, 1):
@@ -114,9 +101,3 @@ def evolution_search(start: Choices,
         best = ordered(best + race(pool))[:NUM_PARENTS]
     return best[0][1], before, sum(best[0][0]) / batches
 
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Place of each value in rising order, equal ones by their order; nan is last."""
-    ranks = np.empty(len(values))
-    ranks[np.argsort(values, kind='stable')] = np.arange(len(values))
-    return ranks

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import List, Optional
 
 import torch
-from mmengine.dist import all_reduce, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.datasets.holdout_dataset import count_shared
-from autonl_mm.models import AutoNL
-from autonl_mm.random_state import random_states_kept, seed_iterations, set_seed
+from autonl_mm.random_state import seed_iterations, set_seed
 from autonl_mm.registry import HOOKS
 
 from .cost_aware_model import CostAwareModel, unwrap_model
@@ -23,7 +22,6 @@ from .proxy_loss import ProxyLoss
 from .sampling import fair_networks, networks_of_step
 from .space import Choices
 from .supernet import AutoNLSuperNet
-from .zero_cost import synflow
 
 
 @HOOKS.register_module()
@@ -101,9 +99,6 @@ class SearchHook(Hook):
         recalibrate (int): Training images on which BN is recalibrated for each
             candidate, of all ranks together. Defaults to 0, normalisation by each
             batch.
-        synflow_weight (float): How much a candidate's rank by
-            :func:`~autonl_mm.nas.zero_cost.synflow` counts beside that by its loss.
-            Defaults to 0.
 
     Raises:
         ValueError: If an argument is out of range, the model to train is
@@ -127,8 +122,7 @@ class SearchHook(Hook):
                  soft_targets: bool = False,
                  fair: bool = False,
                  held_out: Optional[dict] = None,
-                 recalibrate: int = 0,
-                 synflow_weight: float = 0.0):
+                 recalibrate: int = 0):
         if not 0 <= warmup <= freeze_at <= 1:
             raise ValueError(f'warmup is {warmup} and freeze_at is {freeze_at}, '
                              'expected 0 <= warmup <= freeze_at <= 1')
@@ -145,9 +139,6 @@ class SearchHook(Hook):
             if number < least:
                 raise ValueError(
                     f'{name} is {number}, expected an integer of at least {least}')
-        if synflow_weight < 0:
-            raise ValueError(f'synflow_weight is {synflow_weight}, expected a number '
-                             'from 0 on')
         if soft_targets and not sandwich:
             raise ValueError('soft_targets is True without sandwich, but the largest '
                              'network is the teacher: set sandwich=True')
@@ -171,7 +162,6 @@ class SearchHook(Hook):
         self.fair = fair
         self.held_out = held_out
         self.recalibrate = recalibrate
-        self.synflow_weight = synflow_weight
         self.chooses = True  # unless the model has no target
 
     def rate(self, progress: float) -> float:
@@ -316,9 +306,7 @@ class SearchHook(Hook):
             losses=proxy.losses,
             batches=proxy.num_batches,
             candidates=self.candidates,
-            generator=generator,
-            prior=lambda choices: synflow_of(supernet, choices),
-            prior_weight=self.synflow_weight)
+            generator=generator)
         # from where they were, so that no more gates move than have to
         with torch.no_grad():
             threshold.copy_(before)
@@ -458,23 +446,6 @@ def describe_images(proxy: ProxyLoss) -> str:
     if proxy.measured_on is not None:
         text += f', BN recalibrated on {proxy.measured_on.num_batches} batches'
     return text
-
-
-def synflow_of(supernet: AutoNLSuperNet, choices: Choices) -> float:
-    """:func:`~autonl_mm.nas.zero_cost.synflow` of a network of a space, the same on
-    all ranks.
-
-    Args:
-        supernet (AutoNLSuperNet): The supernet.
-        choices (list[tuple[int, ...]]): The options of each block.
-    """
-    own = {k: v for k, v in supernet.kwargs.items()
-           if k not in ('init_cfg', 'frozen_stages', 'norm_eval')}
-    with random_states_kept(devices=[]):
-        network = AutoNL(supernet.space.arch(choices), **own)
-    score = torch.tensor(synflow(network, *supernet.input_shape))
-    all_reduce(score, 'mean')
-    return score.item()
 
 
 def _checkpoint_is_due(runner: Runner) -> bool:

@@ -101,28 +101,6 @@ def test_halving():
         (4, 8): 8 + 2 * 8, (8, 16): 8 + 2 * 8}
 
 
-def test_a_prior_counts():
-    """The best by the sum of both ranks; without weight it is not asked for."""
-    space = Candidates(4)
-    asked = []
-
-    def prior(choices):
-        asked.append(tuple(choices))
-        return -sum(n for n, in choices)
-
-    def search(weight):
-        return evolution_search(
-            [(3, )] * BLOCKS, Candidates(4).sample, space.allowed, tuple, space.losses,
-            BATCHES, 300, torch.Generator().manual_seed(4), prior, weight)[0]
-
-    by_loss = search(0)
-    assert not asked
-    weighed = search(20)
-    assert len(asked) == len(set(asked)) <= 301
-    assert sum(n for n, in weighed) < sum(n for n, in by_loss)
-    assert space.loss(weighed) > space.loss(by_loss)
-
-
 def test_a_loss_that_is_not_a_number_is_the_worst():
     space = Candidates(5)
     losses = space.losses

@@ -214,7 +214,7 @@ def networks_search(tiny_search, tmp_path):
     cfg.train_dataloader.dataset = parts[0]
     cfg.custom_hooks[0].update(
         networks=4, sandwich=True, soft_targets=True, fair=True, held_out=parts[1],
-        recalibrate=8, synflow_weight=0.5)
+        recalibrate=8)
     cfg.dump(tmp_path / 'networks.py')
     return tmp_path / 'networks.py'
 
@@ -358,7 +358,6 @@ def test_rate():
     (dict(networks=-1), ['networks is -1']),
     (dict(networks=1, sandwich=True), ['networks is 1', 'at least 2']),
     (dict(recalibrate=-1), ['recalibrate is -1']),
-    (dict(synflow_weight=-1), ['synflow_weight is -1']),
     (dict(networks=2, soft_targets=True), ['soft_targets', 'sandwich=True']),
     (dict(fair=True), ['fair', 'networks is 0']),
     (dict(networks=2, candidates=0), ['candidates is 0', 'networks=2']),

@@ -128,9 +128,9 @@ def test_random_networks_of_a_target_are_those_of_rank_correlation(
         return [dict(metric='accuracy/top1', value=50., seconds=1) for _ in trials]
 
     monkeypatch.setattr(compare_random.trials, 'train_all', train_all)
-    monkeypatch.setattr(rank_correlation, 'supernet_scores',
-                        lambda cfg, checkpoint, networks, work_dir: [
-                            dict(loss=1., synflow=1.)] * len(networks))
+    monkeypatch.setattr(rank_correlation, 'supernet_losses',
+                        lambda cfg, checkpoint, networks, work_dir:
+                        [1.] * len(networks))
     tiny_arch.write_text(SPACE.largest.to_text())
     macs = count_macs(SPACE.largest, 32, 2).total
     shared = ['--work-dir', tmp_path / 'runs', '--target', f'{0.9 * macs:.0f}',

@@ -25,7 +25,7 @@ from autonl_mm.benchmark import trials
 from autonl_mm.benchmark.cluster import Cluster
 from autonl_mm.benchmark.random_networks import random_choices, trial_of
 from autonl_mm.benchmark.ranking import describe_ranks
-from autonl_mm.benchmark.supernet_scores import supernet_scores
+from autonl_mm.benchmark.supernet_losses import supernet_losses
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
@@ -212,9 +212,9 @@ def main():
         checkpoint = args.checkpoint
         if seconds is not None:
             checkpoint = find_resumable(args.work_dir / 'search')
-        scores = []
+        losses = []
         if checkpoint and args.num_random >= 3:
-            scores = supernet_scores(cfg, checkpoint, list(choices.values()),
+            losses = supernet_losses(cfg, checkpoint, list(choices.values()),
                                      args.work_dir / 'supernet')
     except (FileNotFoundError, ValueError, RuntimeError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
@@ -223,10 +223,10 @@ def main():
     results = {name: [by_job[arch, seed, weights] for seed in seeds[name]]
                for name, (arch, weights) in starts.items()}
     text = table(archs, results, cost) + '\n\n' + verdict(results)
-    if scores:
-        rows = [dict(score, macs=cost(archs[name]),
+    if losses:
+        rows = [dict(loss=loss, macs=cost(archs[name]),
                      value=statistics.mean(r['value'] for r in results[name]))
-                for name, score in zip(choices, scores)]
+                for name, loss in zip(choices, losses)]
         text += '\n\nranks of the random networks by '
         text += '; by '.join(describe_ranks(rows))
     text += '\n\n' + trials.summary(done, args.jobs)

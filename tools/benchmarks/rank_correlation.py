@@ -5,8 +5,7 @@ Samples random networks of the search space, at one cost and over the whole rang
 costs, and trains each from scratch. Compares the ranks of their accuracies with those
 of the losses that the search would give them: Kendall's tau and Spearman's rho with
 95% bootstrap intervals. Larger networks are better, so over a range of costs the count
-of MACs alone ranks well; its correlation is printed beside, and that of synflow, which
-needs no training, alone and together with the losses. Finished runs, also those
+of MACs alone ranks well; its correlation is printed beside. Finished runs, also those
 of compare_random.py in the same work dir, are not repeated.
 """
 import argparse
@@ -25,7 +24,7 @@ from autonl_mm.benchmark import trials
 from autonl_mm.benchmark.cluster import Cluster
 from autonl_mm.benchmark.random_networks import random_choices, trial_of
 from autonl_mm.benchmark.ranking import describe_ranks
-from autonl_mm.benchmark.supernet_scores import supernet_scores
+from autonl_mm.benchmark.supernet_losses import supernet_losses
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
@@ -109,10 +108,10 @@ def sample_sets(supernet, macs, target, args):
 
 def table(rows, metric):
     """The networks as Markdown."""
-    lines = [f"| network | MACs | the supernet's loss | synflow | {metric} |",
-             '|---|---|---|---|---|']
+    lines = [f"| network | MACs | the supernet's loss | {metric} |",
+             '|---|---|---|---|']
     lines += [f'| {i} | {row["macs"] / 1e6:.2f} M | {row["loss"]:.4f} | '
-              f'{row["synflow"]:.2f} | {row["value"]:.2f} |'
+              f'{row["value"]:.2f} |'
               for i, row in enumerate(rows)]
     return '\n'.join(lines)
 
@@ -166,7 +165,7 @@ def main():
             supernet, lambda c: arch_macs(space.arch(c)), target, args)
         networks = [choices for chosen in sets.values() for choices in chosen]
         archs = [space.arch(choices) for choices in networks]
-        scores = supernet_scores(
+        losses = supernet_losses(
             cfg, args.checkpoint, networks, args.work_dir / 'supernet')
         jobs = list(dict.fromkeys(
             (arch, seed) for seed in range(args.seeds) for arch in archs))
@@ -179,10 +178,10 @@ def main():
         sys.exit(f'rank_correlation.py: {e}')
     by_job, metric = dict(zip(jobs, done)), done[0]['metric']
     rows = iter([
-        dict(arch=arch.to_text(), macs=arch_macs(arch), **score,
+        dict(arch=arch.to_text(), macs=arch_macs(arch), loss=loss,
              value=statistics.mean(
                  by_job[arch, seed]['value'] for seed in range(args.seeds)))
-        for arch, score in zip(archs, scores)])
+        for arch, loss in zip(archs, losses)])
     sets = {name: [next(rows) for _ in chosen] for name, chosen in sets.items()}
     text = ''
     for name, of_set in sets.items():

@@ -1,19 +1,18 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Scores of networks with the weights that they share in a supernet."""
+"""Losses of networks with the weights that they share in a supernet."""
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import List, Sequence
 
 from mmengine.config import Config
 from tqdm import tqdm
 
 from autonl_mm.cli.searches import open_search
-from autonl_mm.nas.search_hook import synflow_of
 from autonl_mm.nas.space import Choices
 
 
-def supernet_scores(cfg: Config, checkpoint: str, networks: Sequence[Choices],
-                    work_dir: Path) -> List[Dict[str, float]]:
-    """Scores by which a search compares networks, as it computes them.
+def supernet_losses(cfg: Config, checkpoint: str, networks: Sequence[Choices],
+                    work_dir: Path) -> List[float]:
+    """Losses by which a search compares networks, as it computes them.
 
     Args:
         cfg (Config): The config of the search. Its SearchHook says on how many
@@ -23,7 +22,7 @@ def supernet_scores(cfg: Config, checkpoint: str, networks: Sequence[Choices],
         work_dir (Path): For the log.
 
     Returns:
-        list[dict[str, float]]: ``loss`` and ``synflow`` of each network.
+        list[float]: The mean loss of each network.
 
     Raises:
         BrokenCheckpointError, UnsafeCheckpointError, ValueError: If the checkpoint
@@ -31,9 +30,8 @@ def supernet_scores(cfg: Config, checkpoint: str, networks: Sequence[Choices],
     """
     runner, hook = open_search(cfg, checkpoint, work_dir)
     proxy = hook.proxy_loss(runner)
-    scores = []
+    means = []
     for choices in tqdm(networks, desc='networks of the supernet', leave=False):
         values, = proxy.losses([choices], 0, proxy.num_batches)
-        scores.append(dict(loss=sum(values) / len(values),
-                           synflow=synflow_of(hook.supernet, choices)))
-    return scores
+        means.append(sum(values) / len(values))
+    return means

@@ -296,8 +296,9 @@ def write_front(out, tried, tables, space, cost, batches, chosen):
              dict(color='#c8d3de', s=8)),
             ('tried on all', whole, dict(color='#6b8fb3', s=14)),
             ('chosen', chosen, dict(color='#c0392b', s=60, marker='*', zorder=3))):
-        ax.scatter([r[cost] / divisor for r in some], [r['loss'] for r in some],
-                   label=f'{label} ({len(some)})', **style)
+        if some:
+            ax.scatter([r[cost] / divisor for r in some], [r['loss'] for r in some],
+                       label=f'{label} ({len(some)})', **style)
     ax.plot([r[cost] / divisor for r in front], [r['loss'] for r in front],
             color='#1f4e79', label=f'front ({len(front)})')
     ax.set(xlabel=unit, ylabel="loss with the supernet's weights")

@@ -10,7 +10,6 @@ was tried is kept: after an interruption the same command goes on.
 """
 import argparse
 import json
-import math
 import os.path as osp
 import sys
 from pathlib import Path
@@ -36,6 +35,7 @@ from autonl_mm.datasets.settings import check_data
 from autonl_mm.digest import digest
 from autonl_mm.nas.choosing import choose, finalists, make_goal, pareto_front
 from autonl_mm.nas.cost_aware_model import TOLERANCE
+from autonl_mm.nas.evolution import nan_last
 from autonl_mm.nas.search_hook import describe_images
 from autonl_mm.nas.tried import TriedNetworks
 
@@ -361,8 +361,7 @@ def run(args):
         if where and number < wanted:
             best = finalists(goal, tables, tried, args.finalists, network)
             trained = train_finalists(best, space, cfg, args, where)
-            order = sorted(range(len(best)), key=lambda i: (
-                math.isnan(trained[i]), trained[i]))
+            order = sorted(range(len(best)), key=lambda i: nan_last(trained[i]))
             print(f'{goal.name}: {len(best)} finalists, training losses of '
                   f'{trained[order[0]]:.4f} to {trained[order[-1]]:.4f}; the '
                   f"supernet's best has {trained[0]:.4f}", flush=True)

@@ -6,7 +6,7 @@ from typing import Callable, Dict, Hashable, List, Optional, Sequence, Tuple
 import torch
 
 from .cost_table import CostTable
-from .evolution import NUM_MUTATIONS, evolution_search
+from .evolution import NUM_MUTATIONS, evolution_search, nan_last
 from .space import Choices
 from .tried import TriedNetworks
 
@@ -151,11 +151,11 @@ def finalists(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks,
         network (Callable): From choices to the network's blocks.
     """
     ranked = sorted(
-        ((-len(losses), sum(losses) / len(losses), choices)
-         for choices, losses in tried if losses and goal.allows(tables, choices)),
-        key=lambda row: row[:2])
+        ((losses, choices) for choices, losses in tried
+         if losses and goal.allows(tables, choices)),
+        key=lambda row: (-len(row[0]), nan_last(sum(row[0]))))
     best, taken = [], []
-    for _, _, choices in ranked:
+    for _, choices in ranked:
         blocks = network(choices)
         if all(sum(a != b for a, b in zip(blocks, others)) >= MIN_DIFFERENCE
                for others in taken):

@@ -17,6 +17,11 @@ HALVINGS = (16, 8, 4, 2)
 TRIES = 2000
 
 
+def nan_last(value: float) -> Tuple[bool, float]:
+    """Key to sort numbers by, such as losses: nan is greater than all others."""
+    return math.isnan(value), value
+
+
 def evolution_search(start: Choices,
                      sample: Callable[[], Choices],
                      allowed: Callable[[Choices], bool],
@@ -71,11 +76,7 @@ def evolution_search(start: Choices,
 
     def ordered(pool: list) -> list:
         """From the best to the worst of networks that were tried alike; nan is last."""
-        def key(entry: tuple) -> Tuple[bool, float]:
-            total = sum(entry[0])
-            return math.isnan(total), total
-
-        return sorted(pool, key=key)
+        return sorted(pool, key=lambda entry: nan_last(sum(entry[0])))
 
     def race(pool: list) -> list:
         for share in (*HALVINGS, 1):

@@ -6,7 +6,6 @@ import torch.nn as nn
 from autonl_mm.benchmark import networks
 from autonl_mm.benchmark.networks import build_classifier
 from autonl_mm.models import LightNL, MBConv
-from autonl_mm.models.layers import light_nl_scales
 
 
 def test_the_networks_are_what_they_are_called(tiny_arch):
@@ -37,10 +36,11 @@ def test_the_networks_are_what_they_are_called(tiny_arch):
 
 def test_scales(tiny_arch):
     for variant, scale in networks.SCALES.items():
-        for name in ('AutoNL-S', str(tiny_arch)):
+        for name, count in (('AutoNL-S', 7), (str(tiny_arch), 2)):
             for net in (build_classifier(name, scale),
                         build_classifier(name + variant)):
-                assert light_nl_scales(net) == [scale]
+                layers = [m for m in net.modules() if isinstance(m, LightNL)]
+                assert [m.scale for m in layers] == [scale] * count
 
 
 def test_reduced_light_nl(tiny_arch):

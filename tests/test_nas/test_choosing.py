@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from search_spaces import TINY_SPACE, latencies
 
 from autonl_mm.cost import LatencyTable, ParamsModel
@@ -126,6 +127,23 @@ def test_pareto_front():
     costs, losses = [3, 1, 2, 2, 4], [1, 5, 3, 4, 1]
     assert pareto_front(costs, losses) == [1, 2, 0]
     assert pareto_front([], []) == []
+
+
+def test_a_loss_that_is_not_a_number_is_the_last_finalist(tmp_path):
+    goal = make_goal(TABLES, {'macs': 1e12})
+    generator = torch.Generator().manual_seed(0)
+    networks = [SUPERNET.sample(generator) for _ in range(40)]
+    numbers = {repr(n): [float('nan') if i % 3 == 0 else i] for i, n in
+               enumerate(networks)}
+    tried = TriedNetworks(
+        tmp_path / 'tried.json',
+        lambda some, start, stop: [numbers[repr(n)] for n in some], {})
+    tried.losses(networks, 0, 1)
+    found = [numbers[repr(n)][0] for n in
+             finalists(goal, TABLES, tried, 100, network)]
+    numbered = [n for n in found if n == n]
+    assert 1 < len(numbered) < len(found)
+    assert found[:len(numbered)] == sorted(numbered)
 
 
 def test_finalists_are_the_best_that_the_goal_allows(tmp_path):

@@ -23,7 +23,7 @@ from autonl_mm.arch import ArchSpec
 from autonl_mm.benchmark import trials
 from autonl_mm.benchmark.cluster import Cluster
 from autonl_mm.benchmark.random_networks import random_choices, trial_of
-from autonl_mm.benchmark.ranking import describe_ranks
+from autonl_mm.benchmark.ranking import describe_ranks, rank_correlations
 from autonl_mm.benchmark.supernet_losses import supernet_losses
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
@@ -130,8 +130,9 @@ def plot(sets, metric, path):
         points = ax.scatter([row['loss'] for row in rows],
                             [row['value'] for row in rows],
                             c=[row['macs'] / 1e6 for row in rows])
-        ranks = describe_ranks(rows)[0].partition(': ')[2].replace(', ', '\n')
-        ax.set(title=f'{SETS[name]}\n{ranks}',
+        tau, rho = rank_correlations([-row['loss'] for row in rows],
+                                     [row['value'] for row in rows])
+        ax.set(title=f'{SETS[name]}\ntau {tau}\nrho {rho}',
                xlabel="loss with the supernet's weights", ylabel=metric)
         ax.invert_xaxis()  # better networks to the right
         figure.colorbar(points, label='M MACs')

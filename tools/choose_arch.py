@@ -4,9 +4,10 @@
 For each target, random networks of its cost and then networks evolved from the best of
 them run with the supernet's weights, on the images that the search held out (training
 images if it held out none), and the one of the lowest loss is chosen. With --finalists
-the best of them are trained from scratch for a short time, and the lowest training loss
-decides. Writes of each notation, inherited weights, and a config for retraining. What
-was tried is kept: after an interruption the same command goes on.
+the best of them are trained from scratch for a short time, then those that a fit to
+these losses predicts to be better, and the lowest training loss decides. Writes of each
+notation, inherited weights, and a config for retraining. What was tried is kept: after
+an interruption the same command goes on.
 """
 import argparse
 import json
@@ -23,6 +24,7 @@ import autonl_mm  # noqa: F401
 from autonl_mm.benchmark import cluster, trials
 from autonl_mm.benchmark.cluster import Cluster
 from autonl_mm.benchmark.random_networks import trial_of
+from autonl_mm.benchmark.ranking import rank_correlations
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
@@ -33,9 +35,16 @@ from autonl_mm.cli.searches import open_search, search_options, write_retrain_co
 from autonl_mm.cost import LatencyTable, MacsModel, ParamsModel
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.digest import digest
-from autonl_mm.nas.choosing import choose, finalists, make_goal, pareto_front
+from autonl_mm.nas.choosing import (
+    choose,
+    finalists,
+    make_goal,
+    more_finalists,
+    pareto_front,
+)
 from autonl_mm.nas.cost_aware_model import TOLERANCE
 from autonl_mm.nas.evolution import nan_last
+from autonl_mm.nas.loss_predictor import LossPredictor
 from autonl_mm.nas.search_hook import describe_images
 from autonl_mm.nas.tried import TriedNetworks
 
@@ -103,10 +112,12 @@ def parse_args():
         'tried, 0 for BN that normalises by each batch; default: those of the config. '
         f'A network that is written has BN recalibrated on these, or on {RECALIBRATE}')
     parser.add_argument(
-        '--finalists', type=int, metavar='NUMBER',
+        '--finalists', nargs='+', type=int, metavar='NUMBER',
         help='train so many of the best networks of each goal, without near twins, '
         "from scratch with the config's retrain_base and --short-training, and choose "
-        'by the training loss')
+        'by the training loss. Further numbers are further rounds: so many more for '
+        'each goal, those for which a linear fit to the losses so far predicts the '
+        'lowest')
     parser.add_argument(
         '--short-training', nargs='+', action=DictAction, default={},
         metavar='KEY=VALUE',
@@ -184,9 +195,9 @@ def place_of_finalists(args):
         if args.short_training:
             raise ValueError('--short-training is for finalists: give --finalists')
         return None
-    if args.finalists < 2 or args.jobs < 1:
-        raise ValueError(f'--finalists is {args.finalists} and --jobs {args.jobs}, '
-                         'expected at least 2 and 1')
+    if min(args.finalists) < 2 or args.jobs < 1:
+        raise ValueError(f'--finalists is {min(args.finalists)} and --jobs '
+                         f'{args.jobs}, expected at least 2 and 1')
     if not args.short_training:
         raise ValueError('--finalists needs --short-training, such as '
                          'train_cfg.max_epochs=1 param_scheduler.total_steps=1')
@@ -221,6 +232,51 @@ def train_finalists(networks, space, cfg, args, where):
             for choices in networks]
     done = trials.train_all(TRAIN, runs, args.jobs, where)
     return [result['value'] for result in done]
+
+
+def train_rounds(goals, tables, tried, space, network, cfg, args, where):
+    """Train the finalists of all goals, round by round.
+
+    Args:
+        goals (list[Goal]): The goals.
+        tables (dict[str, CostTable]): The costs.
+        tried (TriedNetworks): The losses with the supernet's weights.
+        space (SearchSpace): The space.
+        network (Callable): From choices to the network's blocks.
+        cfg (Config): The config of the search.
+        args (Namespace): Arguments of the tool.
+        where (Cluster): Where they are trained.
+
+    Returns:
+        list[list[tuple[list[tuple[int, ...]], float]]]: By goal the networks and their
+        training losses, from the best to the worst.
+    """
+    trained = [[] for _ in goals]
+    for number, count in enumerate(args.finalists):
+        if number:
+            predictor = LossPredictor([
+                [(network(choices), loss) for choices, loss in group]
+                for group in trained])
+            if len(predictor.left_out) > 2:
+                tau, _ = rank_correlations(*zip(*predictor.left_out))
+                print(f'a fit to {len(predictor.left_out)} training losses predicts '
+                      f'each from the others with tau {tau}', flush=True)
+        for goal, group in zip(goals, trained):
+            if number:
+                networks = more_finalists(
+                    goal, tables, predictor, [choices for choices, _ in group], count,
+                    args.seed, network)
+            else:
+                networks = finalists(goal, tables, tried, count, network)
+            losses = train_finalists(networks, space, cfg, args, where)
+            order = sorted(losses, key=nan_last)
+            if losses:
+                print(f'{goal.name}: {len(losses)} {"more " * bool(number)}finalists, '
+                      f'training losses of {order[0]:.4f} to {order[-1]:.4f}'
+                      + (f"; the supernet's best has {losses[0]:.4f}"
+                         if not number else ''), flush=True)
+            group += zip(networks, losses)
+    return [sorted(group, key=lambda row: nan_last(row[1])) for group in trained]
 
 
 def write_network(folder, cfg, hook, proxy, choices):
@@ -354,21 +410,18 @@ def run(args):
     def network(choices):
         return tuple(b.spec(o) for b, o in zip(space.blocks, choices))
 
+    chosen = [choose(goal, tables, tried, proxy.num_batches, hook.candidates, args.seed,
+                     network) for goal in goals]
+    if where:
+        trained = train_rounds(
+            goals[:wanted], tables, tried, space, network, cfg, args, where)
+        for number, ((choices, _), *_) in enumerate(trained):
+            # It may have been tried on a part of the batches, or not at all. What is
+            # tried now is not kept: the same command must find the same finalists.
+            losses, = proxy.losses([choices], 0, proxy.num_batches)
+            chosen[number] = choices, sum(losses) / len(losses)
     rows = []
-    for number, goal in enumerate(goals):
-        choices, loss = choose(
-            goal, tables, tried, proxy.num_batches, hook.candidates, args.seed, network)
-        if where and number < wanted:
-            best = finalists(goal, tables, tried, args.finalists, network)
-            trained = train_finalists(best, space, cfg, args, where)
-            order = sorted(range(len(best)), key=lambda i: nan_last(trained[i]))
-            print(f'{goal.name}: {len(best)} finalists, training losses of '
-                  f'{trained[order[0]]:.4f} to {trained[order[-1]]:.4f}; the '
-                  f"supernet's best has {trained[0]:.4f}", flush=True)
-            choices = best[order[0]]
-            # it may have been tried on a part of them
-            losses, = tried.losses([choices], 0, proxy.num_batches)
-            loss = sum(losses) / len(losses)
+    for number, (goal, (choices, loss)) in enumerate(zip(goals, chosen)):
         row = dict({name: t.cost_of(choices) for name, t in tables.items()},
                    goal=goal.name, loss=loss,
                    arch=space.arch(choices).to_text().splitlines())

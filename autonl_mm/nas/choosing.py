@@ -7,15 +7,18 @@ import torch
 
 from .cost_table import CostTable
 from .evolution import NUM_MUTATIONS, evolution_search, nan_last
+from .loss_predictor import LossPredictor, Network
 from .space import Choices
 from .tried import TriedNetworks
 
-# Samples after which a first network is given up
-FIRST_TRIES = 20000
+# Samples after which a search for networks that meet a goal ends
+TRIES = 20000
 # Of a limit that is no target: where networks are sampled, as a share of it
 BELOW = 0.95
 # Blocks in which finalists differ, one more than evolution changes at once
 MIN_DIFFERENCE = NUM_MUTATIONS + 1
+# Networks of which the predicted best are trained
+PREDICTED = 4000
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,26 @@ def choose(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks, batch
         ValueError: If no sampled network meets the goal.
     """
     generator = torch.Generator().manual_seed(seed)
+    sample = _sampler(goal, tables, generator)
+
+    def allowed(choices: Choices) -> bool:
+        return goal.allows(tables, choices)
+
+    start = next((choices for choices in (sample() for _ in range(TRIES))
+                  if allowed(choices)), None)
+    if start is None:
+        raise ValueError(
+            f'none of {TRIES} sampled networks meets {goal.name}: raise a limit, '
+            'or give a target nearer to the middle of the space')
+    best, _, loss = evolution_search(
+        start, sample, allowed, network, tried.losses, batches, candidates - 1,
+        generator)
+    return best, loss
+
+
+def _sampler(goal: Goal, tables: Dict[str, CostTable],
+             generator: torch.Generator) -> Callable[[], Choices]:
+    """Samples networks around a goal, of which not all meet it."""
     chances: List[Sequence] = [
         (tables[name], tables[name].probabilities(cost))
         for name, cost in goal.around.items()]
@@ -120,19 +143,7 @@ def choose(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks, batch
         table, probabilities = chances[turn]
         return table.sample(probabilities, generator)
 
-    def allowed(choices: Choices) -> bool:
-        return goal.allows(tables, choices)
-
-    start = next((choices for choices in (sample() for _ in range(FIRST_TRIES))
-                  if allowed(choices)), None)
-    if start is None:
-        raise ValueError(
-            f'none of {FIRST_TRIES} sampled networks meets {goal.name}: raise a limit, '
-            'or give a target nearer to the middle of the space')
-    best, _, loss = evolution_search(
-        start, sample, allowed, network, tried.losses, batches, candidates - 1,
-        generator)
-    return best, loss
+    return sample
 
 
 def finalists(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks,
@@ -154,14 +165,53 @@ def finalists(goal: Goal, tables: Dict[str, CostTable], tried: TriedNetworks,
         ((losses, choices) for choices, losses in tried
          if losses and goal.allows(tables, choices)),
         key=lambda row: (-len(row[0]), nan_last(sum(row[0]))))
-    best, taken = [], []
-    for _, choices in ranked:
+    return _apart([choices for _, choices in ranked], [], count, network)
+
+
+def more_finalists(goal: Goal, tables: Dict[str, CostTable], predictor: LossPredictor,
+                   trained: Sequence[Choices], count: int, seed: int,
+                   network: Callable[[Choices], Network]) -> List[Choices]:
+    """Networks that a goal allows and that are predicted to train best.
+
+    The best of :data:`PREDICTED` sampled ones. They differ from each other and from
+    those that were trained as :func:`finalists` do.
+
+    Args:
+        goal (Goal): What they may cost.
+        tables (dict[str, CostTable]): The costs.
+        predictor (LossPredictor): Fitted to what was trained.
+        trained (Sequence[list[tuple[int, ...]]]): Networks for this goal that were
+            trained.
+        count (int): How many; fewer if no more are found.
+        seed (int): Of the samples.
+        network (Callable): From choices to the network's blocks.
+    """
+    sample = _sampler(goal, tables, torch.Generator().manual_seed(seed))
+    found: Dict[Hashable, Choices] = {}
+    for _ in range(TRIES):
+        choices = sample()
+        if goal.allows(tables, choices):
+            found.setdefault(network(choices), choices)
+        if len(found) == PREDICTED:
+            break
+    ranked = sorted(zip(predictor(list(found)), found.values()), key=lambda row: row[0])
+    return _apart([choices for _, choices in ranked], trained, count, network)
+
+
+def _apart(ranked: Sequence[Choices], others: Sequence[Choices], count: int,
+           network: Callable[[Choices], Network]) -> List[Choices]:
+    """The first of ranked networks that differ from all before and from others."""
+    best: List[Choices] = []
+    taken = [network(choices) for choices in others]
+    for choices in ranked:
         blocks = network(choices)
-        if all(sum(a != b for a, b in zip(blocks, others)) >= MIN_DIFFERENCE
-               for others in taken):
+        if all(sum(a != b for a, b in zip(blocks, other)) >= MIN_DIFFERENCE
+               for other in taken):
             best.append(choices)
             taken.append(blocks)
-    return best[:count]
+        if len(best) == count:
+            break
+    return best
 
 
 def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> List[int]:

@@ -2,10 +2,12 @@
 """Goals, what was tried, and the front."""
 import json
 
+import numpy as np
 import pytest
 import torch
 from search_spaces import TINY_SPACE, latencies
 
+from autonl_mm.benchmark.ranking import rank_correlations
 from autonl_mm.cost import LatencyTable, ParamsModel
 from autonl_mm.nas import AutoNLSuperNet
 from autonl_mm.nas.choosing import (
@@ -13,8 +15,10 @@ from autonl_mm.nas.choosing import (
     choose,
     finalists,
     make_goal,
+    more_finalists,
     pareto_front,
 )
+from autonl_mm.nas.loss_predictor import LossPredictor
 from autonl_mm.nas.tried import TriedNetworks
 
 SUPERNET = AutoNLSuperNet(TINY_SPACE, input_shape=32, num_classes=2)
@@ -75,7 +79,7 @@ def test_goals_that_cannot_be_met(maxima, cost, target, words):
 
 
 def test_a_goal_that_nothing_meets(tmp_path, monkeypatch):
-    monkeypatch.setattr('autonl_mm.nas.choosing.FIRST_TRIES', 50)
+    monkeypatch.setattr('autonl_mm.nas.choosing.TRIES', 50)
     low = TABLES['params'].range()[0]
     goal = make_goal(TABLES, dict(params=low), 'macs', 700e3, 0.02)
     with pytest.raises(ValueError, match='none of 50 sampled networks meets macs_700'):
@@ -170,3 +174,69 @@ def test_finalists_are_the_best_that_the_goal_allows(tmp_path):
         for c, losses in tried:
             if goal.allows(TABLES, c) and losses and c not in every:
                 assert min(apart(c, other) for other in every) < MIN_DIFFERENCE
+
+
+def sampled(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [SUPERNET.sample(generator) for _ in range(count)]
+
+
+def additive_loss(choices):
+    """A loss that each block adds to, by what it is."""
+    return 2 + sum(
+        0.1 if spec is None else
+        0.02 * i * (spec.kernel_size == 3) + 0.01 * spec.expand_ratio - spec.nl_ratio
+        for i, spec in enumerate(network(choices)))
+
+
+def rho(pairs):
+    a, b = np.array(pairs, float).T
+    return rank_correlations(a, b)[1].value
+
+
+def test_the_predictor_ranks_networks_that_it_has_not_seen():
+    known, others = sampled(60), sampled(40, seed=1)
+    rows = [(network(c), additive_loss(c)) for c in known]
+    # the costs of a group and its mean loss do not matter
+    groups = [rows[:20], [(blocks, loss + 5) for blocks, loss in rows[20:]]]
+    predictor = LossPredictor(groups)
+    predicted = predictor([network(c) for c in others])
+    truth = [additive_loss(c) for c in others]
+    assert rho(list(zip(predicted, truth))) > 0.9
+    assert rho(predictor.left_out) > 0.85
+    # left out is left out: a fit that had seen the network would be nearer to it
+    seen = predictor([blocks for group in groups for blocks, _ in group])
+    errors = [(abs(loss - left), abs(loss - fit))
+              for (loss, left), fit in zip(predictor.left_out, seen)]
+    assert all(left >= fit for left, fit in errors)
+    # and what is predicted of it is what a fit to the others says
+    i = 7
+    again = LossPredictor([rows[:i] + rows[i + 1:20], groups[1]])
+    assert predictor.left_out[i][1] == pytest.approx(
+        again([rows[i][0]])[0], abs=0.1 * np.std(truth))
+
+
+def test_the_predictor_leaves_out_what_is_not_finite():
+    rows = [(network(c), additive_loss(c)) for c in sampled(20)]
+    bad = [(network(c), float('nan')) for c in sampled(5, seed=1)]
+    blocks = [network(c) for c in sampled(5, seed=2)]
+    assert LossPredictor([rows + bad, bad])(blocks) == LossPredictor([rows])(blocks)
+    with pytest.raises(ValueError, match='none of the trained networks has a finite'):
+        LossPredictor([bad, []])
+
+
+def test_further_finalists_are_predicted_to_be_best():
+    goal = make_goal(TABLES, {}, 'macs', 500e3, 0.02)
+    trained = [c for c in sampled(400) if goal.allows(TABLES, c)][:8]
+    predictor = LossPredictor([[(network(c), additive_loss(c)) for c in sampled(60)]])
+    found = more_finalists(goal, TABLES, predictor, trained, 4, 0, network)
+    assert found == more_finalists(goal, TABLES, predictor, trained, 4, 0, network)
+    assert len(found) == 4 and all(goal.allows(TABLES, c) for c in found)
+    predicted = predictor([network(c) for c in found])
+    assert predicted == sorted(predicted)
+    others = [network(c) for c in sampled(400, seed=3) if goal.allows(TABLES, c)]
+    assert predicted[0] <= np.quantile(predictor(others), 0.1)
+    for i, choices in enumerate(found):
+        for other in trained + found[:i]:
+            assert sum(a != b for a, b in zip(network(choices), network(other))
+                       ) >= MIN_DIFFERENCE

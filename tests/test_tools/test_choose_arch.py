@@ -118,6 +118,40 @@ def test_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
         assert trial.config == Config.fromfile(tiny_search).retrain_base
 
 
+def test_rounds_of_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
+    """Later ones are predicted from the earlier ones; trainings are stubs here."""
+    runs = []
+
+    def train_all(path, trials, jobs, where):
+        runs.append([trial.key['arch'] for trial in trials])
+        return [dict(value=10 - len(runs) + 0.01 * i) for i in range(len(trials))]
+
+    monkeypatch.setattr(tool.trials, 'train_all', train_all)
+    arguments = [
+        tiny_search, searched[0] / 'epoch_6.pth', '--targets', 450e3, 550e3, '--out',
+        tmp_path, *COUNTS, '--finalists', 3, 2, *SHORT, '--jobs', 1]
+    call_main(monkeypatch, tool, *arguments)
+    out = capsys.readouterr().out
+    # first those of the supernet for all targets, then the others
+    assert [len(archs) for archs in runs] == [3, 3, 2, 2]
+    assert len({arch for archs in runs for arch in archs}) == 10
+    assert 'a fit to 6 training losses predicts each from the others with tau' in out
+    assert ("macs_450k: 3 finalists, training losses of 9.0000 to 9.0200; the "
+            "supernet's best has 9.0000") in out
+    assert 'macs_550k: 2 more finalists, training losses of 6.0000 to 6.0100\n' in out
+    for target, archs in zip((450, 550), runs[2:]):
+        assert archs[0] == (tmp_path / f'macs_{target}k/arch.txt').read_text()
+        assert all(abs(macs_of(ArchSpec.from_text(arch)) / target / 1e3 - 1) <= 0.02
+                   for arch in archs)
+    rows = json.loads((tmp_path / 'choices.json').read_text())
+    assert [row['arch'] for row in rows] == [a[0].splitlines() for a in runs[2:]]
+    assert all(0 < row['loss'] < 10 for row in rows)
+    # again: the same networks
+    before, runs[:] = list(runs), []
+    call_main(monkeypatch, tool, *arguments)
+    assert runs == before
+
+
 @pytest.mark.long
 def test_finalists_are_trained_and_not_evaluated(
         tiny_search, searched, tmp_path, monkeypatch, capsys, scope, forked_trials):

@@ -45,6 +45,7 @@ from autonl_mm.nas.choosing import (
 from autonl_mm.nas.cost_aware_model import TOLERANCE
 from autonl_mm.nas.evolution import nan_last
 from autonl_mm.nas.loss_predictor import LossPredictor
+from autonl_mm.nas.proxy_loss import FixedBatches
 from autonl_mm.nas.search_hook import describe_images
 from autonl_mm.nas.tried import TriedNetworks
 
@@ -52,8 +53,6 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
 COSTS = ('macs', 'params', 'latency')
-# Images on which BN of a written network is recalibrated, if the config does not say
-RECALIBRATE = 1024
 # Costs over the range for which networks are tried, for the front
 FRONT_LEVELS = 8
 TRAIN = Path(__file__).resolve().parent / 'train.py'
@@ -107,10 +106,9 @@ def parse_args():
         '--num-samples', type=int,
         help='images to try them on; default: those of the config')
     parser.add_argument(
-        '--recalibrate', type=int,
-        help='training images on which BN is recalibrated for each network that is '
-        'tried, 0 for BN that normalises by each batch; default: those of the config. '
-        f'A network that is written has BN recalibrated on these, or on {RECALIBRATE}')
+        '--recalibrate', type=int, default=1024,
+        help="training images on which BN's statistics of a network that is written "
+        'are measured; default: %(default)s')
     parser.add_argument(
         '--finalists', nargs='+', type=int, metavar='NUMBER',
         help='train so many of the best networks of each goal, without near twins, '
@@ -140,15 +138,13 @@ def hook_options(args, cfg):
     Raises:
         ValueError: If one is out of range.
     """
-    options = {}
-    for name, least in (('candidates', 1), ('num_samples', 1), ('recalibrate', 0)):
+    for name in ('candidates', 'num_samples', 'recalibrate'):
         value = getattr(args, name)
-        if value is None:
-            continue
-        if value < least:
+        if value is not None and value < 1:
             raise ValueError(f'--{name.replace("_", "-")} is {value}, expected at '
-                             f'least {least}')
-        options[name] = value
+                             'least 1')
+    options = {name: getattr(args, name) for name in ('candidates', 'num_samples')
+               if getattr(args, name) is not None}
     if not options.get('candidates', search_options(cfg).get('candidates', 1)):
         raise ValueError('the config tries no candidates: give --candidates')
     return options
@@ -279,22 +275,22 @@ def train_rounds(goals, tables, tried, space, network, cfg, args, where):
     return [sorted(group, key=lambda row: nan_last(row[1])) for group in trained]
 
 
-def write_network(folder, cfg, hook, proxy, choices):
+def write_network(folder, cfg, hook, proxy, batches, choices):
     """Write notation, inherited weights and config of a network.
 
     Args:
         folder (Path): Where to.
         cfg (Config): The config of the search.
         hook (SearchHook): With the model.
-        proxy (ProxyLoss): With the statistics of its BN.
+        proxy (ProxyLoss): Of the search.
+        batches (FixedBatches): On which the statistics of its BN are measured.
         choices (list[tuple[int, ...]]): The network.
     """
     arch = hook.supernet.space.arch(choices)
     with hook.model.network(choices):
-        proxy.recalibrate(choices)
+        proxy.recalibrate(batches)
         state = {name: value.detach().cpu().clone()
                  for name, value in hook.model.model.state_dict().items()}
-        hook.model.model.train()
     if not is_main_process():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -400,12 +396,10 @@ def run(args):
         checkpoint=digest(Path(args.checkpoint))[:16],
         seed=runner.seed, ranks=get_world_size(),
         batches=proxy.num_batches, batch_size=proxy.tried.batch_size,
-        images='held out' if proxy.held_out else 'training',
-        recalibrate=hook.recalibrate))
-    writer = proxy  # which remembers BN's statistics
-    if not hook.recalibrate:
-        hook.recalibrate = RECALIBRATE
-        writer = hook.proxy_loss(runner)
+        images='held out' if proxy.held_out else 'training'))
+    # other images than those that are tried, if there are enough; not kept in memory
+    measured_on = FixedBatches(
+        runner, runner.train_dataloader.dataset, args.recalibrate, 0, runner.seed + 1)
 
     def network(choices):
         return tuple(b.spec(o) for b, o in zip(space.blocks, choices))
@@ -429,7 +423,8 @@ def run(args):
             f'{row[name]:,.6g} {t.unit}' for name, t in tables.items()))
         if number < wanted:
             row['folder'] = str(args.out / goal.name)
-            write_network(args.out / goal.name, cfg, hook, writer, choices)
+            write_network(
+                args.out / goal.name, cfg, hook, proxy, measured_on, choices)
             rows.append(row)
     if not is_main_process():
         return

@@ -7,7 +7,6 @@ from typing import (
     Any,
     Callable,
     ContextManager,
-    Dict,
     Iterable,
     Iterator,
     List,
@@ -27,18 +26,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from autonl_mm.random_state import random_states_kept
 
-# Networks whose recalibrated BN statistics are remembered
-MAX_REMEMBERED = 512
-
 
 class ProxyLoss:
     """Losses of networks on a few batches, the same for all.
 
     They are batches of the training data, with its augmentation, or of images that
-    were held out from it. BN normalises by each batch, or, with ``recalibrate``, as in
-    the evaluation, by statistics that are measured for each network on training
-    images; shared running statistics fit none. Neither loading nor measuring
-    changes the run: running statistics and random states are restored.
+    were held out from it. BN normalises by each batch, because shared running
+    statistics fit no network. The run is not changed: running statistics and random
+    states are restored.
 
     Args:
         runner (Runner): Of the training. Its seed decides which images are
@@ -53,8 +48,6 @@ class ProxyLoss:
             Defaults to 4 GiB.
         dataset (Dataset, optional): The images that were held out. Defaults to None,
             the training images.
-        recalibrate (int): Number of training images for the statistics of BN, of all
-            ranks together. Defaults to 0.
 
     Attributes:
         tried (FixedBatches): The batches that the losses are of.
@@ -66,24 +59,14 @@ class ProxyLoss:
                  network: Callable[[Any], ContextManager],
                  num_samples: int,
                  max_bytes: int = 4 * 2**30,
-                 dataset: Optional[Dataset] = None,
-                 recalibrate: int = 0):
+                 dataset: Optional[Dataset] = None):
         self.runner = runner
         self.model = model
         self.network = network
         self.held_out = dataset is not None
-        if recalibrate:
-            max_bytes //= 2
-        images = runner.train_dataloader.dataset
         self.tried = FixedBatches(
-            runner, dataset if self.held_out else images, num_samples, max_bytes,
-            runner.seed)
-        self.measured_on = None
-        if recalibrate:
-            # other images, where there are enough, than those that are tried
-            self.measured_on = FixedBatches(
-                runner, images, recalibrate, max_bytes, runner.seed + 1)
-        self.statistics: Dict[str, List[Tensor]] = {}
+            runner, dataset if self.held_out else runner.train_dataloader.dataset,
+            num_samples, max_bytes, runner.seed)
 
     @property
     def num_batches(self) -> int:
@@ -110,9 +93,7 @@ class ProxyLoss:
         index = start
         for part in self.tried.parts(start, stop):
             for row, network in zip(rows, networks):
-                with self.network(network), _state_kept(self.model):
-                    if self.measured_on is not None:
-                        self.recalibrate(network)
+                with self.network(network), _buffers_kept(self.model):
                     row += self._losses(part, index)
             index += len(part)
         losses = torch.stack([torch.stack(row) for row in rows])
@@ -134,42 +115,28 @@ class ProxyLoss:
         return self.model.parse_losses(parts)[0].float()
 
     @torch.no_grad()
-    def recalibrate(self, network: Any) -> None:
-        """Give BN the statistics of the network that the model is now, and put the
-        model into eval mode.
+    def recalibrate(self, batches: 'FixedBatches') -> None:
+        """Give BN the statistics of the network that the model is now.
+
+        They are the means of the means and variances of all batches, over ranks.
 
         Args:
-            network: The network, as it is named.
+            batches (FixedBatches): The batches.
         """
         norms = [m for m in self.model.modules()
                  if isinstance(m, _BatchNorm) and m.training]
-        key = repr(network)
-        if key not in self.statistics:
-            if len(self.statistics) >= MAX_REMEMBERED:
-                self.statistics.clear()
-            self.statistics[key] = self._measure(norms)
-        buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var)]
-        for buffer, value in zip(buffers, self.statistics[key]):
-            buffer.copy_(value)
-        self.model.eval()
-
-    def _measure(self, norms: Sequence[_BatchNorm]) -> List[Tensor]:
-        """Means of all batches' means and variances, over ranks."""
         before = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for the mean of all batches
         index = self.num_batches  # random numbers of their own
-        for part in self.measured_on.parts(0, self.measured_on.num_batches):
+        for part in batches.parts(0, batches.num_batches):
             self._losses(part, index)
             index += len(part)
-        values = []
         for norm, momentum in zip(norms, before):
             norm.momentum = momentum
-            values += [norm.running_mean.clone(), norm.running_var.clone()]
-        for value in values:
-            all_reduce(value, 'mean')
-        return values
+            all_reduce(norm.running_mean, 'mean')
+            all_reduce(norm.running_var, 'mean')
 
 
 class FixedBatches:
@@ -277,14 +244,11 @@ def _num_bytes(batch: Any) -> int:
 
 
 @contextmanager
-def _state_kept(model: nn.Module) -> Iterator[None]:
-    """Restore buffers and modes behind the ``with`` block."""
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Restore buffers behind the ``with`` block."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    modes = [(module, module.training) for module in model.modules()]
     try:
         yield
     finally:
         for buffer, value in kept:
             buffer.copy_(value)
-        for module, training in modes:
-            module.training = training

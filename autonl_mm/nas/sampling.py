@@ -1,12 +1,11 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Which networks of a space a training step has."""
-import math
 from typing import Callable, List, Tuple
 
 import torch
 
 from .cost_table import CostTable
-from .space import Choices, SearchSpace
+from .space import Choices
 
 
 def extremes(table: CostTable) -> Tuple[Choices, Choices]:
@@ -19,42 +18,6 @@ def extremes(table: CostTable) -> Tuple[Choices, Choices]:
     cheapest = [tuple(map(int, torch.unravel_index(block.argmin(), block.shape)))
                 for block in table.blocks]
     return largest, cheapest
-
-
-def fair_networks(space: SearchSpace, seed: int, start: int, count: int
-                  ) -> List[Choices]:
-    """Part of a sequence of networks in which no option is trained more than others.
-
-    Strict fairness of FairNAS (Chu et al., ICCV 2021, arXiv 1907.01845): the sequence
-    has rounds, and in a round each option of each decision occurs equally often, in an
-    order that is shuffled for each decision. A round has as many networks as the least
-    common multiple of the numbers of options.
-
-    Args:
-        space (SearchSpace): The space.
-        seed (int): Of the sequence.
-        start (int): Index of the first network in the sequence.
-        count (int): Number of networks.
-
-    Returns:
-        list[list[tuple[int, ...]]]: Choices of each network.
-    """
-    length = math.lcm(*(n for block in space.blocks for n in block.shape))
-    rounds = {}
-
-    def network(index: int) -> Choices:
-        number, place = divmod(index, length)
-        if number not in rounds:
-            # of the numbers alone, so that a resumed run has the same
-            generator = torch.Generator().manual_seed(
-                (seed * 1_000_003 + number) % 2**63)
-            rounds[number] = [
-                [torch.arange(n).repeat(length // n)[
-                    torch.randperm(length, generator=generator)].tolist()
-                 for n in block.shape] for block in space.blocks]
-        return [tuple(options[place] for options in block) for block in rounds[number]]
-
-    return [network(i) for i in range(start, start + count)]
 
 
 def networks_of_step(table: CostTable, count: int, sandwich: bool,

@@ -19,7 +19,7 @@ from autonl_mm.registry import HOOKS
 from .cost_aware_model import CostAwareModel, unwrap_model
 from .evolution import evolution_search
 from .proxy_loss import ProxyLoss
-from .sampling import fair_networks, networks_of_step
+from .sampling import networks_of_step
 from .space import Choices
 from .supernet import AutoNLSuperNet
 
@@ -50,10 +50,9 @@ class SearchHook(Hook):
     instead, each at its own cost and not at that of the largest (see
     :meth:`AutoNLSuperNet.as_network`), and nothing else before the choice. Importance
     is not measured then, and thresholds are held: all is left to the candidates. They
-    are sampled around the target, without one over the whole range of costs, or with
-    ``fair`` so that all options are trained equally often. With ``sandwich`` the
-    largest network and the cheapest are among them. Without a target the supernet
-    serves all targets: ``warmup`` and ``freeze_at`` are 1, and
+    are sampled around the target, without one over the whole range of costs. With
+    ``sandwich`` the largest network and the cheapest are among them. Without a target
+    the supernet serves all targets: ``warmup`` and ``freeze_at`` are 1, and
     ``tools/choose_arch.py`` chooses afterwards.
 
     **Records.** After every epoch one log line with cost, target and the
@@ -89,16 +88,10 @@ class SearchHook(Hook):
         soft_targets (bool): Whether the others learn what the largest one says
             instead of the annotations, see
             :func:`~autonl_mm.nas.soft_targets.soft_loss`. Defaults to False.
-        fair (bool): Whether the others are from a sequence that has all options
-            equally often, see :func:`~autonl_mm.nas.sampling.fair_networks`. Defaults
-            to False.
         held_out (dict, optional): Config of the dataset of the images on which
             candidates are tried instead of training images, such as a
             :class:`~autonl_mm.datasets.HoldoutDataset`. Its pipeline must load the
             annotations. Defaults to None.
-        recalibrate (int): Training images on which BN is recalibrated for each
-            candidate, of all ranks together. Defaults to 0, normalisation by each
-            batch.
 
     Raises:
         ValueError: If an argument is out of range, the model to train is
@@ -120,9 +113,7 @@ class SearchHook(Hook):
                  networks: int = 0,
                  sandwich: bool = False,
                  soft_targets: bool = False,
-                 fair: bool = False,
-                 held_out: Optional[dict] = None,
-                 recalibrate: int = 0):
+                 held_out: Optional[dict] = None):
         if not 0 <= warmup <= freeze_at <= 1:
             raise ValueError(f'warmup is {warmup} and freeze_at is {freeze_at}, '
                              'expected 0 <= warmup <= freeze_at <= 1')
@@ -134,17 +125,13 @@ class SearchHook(Hook):
         for name, number, least in (('candidates', candidates, 0),
                                     ('num_samples', num_samples, 1),
                                     ('max_bytes', max_bytes, 1),
-                                    ('networks', networks, 2 if sandwich else 0),
-                                    ('recalibrate', recalibrate, 0)):
+                                    ('networks', networks, 2 if sandwich else 0)):
             if number < least:
                 raise ValueError(
                     f'{name} is {number}, expected an integer of at least {least}')
         if soft_targets and not sandwich:
             raise ValueError('soft_targets is True without sandwich, but the largest '
                              'network is the teacher: set sandwich=True')
-        if fair and not networks:
-            raise ValueError('fair is True, but networks is 0: set the number of '
-                             'networks that an iteration trains')
         if networks and not candidates and freeze_at < 1:
             raise ValueError(
                 f'candidates is 0, but with networks={networks} nothing else tells '
@@ -159,9 +146,7 @@ class SearchHook(Hook):
         self.networks = networks
         self.sandwich = sandwich
         self.soft_targets = soft_targets
-        self.fair = fair
         self.held_out = held_out
-        self.recalibrate = recalibrate
         self.chooses = True  # unless the model has no target
 
     def rate(self, progress: float) -> float:
@@ -253,9 +238,6 @@ class SearchHook(Hook):
             return
 
         def sample(count: int) -> List[Choices]:
-            if self.fair:
-                return fair_networks(
-                    self.supernet.space, runner.seed, runner.iter * count, count)
             generator = torch.Generator().manual_seed(seed)
             return [self.supernet.sample(generator) for _ in range(count)]
 
@@ -284,7 +266,7 @@ class SearchHook(Hook):
         """
         return ProxyLoss(
             runner, self.model.model, self.model.network, self.num_samples,
-            self.max_bytes, self.images, self.recalibrate)
+            self.max_bytes, self.images)
 
     def _try_candidates(self, runner: Runner) -> None:
         supernet, blocks = self.supernet, self.supernet.space.blocks
@@ -441,11 +423,8 @@ def describe_images(proxy: ProxyLoss) -> str:
     Args:
         proxy (ProxyLoss): The losses.
     """
-    text = f'{proxy.num_batches} batches of {proxy.tried.batch_size} '
-    text += 'held-out images' if proxy.held_out else 'training images'
-    if proxy.measured_on is not None:
-        text += f', BN recalibrated on {proxy.measured_on.num_batches} batches'
-    return text
+    return (f'{proxy.num_batches} batches of {proxy.tried.batch_size} '
+            f'{"held-out" if proxy.held_out else "training"} images')
 
 
 def _checkpoint_is_due(runner: Runner) -> bool:

@@ -48,9 +48,9 @@ class TriedNetworks:
             raise ValueError(f'{self.path} is not a record of tried networks: remove '
                              'it')
         different = [
-            f'{name} {record["made_with"].get(name)}, now {value}'
-            for name, value in self.made_with.items()
-            if record['made_with'].get(name) != value]
+            f'{name} {record["made_with"].get(name)}, now {self.made_with.get(name)}'
+            for name in {**self.made_with, **record['made_with']}
+            if record['made_with'].get(name) != self.made_with.get(name)]
         if different:
             raise ValueError(
                 f'{self.path} is of networks that were tried with '

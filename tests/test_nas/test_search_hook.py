@@ -159,8 +159,7 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
 
 @pytest.mark.long
 @pytest.mark.parametrize('rule', [
-    {}, pytest.param({'custom_hooks.0.networks': 2, 'custom_hooks.0.fair': True},
-                     marks=pytest.mark.slow)])
+    {}, pytest.param({'custom_hooks.0.networks': 2}, marks=pytest.mark.slow)])
 def test_a_loop_that_counts_iterations(rule, tiny_search, tmp_path, scope):
     """Records with each checkpoint; killed, it goes on exactly."""
 
@@ -213,8 +212,7 @@ def networks_search(tiny_search, tmp_path):
                   split=split) for split in ('train', 'val')]
     cfg.train_dataloader.dataset = parts[0]
     cfg.custom_hooks[0].update(
-        networks=4, sandwich=True, soft_targets=True, fair=True, held_out=parts[1],
-        recalibrate=8)
+        networks=4, sandwich=True, soft_targets=True, held_out=parts[1])
     cfg.dump(tmp_path / 'networks.py')
     return tmp_path / 'networks.py'
 
@@ -228,7 +226,7 @@ def test_whole_networks(networks_search, tmp_path):
     output = run_tool('tools/train.py', networks_search, '--work-dir', whole,
                       *options).stdout
     assert ('trying 12 networks of 490,000 to 510,000 MACs on 2 batches of 4 held-out '
-            'images, BN recalibrated on 2 batches') in output
+            'images') in output
     assert len(re.findall(r'Epoch\(train\).* loss_soft: \d', output)) >= 12
     records = [json.loads((whole / f'gates/epoch_{i}.json').read_text())
                for i in range(1, 7)]
@@ -262,8 +260,7 @@ def test_whole_networks_in_bfloat16(networks_search, tmp_path):
 def test_for_all_targets(networks_search, tmp_path):
     """Without a target the range is trained, and nothing is chosen."""
     arguments = ('tools/train.py', networks_search, '--work-dir', tmp_path / 'run',
-                 '--cfg-options', 'model.target=None', 'custom_hooks.0.fair=False',
-                 'train_cfg.max_epochs=2')
+                 '--cfg-options', 'model.target=None', 'train_cfg.max_epochs=2')
     result = run_tool(*arguments, check=False)
     assert result.returncode
     assert 'set a target, or warmup=1 and freeze_at=1' in result.stdout
@@ -329,7 +326,7 @@ def test_two_ranks_train_whole_networks(networks_search, tmp_path):
     cfg.custom_hooks[0].update(networks=1, sandwich=False, soft_targets=False)
     cfg.dump(networks_search)
     output = run_ranks(2, script, networks_search, tmp_path)[0].stdout
-    assert 'on 1 batches of 4 held-out images, BN recalibrated on 1 batches' in output
+    assert 'on 1 batches of 4 held-out images' in output
     a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
     assert a['arch'] == b['arch']
     assert abs(count_macs(ArchSpec.from_text(a['arch']), 32, 2).total / TARGET
@@ -357,9 +354,7 @@ def test_rate():
     (dict(max_bytes=0), ['max_bytes is 0']),
     (dict(networks=-1), ['networks is -1']),
     (dict(networks=1, sandwich=True), ['networks is 1', 'at least 2']),
-    (dict(recalibrate=-1), ['recalibrate is -1']),
     (dict(networks=2, soft_targets=True), ['soft_targets', 'sandwich=True']),
-    (dict(fair=True), ['fair', 'networks is 0']),
     (dict(networks=2, candidates=0), ['candidates is 0', 'networks=2']),
 ])
 def test_bad_arguments(kwargs, words):

@@ -27,8 +27,8 @@ def test_several_targets(tiny_search, searched, tmp_path, monkeypatch, capsys, s
                  '--out', tmp_path, *COUNTS]
     call_main(monkeypatch, tool, *arguments)
     out = capsys.readouterr().out
-    assert 'choosing: 8 networks for each of 10 costs, seed 0, on 2 batches of' in out
-    assert 'training images, BN recalibrated on 2 batches' in out
+    assert 'choosing: 8 networks for each of 10 costs, seed 0, ' in out
+    assert 'on 2 batches of 4 training images\n' in out
     rows = json.loads((tmp_path / 'choices.json').read_text())
     assert [row['goal'] for row in rows] == ['macs_400k', 'macs_600k']
     for row, target in zip(rows, (400e3, 600e3)):
@@ -71,8 +71,8 @@ def test_several_targets(tiny_search, searched, tmp_path, monkeypatch, capsys, s
     call_main(monkeypatch, tool, *arguments)
     assert (tmp_path / 'choices.json').read_text() == before
     assert (tmp_path / 'tried.json').stat().st_mtime_ns == written
-    assert "of networks that were tried with recalibrate 8, now 4" in main_error(
-        monkeypatch, tool, *arguments, '--recalibrate', 4)
+    assert "of networks that were tried with batches 2, now 1" in main_error(
+        monkeypatch, tool, *arguments, '--num-samples', 4)
 
 
 def test_limits(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
@@ -118,7 +118,8 @@ def test_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
         assert trial.config == Config.fromfile(tiny_search).retrain_base
 
 
-def test_rounds_of_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
+def test_rounds_of_finalists(
+        tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     """Later ones are predicted from the earlier ones; trainings are stubs here."""
     runs = []
 
@@ -198,6 +199,8 @@ def test_bad_input(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
          '--max', 'macs=5e5'),
         ('--candidates is 0', tiny_search, checkpoint, '--targets', 5e5,
          '--candidates', 0),
+        ('--recalibrate is 0', tiny_search, checkpoint, '--targets', 5e5,
+         '--recalibrate', 0),
         ('--finalists is 1', tiny_search, checkpoint, '--targets', 5e5, '--finalists',
          1, *SHORT),
         ('--finalists needs --short-training', tiny_search, checkpoint, '--targets',

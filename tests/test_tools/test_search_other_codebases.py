@@ -105,7 +105,7 @@ def test_one_supernet_for_all_targets(name, task, tmp_path, scope):
         'tools/choose_arch.py', tmp_path / 'range.py', tmp_path / 'run/epoch_1.pth',
         '--targets', '30e6', '60e6', '--out', tmp_path / 'chosen', '--candidates', '3',
         '--recalibrate', '4').stdout
-    assert 'on 1 batches of 2 held-out images, BN recalibrated on 2 batches' in output
+    assert 'on 1 batches of 2 held-out images\n' in output
     for target in (30e6, 60e6):
         folder = tmp_path / f'chosen/macs_{target / 1e6:g}M'
         arch = ArchSpec.from_file(folder / 'arch.txt')

@@ -20,18 +20,16 @@ def extremes(table: CostTable) -> Tuple[Choices, Choices]:
     return largest, cheapest
 
 
-def networks_of_step(table: CostTable, count: int, sandwich: bool,
+def networks_of_step(table: CostTable, count: int,
                      sample: Callable[[int], List[Choices]]) -> List[Choices]:
-    """The networks of a training step.
+    """The networks of a training step by the sandwich rule.
 
-    With the sandwich rule (Yu and Huang, ICCV 2019, arXiv 1903.05134) the largest one
-    comes first and the cheapest second.
+    The largest one comes first and the cheapest second (Yu and Huang, ICCV 2019,
+    arXiv 1903.05134).
 
     Args:
         table (CostTable): Costs of the space.
-        count (int): Number of networks.
-        sandwich (bool): Whether the largest and the cheapest are among them.
+        count (int): Number of networks, at least 2.
         sample (Callable): From a number to so many sampled networks.
     """
-    ends = list(extremes(table)) if sandwich else []
-    return ends + sample(count - len(ends))
+    return [*extremes(table), *sample(count - 2)]

@@ -46,14 +46,13 @@ class SearchHook(Hook):
     lowest loss is chosen, see :func:`~autonl_mm.nas.evolution.evolution_search`.
     ``candidates=0`` takes the most important network.
 
-    **Whole networks.** With ``networks`` an iteration trains so many sampled networks
-    instead, each at its own cost and not at that of the largest (see
-    :meth:`AutoNLSuperNet.as_network`), and nothing else before the choice. Importance
-    is not measured then, and thresholds are held: all is left to the candidates. They
-    are sampled around the target, without one over the whole range of costs. With
-    ``sandwich`` the largest network and the cheapest are among them. Without a target
-    the supernet serves all targets: ``warmup`` and ``freeze_at`` are 1, and
-    ``tools/choose_arch.py`` chooses afterwards.
+    **Whole networks.** With ``networks`` an iteration trains so many networks instead,
+    and nothing else before the choice: the largest and the cheapest of the space, and
+    sampled ones, each at its own cost (see :meth:`AutoNLSuperNet.as_network`).
+    Importance is not measured then, and thresholds are held: all is left to the
+    candidates. Networks are sampled around the target, without one over the whole range
+    of costs. Without a target the supernet serves all targets: ``warmup`` and
+    ``freeze_at`` are 1, and ``tools/choose_arch.py`` chooses afterwards.
 
     **Records.** After every epoch one log line with cost, target and the
     decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the
@@ -81,10 +80,8 @@ class SearchHook(Hook):
         max_bytes (int): Bytes of these images in memory at a time, for each rank.
             What does not fit is loaded again for each round of candidates.
             Defaults to 4 GiB.
-        networks (int): Whole networks that an iteration trains on its batch. Defaults
-            to 0, the gates' rule.
-        sandwich (bool): Whether the largest and the cheapest network are among them.
-            Defaults to False.
+        networks (int): Whole networks that an iteration trains on its batch, at least
+            2. Defaults to 0, the gates' rule.
         soft_targets (bool): Whether the others learn what the largest one says
             instead of the annotations, see
             :func:`~autonl_mm.nas.soft_targets.soft_loss`. Defaults to False.
@@ -111,7 +108,6 @@ class SearchHook(Hook):
                  num_samples: int = 8192,
                  max_bytes: int = 4 * 2**30,
                  networks: int = 0,
-                 sandwich: bool = False,
                  soft_targets: bool = False,
                  held_out: Optional[dict] = None):
         if not 0 <= warmup <= freeze_at <= 1:
@@ -125,13 +121,13 @@ class SearchHook(Hook):
         for name, number, least in (('candidates', candidates, 0),
                                     ('num_samples', num_samples, 1),
                                     ('max_bytes', max_bytes, 1),
-                                    ('networks', networks, 2 if sandwich else 0)):
+                                    ('networks', networks, 2 if networks else 0)):
             if number < least:
                 raise ValueError(
                     f'{name} is {number}, expected an integer of at least {least}')
-        if soft_targets and not sandwich:
-            raise ValueError('soft_targets is True without sandwich, but the largest '
-                             'network is the teacher: set sandwich=True')
+        if soft_targets and not networks:
+            raise ValueError('soft_targets is True, but networks is 0: set the number '
+                             'of networks that an iteration trains')
         if networks and not candidates and freeze_at < 1:
             raise ValueError(
                 f'candidates is 0, but with networks={networks} nothing else tells '
@@ -144,7 +140,6 @@ class SearchHook(Hook):
         self.num_samples = num_samples
         self.max_bytes = max_bytes
         self.networks = networks
-        self.sandwich = sandwich
         self.soft_targets = soft_targets
         self.held_out = held_out
         self.chooses = True  # unless the model has no target
@@ -242,8 +237,7 @@ class SearchHook(Hook):
             return [self.supernet.sample(generator) for _ in range(count)]
 
         self.model.train_networks(
-            networks_of_step(
-                self.supernet.cost_table, self.networks, self.sandwich, sample),
+            networks_of_step(self.supernet.cost_table, self.networks, sample),
             self.soft_targets)
 
     def _narrow(self, progress: float) -> None:

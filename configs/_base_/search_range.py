@@ -5,5 +5,4 @@ for_all_targets = dict(
     warmup=1.,
     freeze_at=1.,
     networks=4,
-    sandwich=True,
     soft_targets=True)

@@ -24,6 +24,6 @@ def test_networks_of_a_step():
         return [TABLE.sample(TABLE.probabilities(None), generator)
                 for _ in range(count)]
 
-    assert networks_of_step(TABLE, 3, False, sample) == sample(3)
-    networks = networks_of_step(TABLE, 4, True, sample)
+    networks = networks_of_step(TABLE, 4, sample)
     assert networks == [*extremes(TABLE), *sample(2)]
+    assert networks_of_step(TABLE, 2, sample) == networks[:2]

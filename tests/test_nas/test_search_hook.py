@@ -212,7 +212,7 @@ def networks_search(tiny_search, tmp_path):
                   split=split) for split in ('train', 'val')]
     cfg.train_dataloader.dataset = parts[0]
     cfg.custom_hooks[0].update(
-        networks=4, sandwich=True, soft_targets=True, held_out=parts[1])
+        networks=4, soft_targets=True, held_out=parts[1])
     cfg.dump(tmp_path / 'networks.py')
     return tmp_path / 'networks.py'
 
@@ -321,10 +321,6 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
 def test_two_ranks_train_whole_networks(networks_search, tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)
-    cfg = Config.fromfile(networks_search)
-    # one network: some parameters have no part in it
-    cfg.custom_hooks[0].update(networks=1, sandwich=False, soft_targets=False)
-    cfg.dump(networks_search)
     output = run_ranks(2, script, networks_search, tmp_path)[0].stdout
     assert 'on 1 batches of 4 held-out images' in output
     a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
@@ -353,8 +349,8 @@ def test_rate():
     (dict(num_samples=0), ['num_samples is 0']),
     (dict(max_bytes=0), ['max_bytes is 0']),
     (dict(networks=-1), ['networks is -1']),
-    (dict(networks=1, sandwich=True), ['networks is 1', 'at least 2']),
-    (dict(networks=2, soft_targets=True), ['soft_targets', 'sandwich=True']),
+    (dict(networks=1), ['networks is 1', 'at least 2']),
+    (dict(soft_targets=True), ['soft_targets', 'networks is 0']),
     (dict(networks=2, candidates=0), ['candidates is 0', 'networks=2']),
 ])
 def test_bad_arguments(kwargs, words):

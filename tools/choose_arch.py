@@ -404,8 +404,12 @@ def run(args):
     def network(choices):
         return tuple(b.spec(o) for b, o in zip(space.blocks, choices))
 
-    chosen = [choose(goal, tables, tried, proxy.num_batches, hook.candidates, args.seed,
-                     network) for goal in goals]
+    chosen = []
+    for goal in goals:
+        choices, loss = choose(
+            goal, tables, tried, proxy.num_batches, hook.candidates, args.seed, network)
+        print_once(f'{goal.name}: the lowest loss of those tried is {loss:.4f}')
+        chosen.append((choices, loss))
     if where:
         trained = train_rounds(
             goals[:wanted], tables, tried, space, network, cfg, args, where)

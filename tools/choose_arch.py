@@ -230,7 +230,7 @@ def train_finalists(networks, space, cfg, args, where):
     return [result['value'] for result in done]
 
 
-def train_rounds(goals, tables, tried, space, network, cfg, args, where):
+def train_rounds(goals, tables, tried, space, cfg, args, where):
     """Train the finalists of all goals, round by round.
 
     Args:
@@ -238,20 +238,18 @@ def train_rounds(goals, tables, tried, space, network, cfg, args, where):
         tables (dict[str, CostTable]): The costs.
         tried (TriedNetworks): The losses with the supernet's weights.
         space (SearchSpace): The space.
-        network (Callable): From choices to the network's blocks.
         cfg (Config): The config of the search.
         args (Namespace): Arguments of the tool.
         where (Cluster): Where they are trained.
 
     Returns:
-        list[list[tuple[list[tuple[int, ...]], float]]]: By goal the networks and their
-        training losses, from the best to the worst.
+        list[list[tuple[int, ...]]]: By goal the network of the lowest training loss.
     """
     trained = [[] for _ in goals]
     for number, count in enumerate(args.finalists):
         if number:
             predictor = LossPredictor([
-                [(network(choices), loss) for choices, loss in group]
+                [(space.specs(choices), loss) for choices, loss in group]
                 for group in trained])
             if len(predictor.left_out) > 2:
                 tau, _ = rank_correlations(*zip(*predictor.left_out))
@@ -261,9 +259,9 @@ def train_rounds(goals, tables, tried, space, network, cfg, args, where):
             if number:
                 networks = more_finalists(
                     goal, tables, predictor, [choices for choices, _ in group], count,
-                    args.seed, network)
+                    args.seed, space.specs)
             else:
-                networks = finalists(goal, tables, tried, count, network)
+                networks = finalists(goal, tables, tried, count, space.specs)
             losses = train_finalists(networks, space, cfg, args, where)
             order = sorted(losses, key=nan_last)
             if losses:
@@ -272,7 +270,7 @@ def train_rounds(goals, tables, tried, space, network, cfg, args, where):
                       + (f"; the supernet's best has {losses[0]:.4f}"
                          if not number else ''), flush=True)
             group += zip(networks, losses)
-    return [sorted(group, key=lambda row: nan_last(row[1])) for group in trained]
+    return [min(group, key=lambda row: nan_last(row[1]))[0] for group in trained]
 
 
 def write_network(folder, cfg, hook, proxy, batches, choices):
@@ -401,19 +399,17 @@ def run(args):
     measured_on = FixedBatches(
         runner, runner.train_dataloader.dataset, args.recalibrate, 0, runner.seed + 1)
 
-    def network(choices):
-        return tuple(b.spec(o) for b, o in zip(space.blocks, choices))
-
     chosen = []
     for goal in goals:
         choices, loss = choose(
-            goal, tables, tried, proxy.num_batches, hook.candidates, args.seed, network)
+            goal, tables, tried, proxy.num_batches, hook.candidates, args.seed,
+            space.specs)
         print_once(f'{goal.name}: the lowest loss of those tried is {loss:.4f}')
         chosen.append((choices, loss))
     if where:
-        trained = train_rounds(
-            goals[:wanted], tables, tried, space, network, cfg, args, where)
-        for number, ((choices, _), *_) in enumerate(trained):
+        best = train_rounds(
+            goals[:wanted], tables, tried, space, cfg, args, where)
+        for number, choices in enumerate(best):
             # It may have been tried on a part of the batches, or not at all. What is
             # tried now is not kept: the same command must find the same finalists.
             losses, = proxy.losses([choices], 0, proxy.num_batches)

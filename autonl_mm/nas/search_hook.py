@@ -263,7 +263,7 @@ class SearchHook(Hook):
             self.max_bytes, self.images)
 
     def _try_candidates(self, runner: Runner) -> None:
-        supernet, blocks = self.supernet, self.supernet.space.blocks
+        supernet = self.supernet
         low, high = self.model.budget
         proxy = self.proxy_loss(runner)
         runner.logger.info(f'search: trying {self.candidates} networks of '
@@ -277,8 +277,7 @@ class SearchHook(Hook):
             supernet.choices(),
             sample=lambda: supernet.sample(generator),
             allowed=lambda choices: low <= supernet.cost_of(choices) <= high,
-            network=lambda choices: tuple(
-                block.spec(c) for block, c in zip(blocks, choices)),
+            network=supernet.space.specs,
             losses=proxy.losses,
             batches=proxy.num_batches,
             candidates=self.candidates,

@@ -177,16 +177,24 @@ class SearchSpace:
         """All blocks in order."""
         return tuple(block for stage in self.stages for block in stage)
 
-    def arch(self, choices: Sequence[Sequence[int]]) -> ArchSpec:
-        """The network of a choice for every block.
+    def specs(self, choices: Sequence[Sequence[int]]
+              ) -> Tuple[Optional[BlockSpec], ...]:
+        """The blocks of a choice for every block, None where one is left out.
 
         Args:
             choices (Sequence[Sequence[int]]): One for each of ``blocks``, as
                 for :meth:`BlockSpace.spec`.
         """
-        specs = [b.spec(c) for b, c in zip(self.blocks, choices)]
+        return tuple(b.spec(c) for b, c in zip(self.blocks, choices))
+
+    def arch(self, choices: Sequence[Sequence[int]]) -> ArchSpec:
+        """The network of a choice for every block.
+
+        Args:
+            choices (Sequence[Sequence[int]]): As for :meth:`specs`.
+        """
         return ArchSpec(
-            tuple(s for s in specs if s is not None), self.stem_channels,
+            tuple(s for s in self.specs(choices) if s is not None), self.stem_channels,
             self.head_channels, self.scale)
 
     @property

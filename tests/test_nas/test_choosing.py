@@ -41,8 +41,7 @@ class Losses:
                  for i in range(start, stop)] for n in networks]
 
 
-def network(choices):
-    return tuple(b.spec(o) for b, o in zip(SPACE.blocks, choices))
+network = SPACE.specs
 
 
 def search(goal, tried, seed=0, candidates=60):
@@ -122,6 +121,8 @@ def test_what_was_tried_otherwise_is_not_used(tmp_path):
         [[(0, ) * 6]], 0, 1)
     with pytest.raises(ValueError, match='tried with seed 1, now 2: remove it'):
         TriedNetworks(path, Losses(), dict(seed=2, batches=8))
+    with pytest.raises(ValueError, match='tried with batches 8, now None: remove it'):
+        TriedNetworks(path, Losses(), dict(seed=1))
     path.write_text('[]')
     with pytest.raises(ValueError, match='is not a record'):
         TriedNetworks(path, Losses(), {})

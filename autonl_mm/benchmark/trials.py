@@ -22,17 +22,34 @@ from .records import metric_of, read_scalars
 BEGUN, RESULT = 'begun.txt', 'result.json'
 
 
-def add_args(parser: argparse.ArgumentParser) -> None:
+def file_stem(text: str) -> str:
+    """The name of a file without its ending, as an option gives it.
+
+    Raises:
+        ArgumentTypeError: If it is empty or has a folder.
+    """
+    if not text or Path(text).name != text:
+        raise argparse.ArgumentTypeError(
+            f'expected the name of a file without folder and ending, got {text!r}')
+    return text
+
+
+def add_args(parser: argparse.ArgumentParser, report: str) -> None:
     """Add the options of a comparison of training runs.
 
     Args:
         parser (ArgumentParser): The tool's parser.
+        report (str): Name of the result's files, without ending.
     """
     parser.add_argument(
         '--work-dir', type=Path, required=True, help='folder for all runs')
     parser.add_argument(
         '--seeds', type=int, default=3, help='training runs of each network')
     cluster.add_args(parser)
+    parser.add_argument(
+        '--report', type=file_stem, default=report, metavar='NAME',
+        help='name of the files with the result in the work dir, without ending, so '
+        f'that several comparisons can share their training runs; default {report}')
     parser.add_argument(
         '--cfg-options',
         nargs='+',

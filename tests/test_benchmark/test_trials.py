@@ -1,4 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import argparse
 import json
 import textwrap
 
@@ -38,6 +39,18 @@ def tool(tmp_path, monkeypatch):
 def train(tool, out, config='config.py', options=None, jobs=1, prepare=None, **key):
     run = trials.Trial(config, out, key, options or {}, prepare=prepare)
     return trials.train_all(tool, [run], jobs, Cluster())[0]
+
+
+def test_several_reports_of_a_work_dir(capsys):
+    parser = argparse.ArgumentParser()
+    trials.add_args(parser, 'comparison')
+    assert parser.parse_args(['--work-dir', 'runs']).report == 'comparison'
+    name = 'comparison_6.5M'
+    assert parser.parse_args(['--work-dir', 'runs', '--report', name]).report == name
+    for wrong in ('', 'no/folder', '.'):
+        with pytest.raises(SystemExit):
+            parser.parse_args(['--work-dir', 'runs', '--report', wrong])
+        assert 'expected the name of a file without folder' in capsys.readouterr().err
 
 
 def test_trains_once(tool, tmp_path, monkeypatch):

@@ -141,7 +141,9 @@ def test_random_networks_of_a_target_are_those_of_rank_correlation(
     assert [r.split(' | ')[0] for r in rows[1:]] == [
         '| searched', '| random 0', '| random 1', '| random 2']
     call_main(monkeypatch, rank_correlation, tiny_search, 'none.pth', *shared,
-              '--num-networks', '3', '--sets', 'cost')
+              '--num-networks', '3', '--sets', 'cost', '--report', 'ranks_0.9')
+    assert sorted(p.name for p in (tmp_path / 'runs').glob('*.*')) == [
+        'comparison.md', 'ranks_0.9.json', 'ranks_0.9.md', 'ranks_0.9.png']
     (searched, *compared), ranked = names
     assert compared == ranked and searched not in ranked
     shared[3] = f'{0.5 * macs:.0f}'

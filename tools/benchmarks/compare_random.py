@@ -43,7 +43,7 @@ SEARCHED, FINE_TUNED = 'searched', 'searched, fine-tuned'
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of the search')
-    trials.add_args(parser)
+    trials.add_args(parser, 'comparison')
     parser.add_argument(
         '--arch',
         help='notation file of a finished search; default: run the search')
@@ -232,7 +232,7 @@ def main():
     text += '\n\n' + trials.summary(done, args.jobs)
     if seconds is not None:
         text += f'; search {seconds / 60:.1f} min'
-    write_whole(args.work_dir / 'comparison.md', text + '\n')
+    write_whole(args.work_dir / f'{args.report}.md', text + '\n')
     print('\n' + text)
 
 

@@ -34,7 +34,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'config', help='config with ``steps``, lists of plug-ins by name')
-    trials.add_args(parser)
+    trials.add_args(parser, 'comparison')
     parser.add_argument(
         '--steps', nargs='+', metavar='NAME', help='default: all of the config')
     parser.add_argument(
@@ -207,7 +207,7 @@ def main():
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'compare_steps.py: {e}')
     text = table(rows, values) + last
-    write_whole(args.work_dir / 'comparison.md', text + '\n')
+    write_whole(args.work_dir / f'{args.report}.md', text + '\n')
     print('\n' + text)
 
 

@@ -45,7 +45,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of the search')
     parser.add_argument('checkpoint', help='checkpoint of the search')
-    trials.add_args(parser)
+    trials.add_args(parser, 'rank_correlation')
     parser.set_defaults(seeds=1)
     parser.add_argument(
         '--num-networks', type=int, default=16,
@@ -190,9 +190,9 @@ def main():
         text += ''.join(f'- {line}\n' for line in describe_ranks(of_set))
         text += '\n' + table(of_set, metric) + '\n\n'
     text += trials.summary(done, args.jobs)
-    write_whole(args.work_dir / 'rank_correlation.md', text + '\n')
-    write_whole(args.work_dir / 'rank_correlation.json', json.dumps(sets, indent=1))
-    plot(sets, metric, args.work_dir / 'rank_correlation.png')
+    write_whole(args.work_dir / f'{args.report}.md', text + '\n')
+    write_whole(args.work_dir / f'{args.report}.json', json.dumps(sets, indent=1))
+    plot(sets, metric, args.work_dir / f'{args.report}.png')
     print('\n' + text)
 
 

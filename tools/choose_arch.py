@@ -5,7 +5,7 @@ For each target, random networks of its cost and then networks evolved from the 
 them run with the supernet's weights, on the images that the search held out (training
 images if it held out none), and the one of the lowest loss is chosen. With --finalists
 the best of them are trained from scratch for a short time, then those that a fit to
-these losses predicts to be better, and the lowest training loss decides. Writes of each
+these losses predicts to be better, and the fit to all of them decides. Writes of each
 notation, inherited weights, and a config for retraining. What was tried is kept: after
 an interruption the same command goes on.
 """
@@ -23,6 +23,7 @@ from mmengine.runner import save_checkpoint
 import autonl_mm  # noqa: F401
 from autonl_mm.benchmark import cluster, trials
 from autonl_mm.benchmark.cluster import Cluster
+from autonl_mm.benchmark.finalists import fit, write_finalists
 from autonl_mm.benchmark.random_networks import trial_of
 from autonl_mm.benchmark.ranking import rank_correlations
 from autonl_mm.checkpoint import (
@@ -36,6 +37,7 @@ from autonl_mm.cost import LatencyTable, MacsModel, ParamsModel
 from autonl_mm.datasets.settings import check_data
 from autonl_mm.digest import digest
 from autonl_mm.nas.choosing import (
+    best_finalist,
     choose,
     finalists,
     make_goal,
@@ -44,7 +46,6 @@ from autonl_mm.nas.choosing import (
 )
 from autonl_mm.nas.cost_aware_model import TOLERANCE
 from autonl_mm.nas.evolution import nan_last
-from autonl_mm.nas.loss_predictor import LossPredictor
 from autonl_mm.nas.proxy_loss import FixedBatches
 from autonl_mm.nas.search_hook import describe_images
 from autonl_mm.nas.tried import TriedNetworks
@@ -113,9 +114,9 @@ def parse_args():
         '--finalists', nargs='+', type=int, metavar='NUMBER',
         help='train so many of the best networks of each goal, without near twins, '
         "from scratch with the config's retrain_base and --short-training, and choose "
-        'by the training loss. Further numbers are further rounds: so many more for '
-        'each goal, those for which a linear fit to the losses so far predicts the '
-        'lowest')
+        'by a linear fit to the training losses. Further numbers are further rounds: '
+        'so many more for each goal, those for which the fit so far predicts the '
+        'lowest loss')
     parser.add_argument(
         '--short-training', nargs='+', action=DictAction, default={},
         metavar='KEY=VALUE',
@@ -243,19 +244,12 @@ def train_rounds(goals, tables, tried, space, cfg, args, where):
         where (Cluster): Where they are trained.
 
     Returns:
-        list[list[tuple[int, ...]]]: By goal the network of the lowest training loss.
+        list[list[tuple[int, ...]]]: By goal the best network.
     """
-    trained = [[] for _ in goals]
+    trained, predictor = {goal.name: [] for goal in goals}, None
     for number, count in enumerate(args.finalists):
-        if number:
-            predictor = LossPredictor([
-                [(space.specs(choices), loss) for choices, loss in group]
-                for group in trained])
-            if len(predictor.left_out) > 2:
-                tau, _ = rank_correlations(*zip(*predictor.left_out))
-                print(f'a fit to {len(predictor.left_out)} training losses predicts '
-                      f'each from the others with tau {tau}', flush=True)
-        for goal, group in zip(goals, trained):
+        for goal in goals:
+            group = trained[goal.name]
             if number:
                 networks = more_finalists(
                     goal, tables, predictor, [choices for choices, _ in group], count,
@@ -270,7 +264,20 @@ def train_rounds(goals, tables, tried, space, cfg, args, where):
                       + (f"; the supernet's best has {losses[0]:.4f}"
                          if not number else ''), flush=True)
             group += zip(networks, losses)
-    return [min(group, key=lambda row: nan_last(row[1]))[0] for group in trained]
+        predictor = fit(list(trained.values()), space)
+        if len(predictor.left_out) > 2:
+            tau, _ = rank_correlations(*zip(*predictor.left_out))
+            print(f'a fit to {len(predictor.left_out)} training losses predicts each '
+                  f'from the others with tau {tau}', flush=True)
+    write_finalists(args.out / 'finalists.json', trained, predictor, space)
+    best = []
+    for name, group in trained.items():
+        best.append(best_finalist(group, predictor, space.specs))
+        loss, = (loss for choices, loss in group if choices == best[-1])
+        place = 1 + sum(other < loss for _, other in group)
+        print(f'{name}: the fit chooses the finalist with the loss {loss:.4f}, number '
+              f'{place} of {len(group)}', flush=True)
+    return best
 
 
 def write_network(folder, cfg, hook, proxy, batches, choices):
@@ -382,6 +389,10 @@ def run(args):
              for target in args.targets]
     if maxima and not args.targets:
         goals.append(make_goal(tables, maxima))
+    for i, goal in enumerate(goals):
+        if goal.name in {other.name for other in goals[:i]}:
+            raise ValueError(f'--targets has {goal.name} twice, as its folder is '
+                             'called: give each once')
     wanted = len(goals)
     if args.pareto:
         goals += [make_goal(tables, maxima, cost, level, TOLERANCE)

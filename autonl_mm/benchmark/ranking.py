@@ -73,18 +73,23 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def describe_ranks(rows: Sequence[dict]) -> List[str]:
-    """How losses of a supernet, and what costs nothing, rank networks.
+    """How well the accuracies of networks are ranked by other scores of them.
 
     Args:
         rows (Sequence[dict]): Of each network its ``value``, the accuracy after its own
-            training; its ``loss``; and its ``macs``.
+            training; its ``loss`` with a supernet's weights; its ``macs``, which cost
+            nothing; and if there are finalists its ``fit``, what the fit to them
+            predicts.
 
     Returns:
-        list[str]: One line for the losses, one for the MACs.
+        list[str]: One line for each score.
     """
     values = [row['value'] for row in rows]
+    scores = [("the supernet's losses", 'loss', -1), ('MACs', 'macs', 1)]
+    if 'fit' in rows[0]:
+        scores.insert(1, ('the fit to the finalists', 'fit', -1))
     lines = []
-    for name, key, sign in (("the supernet's losses", 'loss', -1), ('MACs', 'macs', 1)):
+    for name, key, sign in scores:
         tau, rho = rank_correlations([sign * row[key] for row in rows], values)
         lines.append(f'{name}: tau {tau}, rho {rho}')
     return lines

@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The best network of a trained supernet for limits of cost."""
 from dataclasses import dataclass
+from math import isfinite
 from typing import Callable, Dict, Hashable, List, Optional, Sequence, Tuple
 
 import torch
@@ -196,6 +197,29 @@ def more_finalists(goal: Goal, tables: Dict[str, CostTable], predictor: LossPred
             break
     ranked = sorted(zip(predictor(list(found)), found.values()), key=lambda row: row[0])
     return _apart([choices for _, choices in ranked], trained, count, network)
+
+
+def best_finalist(trained: Sequence[Tuple[Choices, float]], predictor: LossPredictor,
+                  network: Callable[[Choices], Network]) -> Choices:
+    """The trained network that the fit to all of them says is best.
+
+    The loss of one short training scatters by as much as the networks differ. The fit,
+    to which each of them contributes its own loss, averages over many.
+
+    Args:
+        trained (Sequence[tuple[list[tuple[int, ...]], float]]): Networks for a goal and
+            their training losses.
+        predictor (LossPredictor): Fitted to these and others.
+        network (Callable): From choices to the network's blocks.
+
+    Raises:
+        ValueError: If no loss is finite.
+    """
+    finite = [choices for choices, loss in trained if isfinite(loss)]
+    if not finite:
+        raise ValueError(f'none of {len(trained)} finalists has a finite loss')
+    fitted = predictor([network(choices) for choices in finite])
+    return finite[fitted.index(min(fitted))]
 
 
 def _apart(ranked: Sequence[Choices], others: Sequence[Choices], count: int,

@@ -12,6 +12,7 @@ from autonl_mm.cost import LatencyTable, ParamsModel
 from autonl_mm.nas import AutoNLSuperNet
 from autonl_mm.nas.choosing import (
     MIN_DIFFERENCE,
+    best_finalist,
     choose,
     finalists,
     make_goal,
@@ -224,6 +225,32 @@ def test_the_predictor_leaves_out_what_is_not_finite():
     assert LossPredictor([rows + bad, bad])(blocks) == LossPredictor([rows])(blocks)
     with pytest.raises(ValueError, match='none of the trained networks has a finite'):
         LossPredictor([bad, []])
+
+
+def test_the_fit_decides_better_than_one_loss():
+    """Losses that scatter by twice as much as the networks differ."""
+    rng = np.random.default_rng(0)
+    by_loss, by_fit = [], []
+    for seed in range(20):
+        networks = sampled(40, seed=seed)
+        truth = np.array([additive_loss(c) for c in networks])
+        losses = truth + rng.normal(0, 2 * truth.std(), len(truth))
+        trained = list(zip(networks, losses))
+        predictor = LossPredictor([[(network(c), loss) for c, loss in trained]])
+        best = best_finalist(trained, predictor, network)
+        by_fit.append(truth[networks.index(best)] - truth.mean())
+        by_loss.append(truth[losses.argmin()] - truth.mean())
+    assert np.mean(by_fit) < 1.2 * np.mean(by_loss) < 0
+
+
+def test_a_finalist_without_a_finite_loss_is_not_chosen():
+    trained = [(c, additive_loss(c)) for c in sampled(20)]
+    predictor = LossPredictor([[(network(c), loss) for c, loss in trained]])
+    best = best_finalist(trained, predictor, network)
+    left = [(c, float('nan') if c == best else loss) for c, loss in trained]
+    assert best_finalist(left, predictor, network) != best
+    with pytest.raises(ValueError, match='none of 1 finalists has a finite loss'):
+        best_finalist([(best, float('inf'))], predictor, network)
 
 
 def test_further_finalists_are_predicted_to_be_best():

@@ -93,7 +93,7 @@ SHORT = ['--short-training', 'train_cfg.max_epochs=1', 'param_scheduler.total_st
 
 
 def test_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
-    """The one of the lowest training loss is written; trainings are stubs here."""
+    """The best by the fit to the losses is written; trainings are stubs here."""
     runs = []
 
     def train_all(path, trials, jobs, where):
@@ -105,13 +105,20 @@ def test_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     monkeypatch.setattr(tool.trials, 'train_all', train_all)
     call_main(monkeypatch, tool, tiny_search, searched[0] / 'epoch_6.pth', '--targets',
               500e3, '--out', tmp_path, *COUNTS, '--finalists', 4, *SHORT, '--jobs', 1)
+    out = capsys.readouterr().out
     assert ("macs_500k: 4 finalists, training losses of 0.0000 to nan; the supernet's "
-            'best has 2.0000') in capsys.readouterr().out
+            'best has 2.0000') in out
+    assert ('macs_500k: the fit chooses the finalist with the loss 0.0000, number 1 of '
+            '4') in out
     archs = [trial.key['arch'] for trial in runs]
     assert len(set(archs)) == len(archs) == 4
     assert archs[2] == (tmp_path / 'macs_500k/arch.txt').read_text()
     row, = json.loads((tmp_path / 'choices.json').read_text())
     assert row['arch'] == archs[2].splitlines()
+    found = json.loads((tmp_path / 'finalists.json').read_text())
+    assert [row['arch'] for row in found] == [a.splitlines() for a in archs]
+    assert {row['goal'] for row in found} == {'macs_500k'}
+    assert found[2]['fit'] == min(row['fit'] for row in found[:3])
     for trial in runs:
         assert abs(macs_of(ArchSpec.from_text(trial.key['arch'])) / 500e3 - 1) <= 0.02
         assert trial.options['train_cfg.max_epochs'] == 1
@@ -140,13 +147,18 @@ def test_rounds_of_finalists(
     assert ("macs_450k: 3 finalists, training losses of 9.0000 to 9.0200; the "
             "supernet's best has 9.0000") in out
     assert 'macs_550k: 2 more finalists, training losses of 6.0000 to 6.0100\n' in out
-    for target, archs in zip((450, 550), runs[2:]):
-        assert archs[0] == (tmp_path / f'macs_{target}k/arch.txt').read_text()
+    finalists = json.loads((tmp_path / 'finalists.json').read_text())
+    assert len(finalists) == 10
+    rows = json.loads((tmp_path / 'choices.json').read_text())
+    for row, target, archs in zip(rows, (450, 550), runs[2:]):
         assert all(abs(macs_of(ArchSpec.from_text(arch)) / target / 1e3 - 1) <= 0.02
                    for arch in archs)
-    rows = json.loads((tmp_path / 'choices.json').read_text())
-    assert [row['arch'] for row in rows] == [a[0].splitlines() for a in runs[2:]]
-    assert all(0 < row['loss'] < 10 for row in rows)
+        best = min((f for f in finalists if f['goal'] == f'macs_{target}k'),
+                   key=lambda f: f['fit'])
+        assert row['arch'] == best['arch']
+        assert row['arch'] == (tmp_path / f'macs_{target}k/arch.txt'
+                               ).read_text().splitlines()
+        assert 0 < row['loss'] < 10
     # again: the same networks
     before, runs[:] = list(runs), []
     call_main(monkeypatch, tool, *arguments)
@@ -193,6 +205,8 @@ def test_bad_input(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
         ('nothing to choose for', tiny_search, checkpoint),
         ("'none.pth' does not exist", tiny_search, 'none.pth', '--targets', 5e5),
         ('a target of 1 MACs is outside', tiny_search, checkpoint, '--targets', 1),
+        ('--targets has macs_500k twice', tiny_search, checkpoint, '--targets', 5e5,
+         500000.1),
         ('a latency needs --latency TABLE', tiny_search, checkpoint, '--max',
          'latency=4'),
         ('--max limits a cost twice', tiny_search, checkpoint, '--max', 'macs=4e5',

@@ -4,11 +4,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, call_main, load_tool, main_error
 from mmengine.config import Config
 from scipy.stats import kendalltau
 
 from autonl_mm import ArchSpec, count_macs
+from autonl_mm.benchmark.finalists import fit, write_finalists
+from autonl_mm.cli.configs import build_supernet
 
 SCRIPT = 'tools/benchmarks/rank_correlation.py'
 tool = load_tool(SCRIPT)
@@ -89,6 +92,26 @@ def test_the_networks_are_those_of_compare_random(run, tmp_path, monkeypatch,
     call_main(monkeypatch, compare, tiny_search, '--work-dir', tmp_path / 'other',
               '--num-random', 4, '--seeds', 1, '--tolerance', 0.1, '--arch', arch)
     assert ours <= {arch for arch, _ in trained}
+
+
+def test_ranks_by_the_fit_to_finalists(run, tmp_path, searched, tiny_search,
+                                        monkeypatch, scope):
+    """Losses that fall with the MACs predict accuracies that rise with them."""
+    supernet = build_supernet(Config.fromfile(tiny_search))
+    space, generator = supernet.space, torch.Generator().manual_seed(0)
+    trained = [supernet.sample(generator) for _ in range(60)]
+    trained = [(c, -count_macs(space.arch(c), 32, 2).total / 1e6) for c in trained]
+    file = tmp_path / 'finalists.json'
+    write_finalists(file, dict(all=trained), fit([trained], space), space)
+    out, sets, _ = run('--finalists', file)
+    macs, fitted = zip(*((row['macs'], row['fit']) for row in sets['cost']))
+    tau = kendalltau([-f for f in fitted], macs)[0]
+    assert re.search(rf'- the fit to the finalists: tau \{tau:+.2f} \(', out)
+    assert out.count('the fit to the finalists') == 1  # not over the range of costs
+    assert all('fit' not in row for row in sets['range'])
+    assert '--finalists needs networks of one cost' in main_error(
+        monkeypatch, tool, tiny_search, searched[0] / 'epoch_6.pth', '--work-dir',
+        tmp_path, '--sets', 'range', '--finalists', file)
 
 
 def test_bad_input(searched, tiny_search, tmp_path, monkeypatch, scope):

@@ -5,8 +5,9 @@ Samples random networks of the search space, at one cost and over the whole rang
 costs, and trains each from scratch. Compares the ranks of their accuracies with those
 of the losses that the search would give them: Kendall's tau and Spearman's rho with
 95% bootstrap intervals. Larger networks are better, so over a range of costs the count
-of MACs alone ranks well; its correlation is printed beside. Finished runs, also those
-of compare_random.py in the same work dir, are not repeated.
+of MACs alone ranks well; its correlation is printed beside, and with --finalists that
+of the fit by which choose_arch.py decides. Finished runs, also those of
+compare_random.py in the same work dir, are not repeated.
 """
 import argparse
 import json
@@ -22,6 +23,7 @@ from mmengine.config import Config
 from autonl_mm.arch import ArchSpec
 from autonl_mm.benchmark import trials
 from autonl_mm.benchmark.cluster import Cluster
+from autonl_mm.benchmark.finalists import fit_to_others
 from autonl_mm.benchmark.random_networks import random_choices, trial_of
 from autonl_mm.benchmark.ranking import describe_ranks, rank_correlations
 from autonl_mm.benchmark.supernet_losses import supernet_losses
@@ -63,6 +65,10 @@ def parse_args():
     parser.add_argument(
         '--sets', nargs='+', choices=tuple(SETS), default=list(SETS),
         help='default: both')
+    parser.add_argument(
+        '--finalists', type=Path, metavar='FILE',
+        help='finalists.json of choose_arch.py: print too how well the fit to its '
+        'short trainings ranks the networks of one cost')
     return parser.parse_args()
 
 
@@ -166,6 +172,12 @@ def main():
             supernet, lambda c: arch_macs(space.arch(c)), target, args)
         networks = [choices for chosen in sets.values() for choices in chosen]
         archs = [space.arch(choices) for choices in networks]
+        fitted = []
+        if args.finalists:
+            if 'cost' not in sets:
+                raise ValueError('--finalists needs networks of one cost: give --sets '
+                                 'cost')
+            fitted = fit_to_others(args.finalists, sets['cost'], space)
         losses = supernet_losses(
             cfg, args.checkpoint, networks, args.work_dir / 'supernet')
         jobs = list(dict.fromkeys(
@@ -184,6 +196,8 @@ def main():
                  by_job[arch, seed]['value'] for seed in range(args.seeds)))
         for arch, loss in zip(archs, losses)])
     sets = {name: [next(rows) for _ in chosen] for name, chosen in sets.items()}
+    for row, value in zip(sets.get('cost', []), fitted):
+        row['fit'] = value
     text = ''
     for name, of_set in sets.items():
         text += f'{len(of_set)} networks of {SETS[name]}, ranks of {metric}:\n\n'

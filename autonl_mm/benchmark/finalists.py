@@ -1,0 +1,95 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""The file of the finalists that choose_arch.py trained, and the fit to them."""
+import json
+from pathlib import Path
+from typing import Collection, Dict, List, Sequence, Tuple
+
+from autonl_mm.checkpoint import write_whole
+from autonl_mm.nas import SearchSpace
+from autonl_mm.nas.loss_predictor import LossPredictor
+from autonl_mm.nas.space import Choices
+from autonl_mm.text_files import read_json
+
+# Networks with the training losses of short trainings
+Trained = Sequence[Tuple[Choices, float]]
+
+
+def fit(groups: Sequence[Trained], space: SearchSpace) -> LossPredictor:
+    """The fit to the losses of trained networks.
+
+    Args:
+        groups (Sequence[Sequence[tuple[Choices, float]]]): Networks and losses, in a
+            group those of about the same cost.
+        space (SearchSpace): The space.
+
+    Raises:
+        ValueError: If no loss is finite.
+    """
+    return LossPredictor([[(space.specs(choices), loss) for choices, loss in group]
+                          for group in groups])
+
+
+def write_finalists(path: Path, groups: Dict[str, Trained], predictor: LossPredictor,
+                    space: SearchSpace) -> None:
+    """Write the finalists of all goals, in the order in which they were trained.
+
+    Args:
+        path (Path): The file.
+        groups (dict[str, Sequence[tuple[Choices, float]]]): By the name of the goal the
+            networks and their losses.
+        predictor (LossPredictor): The fit to all of them.
+        space (SearchSpace): The space.
+    """
+    rows = [
+        dict(goal=name, loss=loss, fit=predictor([space.specs(choices)])[0],
+             choices=choices, arch=space.arch(choices).to_text().splitlines())
+        for name, group in groups.items() for choices, loss in group]
+    write_whole(path, json.dumps(rows, indent=1))
+
+
+def fit_to_others(path: Path, networks: Collection[Choices], space: SearchSpace
+                  ) -> List[float]:
+    """What the finalists of a file predict of networks.
+
+    Networks that are among the finalists are left out of the fit, so that it knows
+    nothing of those that it is asked for.
+
+    Args:
+        path (Path): What :func:`write_finalists` wrote.
+        networks (Collection[list[tuple[int, ...]]]): Networks of about the same cost.
+        space (SearchSpace): The space.
+
+    Returns:
+        list[float]: Predicted losses, minus the mean of those that were trained.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or of another search space.
+    """
+    asked = {space.specs(choices) for choices in networks}
+    groups: Dict[str, List[Tuple[Choices, float]]] = {}
+    for goal, choices, loss in _read(path, space):
+        if space.specs(choices) not in asked:
+            groups.setdefault(goal, []).append((choices, loss))
+    predictor = fit(list(groups.values()), space)
+    return predictor([space.specs(choices) for choices in networks])
+
+
+def _read(path: Path, space: SearchSpace) -> List[Tuple[str, Choices, float]]:
+    found = read_json(path)
+    try:
+        if not found or not isinstance(found, list):
+            raise ValueError
+        rows = [(row['goal'], [tuple(block) for block in row['choices']],
+                 float(row['loss']), row['arch']) for row in found]
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(
+            f'{path} is not the finalists.json of choose_arch.py') from None
+    for _, choices, _, arch in rows:
+        inside = len(choices) == len(space.blocks) and all(
+            len(choice) == len(block.shape) and all(
+                isinstance(i, int) and 0 <= i < n for i, n in zip(choice, block.shape))
+            for choice, block in zip(choices, space.blocks))
+        if not inside or space.arch(choices).to_text().splitlines() != arch:
+            raise ValueError(f'{path} is of another search space')
+    return [row[:3] for row in rows]

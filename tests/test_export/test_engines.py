@@ -182,6 +182,20 @@ def test_lower_precision(name, precision, needs, make, tmp_path):
     assert 0 < error < (0.02 if precision == 'fp16' else 0.5)
 
 
+@pytest.mark.slow
+def test_int8_weights_of_openvino_have_seven_bits(make, tmp_path):
+    """With eight, sums of products saturate on some processors."""
+    need('openvino', 'nncf')
+    import openvino
+    file = tmp_path / 'x.xml'
+    run_export('openvino', make('classifier'), file, precision='int8')
+    weights = [op.get_data() for op in openvino.Core().read_model(file).get_ops()
+               if op.get_type_name() == 'Constant'
+               and op.get_element_type() == openvino.Type.i8]
+    assert len(weights) > 5
+    assert all(w.min() >= -64 and w.max() <= 64 for w in weights)
+
+
 @pytest.mark.parametrize('change, words', [
     (lambda w: w.fill_(float('nan')), 'PyTorch on images of 1x3x64x96 are not finite'),
     (lambda w: w.mul_(1e26), r'as large as \d\.\de\+2\d, expected at most 10000'),

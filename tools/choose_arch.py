@@ -272,8 +272,8 @@ def train_rounds(goals, tables, tried, space, cfg, args, where):
     write_finalists(args.out / 'finalists.json', trained, predictor, space)
     best = []
     for name, group in trained.items():
-        best.append(best_finalist(group, predictor, space.specs))
-        loss, = (loss for choices, loss in group if choices == best[-1])
+        choices, loss = best_finalist(group, predictor, space.specs)
+        best.append(choices)
         place = 1 + sum(other < loss for _, other in group)
         print(f'{name}: the fit chooses the finalist with the loss {loss:.4f}, number '
               f'{place} of {len(group)}', flush=True)
@@ -389,10 +389,11 @@ def run(args):
              for target in args.targets]
     if maxima and not args.targets:
         goals.append(make_goal(tables, maxima))
-    for i, goal in enumerate(goals):
-        if goal.name in {other.name for other in goals[:i]}:
-            raise ValueError(f'--targets has {goal.name} twice, as its folder is '
-                             'called: give each once')
+    names = [goal.name for goal in goals]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f'--targets has {name} twice, as its folder is called: '
+                             'give each once')
     wanted = len(goals)
     if args.pareto:
         goals += [make_goal(tables, maxima, cost, level, TOLERANCE)

@@ -200,7 +200,7 @@ def more_finalists(goal: Goal, tables: Dict[str, CostTable], predictor: LossPred
 
 
 def best_finalist(trained: Sequence[Tuple[Choices, float]], predictor: LossPredictor,
-                  network: Callable[[Choices], Network]) -> Choices:
+                  network: Callable[[Choices], Network]) -> Tuple[Choices, float]:
     """The trained network that the fit to all of them says is best.
 
     The loss of one short training scatters by as much as the networks differ. The fit,
@@ -212,13 +212,16 @@ def best_finalist(trained: Sequence[Tuple[Choices, float]], predictor: LossPredi
         predictor (LossPredictor): Fitted to these and others.
         network (Callable): From choices to the network's blocks.
 
+    Returns:
+        tuple[list[tuple[int, ...]], float]: The network and its own loss.
+
     Raises:
         ValueError: If no loss is finite.
     """
-    finite = [choices for choices, loss in trained if isfinite(loss)]
+    finite = [(choices, loss) for choices, loss in trained if isfinite(loss)]
     if not finite:
         raise ValueError(f'none of {len(trained)} finalists has a finite loss')
-    fitted = predictor([network(choices) for choices in finite])
+    fitted = predictor([network(choices) for choices, _ in finite])
     return finite[fitted.index(min(fitted))]
 
 

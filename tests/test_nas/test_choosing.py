@@ -237,7 +237,8 @@ def test_the_fit_decides_better_than_one_loss():
         losses = truth + rng.normal(0, 2 * truth.std(), len(truth))
         trained = list(zip(networks, losses))
         predictor = LossPredictor([[(network(c), loss) for c, loss in trained]])
-        best = best_finalist(trained, predictor, network)
+        best, loss = best_finalist(trained, predictor, network)
+        assert loss == losses[networks.index(best)]
         by_fit.append(truth[networks.index(best)] - truth.mean())
         by_loss.append(truth[losses.argmin()] - truth.mean())
     assert np.mean(by_fit) < 1.2 * np.mean(by_loss) < 0
@@ -246,9 +247,9 @@ def test_the_fit_decides_better_than_one_loss():
 def test_a_finalist_without_a_finite_loss_is_not_chosen():
     trained = [(c, additive_loss(c)) for c in sampled(20)]
     predictor = LossPredictor([[(network(c), loss) for c, loss in trained]])
-    best = best_finalist(trained, predictor, network)
+    best, _ = best_finalist(trained, predictor, network)
     left = [(c, float('nan') if c == best else loss) for c, loss in trained]
-    assert best_finalist(left, predictor, network) != best
+    assert best_finalist(left, predictor, network)[0] != best
     with pytest.raises(ValueError, match='none of 1 finalists has a finite loss'):
         best_finalist([(best, float('inf'))], predictor, network)
 

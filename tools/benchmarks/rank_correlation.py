@@ -168,15 +168,14 @@ def main():
             target = arch_macs(ArchSpec.from_file(args.arch))
         if not target and 'cost' in args.sets:
             raise ValueError(f'{args.config} has no target: give --target or --arch')
+        if args.finalists and 'cost' not in args.sets:
+            raise ValueError('--finalists needs networks of one cost: give --sets cost')
         sets = sample_sets(
             supernet, lambda c: arch_macs(space.arch(c)), target, args)
         networks = [choices for chosen in sets.values() for choices in chosen]
         archs = [space.arch(choices) for choices in networks]
         fitted = []
         if args.finalists:
-            if 'cost' not in sets:
-                raise ValueError('--finalists needs networks of one cost: give --sets '
-                                 'cost')
             fitted = fit_to_others(args.finalists, sets['cost'], space)
         losses = supernet_losses(
             cfg, args.checkpoint, networks, args.work_dir / 'supernet')

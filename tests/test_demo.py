@@ -220,8 +220,11 @@ def test_config_files(config):
 
 
 def test_checkpoint_in_a_command(tmp_path):
-    (tmp_path / 'last_checkpoint').write_text('w/epoch_8.pth\n')
-    assert demo.resolve(f'checkpoint=@{{{tmp_path}}}') == 'checkpoint=w/epoch_8.pth'
+    """Of the training's own folder, whatever is noted there."""
+    for noted in ('w/epoch_8.pth\n', f'{tmp_path}/epoch_8.pth', '--x=../epoch_8.pth'):
+        (tmp_path / 'last_checkpoint').write_text(noted)
+        assert demo.resolve(f'checkpoint=@{{{tmp_path}}}') == (
+            f'checkpoint={tmp_path}/epoch_8.pth')
     assert demo.resolve('--resume') == '--resume'
 
 
@@ -511,6 +514,25 @@ def test_commands_of_the_report(finished, monkeypatch, scope):
         for transform in pipeline[1:]:
             item = TRANSFORMS.build(transform)(item)
         assert tuple(item['inputs'].shape) == (3, 128, 128)
+
+
+def test_the_report_reads_its_own_folder(finished, monkeypatch, scope):
+    """Wherever the plan and the notes say that trainings are, as after a move."""
+    out, _ = finished
+    call_main(monkeypatch, report, out)
+    before = (out / 'report.html').read_text()
+    plan = json.loads((out / 'plan.json').read_text())
+    for step in plan['steps']:
+        if step['metric']:
+            note = out / step['name'] / 'last_checkpoint'
+            note.write_text('/elsewhere/epoch_2.pth')
+            step['folder'] = f'/elsewhere/{step["name"]}'
+    (out / 'plan.json').write_text(json.dumps(plan))
+    call_main(monkeypatch, report, out)
+    after = (out / 'report.html').read_text()
+    assert '/elsewhere' not in after
+    assert re.findall(r'\S+epoch_2\.pth', after) == re.findall(
+        r'\S+epoch_2\.pth', before)
 
 
 def test_report_without_a_result(finished, monkeypatch):

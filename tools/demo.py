@@ -359,9 +359,13 @@ class Screen:
 
 # ---------------------------------------------------------------------- running
 def resolve(argument: str) -> str:
-    """Put the last checkpoint of a training in the place of ``@{FOLDER}``."""
-    return re.sub(r'@\{(.+?)\}',
-                  lambda m: Path(m[1], 'last_checkpoint').read_text().strip(), argument)
+    """Put the last checkpoint of a training in the place of ``@{FOLDER}``.
+
+    It is the file of that name in the folder, whatever path it was noted with.
+    """
+    return re.sub(
+        r'@\{(.+?)\}', lambda m: os.path.join(m[1], os.path.basename(
+            Path(m[1], 'last_checkpoint').read_text().strip())), argument)
 
 
 def python() -> str:

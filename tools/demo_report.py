@@ -85,11 +85,12 @@ class Training(NamedTuple):
     evaluation: List[tuple]
 
     @classmethod
-    def of(cls, step: dict) -> 'Training':
-        """Read a step's logs."""
+    def of(cls, step: dict, out: Path) -> 'Training':
+        """Read a step's logs, in the work dir ``out``."""
         name, factor = METRICS[step['metric']]
-        train, evaluation, _ = read_scalars(Path(step['folder']))
-        return cls(step['name'], Path(step['folder']), name, train,
+        folder = out / Path(step['folder']).name
+        train, evaluation, _ = read_scalars(folder)
+        return cls(step['name'], folder, name, train,
                    [(r['step'], factor * r[step['metric']]) for r in evaluation])
 
     @property
@@ -100,7 +101,8 @@ class Training(NamedTuple):
     @property
     def checkpoint(self) -> str:
         """Its last checkpoint, relative to the working folder."""
-        return os.path.relpath((self.folder / 'last_checkpoint').read_text().strip())
+        noted = (self.folder / 'last_checkpoint').read_text().strip()
+        return os.path.relpath(self.folder / Path(noted).name)
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -266,7 +268,7 @@ def make_report(out: Path) -> str:
         FileNotFoundError: If a step left no result.
     """
     plan = json.loads((out / 'plan.json').read_text())
-    trainings = [Training.of(s) for s in plan['steps'] if s['metric']]
+    trainings = [Training.of(s, out) for s in plan['steps'] if s['metric']]
     full = plan['full']
     steps = make_steps(out, plan)
     environment = jinja2.Environment(

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import submitit
 from mmengine.config import DictAction
+from mmengine.logging import print_log
 from submitit.core.utils import UncompletedJobError
 
 from autonl_mm.checkpoint import write_whole
@@ -166,7 +168,11 @@ class Cluster:
         """The job of an earlier call, if Slurm still has it or it has ended well."""
         if self.kind != 'slurm' or not note.exists():
             return None
-        job = submitit.SlurmJob(folder.resolve() / 'jobs', read_json(note)['job_id'])
+        job_id = read_json(note)['job_id']
+        if not re.fullmatch(r'\d+', str(job_id)):  # names a file that is unpickled
+            print_log(f'ignored: job_id in {note} is {job_id!r}, expected a number')
+            return None
+        job = submitit.SlurmJob(folder.resolve() / 'jobs', str(job_id))
         if job.paths.result_pickle.exists() or is_queued(job.job_id):
             return job
         return None

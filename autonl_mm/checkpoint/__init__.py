@@ -3,6 +3,7 @@
 from .archive import BrokenCheckpointError, check_file, find_earlier
 from .config_text import UnsafeCheckpointError
 from .loading import load_checkpoint
+from .own_paths import checkpoint_folders, own_path
 from .patches import install
 from .resumable import find_resumable
 from .writing import (
@@ -14,7 +15,8 @@ from .writing import (
 )
 
 __all__ = [
-    'BrokenCheckpointError', 'UnsafeCheckpointError', 'check_file', 'find_earlier',
-    'find_resumable', 'install', 'load_checkpoint', 'partial_name', 'process_lives',
-    'remove_left', 'whole_folder', 'write_whole'
+    'BrokenCheckpointError', 'UnsafeCheckpointError', 'check_file',
+    'checkpoint_folders', 'find_earlier', 'find_resumable', 'install',
+    'load_checkpoint', 'own_path', 'partial_name', 'process_lives', 'remove_left',
+    'whole_folder', 'write_whole'
 ]

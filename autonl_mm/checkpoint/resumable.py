@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from .archive import BrokenCheckpointError, check_file, list_saved
 from .config_text import UnsafeCheckpointError
 from .loading import load_checkpoint
+from .own_paths import checkpoint_folders, own_path
 
 
 def is_complete(path: Union[str, Path]) -> bool:
@@ -33,29 +34,35 @@ def is_complete(path: Union[str, Path]) -> bool:
     return True
 
 
-def find_resumable(work_dir: Union[str, Path]) -> Optional[str]:
+def find_resumable(work_dir: Union[str, Path],
+                   out_dir: Optional[Union[str, Path]] = None) -> Optional[str]:
     """Find the checkpoint from which a stopped run continues.
 
-    mmengine writes the path of the newest checkpoint to ``last_checkpoint``. The
-    file of that name in ``work_dir`` counts first, because the folder may have been
-    moved. A later checkpoint is taken if a kill prevented mmengine from noting it.
+    mmengine writes the path of the newest checkpoint to ``last_checkpoint``. It counts
+    if it lies in a folder of the run; if the run was moved or copied, the file of that
+    name there. A later checkpoint is taken if a kill prevented mmengine from noting it.
     Incomplete and damaged files are skipped, with a line in the log.
 
     Args:
         work_dir (str or Path): The ``work_dir`` of the run.
+        out_dir (str or Path, optional): ``out_dir`` of its CheckpointHook, if the
+            checkpoints are elsewhere. Defaults to None.
 
     Returns:
         str, optional: The path, or None if there is no complete checkpoint.
     """
     note = osp.join(work_dir, 'last_checkpoint')
-    last = ''
+    last = noted = ''
     if osp.isfile(note):
-        last = Path(note).read_text(errors='replace').strip()
+        noted = Path(note).read_text(errors='replace').strip()
+    if noted:
+        last = own_path(noted, checkpoint_folders(work_dir, out_dir)) or ''
+        if not last:
+            print_log(
+                f'ignored: {note} names {noted[:200]!r}, which is neither in that '
+                "folder nor in CheckpointHook's out_dir", 'current', logging.WARNING)
     if '://' in last:
         return last  # remote storage only has complete files
-    moved = osp.join(work_dir, osp.basename(last))
-    if osp.isfile(moved):
-        last = moved
 
     if not is_complete(last):
         saved = [s for s in list_saved(work_dir) if s.path != last]

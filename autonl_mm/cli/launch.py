@@ -217,7 +217,8 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
     """Apply ``--resume``.
 
     Args:
-        cfg (Config): Changed in place.
+        cfg (Config): Changed in place. Its ``resume=True`` without ``load_from`` is
+            taken for ``'auto'``.
         resume (str, optional): ``'auto'`` for the newest complete checkpoint
             in the work dir, a file, or None to start from the beginning.
 
@@ -225,13 +226,17 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
         FileNotFoundError: If the file does not exist.
         BrokenCheckpointError: If it is damaged.
     """
+    if resume is None and cfg.get('resume') and not cfg.get('load_from'):
+        resume = 'auto'
     if resume is None:
         return
     if resume == 'auto':
-        resume = find_resumable(cfg.work_dir)
+        hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+        resume = find_resumable(cfg.work_dir, hook.get('out_dir'))
         if resume is None:
             print_log(f'--resume: {cfg.work_dir} has no checkpoint, the run '
                       'starts from the beginning')
+            cfg.resume = False  # or mmengine takes any file of last_checkpoint
             return
     elif not osp.isfile(resume):
         raise FileNotFoundError(f'--resume: {resume!r} does not exist')

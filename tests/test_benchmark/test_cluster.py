@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Jobs of this machine; tests/robustness/test_slurm.py has those of Slurm."""
+import json
 import os
 import signal
 import subprocess
@@ -142,6 +143,24 @@ def test_what_a_job_imports(script, tmp_path):
             'assert job()[0] == 0; assert "torch" not in sys.modules; '
             'assert "autonl_mm" not in sys.modules')
     subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize('job_id, known', [
+    ('12', True), (12, True), ('../x', False), ('12/../../x', False), ('', False),
+    (None, False)])
+def test_the_job_of_a_note(job_id, known, tmp_path):
+    """Its result is unpickled: no note leads to a file elsewhere."""
+    where = Cluster()
+    where.kind = 'slurm'  # which this machine need not have
+    for name in ('jobs/12/12', 'jobs/12', 'x', 'jobs/', 'jobs/None'):
+        path = tmp_path / f'{name}_0_result.pkl'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    note = tmp_path / 'train.job.json'
+    note.write_text(json.dumps(dict(job_id=job_id)))
+    job = where._known(note, tmp_path)
+    assert (job is not None) == known
+    assert not known or job.job_id == '12'
 
 
 def test_bad_options(monkeypatch):

@@ -672,15 +672,35 @@ def test_find_resumable_prefers_what_is_really_later(work_dir):
 
 
 def test_find_resumable_elsewhere(trained, tmp_path):
-    """CheckpointHook can be told another folder, or another name."""
-    (tmp_path / 'run').mkdir()
-    note(tmp_path / 'run', str(trained / 'epoch_1.pth').encode())
-    assert find_resumable(tmp_path / 'run') == str(trained / 'epoch_2.pth')
-    path = shutil.copy(trained / 'epoch_1.pth', tmp_path / 'mine.pth')
-    note(tmp_path / 'run', str(path).encode())
-    assert find_resumable(tmp_path / 'run') == str(path)
-    note(tmp_path / 'run', b's3://bucket/epoch_1.pth')
-    assert find_resumable(tmp_path / 'run') == 's3://bucket/epoch_1.pth'
+    """CheckpointHook can be told another folder, in which it makes one for the run."""
+    work_dir, out_dir = tmp_path / 'run', tmp_path / 'out'
+    work_dir.mkdir()
+    shutil.copytree(trained, out_dir / 'run')
+    for name, found in (('epoch_1.pth', 'epoch_2.pth'), ('mine.pth', 'mine.pth')):
+        if name == found:
+            os.rename(out_dir / 'run/epoch_1.pth', out_dir / 'run' / name)
+        note(work_dir, str(out_dir / 'run' / name).encode())
+        assert find_resumable(work_dir, out_dir) == str(out_dir / 'run' / found)
+    note(work_dir, b's3://bucket/run/epoch_1.pth')
+    assert find_resumable(work_dir, 's3://bucket') == 's3://bucket/run/epoch_1.pth'
+
+
+@pytest.mark.parametrize('path', [
+    '@/other/epoch_7.pth', '@/out/run/epoch_7.pth', 's3://bucket/run/epoch_7.pth',
+    'https://host/run/epoch_7.pth', '@/run/../run2/epoch_7.pth', '@/run2/epoch_7.pth'])
+def test_find_resumable_keeps_to_the_folders_of_the_run(path, work_dir, tmp_path,
+                                                        monkeypatch):
+    """A note that names a whole checkpoint of something else."""
+    said = []
+    monkeypatch.setattr(resumable, 'print_log', lambda line, *args: said.append(line))
+    for name in ('other', 'out/run', 'run2'):
+        (tmp_path / name).mkdir(parents=True)
+        save(1, tmp_path / name / 'epoch_7.pth')
+    path = path.replace('@', str(tmp_path))
+    note(work_dir, path.encode())
+    assert find_resumable(work_dir) == str(work_dir / 'epoch_2.pth')
+    line, = said
+    assert f"{work_dir}/last_checkpoint names '{path}', which is neither in" in line
 
 
 def test_find_resumable_finds_nothing(tmp_path):

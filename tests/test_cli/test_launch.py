@@ -250,6 +250,27 @@ def test_resume_from_the_work_dir(tmp_path):
     assert cfg.load_from == str(tmp_path / 'epoch_10.pth')
 
 
+def test_resume_in_the_folders_of_the_run(tmp_path):
+    """``last_checkpoint`` may name a file in CheckpointHook's out_dir, but no other;
+    also if the config itself says that the run is resumed."""
+    work_dir = tmp_path / 'run'
+    for folder in (work_dir, tmp_path / 'out/run', tmp_path / 'other'):
+        folder.mkdir(parents=True)
+        torch.save(dict(meta=dict()), folder / 'mine.pth')
+    (work_dir / 'mine.pth').unlink()
+    for folder, found in (('out/run', True), ('other', False)):
+        path = tmp_path / folder / 'mine.pth'
+        (work_dir / 'last_checkpoint').write_text(str(path))
+        for resume in ('auto', None):
+            cfg = Config(dict(work_dir=str(work_dir), resume=True, default_hooks=dict(
+                checkpoint=dict(out_dir=str(tmp_path / 'out')))))
+            if not found:
+                cfg.default_hooks.checkpoint = None
+            launch.set_resume(cfg, resume)
+            assert cfg.resume is found
+            assert cfg.get('load_from') == (str(path) if found else None)
+
+
 # ----------------------------------------------------------------- check_data
 @pytest.fixture
 def data(tmp_path):

@@ -12,6 +12,7 @@ from autonl_mm.nas import CostAwareModel, unwrap_model
 from autonl_mm.registry import HOOKS
 
 from ..batch import images_per_step
+from .safe_checkpoint_hook import drop_foreign_paths
 
 KEY = 'autonl_mm'  # of our entry in a checkpoint's meta
 
@@ -28,7 +29,8 @@ class ResumeCheckHook(Hook):
     the optimiser's averages by the positions of parameters. With another batch size
     the learning rate would be wrong from then on, with another network the averages
     would belong to other parameters, and nothing would say so. The number of ranks
-    may change if the images of a step do not.
+    may change if the images of a step do not. Files that the checkpoint names are
+    forgotten if they are not the run's own, see :class:`SafeCheckpointHook`.
     """
 
     priority = 'HIGHEST'  # before the hooks that load their part of the checkpoint
@@ -56,6 +58,7 @@ class ResumeCheckHook(Hook):
                 'settings it was made with (its work dir has a copy of the config), '
                 'or start a new run from its weights, without --resume: '
                 f'--cfg-options load_from={runner._load_from}')
+        drop_foreign_paths(runner, checkpoint)
         for old, new in _changed_schedules(runner, checkpoint):
             runner.logger.warning(
                 f'resume: the schedules are those of the checkpoint: {old}, which the '

@@ -1,9 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Runs that are stopped go on exactly, or are told why they cannot."""
+import itertools
 import os
 import re
+import shutil
 import signal
 import uuid
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import torch
 from conftest import TINY_ARCH
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
@@ -24,6 +27,7 @@ from autonl_mm.engine.hooks import (
     StopHook,
     Stopped,
 )
+from autonl_mm.engine.hooks.safe_checkpoint_hook import drop_foreign_paths
 from autonl_mm.models import PluginBackbone
 
 checkpoint.install()
@@ -316,3 +320,102 @@ def test_the_learning_rate_scales_with_accumulation(tmp_path):
     # mmengine divides the images of an iteration, 4, by this
     assert runner.auto_scale_lr['base_batch_size'] == 64 / 16
     assert cfg.auto_scale_lr.base_batch_size == 64
+
+
+# ------------------------------------------- files that a checkpoint names
+@pytest.fixture
+def better(monkeypatch):
+    """Each evaluation is better than the one before, in all runs of the test."""
+    values = itertools.count(1)
+    monkeypatch.setattr(Value, 'compute_metrics',
+                        lambda self, results: dict(acc=float(next(values))))
+
+
+def best_of(work_dir):
+    return [path.name for path in work_dir.glob('best_*')]
+
+
+def forge(path, **info):
+    """Change what a checkpoint tells a run that resumes from it."""
+    saved = load_checkpoint(path)
+    saved['message_hub']['runtime_info'].update(info)
+    torch.save(saved, path)
+
+
+def test_the_former_best_checkpoint_is_removed(better, tmp_path):
+    """By a resumed run too, also after it was moved; in a copy only the copy."""
+    build(tmp_path / 'run', val=True, end=1).train()
+    shutil.copytree(tmp_path / 'run', tmp_path / 'copy')
+    for name, end in (('run', 2), ('copy', 2)):
+        before = {p: best_of(p) for p in tmp_path.iterdir() if p.name != name}
+        resume(tmp_path / name, val=True, end=end)
+        assert best_of(tmp_path / name) == ['best_acc_epoch_2.pth']
+        assert before == {path: best_of(path) for path in before}
+    os.rename(tmp_path / 'run', tmp_path / 'moved')
+    resume(tmp_path / 'moved', val=True, end=3)
+    assert best_of(tmp_path / 'moved') == ['best_acc_epoch_3.pth']
+
+
+@pytest.mark.parametrize('path', [
+    '@/victim', '@/run/../victim', '@/run/best_link', '@/run2', '@', '@/run/logs',
+    '@/run/epoch_1.pth', '@/gone/best_acc_epoch_1.pth'])
+def test_what_a_checkpoint_calls_its_best_one(path, better, tmp_path):
+    """Nothing but a best checkpoint of the run is removed, and there is a new one."""
+    run = tmp_path / 'run'
+    build(run, val=True, end=1).train()
+    best, = run.glob('best_*')
+    os.rename(best, tmp_path / 'best')  # as if it had been saved elsewhere
+    for name in ('victim', 'run2', 'run/logs'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'file').touch()
+    (run / 'best_link').symlink_to(tmp_path / 'victim')
+    forge(run / 'epoch_1.pth', best_ckpt=path.replace('@', str(tmp_path)),
+          best_score=-1.)
+    resume(run, val=True, end=2)
+    for name in ('victim', 'run2', 'run/logs'):
+        assert (tmp_path / name / 'file').exists()
+    assert (run / 'epoch_1.pth').exists() and (run / 'best_link').is_symlink()
+    assert sorted(best_of(run)) == ['best_acc_epoch_2.pth', 'best_link']
+
+
+def test_the_best_score_goes_with_its_checkpoint(tmp_path):
+    """A run of another work dir has no best checkpoint, whatever the score was."""
+    build(tmp_path / 'old', val=True, end=1).train()
+    path = tmp_path / 'old/epoch_1.pth'
+    forge(path, best_score=1e9)
+    build(tmp_path / 'new', val=True, end=2, load_from=str(path), resume=True).train()
+    assert len(best_of(tmp_path / 'new')) == 1
+    assert best_of(tmp_path / 'old') == ['best_acc_epoch_1.pth']
+
+
+def test_what_is_dropped_of_a_message_hub(tmp_path):
+    run, out = tmp_path / 'run', tmp_path / 'out/run'
+    for folder in (run, out):
+        folder.mkdir(parents=True)
+    (out / 'best_c_epoch_1.pth').touch()
+    info = dict(
+        best_ckpt_a='/elsewhere', best_score_a=1., best_ckpt_b=str(run / 'best_b.pth'),
+        best_score_b=2., best_ckpt_c='/moved/best_c_epoch_1.pth', best_score_c=3.,
+        best_ckpt=['x'], best_score=4., last_ckpt='/elsewhere/epoch_3.pth',
+        keep_ckpt_ids=[1, '../../victim'], epoch=3, best_value='/kept')
+    checkpoint = dict(message_hub=dict(
+        runtime_info=info, resumed_keys=dict.fromkeys(info, True)))
+    said = []
+    runner = SimpleNamespace(
+        work_dir=str(run), hooks=[CheckpointHook(out_dir=str(tmp_path / 'out'))],
+        logger=SimpleNamespace(warning=said.append))
+    drop_foreign_paths(runner, checkpoint)
+    kept = dict(
+        best_ckpt_b=str(run / 'best_b.pth'), best_score_b=2.,
+        best_ckpt_c=str(out / 'best_c_epoch_1.pth'), best_score_c=3., epoch=3,
+        best_value='/kept')
+    assert info == kept
+    assert checkpoint['message_hub']['resumed_keys'].keys() == kept.keys()
+    assert len(said) == 4
+    for name, line in zip(('best_ckpt_a', 'best_ckpt', 'last_ckpt', 'keep_ckpt_ids'),
+                          said):
+        assert line.startswith(f'resume: {name} of the checkpoint, ')
+    info['keep_ckpt_ids'] = [1, 2]
+    drop_foreign_paths(runner, checkpoint)
+    assert info == {**kept, 'keep_ckpt_ids': [1, 2]} and len(said) == 4
+    drop_foreign_paths(runner, dict(state_dict={}))

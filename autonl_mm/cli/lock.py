@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """One run at a time in a work dir."""
+import errno
 import json
 import os
 import os.path as osp
@@ -10,62 +11,86 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from autonl_mm.checkpoint import process_lives
+from filelock import FileLock, Timeout
+from mmengine.logging import print_log
 
-NAME = 'train.lock'
-# Seconds. The lock is touched while the run lives; of another machine's process
-# nothing else can be seen.
+from autonl_mm.checkpoint import process_lives, write_whole
+
+# Who holds a work dir, as JSON, while it is held; and the file that the kernel locks,
+# which stays: removing it would let two processes lock two files of one name.
+NAME, LOCKED = 'train.lock', '.train.lock'
+# Seconds. The first file is touched while the run lives; of another machine's process
+# nothing else can be seen on a file system whose locks do not reach there.
 BEAT, STALE = 30, 180
+# In these seconds a run that starts at the same time writes who it is
+MOMENT = 1
+# What file systems without locks say
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def lock(work_dir: str) -> Iterator[None]:
     """Hold a work dir for the time of a run.
 
-    The lock is a file with the machine and the process. One whose process is dead
-    is taken over; one of another machine when it was not touched for three minutes.
-    Only the first rank of a run takes it.
+    The kernel holds the lock for the process, not for its forks, and ends it with the
+    process in whatever way that ends. Between machines this works where the file system
+    takes locks to its server, as NFS does. Everywhere else the file ``train.lock``
+    counts, which names machine and process: a work dir of another machine is free when
+    it was not touched for three minutes. Only the first rank of a run takes the lock.
 
     Args:
         work_dir (str): The folder.
 
     Raises:
         ValueError: If another run holds it; names that run's process, and what to
-            do.
+            do. If the lock cannot be opened.
     """
     if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))):
         yield
         return
     path = osp.join(work_dir, NAME)
     own = dict(host=socket.gethostname(), process=os.getpid())
-    _take(path, own)
-    over = threading.Event()
-    threading.Thread(target=_keep, args=(path, own, over), daemon=True).start()
+    # any user of the folder may open it, or one user's runs would keep out all others
+    kernel = FileLock(osp.join(work_dir, LOCKED), mode=0o666, fallback_to_soft=False)
+    locked = _acquire(kernel, path)
     try:
-        yield
-    finally:
-        over.set()
-        if _read(path) == own:
-            os.unlink(path)
-
-
-def _take(path: str, own: dict) -> None:
-    for _ in range(3):
+        holder = _read(path)
+        if _is_held(path, holder, locked):
+            raise ValueError(_taken(path, holder) + '. If there is no such process, '
+                             f'remove {path}')
+        write_whole(path, json.dumps(own))
+        over = threading.Event()
+        threading.Thread(target=_keep, args=(path, own, over), daemon=True).start()
         try:
-            with open(path, 'x') as file:
-                json.dump(own, file)
-            return
-        except FileExistsError:
-            holder = _read(path)
-        if _is_held(path, holder):
-            raise ValueError(
-                f'{osp.dirname(path)} is the work dir of a run that is still going '
-                f'on (process {holder.get("process")} of {holder.get("host")}): '
-                'stop that run, or give another --work-dir. If there is no such '
-                f'process, remove {path}')
-        Path(path).unlink(missing_ok=True)
-    raise ValueError(f'several runs want the work dir {osp.dirname(path)} at the '
-                     'same time: start one')
+            yield
+        finally:
+            over.set()
+            if _read(path) == own:
+                os.unlink(path)
+    finally:
+        kernel.release()
+
+
+def _acquire(kernel: FileLock, path: str) -> bool:
+    """Whether the kernel locks the file; False if the file system has no locks."""
+    try:
+        kernel.acquire(timeout=MOMENT)
+        return True
+    except Timeout:
+        raise ValueError(_taken(path, _read(path))) from None
+    except OSError as e:
+        if e.errno not in NO_LOCKS:
+            raise ValueError(f'{kernel.lock_file} cannot be opened ({e.strerror}): '
+                             'remove it, or give another --work-dir') from None
+        print_log(f'{osp.dirname(path)} is on a file system without locks '
+                  f'({e.strerror}): do not start two runs there at the same time')
+        return False
+
+
+def _taken(path: str, holder: dict) -> str:
+    return (f'{osp.dirname(path)} is the work dir of a run that is still going on '
+            f'(process {holder.get("process")} of {holder.get("host")}): stop that '
+            'run, or give another --work-dir')
 
 
 def _read(path: str) -> dict:
@@ -73,13 +98,14 @@ def _read(path: str) -> dict:
         holder = json.loads(Path(path).read_text())
         return holder if isinstance(holder, dict) else {}
     except (OSError, ValueError):
-        return {}  # gone, or just being written
+        return {}  # gone, or not to be read
 
 
-def _is_held(path: str, holder: dict) -> bool:
+def _is_held(path: str, holder: dict, locked: bool) -> bool:
+    """Whether a run holds the work dir that no lock of the kernel tells of."""
     process = holder.get('process')
     if holder.get('host') == socket.gethostname() and isinstance(process, int):
-        return process != os.getpid() and process_lives(process)
+        return not locked and process != os.getpid() and process_lives(process)
     try:
         return time.time() - osp.getmtime(path) < STALE
     except FileNotFoundError:

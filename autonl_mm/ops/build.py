@@ -1,6 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Compiling the fused operators, once for all processes of a machine."""
-import fcntl
 import hashlib
 import os
 import platform
@@ -9,19 +8,21 @@ import signal
 import subprocess
 import tempfile
 import warnings
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Iterator, List
 
 import torch
+from filelock import FileLock
 
-from autonl_mm.checkpoint import partial_name, remove_left
+from autonl_mm.checkpoint import partial_name, write_whole
 
 SOURCES = tuple(
     Path(__file__).with_name(name) for name in ('light_nl.cpp', 'mbconv.cpp'))
 HEADERS = tuple(
     Path(__file__).with_name(name) for name in ('light_nl.h', 'tile.h'))
 FLAGS = ('-std=c++20', '-O3', '-ffp-contract=fast', '-fopenmp', '-fPIC')
+LOCK = 'lock'  # the file that a process which compiles holds
 DIGEST = 32  # bytes of SHA-256 behind the library, which the loader ignores
 
 
@@ -85,31 +86,18 @@ def is_whole(library: Path) -> bool:
 def _compile_into(library: Path) -> None:
     """Compile the library into the cache, unless another process does."""
     library.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(library.parent):
+    with FileLock(library.parent / LOCK, mode=0o666):
         if is_whole(library):
             return
-        remove_left(str(library))
-        # Moved from there when it is complete: no process ever loads half a library,
-        # and one that has loaded an older file keeps it.
         part = Path(partial_name(str(library)))
         part.mkdir()
         try:
             _compile(part / library.name)
-            (part / library.name).replace(library)
+            # No process ever loads half a library, and one that has loaded an older
+            # file keeps it.
+            write_whole(library, (part / library.name).read_bytes())
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait for other processes; the kernel ends the lock with its process."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems have no locks: all compile
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
 
 
 def _compile(out: Path) -> None:
@@ -126,8 +114,6 @@ def _compile(out: Path) -> None:
     with open(out, 'r+b') as file:
         digest = hashlib.sha256(file.read()).digest()
         file.write(digest)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _call_compiler(calls: List[List[str]]) -> None:

@@ -1,12 +1,14 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Runs of tools/train.py that are stopped, or cannot write, or cannot start."""
-import json
 import os
-import socket
 import textwrap
 
 import pytest
+import torch
 from conftest import ROOT, run_tool, tiny_training
+
+from autonl_mm.checkpoint import load_checkpoint
+from autonl_mm.cli.lock import lock
 
 
 @pytest.fixture
@@ -97,20 +99,40 @@ def test_what_is_refused_at_once(config, tmp_path):
     """Before anything is built, in one line."""
     work_dir = tmp_path / 'run'
     work_dir.mkdir()
-    holder = dict(host=socket.gethostname(), process=os.getpid())
-    (work_dir / 'train.lock').write_text(json.dumps(holder))
     (tmp_path / 'file').touch()
-    for words, *options in (
-        (f'process {os.getpid()} of', '--work-dir', work_dir),
-        ('--work-dir: cannot write to the folder', '--work-dir', tmp_path / 'file'),
-        ('num_workers is 0', '--work-dir', work_dir, '--cfg-options',
-         'train_dataloader.persistent_workers=True'),
-        ("needs the package wandb", '--work-dir', work_dir, '--cfg-options',
-         'vis_backends.0.type=WandbVisBackend')):
-        failed = run_tool('tools/train.py', config, *options, check=False)
-        assert failed.returncode == 1 and words in last_line(failed), failed.stdout
-        assert last_line(failed).startswith('train.py: ')
-        assert 'Traceback' not in failed.stdout
+    with lock(str(work_dir)):
+        for words, *options in (
+            (f'process {os.getpid()} of', '--work-dir', work_dir),
+            ('--work-dir: cannot write to the folder', '--work-dir', tmp_path / 'file'),
+            ('num_workers is 0', '--work-dir', work_dir, '--cfg-options',
+             'train_dataloader.persistent_workers=True'),
+            ("needs the package wandb", '--work-dir', work_dir, '--cfg-options',
+             'vis_backends.0.type=WandbVisBackend')):
+            failed = run_tool('tools/train.py', config, *options, check=False)
+            assert failed.returncode == 1 and words in last_line(failed), failed.stdout
+            assert last_line(failed).startswith('train.py: ')
+            assert 'Traceback' not in failed.stdout
+
+
+@pytest.mark.parametrize('hook', ['CheckpointHook', 'autonl_mm.SafeCheckpointHook'])
+def test_a_checkpoint_from_elsewhere(hook, config, tmp_path):
+    """What it calls its best checkpoint stays, and the run has one of its own."""
+    options = ['--cfg-options', f'default_hooks.checkpoint.type={hook}',
+               'default_hooks.checkpoint.save_best=auto']
+    run_tool('tools/train.py', config, '--work-dir', tmp_path / 'run', *options,
+             'train_cfg.max_epochs=1')
+    victim = tmp_path / 'victim/file'
+    victim.parent.mkdir()
+    victim.touch()
+    state = load_checkpoint(tmp_path / 'run/epoch_1.pth')
+    state['message_hub']['runtime_info'].update(
+        best_ckpt=str(victim.parent), best_score=-1.)
+    torch.save(state, tmp_path / 'foreign.pth')
+    log = run_tool('tools/train.py', config, '--work-dir', tmp_path / 'new', '--resume',
+                   tmp_path / 'foreign.pth', *options).stdout
+    assert f"best_ckpt of the checkpoint, '{victim.parent}', is not of this run" in log
+    assert victim.exists()
+    assert len(list((tmp_path / 'new').glob('best_accuracy_top1_epoch_*.pth'))) == 1
 
 
 def test_head_of_other_classes(config, tmp_path):

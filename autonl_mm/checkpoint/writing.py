@@ -7,10 +7,11 @@ import os.path as osp
 import re
 import shutil
 import socket
+import stat
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, Optional, Union
 
 from mmengine.fileio import LocalBackend
 
@@ -69,7 +70,8 @@ def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
 
     This holds whatever ends the process, and for several writers of one file: the
     last one wins. A kill leaves at most a ``.tmp`` file beside the file, which the
-    next call on the same machine removes.
+    next call on the same machine removes. A file that is replaced keeps its mode, and
+    its owner if this process may set it; a new one follows the umask.
 
     Args:
         path (str or Path): The file. Missing folders are made. If it is a link, the
@@ -84,9 +86,11 @@ def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
         content = content.encode()
     os.makedirs(osp.dirname(path), exist_ok=True)
     remove_left(path)
-    partial = partial_name(path)
+    partial, before = partial_name(path), _stat(path)
     try:
-        with open(partial, 'xb') as file:
+        with open(partial, 'xb', opener=_open_private if before else None) as file:
+            if before:
+                _set_like(file.fileno(), before)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -99,6 +103,26 @@ def write_whole(path: Union[str, Path], content: Union[bytes, str]) -> None:
         raise
 
 
+def _stat(path: Union[str, Path]) -> Optional[os.stat_result]:
+    with suppress(FileNotFoundError):
+        return os.stat(path)
+    return None
+
+
+def _open_private(path: str, flags: int) -> int:
+    # Who may not read the file that is replaced shall not read the new one either, at
+    # no moment.
+    return os.open(path, flags, 0o600)
+
+
+def _set_like(file: Union[int, Path], before: os.stat_result) -> None:
+    """Give a file or folder owner and mode of another one, as far as possible."""
+    with suppress(OSError):  # of another user; some file systems have neither
+        os.chown(file, before.st_uid, before.st_gid)
+    with suppress(OSError):
+        os.chmod(file, stat.S_IMODE(before.st_mode))
+
+
 @contextmanager
 def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
     """Write a folder completely, or leave it as it was.
@@ -106,10 +130,12 @@ def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
     This holds for errors in the ``with`` block, for a kill, and for several writers of
     one folder: the last one wins. A kill leaves at most hidden folders beside it, such
     as ``.NAME.new.HOST-PROCESS-NUMBER.tmp``. The next call on the same machine removes
-    them, or renames the old folder back if the kill came between two renames.
+    them, or renames the old folder back if the kill came between two renames. A folder
+    that is replaced keeps its mode and owner as in :func:`write_whole`.
 
     Args:
-        path (str or Path): The folder. An existing one is replaced.
+        path (str or Path): The folder. An existing one is replaced. If it is a link,
+            the folder that it points to is written.
 
     Yields:
         Path: An empty folder beside it, to be filled.
@@ -117,7 +143,7 @@ def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
     Raises:
         OSError: If the folder cannot be made or renamed.
     """
-    path = Path(path)
+    path = Path(osp.realpath(path))
     new, old = (str(path.with_name(f'.{path.name}.{kind}')) for kind in ('new', 'old'))
     for left in _left(old):
         if not path.exists():
@@ -125,9 +151,13 @@ def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
     partial, aside = Path(partial_name(new)), Path(partial_name(old))
     remove_left(new)
     remove_left(old)
-    partial.mkdir(parents=True)
+    before = _stat(path)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.mkdir(0o700 if before else 0o777)
     try:
         yield partial
+        if before:
+            _set_like(partial, before)
         _exchange(partial, path, aside)
     finally:
         for left in partial, aside:

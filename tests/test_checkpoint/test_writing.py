@@ -4,13 +4,19 @@ import errno
 import os
 import pathlib
 import socket
+import stat
 import subprocess
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from autonl_mm.checkpoint import whole_folder, write_whole
+
+
+def mode(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
 
 
 def names(folder):
@@ -36,6 +42,100 @@ def test_write_whole_follows_links(tmp_path):
     write_whole(tmp_path / 'link', 'new')
     assert (tmp_path / 'link').is_symlink()
     assert (tmp_path / 'target').read_bytes() == b'new'
+
+
+@pytest.fixture
+def umask():
+    """Nothing for others and writing for the group, to tell it from 0o777."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.parametrize('before', [0o600, 0o400, 0o640, 0o666, 0o755, 0o777])
+def test_the_mode_of_a_file(before, umask, tmp_path, monkeypatch):
+    """What is replaced keeps its mode, at every moment; what is new has the umask's."""
+    write_whole(tmp_path / 'new', b'')
+    assert mode(tmp_path / 'new') == 0o640
+    (tmp_path / 'file').touch()
+    (tmp_path / 'file').chmod(before)
+    (tmp_path / 'link').symlink_to('file')
+    fsync, seen = os.fsync, []
+    monkeypatch.setattr(os, 'fsync', lambda file: (seen.append(mode(file)),
+                                                   fsync(file)))
+    for name in ('file', 'link'):
+        write_whole(tmp_path / name, name)
+        assert mode(tmp_path / 'file') == before
+        assert (tmp_path / 'file').read_text() == name
+    assert seen == [before, before] and (tmp_path / 'link').is_symlink()
+
+
+def test_a_file_is_private_from_the_start(tmp_path, monkeypatch):
+    """Whoever opens it before its mode is set could read it later."""
+    path = tmp_path / 'file'
+    path.touch()
+    path.chmod(0o600)
+    chmod, seen = os.chmod, []
+    monkeypatch.setattr(os, 'chmod', lambda file, *args: (seen.append(mode(file)),
+                                                          chmod(file, *args)))
+    write_whole(path, 'secret')
+    assert seen == [0o600]
+
+
+@pytest.mark.parametrize('number', [errno.EPERM, errno.EOPNOTSUPP])
+def test_file_systems_without_modes(number, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    for name in ('file', 'set/file'):
+        write_whole(tmp_path / name, 'old')
+    for name in ('chmod', 'chown'):
+        monkeypatch.setattr(os, name, fail)
+    write_whole(tmp_path / 'file', 'new')
+    with whole_folder(tmp_path / 'set') as partial:
+        (partial / 'file').write_text('new')
+    assert (tmp_path / 'file').read_text() == 'new'
+    assert (tmp_path / 'set/file').read_text() == 'new'
+
+
+def test_files_of_another_user():
+    """Root leaves them to the user; another user can only keep the mode. Without
+    root's rights all are the same user."""
+    is_root = os.geteuid() == 0
+    first, second = (1001, 1002) if is_root else (os.geteuid(), ) * 2
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        path = pathlib.Path(folder, 'file')
+        path.touch()
+        path.chmod(0o664)
+        os.chown(path, first, -1)
+        write_whole(path, 'new')
+        assert os.stat(path).st_uid == first and mode(path) == 0o664
+        if is_root:
+            os.seteuid(second)
+        try:
+            write_whole(path, 'newer')
+        finally:
+            if is_root:
+                os.seteuid(0)
+        assert os.stat(path).st_uid == second and mode(path) == 0o664
+        assert path.read_text() == 'newer'
+
+
+@pytest.mark.parametrize('before', [0o700, 0o750, 0o2775, 0o777])
+def test_the_mode_of_a_folder(before, umask, tmp_path):
+    path = tmp_path / 'set'
+    with whole_folder(path):
+        pass
+    assert mode(path) == 0o750
+    path.chmod(before)
+    (tmp_path / 'link').symlink_to('set')
+    for name in ('set', 'link'):
+        with whole_folder(tmp_path / name) as partial:
+            assert mode(partial) == 0o700
+            (partial / name).touch()
+        assert mode(path) == before and names(path) == [name]
+        assert names(tmp_path) == ['link', 'set'] and (tmp_path / 'link').is_symlink()
 
 
 def test_write_whole_in_the_current_folder(tmp_path, monkeypatch):

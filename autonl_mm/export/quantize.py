@@ -10,12 +10,14 @@ from .engines import ENGINES
 from .engines.base import Session, Settings, calibration_batches
 from .engines.onnx_int8 import (
     DEFAULT_METHOD,
+    HISTOGRAMS,
     OPERATORS,
     default_exclude,
     is_cubic,
     quantize_static,
 )
 from .engines.onnxruntime import set_info
+from .images import to_batch
 
 OPSET = 13  # the first in which QuantizeLinear has an axis
 # An image is an outlier if its largest logit exceeds that of the median image by
@@ -80,7 +82,10 @@ def usual_images(session: Session, images: List[Tensor]) -> List[Tensor]:
     """
     if not has_outliers(session.outputs, session.info):
         return images
-    return without_outliers(session, images, session.batch or 1)
+    step = session.batch or 1
+    if len({image.shape for image in images}) > 1:
+        step = 1
+    return without_outliers(session, images, step)
 
 
 def quantize(file: str,
@@ -94,7 +99,8 @@ def quantize(file: str,
     Args:
         file (str): A file of ``tools/deployment/export.py --engine onnxruntime``.
         images (list[Tensor]): Images to calibrate on, ``(C, H, W)``, at sizes
-            that the file takes.
+            that the file takes. Images of several sizes are resized to the first
+            one's for a file with batches and for :data:`HISTOGRAMS`.
         method, operators, reduce_range: See
             :func:`autonl_mm.export.engines.onnx_int8.quantize_static`.
         exclude (Sequence[str], optional): Regular expressions. Nodes whose
@@ -121,8 +127,10 @@ def quantize(file: str,
         raise ValueError(f'{file} is of opset {opset}, but quantisation per channel '
                          f'needs {OPSET} or later: export it again with --opset '
                          f'{OPSET} or without this option')
-    batches = calibration_batches(
-        Settings((info['input'][0] or 1, ), calibration=images))
+    step = info['input'][0] or 1
+    if (step > 1 or method in HISTOGRAMS) and len({x.shape for x in images}) > 1:
+        images = list(to_batch(images, len(images), images[0].shape[1:]))
+    batches = calibration_batches(Settings((step, ), calibration=images))
     if exclude is None:
         exclude = default_exclude(info)
     model, count = quantize_static(

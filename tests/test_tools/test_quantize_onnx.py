@@ -9,13 +9,15 @@ import pytest
 import torch
 from conftest import ROOT, TINY_ARCH, call_main, load_tool, main_error
 from mmengine.config import Config
+from tiny_models import noise
 
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs
 from autonl_mm.deploy import load
 from autonl_mm.export import export, quantize
-from autonl_mm.export.engines import ENGINES, Session, Settings
+from autonl_mm.export.engines import DYNAMIC, ENGINES, Session, Settings
 from autonl_mm.export.engines.onnx_graph import operators
+from autonl_mm.export.engines.onnx_int8 import METHODS
 from autonl_mm.export.images import config_images
 
 tool = load_tool('tools/deployment/quantize_onnx.py')
@@ -177,6 +179,40 @@ def test_one_large_image_in_twenty(method, same, classifier, tmp_path, scope):
     assert (error < 0.2) == same
 
 
+@pytest.fixture(scope='module')
+def any_size(classifier):
+    """The classifier's ONNX files for images of any size: of any number, and two."""
+    model = configs.build_model(Config.fromfile(classifier / 'config.py'))
+    for batch, dynamic in ((1, DYNAMIC), (2, ['size'])):
+        write(export.make_graph(model, dynamic), classifier / f'any{batch}.onnx',
+              batch, dynamic=dynamic)
+    return classifier
+
+
+@pytest.mark.parametrize('method, batch', [
+    *((method, 1) for method in METHODS), ('quantile', 2)])
+def test_images_of_several_sizes(method, batch, any_size, tmp_path):
+    """Neither the calibrators of onnxruntime nor a batch take them."""
+    file, out = any_size / f'any{batch}.onnx', tmp_path / 'int8.onnx'
+    images = [noise(1, *size)[0] for size in ((64, 64), (64, 80), (96, 64), (64, 80))]
+    usual = quantize.usual_images(load(file), images)
+    assert {image.shape for image in usual} == {image.shape for image in images}
+    write_whole(out, quantize.quantize(str(file), usual, method))
+    before, after = (torch.cat([load(f)(image[None])[0] for image in images])
+                     for f in (file, out))
+    assert 0 < (after - before).abs().mean() / before.abs().mean() < 0.5
+
+
+def test_sizes_that_the_file_does_not_take(exported, monkeypatch, tmp_path):
+    """They are named before anything is computed."""
+    monkeypatch.setattr(tool, 'config_images',
+                        lambda *args: [*noise(2, 64, 64), *noise(1, 64, 80)])
+    monkeypatch.setattr(quantize, 'usual_images', None)
+    message = main_error(monkeypatch, tool, *exported, '--no-eval')
+    assert 'takes images of 64x64, got one of 64x80: export with --dynamic size' \
+        in message
+
+
 def test_fewer_images_than_the_file_takes(exported):
     file, config = exported
     cfg = Config.fromfile(config)
@@ -263,8 +299,10 @@ def test_outliers_are_left_out(batch):
     File.batch = batch
     images = [torch.full((3, 4, 4), v)
               for v in (1., 2., 3., 29., 31., 1e12, float('nan'), float('inf'), 2., 1.)]
-    kept = quantize.usual_images(File(), images)
-    assert [p[0, 0, 0].item() for p in kept] == [1, 2, 3, 2, 1]
+    sizes = [image[:, :3 + i % 2] for i, image in enumerate(images)]
+    for given in images, sizes:
+        kept = quantize.usual_images(File(), given)
+        assert [p[0, 0, 0].item() for p in kept] == [1, 2, 3, 2, 1]
     with pytest.raises(ValueError, match='all 2 images are NaN or infinite'):
         quantize.usual_images(File(), images[6:8])
     # with the bounded LightNL there are none

@@ -23,6 +23,7 @@ from autonl_mm.export.engines import load
 from autonl_mm.export.engines.onnx_int8 import (
     DEFAULT_METHOD,
     EXCLUDE,
+    HISTOGRAMS,
     METHODS,
     OPERATORS,
 )
@@ -46,7 +47,9 @@ def parse_args():
         '--method',
         choices=list(METHODS),
         default=DEFAULT_METHOD,
-        help='how to find the ranges of activations')
+        help='how to find the ranges of activations; '
+        f'{" and ".join(HISTOGRAMS)} need one size: images of several sizes are '
+        "resized to the first one's")
     parser.add_argument(
         '--operators',
         nargs='+',
@@ -104,7 +107,8 @@ def main():
         check_data(cfg, loaders)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         images = config_images(cfg, 'train_dataloader', args.num_samples)
-        before(to_batch(images, 1, tuple(images[0].shape[1:])))
+        for image in {image.shape: image for image in images}.values():
+            before(image[None])  # raises if the file does not take this size
         usual = quantize.usual_images(before, images)
         content = quantize.quantize(args.model, usual, args.method,
                                     args.operators, args.exclude,

@@ -13,6 +13,8 @@ from .base import quiet
 METHODS = dict(
     quantile='MinMax', minmax='MinMax', entropy='Entropy', percentile='Percentile')
 DEFAULT_METHOD = 'quantile'
+# They put the feature maps of all images into one array.
+HISTOGRAMS = ('entropy', 'percentile')
 # Share of the images that fit into the ranges of quantile. A few images with large
 # feature maps would otherwise leave too few steps for all others.
 QUANTILE = 0.95

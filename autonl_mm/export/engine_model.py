@@ -70,6 +70,9 @@ class EngineModel(BaseModel):
         self._check_scale(file, self.model)
         if self.task == 'segmentation':
             self.model.encode_decode = self._logits
+            # mmseg's test-time augmentation asks for these
+            self.out_channels = self.model.out_channels
+            self.decode_head = self.model.decode_head
 
     def _check_scale(self, file: str, model: nn.Module) -> None:
         """Refuse a file of another network than the config's."""
@@ -104,9 +107,10 @@ class EngineModel(BaseModel):
             raise ValueError(f"mode is {mode!r}, expected 'predict': a file of an "
                              'engine cannot be trained')
         if self.task == 'segmentation':
-            if not isinstance(inputs, Tensor):
-                inputs = torch.stack(list(inputs))
-            return self.model.predict(inputs, data_samples)
+            if len({x.shape for x in inputs}) > 1:
+                return [self.model.predict(x[None], [sample])[0]
+                        for x, sample in zip(inputs, data_samples)]
+            return self.model.predict(torch.stack(list(inputs)), data_samples)
         if self.task == 'classification':
             logits, = self._run(inputs)
             return self.model.predict((logits, ), data_samples)
@@ -130,7 +134,10 @@ class EngineModel(BaseModel):
         """Replaces mmseg's ``encode_decode``."""
         output, = self.session(inputs)
         if self.session.outputs == ['labels']:
-            count = max(self.model.out_channels, 2)
+            count = self.model.out_channels
+            if count == 1:  # logits at equal distances from the threshold's
+                threshold = torch.tensor(self.model.decode_head.threshold).logit()
+                return threshold + 2 * output[:, None].float() - 1
             return F.one_hot(output, count).permute(0, 3, 1, 2).float()
         return output
 

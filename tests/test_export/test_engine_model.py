@@ -69,6 +69,40 @@ def test_segmentor(make, labels):
         assert len(x.unique()) > 1
 
 
+def test_segmentor_with_images_of_several_sizes(make):
+    """Each is predicted on its own; mmseg's own model takes no such batch."""
+    from mmseg.structures import SegDataSample
+    model, twin = make('segmentor')
+    images = [noise(1, 64, 96)[0], noise(1, 96, 64)[0]]
+
+    def predict(net, images):
+        return [s.pred_sem_seg.data for s in net.test_step(dict(
+            inputs=images, data_samples=[
+                SegDataSample(metainfo=dict(img_shape=image.shape[1:],
+                                            ori_shape=image.shape[1:]))
+                for image in images]))]
+
+    for got, image in zip(predict(twin, images), images):
+        expected, = predict(model, [image])
+        assert got.shape == expected.shape
+        assert (got == expected).float().mean() > 0.999
+
+
+def test_segmentor_with_test_time_augmentation(make):
+    from mmseg.structures import SegDataSample
+    results = []
+    for net in make('segmentor'):
+        tta = MODELS.build(dict(type='SegTTAModel', module=net))
+        image = noise(1, 64, 96)[0]
+        meta = dict(img_shape=(64, 96), ori_shape=(64, 96), img_path='a.png')
+        result, = tta.test_step(dict(
+            inputs=[[image], [image.flip(2)]], data_samples=[
+                [SegDataSample(metainfo=dict(meta, **flip))]
+                for flip in ({}, dict(flip=True, flip_direction='horizontal'))]))
+        results.append(result.pred_sem_seg.data)
+    assert (results[0] == results[1]).float().mean() > 0.999
+
+
 @pytest.mark.parametrize('name', ['retinanet', 'ssdlite'])
 def test_detector(make, name):
     """Images of two sizes, boxes in pixels of the original ones."""

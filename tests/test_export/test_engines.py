@@ -210,6 +210,19 @@ def test_insane_outputs_are_refused(change, words, make, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('labels', [False, True])
+def test_one_output_channel_is_checked_by_its_threshold(labels, make):
+    """Of its only channel the largest is always the same."""
+    graph = export.make_graph(make('segmentor'), labels=labels)
+    graph.model.decode_head.threshold = 0.3
+    logits = torch.tensor([-2, 1, -0.8, 2]).view(1, 1, 2, 2)  # logit(0.3) is -0.847
+    got = torch.tensor([[[0, 1], [0, 1]]]) if labels else logits - 0.1
+    assert graph.agreement([got], [logits]) == (3, 4)
+    absolute, scale = graph.difference([got], [logits])
+    assert absolute == pytest.approx(0.047 if labels else 0.1, abs=1e-3)
+    assert scale == 2
+
+
 class Sorted(nn.Module):
     """Global pooling by the median, which ncnn has no layer for."""
 

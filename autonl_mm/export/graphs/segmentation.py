@@ -3,6 +3,7 @@
 from functools import partial
 from typing import List, Sequence, Tuple
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,7 +54,25 @@ class SegmentorGraph(TaskGraph):
         h, w = images.shape[2:]
         return [cls._logits(model, data['inputs'])[:, :, :h, :w]]
 
-    agreement = staticmethod(top1_agreement)
+    def scores(self, logits: Tensor) -> Tensor:
+        """Scores ``(N, 2 or more, H, W)`` whose largest is the predicted label's.
+
+        A single channel is the logit of label 1, which a pixel has if its sigmoid
+        exceeds the head's threshold: label 0 gets the threshold's logit.
+
+        Args:
+            logits (Tensor): ``(N, channels, H, W)``.
+        """
+        if logits.shape[1] > 1:
+            return logits
+        threshold = logits.new_tensor(self.model.decode_head.threshold).logit()
+        return torch.cat([threshold.expand_as(logits), logits], 1)
+
+    def agreement(self, got: Sequence[Tensor],
+                  expected: Sequence[Tensor]) -> Tuple[int, int]:
+        """Number of pixels with the reference's label, and of all."""
+        return top1_agreement([self.scores(got[0])], [self.scores(expected[0])])
+
     difference = staticmethod(logit_difference)
 
 
@@ -70,17 +89,15 @@ class LabelMapGraph(SegmentorGraph):
         threshold = self.model.decode_head.threshold
         return (logits[:, 0].sigmoid() > threshold).long()
 
-    @staticmethod
-    def agreement(got: Sequence[Tensor],
+    def agreement(self, got: Sequence[Tensor],
                   expected: Sequence[Tensor]) -> Tuple[int, int]:
-        """Number of pixels with the reference's class, and of all."""
-        same = got[0] == expected[0].argmax(1)
+        """Number of pixels with the reference's label, and of all."""
+        same = got[0] == self.scores(expected[0]).argmax(1)
         return int(same.sum()), same.numel()
 
-    @staticmethod
-    def difference(got: Sequence[Tensor],
+    def difference(self, got: Sequence[Tensor],
                    expected: Sequence[Tensor]) -> Tuple[float, float]:
-        """Largest gap between the best logit and that of the chosen class.
+        """Largest gap between the best score and the chosen label's.
 
         The labels themselves are not compared: where two classes have almost
         the same logit, rounding decides between them.
@@ -88,16 +105,11 @@ class LabelMapGraph(SegmentorGraph):
         Returns:
             tuple[float, float]: The largest gap (infinity if the shapes differ)
             and the largest absolute logit of the reference.
-
-        Raises:
-            ValueError: If there is only one class.
         """
         (labels, ), (logits, ) = got, expected
-        if logits.shape[1] == 1:
-            raise ValueError('a label map of one class cannot be checked: '
-                             'export logits')
         if labels.shape != logits[:, 0].shape:
             return float('inf'), 1.
-        chosen = logits.gather(1, labels[:, None])[:, 0]
-        return ((logits.amax(1) - chosen).max().item(),
+        scores = self.scores(logits)
+        chosen = scores.gather(1, labels[:, None])[:, 0]
+        return ((scores.amax(1) - chosen).max().item(),
                 logits.abs().max().item())

@@ -8,15 +8,17 @@ import os.path as osp
 from collections import Counter
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from torch import nn
 
 from autonl_mm.datasets.settings import leaf_datasets
-from autonl_mm.engine.hooks import MismatchError, classifying_heads, shorten
+from autonl_mm.engine.hooks import MismatchError, classifying_heads, is_binary, shorten
 from autonl_mm.nas import unwrap_model
 from autonl_mm.random_state import random_states_kept
 
@@ -75,6 +77,7 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
         check_sizes(runner, name)
         for place, dataset in built_leaves(key, built[key]):
             check_folder(place, dataset, runner.logger)
+            check_masks(place, dataset, runner.logger)
             if not labelled or not is_unlabelled(dataset):
                 continue
             if 'instances' in dataset.get_data_info(0):
@@ -90,6 +93,7 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
                              f'training need ({_describe(dataset)}): {advice}')
     check_classes(runner, built)
     if train:
+        check_binary_heads(runner.model)
         check_last_batch(runner)
 
 
@@ -210,6 +214,38 @@ def check_folder(place: str, dataset: Any, logger: Any) -> None:
             + f' ({shorten(sorted(left_out))})')
 
 
+def check_masks(place: str, dataset: Any, logger: Any) -> None:
+    """Warn of masks whose foreground is 255, the label that mmseg ignores.
+
+    Args:
+        place (str): Name of the dataset's setting.
+        dataset (Dataset): One of mmseg with at most two classes; others are not
+            looked at.
+        logger (Logger): Gets one line.
+    """
+    load = [t for t in getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+            if type(t).__name__ == 'LoadAnnotations']
+    classes = classes_of(getattr(dataset, 'metainfo', None))
+    if not load or not 0 < len(classes) <= 2:
+        return
+    try:
+        labels = set().union(*(
+            np.unique(load[0](dataset.get_data_info(i)).get('gt_seg_map', ())).tolist()
+            for i in _spread(len(dataset))))
+    except Exception:  # shows itself, with the image, when the loader meets it
+        return
+    if 255 in labels and labels <= {0, 255}:
+        logger.warning(
+            f'{place}: the masks of a few images, spread over it, have no labels but 0 '
+            'and 255, and 255 is ignored: there is no foreground to learn. Convert '
+            'masks of 0 and 255 to 0 and 1; leave reduce_zero_label out')
+
+
+def _spread(count: int) -> List[int]:
+    """Up to eight indices, spread over so many."""
+    return sorted({i * (count - 1) // 7 for i in range(8)}) if count else []
+
+
 def check_sizes(runner: Runner, name: str) -> None:
     """Refuse images that do not fit into one batch.
 
@@ -227,7 +263,7 @@ def check_sizes(runner: Runner, name: str) -> None:
     if collate != 'default_collate' or getattr(loader, 'batch_size', None) == 1:
         return
     count = len(loader.dataset)
-    places = sorted({i * (count - 1) // 7 for i in range(8)}) if count else []
+    places = _spread(count)
     try:
         with random_states_kept():
             samples = [loader.dataset[i] for i in places]
@@ -319,11 +355,30 @@ def _check_heads(runner: Runner, place: str, metainfo: dict, count: int) -> None
     for name, head in classifying_heads(runner.model).items():
         if name.split('.')[-1] not in ('head', 'bbox_head', 'decode_head'):
             continue
-        if head.num_classes not in counts:
+        if head.num_classes not in counts and not (is_binary(head) and count <= 2):
             raise ValueError(
                 f'{name}.num_classes is {head.num_classes}, but {place} has {count} '
                 f'classes {shorten(classes_of(metainfo))}: set model.{name}.'
                 f'num_classes={count}, or check the data')
+
+
+def check_binary_heads(model: nn.Module) -> None:
+    """Refuse a softmax over one output channel.
+
+    Args:
+        model (nn.Module): The model.
+
+    Raises:
+        ValueError: If a head has one; names it.
+    """
+    for name, head in classifying_heads(model).items():
+        for loss in head.modules() if is_binary(head) else ():
+            if type(loss).__name__ == 'CrossEntropyLoss' and not (
+                    loss.use_sigmoid or loss.use_mask):
+                raise ValueError(
+                    f'{name} has one output channel, but its loss is a softmax, which '
+                    f'of one channel is always 1: set model.{name}.loss_decode.'
+                    'use_sigmoid=True, or out_channels=2')
 
 
 def _check_topk(runner: Runner, count: int) -> None:

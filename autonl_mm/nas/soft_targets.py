@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from typing import Iterator, List
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -60,11 +61,14 @@ def soft_loss(student: Tensor, teacher: Tensor) -> Tensor:
     3.1): the teacher is trained in the same step, and gets no gradient from this.
 
     Args:
-        student (Tensor): Logits ``(N, K, ...)``.
+        student (Tensor): Logits ``(N, K, ...)``; K is 1 for masks of 0 and 1.
         teacher (Tensor): Logits of the same shape.
 
     Returns:
         Tensor: A scalar, in float32 at least.
     """
+    if student.shape[1] == 1:  # a sigmoid is the softmax of this logit and zero
+        student, teacher = (torch.cat([torch.zeros_like(x), x], 1)
+                            for x in (student, teacher))
     target = teacher.detach().float().softmax(1)
     return -(target * student.float().log_softmax(1)).sum(1).mean()

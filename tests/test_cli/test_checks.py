@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from tiny_models import CONFIGS
+from torch import nn
 
 from autonl_mm.cli.checks import check_channels
 from autonl_mm.engine.hooks import LabelCheckHook
@@ -214,3 +215,25 @@ def test_labels_outside_of_the_classes(scope_name, config, last, scope):
     if scope_name == 'mmseg':  # the label to ignore is allowed
         sample.gt_sem_seg.data[sample.gt_sem_seg.data == 25] = 255
         hook.before_train_iter(runner, 0, batch)
+
+
+@pytest.mark.parametrize('num_classes', [1, 2])
+def test_labels_of_one_output_channel(num_classes):
+    """They are 0 and 1, however many classes the head says."""
+    pytest.importorskip('mmseg.models')
+    from mmseg.models import FCNHead
+    model = nn.Module()
+    model.decode_head = FCNHead(
+        in_channels=8, channels=8, num_classes=num_classes, out_channels=1)
+    runner = SimpleNamespace(
+        model=model, train_dataloader=SimpleNamespace(dataset=None))
+    hook = LabelCheckHook()
+    hook.before_run(runner)
+    sample = samples('mmseg')
+    labels = sample.gt_sem_seg.data
+    labels.copy_(torch.arange(labels.numel()).view_as(labels) % 2)
+    labels.view(-1)[0] = 255
+    hook.before_train_iter(runner, 0, dict(data_samples=[sample]))
+    labels.view(-1)[1] = 2
+    with pytest.raises(ValueError, match=r'labels \[2\], .* classes 0 to 1'):
+        hook.before_train_iter(runner, 0, dict(data_samples=[sample]))

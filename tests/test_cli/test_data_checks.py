@@ -5,6 +5,7 @@ import json
 import logging
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -190,6 +191,65 @@ def test_mmseg_classes(tmp_path, scope):
         Runner(model, train=named('sky', 'road'), val=named('road', 'sky')))
     assert 'model.decode_head.num_classes=3' in error_of(
         Runner(model, train=named('sky', 'road', 'car')))
+
+
+def masks(root, values):
+    """Config of a dataset of three images and masks."""
+    for i in range(3):
+        mask = np.zeros((8, 8), np.uint8)
+        mask[:len(values)] = np.array(values)[:, None]
+        for name in 'images', 'masks':
+            (root / name).mkdir(exist_ok=True)
+            cv2.imwrite(str(root / f'{name}/{i}.png'), mask)
+    return dict(type='BaseSegDataset', data_root=str(root), img_suffix='.png',
+                data_prefix=dict(img_path='images', seg_map_path='masks'),
+                pipeline=[dict(type='LoadAnnotations')])
+
+
+@pytest.fixture
+def mmseg(scope):
+    pytest.importorskip('mmseg.datasets')
+    init_default_scope('mmseg')
+
+
+@pytest.mark.parametrize('classes, reduce, values, words', [
+    ('ab', False, [1, 255], None), ('ab', False, [0], None),
+    ('abc', False, [255], None), ('ab', True, [1, 2], None),
+    ('ab', False, [255], '0 and 255, and 255 is ignored'),
+    ('a', False, [255], 'Convert masks of 0 and 255 to 0 and 1'),
+    ('ab', True, [1], 'leave reduce_zero_label out')])
+def test_masks_without_a_foreground(classes, reduce, values, words, mmseg, tmp_path,
+                                    caplog):
+    """mmseg ignores 255, so that a network would learn nothing but background."""
+    dataset = dict(masks(tmp_path, values), reduce_zero_label=reduce,
+                   metainfo=dict(classes=list(classes)))
+    check_datasets(Runner(train=dataset), True)
+    assert ('train_dataloader.dataset: the masks' in caplog.text) == bool(words)
+    assert not words or words in caplog.text
+
+
+@pytest.mark.parametrize('num_classes', [1, 2])
+def test_heads_of_one_output_channel(num_classes, mmseg, tmp_path):
+    def model(**loss):
+        net = nn.Module()
+        net.decode_head = MODELS.build(dict(
+            type='FCNHead', in_channels=8, channels=8, num_classes=num_classes,
+            out_channels=1, loss_decode=dict(type='CrossEntropyLoss', **loss)))
+        return net
+
+    def named(classes):
+        return dict(masks(tmp_path, [1]), metainfo=dict(classes=list(classes)))
+
+    for classes in 'a', 'ab':
+        check_datasets(Runner(model(use_sigmoid=True), train=named(classes)), True)
+    assert 'has 3 classes' in error_of(
+        Runner(model(use_sigmoid=True), train=named('abc')))
+    message = error_of(Runner(model(), train=named('ab')))
+    assert message.startswith('decode_head has one output channel, but its loss is a '
+                              'softmax')
+    assert 'model.decode_head.loss_decode.use_sigmoid=True' in message
+    # what is only evaluated has no loss
+    check_datasets(Runner(model(), test=named('ab')), False)
 
 
 def test_checkpoint_of_other_classes():

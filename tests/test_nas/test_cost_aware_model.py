@@ -7,9 +7,11 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from search_spaces import TINY_SPACE, latencies, randomize, set_importance
+from torch import nn
 
 from autonl_mm import count_macs
 from autonl_mm.nas import CostAwareModel
+from autonl_mm.nas.soft_targets import soft_loss
 
 BACKBONE = dict(
     type='autonl_mm.AutoNLSuperNet',
@@ -283,6 +285,18 @@ def test_losses_of_lists():
     model.train_networks(networks)
     losses = model._losses_of_networks(None, None)
     assert losses['loss_cls'].item() == 4 and losses['acc'].item() == 1
+
+
+def test_soft_targets_of_one_output_channel():
+    """A segmentor's masks: the cross entropy of two sigmoids."""
+    student = torch.randn(2, 1, 4, 4, requires_grad=True)
+    teacher = torch.randn(2, 1, 4, 4)
+    loss = soft_loss(student, teacher)
+    torch.testing.assert_close(
+        loss, nn.functional.binary_cross_entropy_with_logits(
+            student, teacher.sigmoid()))
+    loss.backward()
+    assert student.grad.abs().min() > 0
 
 
 def test_soft_targets_need_logits():

@@ -27,6 +27,11 @@ def classifying_heads(model: nn.Module) -> Dict[str, nn.Module]:
     }
 
 
+def is_binary(head: nn.Module) -> bool:
+    """Whether a segmentor's head has one output channel, for the labels 0 and 1."""
+    return getattr(head, 'out_channels', None) == 1
+
+
 @HOOKS.register_module()
 class LabelCheckHook(Hook):
     """Refuse labels that are not classes of the heads.
@@ -40,7 +45,8 @@ class LabelCheckHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Read the heads' number of classes and the label to ignore."""
         heads = list(classifying_heads(runner.model).values())
-        self.num_classes = min((m.num_classes for m in heads), default=None)
+        self.num_classes = min(
+            (2 if is_binary(m) else m.num_classes for m in heads), default=None)
         self.ignore = {getattr(m, 'ignore_index', None) for m in heads}
 
     def before_train_iter(self,

@@ -14,8 +14,9 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 
+from .allow_list import SAFE_GLOBALS
 from .config_text import check_buildable, config_texts, parse_config_text
-from .loading import SAFE_GLOBALS, load_checkpoint
+from .loading import load_checkpoint
 from .writing import AtomicLocalBackend
 
 # mmengine's own functions, which some of the replacements call

@@ -16,7 +16,7 @@ from os import PathLike
 from typing import Dict, Iterator, Optional, Tuple, Union
 
 from .arch import ArchSpec, BlockSpec
-from .text_files import read_json
+from .text_files import check_json, read_json
 
 Size = Tuple[int, int]
 
@@ -316,13 +316,11 @@ class LatencyTable:
             FileNotFoundError: If there is no such file.
             ValueError: If it is not such a table.
         """
-        try:
-            entries = read_json(path)['latency_ms'].items()
-        except (KeyError, TypeError, AttributeError, ValueError) as e:
-            raise ValueError(
-                f'{path} is not a latency table, expected the JSON that '
-                'tools/analysis_tools/measure_latency.py writes') from e
-        return cls(dict(entries), str(path))
+        table = read_json(path)
+        check_json(table, {'latency_ms': {str: float}, str: object},
+                   f'{path} is not a latency table',
+                   'give the JSON that tools/analysis_tools/measure_latency.py writes')
+        return cls(table['latency_ms'], str(path))
 
     @staticmethod
     def block_key(spec: BlockSpec, in_size: Size,

@@ -406,7 +406,7 @@ def run(args):
         checkpoint=digest(Path(args.checkpoint))[:16],
         seed=runner.seed, ranks=get_world_size(),
         batches=proxy.num_batches, batch_size=proxy.tried.batch_size,
-        images='held out' if proxy.held_out else 'training'))
+        images='held out' if proxy.held_out else 'training'), space)
     # other images than those that are tried, if there are enough; not kept in memory
     measured_on = FixedBatches(
         runner, runner.train_dataloader.dataset, args.recalibrate, 0, runner.seed + 1)

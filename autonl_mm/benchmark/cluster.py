@@ -18,7 +18,7 @@ from mmengine.logging import print_log
 from submitit.core.utils import UncompletedJobError
 
 from autonl_mm.checkpoint import write_whole
-from autonl_mm.text_files import read_json
+from autonl_mm.text_files import check_json, read_json
 
 CLUSTERS = ('local', 'slurm')
 # Minutes after which a job ends, if its options do not say
@@ -168,11 +168,14 @@ class Cluster:
         """The job of an earlier call, if Slurm still has it or it has ended well."""
         if self.kind != 'slurm' or not note.exists():
             return None
-        job_id = read_json(note)['job_id']
-        if not re.fullmatch(r'\d+', str(job_id)):  # names a file that is unpickled
+        noted = read_json(note)
+        check_json(noted, dict(job_id=str), f'{note} is not the note of a job',
+                   'remove it')
+        job_id = noted['job_id']
+        if not re.fullmatch(r'\d+', job_id):  # names a file that is unpickled
             print_log(f'ignored: job_id in {note} is {job_id!r}, expected a number')
             return None
-        job = submitit.SlurmJob(folder.resolve() / 'jobs', str(job_id))
+        job = submitit.SlurmJob(folder.resolve() / 'jobs', job_id)
         if job.paths.result_pickle.exists() or is_queued(job.job_id):
             return job
         return None

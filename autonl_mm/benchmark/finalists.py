@@ -8,10 +8,12 @@ from autonl_mm.checkpoint import write_whole
 from autonl_mm.nas import SearchSpace
 from autonl_mm.nas.loss_predictor import LossPredictor
 from autonl_mm.nas.space import Choices
-from autonl_mm.text_files import read_json
+from autonl_mm.text_files import check_json, read_json
 
 # Networks with the training losses of short trainings
 Trained = Sequence[Tuple[Choices, float]]
+# A network in the file
+ROW = dict(goal=str, loss=float, fit=float, choices=[[int]], arch=[str])
 
 
 def fit(groups: Sequence[Trained], space: SearchSpace) -> LossPredictor:
@@ -64,32 +66,32 @@ def fit_to_others(path: Path, networks: Collection[Choices], space: SearchSpace
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or of another search space.
+        ValueError: If it is damaged, of another search space, or has no finite loss of
+            another network; names the file.
     """
     asked = {space.specs(choices) for choices in networks}
     groups: Dict[str, List[Tuple[Choices, float]]] = {}
     for goal, choices, loss in _read(path, space):
         if space.specs(choices) not in asked:
             groups.setdefault(goal, []).append((choices, loss))
-    predictor = fit(list(groups.values()), space)
+    try:
+        predictor = fit(list(groups.values()), space)
+    except ValueError as e:
+        raise ValueError(f'{path}, without the networks that are asked for: {e}'
+                         ) from None
     return predictor([space.specs(choices) for choices in networks])
 
 
 def _read(path: Path, space: SearchSpace) -> List[Tuple[str, Choices, float]]:
     found = read_json(path)
-    try:
-        if not found or not isinstance(found, list):
-            raise ValueError
-        rows = [(row['goal'], [tuple(block) for block in row['choices']],
-                 float(row['loss']), row['arch']) for row in found]
-    except (TypeError, KeyError, ValueError):
-        raise ValueError(
-            f'{path} is not the finalists.json of choose_arch.py') from None
-    for _, choices, _, arch in rows:
-        inside = len(choices) == len(space.blocks) and all(
-            len(choice) == len(block.shape) and all(
-                isinstance(i, int) and 0 <= i < n for i, n in zip(choice, block.shape))
-            for choice, block in zip(choices, space.blocks))
-        if not inside or space.arch(choices).to_text().splitlines() != arch:
-            raise ValueError(f'{path} is of another search space')
-    return [row[:3] for row in rows]
+    check_json(found, [ROW], f'{path} is not the finalists.json of choose_arch.py',
+               'give one that it wrote')
+    rows = []
+    for i, row in enumerate(found):
+        choices = [tuple(block) for block in row['choices']]
+        if not space.has(choices) or (
+                space.arch(choices).to_text().splitlines() != row['arch']):
+            raise ValueError(f'{path} is of another search space: [{i}] is no network '
+                             "of the config's")
+        rows.append((row['goal'], choices, float(row['loss'])))
+    return rows

@@ -5,6 +5,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
+from autonl_mm.text_files import check_json
+
 # Of an evaluation's record, what is no metric
 TIMES = ('step', 'time', 'data_time')
 
@@ -57,6 +59,9 @@ def _read_records(path: Path) -> Iterator[dict]:
                                  "mmengine's log of scalars") from None
             continue
         if isinstance(record, dict) and 'step' in record:
+            check_json(record, {'step': int, 'loss?': float, str: object},
+                       f"line {number} of {path} is not mmengine's log of scalars",
+                       'remove the line')
             yield record
 
 

@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from tqdm import tqdm
 
 from autonl_mm.checkpoint import write_whole
-from autonl_mm.text_files import read_json
+from autonl_mm.text_files import check_json, read_json
 
 from . import cluster
 from .cluster import Cluster
@@ -151,7 +151,7 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
 
     Raises:
         ValueError: If a work dir holds a finished run with another key, config or
-            other settings; nothing is trained then.
+            other settings, or a broken result; nothing is trained then.
         RuntimeError: If a run fails.
     """
     texts = {config: f'{Config.fromfile(config).to_dict()}'
@@ -159,10 +159,13 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
     identities = [f'{trial.key}\n{trial.settings}\n{texts[trial.config]}\n'
                   for trial in trials]
     for trial, identity in zip(trials, identities):
-        if (trial.out / RESULT).exists() and not is_begun(trial.out, identity):
+        if not (trial.out / RESULT).exists():
+            continue
+        if not is_begun(trial.out, identity):
             raise ValueError(
                 f'{trial.out} holds a run of another network, with another config or '
                 'other settings: remove it or use another --work-dir')
+        read_result(trial.out)
     with ThreadPoolExecutor(jobs) as pool:
         try:
             return list(tqdm(
@@ -188,11 +191,27 @@ def is_begun(out: Path, identity: str) -> bool:
     return begun.exists() and begun.read_text(encoding='utf-8') == identity
 
 
+def read_result(out: Path) -> dict:
+    """The result of a finished run, see :func:`train_all`.
+
+    Args:
+        out (Path): The work dir.
+
+    Raises:
+        ValueError: If it is something else; names the file and the key.
+    """
+    result = read_json(out / RESULT)
+    check_json(result, dict({str: object}, metric=str, value=float, seconds=float),
+               f'{out / RESULT} is not the result of a run',
+               f'remove {out}, and it is trained again')
+    return result
+
+
 def _train(tool: Path, trial: Trial, identity: str, jobs: int, where: Cluster) -> dict:
     out = trial.out
     record = out / RESULT
     if record.exists():
-        return read_json(record)
+        return read_result(out)
     out.mkdir(parents=True, exist_ok=True)
     if trial.prepare:
         trial.prepare()

@@ -177,6 +177,17 @@ class SearchSpace:
         """All blocks in order."""
         return tuple(block for stage in self.stages for block in stage)
 
+    def has(self, choices: Sequence[Sequence[int]]) -> bool:
+        """Whether choices are a network of this space.
+
+        Args:
+            choices (Sequence[Sequence[int]]): Any lists of integers.
+        """
+        return len(choices) == len(self.blocks) and all(
+            len(choice) == len(block.shape)
+            and all(0 <= i < n for i, n in zip(choice, block.shape))
+            for choice, block in zip(choices, self.blocks))
+
     def specs(self, choices: Sequence[Sequence[int]]
               ) -> Tuple[Optional[BlockSpec], ...]:
         """The blocks of a choice for every block, None where one is left out.

@@ -120,7 +120,9 @@ def test_latency_tables(tmp_path, rng):
 @pytest.mark.parametrize('content', [
     '[' * 100_000, '{"latency_ms": ' * 50_000, '{"latency_ms": {"a": 1' + '0' * 9999,
     'null', '[]', '{"latency_ms": 3}', '{"latency_ms": {"a": NaN}}', '',
-], ids=['lists', 'dicts', 'digits', 'null', 'list', 'number', 'nan', 'empty'])
+    '{"latency_ms": {"a": "1"}}', '{"latency_ms": {"a": 1' + '0' * 400 + '}}',
+], ids=['lists', 'dicts', 'digits', 'null', 'list', 'number', 'nan', 'empty', 'text',
+        'no float'])
 def test_odd_json(content, tmp_path):
     path = tmp_path / 'table.json'
     path.write_text(content)

@@ -51,6 +51,17 @@ def test_output_status_and_seconds(script, tmp_path, monkeypatch):
         Cluster().run([script, 'fails'], log, 1)
 
 
+@pytest.mark.parametrize('note, words', [
+    ('{', 'is not JSON'), ('[1]', r'it is \[1\], expected a dict'),
+    ('{}', 'job_id is missing'), ('{"job_id": 7}', 'job_id is 7, expected text')])
+def test_a_broken_note_of_a_job(note, words, script, tmp_path):
+    where = Cluster()
+    where.kind = 'slurm'  # which is asked only for jobs that a note names
+    (tmp_path / 'train.job.json').write_text(note)
+    with pytest.raises(ValueError, match=rf'^\S*train\.job\.json .*{words}'):
+        where.run([script], tmp_path / 'train.log')
+
+
 def wait_for(path, lines):
     end = time.monotonic() + 60
     while not path.exists() or len(path.read_text().splitlines()) < lines:

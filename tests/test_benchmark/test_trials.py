@@ -96,6 +96,22 @@ def test_results_of_another_recipe_are_not_mixed_in(tool, tmp_path):
     assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.parametrize('change, words', [
+    (dict(value='60'), "value is '60', expected a number"),
+    (dict(metric=None), 'metric is None, expected text'),
+    (dict(seconds=[1]), r'seconds is \[1\], expected a number')])
+def test_a_broken_result_is_found_before_anything_is_trained(
+        change, words, tool, tmp_path):
+    train(tool, tmp_path / 'b', seed=1)
+    record = tmp_path / 'b/result.json'
+    record.write_text(json.dumps(dict(json.loads(record.read_text()), **change)))
+    runs = [trials.Trial('config.py', tmp_path / name, dict(seed=1), {})
+            for name in 'ab']
+    with pytest.raises(ValueError, match=rf'^\S*/b/result\.json .*{words}: remove '):
+        trials.train_all(tool, runs, 1, Cluster())
+    assert not (tmp_path / 'a').exists()
+
+
 def test_a_run_that_fails(tool, tmp_path):
     out = tmp_path / 'run'
     with pytest.raises(RuntimeError, match=r'train\.log'):

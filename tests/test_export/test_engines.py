@@ -271,6 +271,82 @@ def test_files_that_do_not_belong_together(make, tmp_path):
         load('x.pth')
 
 
+OTHERS = (None, True, -1, 0.5, 'a\n', [], {})
+# Keys that not every file has
+NOT_EVERYWHERE = {'classes', 'quantised', 'class_agnostic', 'min_bbox_size'}
+# Values that may be of another type than they are
+ALSO_RIGHT = [
+    ('input', 0, None), ('input', 2, None), ('input', 3, None), ('classes', 0, -1),
+    ('classes', 1, -1), ('select', 'score_thr', -1), ('select', 'iou_threshold', -1),
+    ('select', 'min_bbox_size', 0.5)]
+
+
+def changed(node, key=()):
+    """A manifest, each value in it replaced and each key deleted in turn.
+
+    Yields:
+        tuple: Key, the value in its place if it was replaced, and the manifest.
+    """
+    parts = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, value in parts if isinstance(node, (dict, list)) else ():
+        for other in OTHERS:
+            if type(other) is not type(value):
+                copied = copy.copy(node)
+                copied[name] = other
+                yield (*key, name), [other], copied
+        if isinstance(node, dict):
+            yield (*key, name), [], {k: v for k, v in node.items() if k != name}
+        if isinstance(value, (dict, list)):
+            for place, other, part in changed(value, (*key, name)):
+                copied = copy.copy(node)
+                copied[name] = part
+                yield place, other, copied
+
+
+def test_every_wrong_value_of_a_manifest_is_named(make, tmp_path):
+    need('mnn')
+    engine, file = ENGINES['mnn'], tmp_path / 'x.mnn'
+    graph = export.make_graph(make('ssdlite'), selects_boxes=False)
+    settings = Settings((1, 3, 64, 64), info=dict(classes=['a', 'b']))
+    file.touch()
+    engine.write_info(file, dict(export.describe(graph, settings), quantised=3))
+    manifest, good = tmp_path / 'x.mnn.json', engine.info(file)
+    assert {'select', 'sha256', *NOT_EVERYWHERE} <= {*good, *good['select']}
+    count = 0
+    for content in OTHERS:
+        manifest.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r'x\.mnn\.json does not say'):
+            engine.info(file)
+    for key, replaced, info in changed(good):
+        manifest.write_text(json.dumps(info))
+        if (*key, *replaced) in ALSO_RIGHT or (
+                not replaced and key[-1] in NOT_EVERYWHERE):
+            engine.info(file)
+            continue
+        with pytest.raises(ValueError) as error:
+            engine.info(file)
+        line = str(error.value)
+        assert line.startswith(f'{manifest} does not say what the file takes')
+        assert '\n' not in line and len(line) < 500
+        name = next(k for k in reversed(key) if isinstance(k, str))
+        assert name in line, (key, line)
+        count += 1
+    assert count > 150
+
+
+@pytest.mark.parametrize('info, words', [
+    (dict(input=['a', None, 1, 1]), r"input\[0\] is 'a'"), (dict(task='x'), 'task is'),
+    (dict(preprocess=0), 'preprocess is 0'), (dict(outputs='logits'), 'outputs is')])
+def test_wrong_metadata_of_an_onnx_file(info, words, make, tmp_path):
+    need('onnxruntime')
+    file, engine = tmp_path / 'x.onnx', ENGINES['onnxruntime']
+    export.write_file(engine, export.make_graph(make('classifier')),
+                      Settings((1, 3, 64, 64)), file)
+    engine.write_info(file, dict(engine.info(file), **info))
+    with pytest.raises(ValueError, match=rf'metadata of .*x\.onnx does not .*{words}'):
+        load(file)
+
+
 def test_a_file_that_does_not_load_is_refused(make, tmp_path):
     """As the check finds it, in a process of its own."""
     need('ncnn')

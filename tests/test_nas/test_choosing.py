@@ -129,6 +129,32 @@ def test_what_was_tried_otherwise_is_not_used(tmp_path):
         TriedNetworks(path, Losses(), {})
 
 
+NAME = ';'.join(','.join('0' * len(block.shape)) for block in SPACE.blocks)
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(made_with=[1]), r'made_with is \[1\], expected a dict'),
+    (dict(losses=[1]), r'losses is \[1\], expected a dict'),
+    (dict(losses={NAME: 1}), r"losses\['.*'\] is 1, expected a list"),
+    (dict(losses={NAME: [1, '2']}), r"losses\['.*'\]\[1\] is '2', expected a number"),
+    (dict(losses={NAME: [[1]]}), r"losses\['.*'\]\[0\] is \[1\], expected a number"),
+    (dict(losses={'': []}), "losses has '', which is no network"),
+    (dict(losses={'a': [1]}), "losses has 'a', which is no network"),
+    (dict(losses={NAME.replace(',', ', '): [1]}), 'which is no network'),
+    (dict(losses={NAME[:-2]: [1]}), 'which is no network'),
+    (dict(losses={f'9{NAME[1:]}': [1]}), 'which is no network'),
+    (dict(losses={f'-1{NAME[1:]}': [1]}), 'which is no network'),
+    (dict(more=1), 'more is unknown'),
+])
+def test_a_broken_record_of_tried_networks(change, words, tmp_path):
+    path, record = tmp_path / 'tried.json', dict(made_with={}, losses={NAME: [1, 2.5]})
+    path.write_text(json.dumps(record))
+    assert len(list(TriedNetworks(path, Losses(), {}, SPACE))) == 1
+    path.write_text(json.dumps(record | change))
+    with pytest.raises(ValueError, match=rf'^\S*tried\.json is .*{words}'):
+        TriedNetworks(path, Losses(), {}, SPACE)
+
+
 def test_pareto_front():
     costs, losses = [3, 1, 2, 2, 4], [1, 5, 3, 4, 1]
     assert pareto_front(costs, losses) == [1, 2, 0]

@@ -99,10 +99,17 @@ def two_searches(work_dir):
     write_epoch(work_dir, 2, ('nl', ))
 
 
+def no_numbers(work_dir):
+    write_epoch(work_dir, 1)
+    path = work_dir / 'gates/epoch_1.json'
+    path.write_text(path.read_text().replace('"margin": [', '"margin": ["x", '))
+
+
 @pytest.mark.parametrize('write, words', [
     (no_gates, 'has no gates/epoch_N.json or iter_N.json: expected'),
     (no_json, 'epoch_2.json is not JSON'),
     (no_record, 'epoch_2.json is not a record of a search'),
+    (no_numbers, "margin[0] is 'x', expected a number: remove it"),
     (two_searches, 'epoch 1 and epoch 2 of different searches'),
 ])
 def test_errors(write, words, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from autonl_mm.benchmark.records import read_scalars
 from autonl_mm.cli import outputs
-from autonl_mm.text_files import read_json
+from autonl_mm.text_files import check_json, read_json
 
 # The order of the panels and of the table's columns.
 DECISIONS = dict(
@@ -33,7 +33,10 @@ DECISIONS = dict(
     nl='LightNL',
     nl_ratio='LightNL ratio',
     nl_stride='LightNL stride')
-KEYS = {'cost', 'target', 'unit', 'gates'}
+# What a record has beside its number, as the plots use it
+RECORD = {
+    'cost': float, 'target': (float, None), 'unit': str, str: object,
+    'gates': {str: {'options': [(bool, float)], 'margin': [float], str: object}}}
 # What records count, by the start of their names, in words
 KINDS = dict(epoch='epoch', iter='iteration')
 LINE_STYLES = ('-', '--', ':', '-.')
@@ -63,9 +66,8 @@ def read_records(work_dir: Path) -> List[dict]:
         kind, record = path.stem.split('_')[0], read_json(path)
         if kind not in KINDS:
             continue
-        if not isinstance(record, dict) or {kind, *KEYS} - record.keys():
-            raise ValueError(f'{path} is not a record of a search: expected a '
-                             f'dict with {sorted([kind, *KEYS])}')
+        check_json(record, {**RECORD, kind: int}, f'{path} is not a record of a search',
+                   'remove it')
         records.append(dict(record, number=record[kind], kind=KINDS[kind]))
     if not records:
         raise FileNotFoundError(

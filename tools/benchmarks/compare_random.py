@@ -34,7 +34,7 @@ from autonl_mm.checkpoint import (
 )
 from autonl_mm.cli import outputs
 from autonl_mm.cli.configs import build_supernet
-from autonl_mm.text_files import read_json
+from autonl_mm.text_files import check_json, read_json
 
 TOOLS = Path(__file__).resolve().parents[1]
 SEARCHED, FINE_TUNED = 'searched', 'searched, fine-tuned'
@@ -112,7 +112,10 @@ def search(config, work_dir, where):
         seconds = where.run([TOOLS / 'train.py', config, '--work-dir', out],
                             work_dir / 'search.log', again=['--resume'])
         write_whole(record, json.dumps(seconds))
-    return arch, read_json(record)
+    seconds = read_json(record)
+    check_json(seconds, float, f'{record} is not the time of a search',
+               f'remove {out}, and it is searched again')
+    return arch, seconds
 
 
 def table(archs, results, cost_of_arch):

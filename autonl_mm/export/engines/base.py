@@ -21,12 +21,27 @@ import torch.nn as nn
 from torch import Tensor
 
 from autonl_mm.digest import digest
-from autonl_mm.text_files import read_json
+from autonl_mm.text_files import check_json, read_json
 
 from ..boxes import select_boxes
 
 DYNAMIC = ('batch', 'size')
 PRECISIONS = ('fp32', 'fp16', 'int8')
+COUNT = range(1, 2**31)
+# What a file says about itself, see :class:`Session`
+INFO = {
+    'task': {'classification', 'detection', 'segmentation'},
+    'outputs': [str],
+    'input': [(COUNT, None), COUNT, (COUNT, None), (COUNT, None)],
+    'preprocess': bool,
+    'precision': set(PRECISIONS),
+    'light_nl_scales': [str],
+    'classes?': [(str, int)],
+    'select?': {
+        'levels': [COUNT], 'nms_pre': int, 'score_thr': float, 'iou_threshold': float,
+        'max_per_img': COUNT, 'class_agnostic?': bool, 'min_bbox_size?': float},
+    'quantised?': int,
+    str: object}
 
 
 class ExportError(RuntimeError):
@@ -256,9 +271,10 @@ class Engine:
                 raise FileNotFoundError(
                     f'{str(path)!r} does not exist; {file.name} cannot be used '
                     'without it')
-        info = checked_info(read_json(info_file(file)), info_file(file))
+        info = checked_info(read_json(info_file(file)), info_file(file), sha256={
+            path.suffix: str for path in self.files(file)})
         for path in self.files(file):
-            if info.get('sha256', {}).get(path.suffix) != digest(path):
+            if info['sha256'][path.suffix] != digest(path):
                 raise ValueError(f'{path} is not the file that {info_file(file).name} '
                                  'is about: export the network again')
         return info
@@ -294,24 +310,23 @@ def info_file(file: Path) -> Path:
     return file.with_name(f'{file.name}.json')
 
 
-def checked_info(info, source) -> dict:
+def checked_info(info, source, **more) -> dict:
     """What a file says about itself, if this project wrote it.
 
     Args:
         info (Any): What was read.
         source (Any): Where, for the message.
+        **more: Forms of further keys, as :data:`INFO` has them.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If it is something else; names the key.
     """
-    found = isinstance(info, dict) and [
-        isinstance(info.get('task'), str),
-        isinstance(info.get('outputs'), list),
-        isinstance(info.get('input'), list) and len(info['input']) == 4,
-        isinstance(info.get('select', {}), dict)]
-    if not found or not all(found):
-        raise ValueError(f'{source} does not say what the file takes and gives: export '
-                         'it again with tools/deployment/export.py')
+    forms = [{**INFO, **more}]
+    if isinstance(info, dict) and info.get('outputs') == ['boxes', 'scores']:
+        forms.append({'select': object, str: object})
+    for form in forms:
+        check_json(info, form, f'{source} does not say what the file takes and gives',
+                   'export it again with tools/deployment/export.py')
     return info
 
 

@@ -5,11 +5,13 @@ A failure prints the seed with which it can be repeated.
 """
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from archives import DIFFERENT, REFUSED, pack, read_by_torch, read_by_zipfile
 from mmpretrain.models import ImageClassifier
 
 from autonl_mm import ArchSpec
@@ -19,6 +21,7 @@ from autonl_mm.benchmark.records import read_scalars
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
+    check_file,
     load_checkpoint,
 )
 from autonl_mm.cost import LatencyTable
@@ -96,6 +99,37 @@ def test_checkpoints(tmp_path, rng):
         for name, value in state['state_dict'].items():
             assert torch.equal(loaded['state_dict'][name], value)
     assert refused > COUNT // 2
+
+
+def mutate_headers(data, rng):
+    """Fields of an archive's headers changed, or copied from other headers."""
+    headers = [match.start() for match in re.finditer(b'PK[\1-\7][\2-\10]', data)]
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2))):
+        width = rng.choice((1, 2, 4))
+        start = rng.choice(headers) + rng.randrange(4, 56)
+        other = rng.choice(headers) + rng.randrange(4, 56)
+        data[start:start + width] = rng.choice((
+            bytes(width), b'\xff' * width, data[other:other + width],
+            rng.choice(headers).to_bytes(4, 'little')[:width]))
+    return bytes(data)
+
+
+def test_archives_of_two_readings(tmp_path, rng):
+    """What torch's reader finds in an accepted archive is what was verified."""
+    path = tmp_path / 'a.pth'
+    torch.save(torch.arange(9.), path)
+    plain = [path.read_bytes(), pack()]
+    odd = [make() for make in (DIFFERENT | REFUSED).values()]
+    accepted = 0
+    for _ in range(5 * COUNT):
+        path.write_bytes(mutate_headers(rng.choice(rng.choice((plain, odd))), rng))
+        if not timed(check_file, path, errors=BrokenCheckpointError):
+            continue
+        accepted += 1
+        found = timed(read_by_torch, path, errors=(RuntimeError, UnicodeDecodeError))
+        assert found is None or found == read_by_zipfile(path)
+    assert accepted > COUNT // 10
 
 
 def test_notations(tmp_path, rng):

@@ -1,13 +1,17 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """What is damaged in a checkpoint's archive is found, and named."""
+import io
 import zipfile
 
 import pytest
 import torch
+from archives import DIFFERENT, REFUSED, pack, read_by_torch, read_by_zipfile
 from conftest import call_main, load_tool, main_error
 
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
+    archive,
+    check_file,
     find_earlier,
     find_resumable,
     load_checkpoint,
@@ -16,7 +20,7 @@ from autonl_mm.checkpoint import (
 
 def save(path, **kwargs):
     torch.manual_seed(0)
-    state = dict(first=torch.randn(500), second=torch.randn(3, 4))
+    state = dict(first=torch.randn(500), second=torch.randn(3, 4), empty=torch.empty(0))
     torch.save(dict(meta=dict(epoch=1), state_dict=state), path, **kwargs)
     return path
 
@@ -51,7 +55,7 @@ def test_archives_without_checksums(tmp_path):
         path = save(tmp_path / 'a.pth')
     finally:
         torch.serialization.set_crc32_options(True)
-    assert len(load_checkpoint(path)['state_dict']) == 2
+    assert len(load_checkpoint(path)['state_dict']) == 3
 
 
 def test_bombs_are_not_unpacked(tmp_path):
@@ -66,13 +70,63 @@ def test_bombs_are_not_unpacked(tmp_path):
         load_checkpoint(path)
 
 
-def test_compressed_by_someone_else(tmp_path):
+class Pipe(io.RawIOBase):
+    """A file that can only be appended to."""
+
+    def __init__(self):
+        self.content = b''
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.content += data
+        return len(data)
+
+
+@pytest.mark.parametrize('long', [False, True])
+@pytest.mark.parametrize('seekable', [False, True])
+@pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_packed_by_someone_else(method, seekable, long, tmp_path):
+    """With folders, descriptors after the members, 64-bit sizes."""
+    file = io.BytesIO() if seekable else Pipe()
     with zipfile.ZipFile(save(tmp_path / 'a.pth')) as plain, zipfile.ZipFile(
-            tmp_path / 'b.pth', 'w', zipfile.ZIP_DEFLATED) as packed:
+            file, 'w', method) as packed:
+        packed.writestr('a/', b'')
         for name in plain.namelist():
-            packed.writestr(name, plain.read(name))
-    assert torch.equal(load_checkpoint(tmp_path / 'b.pth')['state_dict']['first'],
+            with packed.open(name, 'w', force_zip64=long) as member:
+                member.write(plain.read(name))
+    path = tmp_path / 'b.pth'
+    path.write_bytes(file.getvalue() if seekable else file.content)
+    assert check_file(path)
+    assert torch.equal(load_checkpoint(path)['state_dict']['first'],
                        load_checkpoint(tmp_path / 'a.pth')['state_dict']['first'])
+    contents = read_by_zipfile(path)
+    assert contents.pop('') == b''  # the folder
+    assert contents == read_by_zipfile(tmp_path / 'a.pth')
+    assert contents == read_by_torch(tmp_path / 'a.pth')
+
+
+def test_larger_than_four_gigabytes(tmp_path):
+    """torch's headers with 64-bit sizes and positions; the file has a hole."""
+    with torch.serialization.skip_data():
+        torch.save([torch.empty(2**32, dtype=torch.uint8), torch.ones(2)],
+                   tmp_path / 'a.pth')
+    with zipfile.ZipFile(tmp_path / 'a.pth') as file:
+        assert archive._find_disorder(file, file.infolist()) is None
+
+
+@pytest.mark.parametrize('name', [*DIFFERENT, *REFUSED])
+def test_what_readers_may_read_differently(name, tmp_path):
+    """What is verified is what is loaded."""
+    path = tmp_path / 'a.pth'
+    path.write_bytes(pack())
+    assert check_file(path) and read_by_torch(path) == read_by_zipfile(path)
+    path.write_bytes({**DIFFERENT, **REFUSED}[name]())
+    if name in DIFFERENT:
+        assert read_by_torch(path) != read_by_zipfile(path)
+    with pytest.raises(BrokenCheckpointError, match=r'a\.pth .* (damaged|truncated)'):
+        check_file(path)
 
 
 def test_resume_skips_what_is_damaged(tmp_path):

@@ -1,7 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Replacements for functions of mmengine, which :func:`install` puts in place."""
+import hashlib
 import os
 import os.path as osp
+import re
+from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import urlparse
 
@@ -15,6 +18,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 
 from .allow_list import SAFE_GLOBALS
+from .archive import BrokenCheckpointError
 from .config_text import check_buildable, config_texts, parse_config_text
 from .loading import load_checkpoint
 from .writing import AtomicLocalBackend
@@ -24,6 +28,10 @@ _load_with_prefix = mmengine_checkpoint._load_checkpoint_with_prefix
 _load_into_module = mmengine_checkpoint.load_state_dict
 _config_from_string = Config.fromstring
 _init_inferred_model = mmengine_infer.BaseInferencer._init_model
+
+# torch, timm and OpenMMLab end a file's name with the first digits of its SHA-256.
+# Eight digits may also be a date.
+_DIGEST = re.compile(r'-(?!20\d{6}\.)([0-9a-f]{8,64})\.[\w.]+$')
 
 
 def install() -> None:
@@ -87,16 +95,38 @@ def load_url(url: str,
              progress: bool = True,
              check_hash: bool = False,
              file_name: Optional[str] = None) -> Any:
-    """:func:`torch.hub.load_state_dict_from_url`, with the same cache, but safe."""
+    """:func:`torch.hub.load_state_dict_from_url`, with the same cache, but safe.
+
+    Each URL has a file of its own in the cache, named by a digest of the URL and the
+    file's name. A digest in the file's name is always verified, as if ``check_hash``
+    was set.
+
+    Raises:
+        BrokenCheckpointError: If the downloaded file is another one than its name says,
+            or is broken; it is not kept, so the next call downloads it again.
+        OSError: If it cannot be downloaded.
+    """
     model_dir = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
     file_name = file_name or osp.basename(urlparse(url).path)
-    path = osp.join(model_dir, file_name)
+    # two sources may have different files of the same name
+    source = hashlib.sha256(url.encode()).hexdigest()[:16]
+    path = osp.join(model_dir, f'{source}-{file_name}')
     if not osp.exists(path):
         os.makedirs(model_dir, exist_ok=True)
-        digest = torch.hub.HASH_REGEX.search(file_name) if check_hash else None
-        torch.hub.download_url_to_file(
-            url, path, digest[1] if digest else None, progress)
-    return load_checkpoint(path, map_location)
+        digest = _DIGEST.search(file_name)
+        try:
+            torch.hub.download_url_to_file(
+                url, path, digest[1] if digest else None, progress)
+        except RuntimeError as e:
+            raise BrokenCheckpointError(
+                f'{url} is not the file that its name says: {e}. If you trust it, '
+                'download it and set the path of the file instead') from None
+    try:
+        return load_checkpoint(path, map_location)
+    except BrokenCheckpointError:
+        # torch.hub takes a connection that broke for the end of the file
+        Path(path).unlink(missing_ok=True)
+        raise
 
 
 def load_checkpoint_with_prefix(prefix: str,

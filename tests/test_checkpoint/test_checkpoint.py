@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import contextlib
+import hashlib
 import os
 import os.path as osp
 import pickle
@@ -16,6 +17,7 @@ import mmengine.fileio as fileio
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import run_tool
 from mmengine.logging import HistoryBuffer
@@ -435,6 +437,16 @@ def test_errors_that_are_not_of_the_file(tmp_path):
 # mmengine's ways to a file.
 
 
+class Handler(SimpleHTTPRequestHandler):
+    """Breaks off in the middle of files in the folder ``broken``."""
+
+    def copyfile(self, source, outputfile):
+        content = source.read()
+        if self.path.startswith('/broken/'):
+            content = content[:len(content) // 2]
+        outputfile.write(content)
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Serves tmp_path/served; torch.hub keeps its files in tmp_path/hub."""
@@ -444,7 +456,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
     httpd = ThreadingHTTPServer(
-        ('127.0.0.1', 0), partial(SimpleHTTPRequestHandler, directory=root))
+        ('127.0.0.1', 0), partial(Handler, directory=root))
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{httpd.server_port}', root
     httpd.shutdown()
@@ -458,21 +470,65 @@ def test_http(server, tmp_path):
     for _ in range(2):  # the second time out of the cache
         assert_same(CheckpointLoader.load_checkpoint(f'{url}/good.pth'), content)
         (root / 'good.pth').unlink(missing_ok=True)
-    assert (tmp_path / 'hub/checkpoints/good.pth').is_file()
+    assert len(list((tmp_path / 'hub/checkpoints').glob('*-good.pth'))) == 1
 
     sentinel = tmp_path / 'ran'
     save(Call(os.system, f'touch {sentinel}'), root / 'evil.pth')
-    with pytest.raises(UnsafeCheckpointError, match=r'hub/checkpoints/evil\.pth'):
+    with pytest.raises(UnsafeCheckpointError, match=r'hub/checkpoints/\w+-evil\.pth'):
         load_into_model(ToyModel(), f'{url}/evil.pth')
     assert not sentinel.exists()
 
 
-def test_http_hash(server):
+def test_http_files_of_one_name(server, monkeypatch):
     url, root = server
-    save(1, root / 'a-00000000.pth')
-    with pytest.raises(RuntimeError, match='invalid hash'):
-        patches.load_url(f'{url}/a-00000000.pth', check_hash=True)
-    assert patches.load_url(f'{url}/a-00000000.pth', file_name='b.pth') == 1
+    for number, folder in enumerate('ab'):
+        (root / folder).mkdir()
+        save(number, root / folder / 'same.pth')
+    urls = [f'{url}/{rest}' for rest in ('a/same.pth', 'b/same.pth', 'b/same.pth?v=2')]
+    for name in ('get_external_models', 'get_torchvision_models'):
+        monkeypatch.setattr(mmengine_checkpoint, name, lambda: dict(net=urls[1]))
+    load = CheckpointLoader.load_checkpoint
+    for _ in range(2):
+        assert [load(u) for u in urls] == [0, 1, 1]
+        assert load('open-mmlab://net') == load('torchvision://net') == 1
+        shutil.rmtree(root / 'a', ignore_errors=True)
+    save(2, root / 'b/same.pth')
+    assert [load(u) for u in (*urls, f'{url}/b/same.pth?v=3')] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize('name', ['a-{}.pth', 'a_20261130-{}.pth', 'a-{}.pth.tar'])
+def test_http_digest_in_a_name(name, server, tmp_path):
+    """As torch, timm and OpenMMLab name their files."""
+    url, root = server
+    save(1, root / 'net.pth')
+    content = (root / 'net.pth').read_bytes()
+    right = hashlib.sha256(content).hexdigest()
+    for digest in (right[:8], right[:10], '20261130'):  # the last is a date
+        (root / name.format(digest)).write_bytes(content)
+        assert patches.load_url(f'{url}/{name.format(digest)}') == 1
+    wrong = name.format('0123abcd')
+    (root / wrong).write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(BrokenCheckpointError,
+                           match=f'{url}/{wrong} .*0123abcd.*{right}'):
+            CheckpointLoader.load_checkpoint(f'{url}/{wrong}')
+    assert len(os.listdir(tmp_path / 'hub/checkpoints')) == 3
+    assert patches.load_url(f'{url}/{wrong}', file_name='b.pth') == 1
+
+
+@pytest.mark.parametrize('fmt', ['zip', 'legacy', 'safetensors'])
+def test_http_that_breaks_off(fmt, server, tmp_path):
+    url, root = server
+    (root / 'broken').mkdir()
+    name = 'net.safetensors' if fmt == 'safetensors' else 'net.pth'
+    state = dict(w=torch.arange(999.))
+    if fmt == 'safetensors':
+        safetensors.torch.save_file(state, root / 'broken' / name)
+    else:
+        save(dict(state_dict=state), root / 'broken' / name, fmt)
+    with pytest.raises(BrokenCheckpointError, match=name):
+        CheckpointLoader.load_checkpoint(f'{url}/broken/{name}')
+    assert not os.listdir(tmp_path / 'hub/checkpoints')
 
 
 @pytest.mark.parametrize('scheme', ['open-mmlab', 'openmmlab', 'mmcls',

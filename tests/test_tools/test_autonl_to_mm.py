@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """From the releases' files to a checkpoint, and to an evaluation."""
 import hashlib
+import io
 import pickle
 import re
 import sys
@@ -245,7 +246,29 @@ def test_damaged_file(name, files, capsys):
     content[middle] ^= 255
     (files / name).write_bytes(content)
     message = refused(capsys, files / name, files / 'dst.pth')
-    assert name in message and 'truncated' in message
+    assert f'the checksum of {info.filename} in it is wrong' in message
+
+
+@pytest.mark.parametrize('name', ['bomb.npz', 'bomb.pt'])
+def test_bombs_are_not_unpacked(name, files, capsys, monkeypatch):
+    """Nothing of the archive is read, neither by zipfile nor by numpy."""
+    member = dict(npz='x.npy', pt='a/data/0')[name.partition('.')[2]]
+    with zipfile.ZipFile(files / name, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, bytes(2**25))
+    monkeypatch.setattr(zipfile.ZipExtFile, 'read', None)
+    message = refused(capsys, files / name, files / 'dst.pth')
+    assert f'{name} ' in message and 'declare 33,554,432 bytes' in message
+
+
+@pytest.mark.parametrize('length', [10**6, 10**13, 2**70])
+def test_array_larger_than_its_file(length, files, capsys):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, dict(descr='<f4', fortran_order=False, shape=(length, )))
+    with zipfile.ZipFile(files / 'a.npz', 'w') as archive:
+        archive.writestr('x.npy', header.getvalue() + bytes(16))
+    message = refused(capsys, files / 'a.npz', files / 'dst.pth')
+    assert 'a.npz (' in message and 'truncated' in message
 
 
 def change_npz(path, change):

@@ -15,6 +15,7 @@ from autonl_mm.arch import resolve_arch
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
+    check_file,
     load_checkpoint,
 )
 from autonl_mm.cli import outputs
@@ -77,28 +78,16 @@ def find_tf_prefix(src):
 
 
 def is_npz(src):
-    """Whether a file is a .npz archive of arrays, possibly a broken one."""
-    if not zipfile.is_zipfile(src):
+    """Whether a file is a .npz archive of arrays, possibly a broken one.
+
+    Raises:
+        BrokenCheckpointError: If it is an archive that is damaged, or that unpacks to
+            far more than its size.
+    """
+    if not check_file(src):
         return src.endswith('.npz')
     with zipfile.ZipFile(src) as archive:
         return all(name.endswith('.npy') for name in archive.namelist())
-
-
-def check_archive(src):
-    """Verify the checksums of an archive, which torch does not.
-
-    Args:
-        src (str): The file; other files than archives are accepted.
-
-    Raises:
-        ValueError: If a member of the archive is damaged.
-    """
-    if zipfile.is_zipfile(src):
-        with zipfile.ZipFile(src) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise ValueError(f'{src} is damaged or truncated, the checksum of '
-                             f'{damaged} in it is wrong: download it again')
 
 
 def read_npz(src):
@@ -110,8 +99,9 @@ def read_npz(src):
     try:
         with np.load(src, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile,
-            zlib.error) as e:
+    # a header may declare any shape
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
+            MemoryError, OverflowError) as e:
         raise ValueError(
             f'{src} ({osp.getsize(src)} bytes) is truncated or not an archive '
             f'of plain arrays ({e}): dump or copy it again') from None
@@ -159,6 +149,7 @@ def read_source(src, source):
 
     Raises:
         FileNotFoundError: If there is no such file.
+        BrokenCheckpointError: If it is a damaged archive.
         ValueError: If it cannot be read.
     """
     prefix = find_tf_prefix(src) if source != 'torch' else None
@@ -168,7 +159,6 @@ def read_source(src, source):
         raise FileNotFoundError(
             f'{src!r} does not exist, neither as a file nor as the prefix of '
             f'a TensorFlow checkpoint ({src}{INDEX})')
-    check_archive(src)
     npz = is_npz(src)
     if source == 'tf' and not npz:
         raise ValueError(f'{src} is neither a TensorFlow checkpoint nor a '

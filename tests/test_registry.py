@@ -196,6 +196,7 @@ UNTOUCHED = """
     import torch
     import mmengine.fileio, mmengine.hooks, mmengine.infer.infer as infer
     import mmengine.runner.checkpoint as saved
+    import mmengine.runner.runner as runner
     from mmengine.config import Config
     from mmengine.registry import HOOKS
 
@@ -204,6 +205,8 @@ UNTOUCHED = """
         return [
             dict(saved.CheckpointLoader._schemes), saved.load_url,
             saved.load_state_dict, saved._load_checkpoint_with_prefix,
+            [m._load_checkpoint_to_model for m in (saved, runner, infer)],
+            mmengine.hooks.EMAHook.after_load_checkpoint,
             Config.fromstring, infer.BaseInferencer._init_model,
             dict(backends.backends), dict(backends.prefix_to_backends),
             dict(mmengine.fileio.FileClient._backends), HOOKS.get('CheckpointHook'),
@@ -239,9 +242,9 @@ def test_one_call_or_one_line_patches_all(how, tmp_path):
         after = state()
         changed = [a != b for a, b in zip(before, after)]
         # CheckpointHook stays mmengine's: ours has a name of its own
-        assert changed == [True] * 9 + [False, True] or changed == [
-            True] * 7 + [False, True, False, True], changed
-        assert HOOKS.get('autonl_mm.SafeCheckpointHook') is not before[9]
+        assert changed == [True] * 11 + [False, True] or changed == [
+            True] * 9 + [False, True, False, True], changed
+        assert HOOKS.get('autonl_mm.SafeCheckpointHook') is not before[11]
         print('patched')
     """))
     assert 'patched' in out

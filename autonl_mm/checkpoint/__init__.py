@@ -6,6 +6,7 @@ from .loading import load_checkpoint
 from .own_paths import checkpoint_folders, own_path
 from .patches import install
 from .resumable import find_resumable
+from .wrappers import MismatchError, fit_wrappers, weights_of
 from .writing import (
     partial_name,
     process_lives,
@@ -15,8 +16,8 @@ from .writing import (
 )
 
 __all__ = [
-    'BrokenCheckpointError', 'UnsafeCheckpointError', 'check_file',
-    'checkpoint_folders', 'find_earlier', 'find_resumable', 'install',
+    'BrokenCheckpointError', 'MismatchError', 'UnsafeCheckpointError', 'check_file',
+    'checkpoint_folders', 'find_earlier', 'find_resumable', 'fit_wrappers', 'install',
     'load_checkpoint', 'own_path', 'partial_name', 'process_lives', 'remove_left',
-    'whole_folder', 'write_whole'
+    'weights_of', 'whole_folder', 'write_whole'
 ]

@@ -4,15 +4,18 @@ import hashlib
 import os
 import os.path as osp
 import re
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Sequence, Tuple
 from urllib.parse import urlparse
 
 import mmengine.infer.infer as mmengine_infer
 import mmengine.runner.checkpoint as mmengine_checkpoint
+import mmengine.runner.runner as mmengine_runner
 import torch
 from mmengine.config import Config
 from mmengine.fileio import FileClient, get_file_backend, register_backend
+from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
@@ -21,17 +24,20 @@ from .allow_list import SAFE_GLOBALS
 from .archive import BrokenCheckpointError
 from .config_text import check_buildable, config_texts, parse_config_text
 from .loading import load_checkpoint
+from .wrappers import MismatchError, fit_wrappers, weights_of, wrapper_prefix
 from .writing import AtomicLocalBackend
 
 # mmengine's own functions, which some of the replacements call
-_load_with_prefix = mmengine_checkpoint._load_checkpoint_with_prefix
 _load_into_module = mmengine_checkpoint.load_state_dict
+_load_average = EMAHook.after_load_checkpoint
 _config_from_string = Config.fromstring
 _init_inferred_model = mmengine_infer.BaseInferencer._init_model
 
 # torch, timm and OpenMMLab end a file's name with the first digits of its SHA-256.
 # Eight digits may also be a date.
 _DIGEST = re.compile(r'-(?!20\d{6}\.)([0-9a-f]{8,64})\.[\w.]+$')
+# Patterns by which mmengine removes what DDP adds to names
+UNWRAPPING = (r'^module\.', r'^module.')
 
 
 def install() -> None:
@@ -41,7 +47,8 @@ def install() -> None:
     (``Runner.resume``, ``load_from``, ``init_cfg``, inferencers; local files, URLs
     and model zoo names) goes through :func:`load_checkpoint`, and config texts in
     it are read as data. Loading logs how many of the model's tensors were found,
-    and fails if there were none. Local files are written whole or not at all.
+    and fails if there were none. Weights that were saved from inside of DDP or
+    torch.compile load everywhere. Local files are written whole or not at all.
 
     Importing ``autonl_mm`` does not do this. Our tools call it; a config can do so
     by ``custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])``. Calling it
@@ -62,6 +69,9 @@ def install() -> None:
     # mmengine looks up these names wherever it loads
     mmengine_checkpoint._load_checkpoint_with_prefix = load_checkpoint_with_prefix
     mmengine_checkpoint.load_state_dict = load_state_dict
+    for module in (mmengine_checkpoint, mmengine_runner, mmengine_infer):
+        module._load_checkpoint_to_model = load_checkpoint_to_model
+    EMAHook.after_load_checkpoint = load_average
     Config.fromstring = staticmethod(config_from_string)
     mmengine_infer.BaseInferencer._init_model = init_inferred_model
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
@@ -135,7 +145,8 @@ def load_checkpoint_with_prefix(prefix: str,
     """Tensors of a checkpoint whose names start with a prefix.
 
     Args:
-        prefix (str): Such as ``'backbone.'`` for a classifier's backbone.
+        prefix (str): Such as ``'backbone.'`` for a classifier's backbone, with or
+            without the names of wrappers before it.
         filename (str): File, URL or model zoo name.
         map_location (Any): As in :func:`torch.load`. Defaults to None.
 
@@ -143,18 +154,66 @@ def load_checkpoint_with_prefix(prefix: str,
         dict: Tensors by name, the names without the prefix.
 
     Raises:
-        ValueError: If no name starts with the prefix; lists the prefixes that
+        MismatchError: If no name starts with the prefix; lists the prefixes that
             exist.
     """
-    try:
-        return _load_with_prefix(prefix, filename, map_location)
-    except AssertionError:
-        state = CheckpointLoader.load_checkpoint(filename, map_location)
-        names = sorted({k.split('.')[0] + '.' for k in state.get('state_dict', state)})
-        raise ValueError(
-            f'{filename} has no tensor whose name starts with {prefix!r}, only with '
-            f'{", ".join(names[:8])}: set one of these as init_cfg.prefix, or None to '
-            'load the whole file') from None
+    weights = weights_of(
+        CheckpointLoader.load_checkpoint(filename, map_location), filename)
+    dotted = prefix if prefix.endswith('.') else f'{prefix}.'
+    for start in (dotted, dotted[len(wrapper_prefix([dotted])):]):
+        part = {k[len(start):]: v for k, v in weights.items() if k.startswith(start)}
+        if part:
+            return fit_wrappers(part)
+    names = sorted({f'{k.split(".")[0]}.' for k in weights if '.' in k})
+    raise MismatchError(
+        f'{filename} has no tensor whose name starts with {prefix!r}, only with '
+        f'{", ".join(names[:8]) or "names without a prefix"}: set one of these as '
+        'init_cfg.prefix, or None to load the whole file')
+
+
+def load_checkpoint_to_model(model: torch.nn.Module,
+                             checkpoint: dict,
+                             strict: bool = False,
+                             logger: Any = None,
+                             revise_keys: Sequence[Tuple[str, str]] = ()) -> dict:
+    """mmengine's ``_load_checkpoint_to_model``, which removes wrappers by other means.
+
+    mmengine removes ``module.`` from each name that starts with it, and its runner any
+    seven letters ``module`` and one more, as in ``modules.0.weight``: submodules with
+    such names were not loaded.
+
+    Args:
+        model (nn.Module): The model to load into.
+        checkpoint (dict): Content of a file.
+        strict (bool): Whether the names must agree. Defaults to False.
+        logger (Any): As in mmengine. Defaults to None.
+        revise_keys (Sequence[tuple[str, str]]): Patterns in names and what replaces
+            them. Defaults to none.
+
+    Returns:
+        dict: The checkpoint.
+    """
+    state = weights_of(checkpoint, 'the checkpoint')
+    for pattern, replacement in revise_keys:
+        if pattern not in UNWRAPPING:
+            metadata = getattr(state, '_metadata', OrderedDict())
+            state = OrderedDict(
+                (re.sub(pattern, replacement, k), v) for k, v in state.items())
+            state._metadata = metadata
+    load_state_dict(model, state, strict, logger)
+    return checkpoint
+
+
+def load_average(self, runner: Any, checkpoint: dict) -> None:
+    """``EMAHook.after_load_checkpoint``, also for weights saved from inside of a
+    wrapper, and for a file with nothing but weights."""
+    names = self.ema_model.module.state_dict()
+    checkpoint['state_dict'] = fit_wrappers(
+        weights_of(checkpoint, runner._load_from), names)
+    if 'ema_state_dict' in checkpoint:
+        checkpoint['ema_state_dict'] = fit_wrappers(
+            checkpoint['ema_state_dict'], self.ema_model.state_dict())
+    _load_average(self, runner, checkpoint)
 
 
 def load_state_dict(module: torch.nn.Module,
@@ -164,7 +223,8 @@ def load_state_dict(module: torch.nn.Module,
     """mmengine's ``load_state_dict``, which also logs how much was loaded.
 
     It logs ``loaded N of M tensors of CLASS``. BN's batch counters are not
-    counted: old checkpoints lack them, and nothing needs them.
+    counted: old checkpoints lack them, and nothing needs them. Names may have
+    wrappers that the module has not, and the other way round.
 
     Args:
         module (nn.Module): The module to load into.
@@ -173,14 +233,17 @@ def load_state_dict(module: torch.nn.Module,
         logger (Any): As in mmengine. Defaults to None.
 
     Raises:
-        ValueError: If the module has tensors and none of them is in the checkpoint.
+        MismatchError: If the module has tensors and none of them is in the
+            checkpoint; says which prefix would fit.
     """
     target = module
     if is_model_wrapper(module) or isinstance(module, BaseTTAModel):
         target = module.module  # as mmengine does
+    own = target.state_dict(keep_vars=True)
+    state_dict = fit_wrappers(state_dict, own)
     own = {
         k: v
-        for k, v in target.state_dict(keep_vars=True).items()
+        for k, v in own.items()
         if isinstance(v, torch.Tensor) and not k.endswith('num_batches_tracked')
     }
     # A tensor that was loaded was written to, which changes its version. Names are
@@ -193,11 +256,16 @@ def load_state_dict(module: torch.nn.Module,
         def some(names):
             return ', '.join(list(names)[:3]) + ', ...'
 
-        raise ValueError(
+        first = next(iter(own))
+        prefixes = (k[:-len(first)] for k in state_dict if k.endswith(f'.{first}'))
+        prefix = next((p for p in prefixes if all(p + k in state_dict for k in own)),
+                      None)
+        advice = 'Is it from another network?' if prefix is None else (
+            f"To load a part of it: init_cfg=dict(type='Pretrained', checkpoint=..., "
+            f'prefix={prefix!r})')
+        raise MismatchError(
             f'none of the {len(own)} tensors of {name} ({some(own)}) is in the '
-            f'checkpoint with the same shape; it has {some(state_dict)}. Is it from '
-            'another network? To load a part of it, set the prefix: '
-            "init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')")
+            f'checkpoint with the same shape; it has {some(state_dict)}. {advice}')
     print_log(f'loaded {len(loaded)} of {len(own)} tensors of {name}', logger)
 
 

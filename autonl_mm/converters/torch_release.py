@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autonl_mm.arch import ArchSpec
+from autonl_mm.checkpoint import fit_wrappers
 from autonl_mm.cost import check_input_shape
 
 from .layout import (
@@ -34,12 +35,12 @@ def select(source: Mapping[str, Any],
     Args:
         source (Mapping): A state dict, or a training checkpoint ``{'model':
             ..., 'optimizer': ..., 'ema': {'shadow': {name: tensor}}, ...}``.
-            Names may have the prefix ``module.``.
+            Names may have the prefixes of wrappers, such as ``module.``.
         ema (bool): Whether moving averages are used instead of the weights
             if there are any. Defaults to True.
 
     Returns:
-        tuple[dict, dict]: Weights by name, without the prefix; and, by name,
+        tuple[dict, dict]: Weights by name, without these; and, by name,
         the reason why each other tensor is left out.
 
     Raises:
@@ -56,14 +57,14 @@ def select(source: Mapping[str, Any],
             raise ConversionError(
                 f"'ema' of the checkpoint is a {type(average).__name__}, "
                 "expected a dict with 'shadow'")
-        shadows = _without_prefix(average.get('shadow') or {})
+        shadows = _unwrapped(average.get('shadow') or {})
         rest = {k: v for k, v in average.items() if k != 'shadow'}
         left_out.update((n, 'training state') for n in flatten(rest, 'ema'))
         for key, value in source.items():
             if key not in ('model', 'ema'):
                 reason = 'optimiser' if key == 'optimizer' else 'training state'
                 left_out.update((n, reason) for n in flatten(value, key))
-    raw = _without_prefix(raw)
+    raw = _unwrapped(raw)
     if not ema:
         left_out.update((f'ema.shadow.{n}', 'moving average, not wanted')
                         for n in shadows)
@@ -71,14 +72,11 @@ def select(source: Mapping[str, Any],
     return prefer_averages(raw, shadows, left_out, "in 'ema.shadow'"), left_out
 
 
-def _without_prefix(tensors: Mapping[str, Any]) -> Dict[str, Any]:
-    prefix = 'module.'
+def _unwrapped(tensors: Mapping[str, Any]) -> Dict[str, Any]:
     if not all(isinstance(name, str) for name in tensors):
         raise ConversionError('a state dict of the PyTorch release has only '
                               'strings as keys, this one has others as well')
-    if tensors and all(name.startswith(prefix) for name in tensors):
-        return {name[len(prefix):]: t for name, t in tensors.items()}
-    return dict(tensors)
+    return dict(fit_wrappers(tensors))
 
 
 def convert(weights: Mapping[str, Tensor],

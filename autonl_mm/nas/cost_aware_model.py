@@ -9,7 +9,7 @@ import torch.nn as nn
 from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor
 
-from autonl_mm.checkpoint import load_checkpoint
+from autonl_mm.checkpoint import fit_wrappers, load_checkpoint, weights_of
 from autonl_mm.cost import LatencyTable
 from autonl_mm.registry import MODELS
 
@@ -250,9 +250,8 @@ def load_search(model: CostAwareModel, path: str) -> None:
         BrokenCheckpointError, UnsafeCheckpointError: If it cannot be loaded.
         ValueError: If it is from another search space or model.
     """
-    state = load_checkpoint(path)
-    state = state.get('state_dict', state)
     own = model.state_dict()
+    state = fit_wrappers(weights_of(load_checkpoint(path), path), own)
     wrong = sorted(k for k in own.keys() | state.keys()
                    if k not in own or k not in state
                    or own[k].shape != state[k].shape)

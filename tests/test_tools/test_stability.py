@@ -71,7 +71,8 @@ def test_checkpoints_have_their_own_form(scale, config, monkeypatch, tmp_path):
         torch.nn.init.ones_(norm.weight)
     path = tmp_path / 'a' / 'net.pth'
     path.parent.mkdir()
-    torch.save(dict(state_dict=model.state_dict()), path)
+    saved = torch.nn.DataParallel(model)  # as DDP
+    torch.save(dict(state_dict=saved.state_dict()), path)
     loaded, form = tool.trained(Config.fromfile(config), str(path))
     assert form == scale
     if scale != 'none':

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
+    weights_of,
     write_whole,
 )
 from autonl_mm.cli import configs, outputs
@@ -118,7 +119,7 @@ def trained(cfg, path):
     if not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path!r} does not exist')
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    state = checkpoint.get('state_dict', checkpoint)
+    state = weights_of(checkpoint, path)
     model = configs.build_model(cfg)
     names = {name for name, module in model.named_modules()
              if isinstance(module, LightNL)}

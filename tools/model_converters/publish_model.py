@@ -18,6 +18,7 @@ from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
     load_checkpoint,
+    weights_of,
 )
 from autonl_mm.cli import outputs
 
@@ -38,11 +39,12 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def pick_weights(checkpoint):
+def pick_weights(checkpoint, source):
     """The weights of a checkpoint; no two tensors share memory.
 
     Args:
         checkpoint (dict): A checkpoint with ``state_dict``, or a state dict.
+        source (str): Where it is from, for the message.
 
     Returns:
         dict[str, Tensor]: The weights, on the CPU.
@@ -51,15 +53,13 @@ def pick_weights(checkpoint):
         ValueError: If there is no state dict, or it has other values than
             tensors.
     """
-    state = checkpoint
-    if isinstance(checkpoint, dict):
-        state = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(state, dict) or not state:
-        raise ValueError('it has no state_dict')
+    state = weights_of(checkpoint, source)
+    if not state:
+        raise ValueError(f'{source} has no state_dict, or an empty one')
     other = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
     if other:
-        raise ValueError(f'its state_dict has {len(other)} entries that are '
-                         f'not tensors, such as {other[0]}')
+        raise ValueError(f'the state_dict of {source} has {len(other)} entries that '
+                         f'are not tensors, such as {other[0]}')
     return {
         str(k): v.detach().cpu().contiguous().clone()
         for k, v in state.items()
@@ -92,10 +92,7 @@ def main(argv=None):
         if '://' not in args.dst:
             outputs.check_file('dst', args.dst)
         checkpoint = load_checkpoint(args.src)
-        try:
-            weights = pick_weights(checkpoint)
-        except ValueError as e:
-            raise ValueError(f'{args.src}: {e}') from None
+        weights = pick_weights(checkpoint, args.src)
         files = {name: serialize(weights, name) for name in names}
     except (OSError, ValueError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:

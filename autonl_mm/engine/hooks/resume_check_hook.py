@@ -8,6 +8,7 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from autonl_mm.checkpoint import MismatchError, fit_wrappers
 from autonl_mm.nas import CostAwareModel, unwrap_model
 from autonl_mm.registry import HOOKS
 
@@ -15,10 +16,6 @@ from ..batch import images_per_step
 from .safe_checkpoint_hook import drop_foreign_paths
 
 KEY = 'autonl_mm'  # of our entry in a checkpoint's meta
-
-
-class MismatchError(ValueError):
-    """A checkpoint was made with other settings than the run that loads it."""
 
 
 @HOOKS.register_module()
@@ -50,6 +47,11 @@ class ResumeCheckHook(Hook):
         """
         if not runner._resume:
             return
+        if 'epoch' not in (checkpoint.get('meta') or {}):
+            raise MismatchError(
+                f'resume: {runner._load_from} has weights, but not the state of a run: '
+                'start a new run from them, without --resume: '
+                f'--cfg-options load_from={runner._load_from}')
         differences = [f'{old}, this run {new}' for old, new in _compare(
             runner, checkpoint)]
         if differences:
@@ -115,7 +117,7 @@ def _compare(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
     own = {k: v.shape
            for k, v in unwrap_model(runner.model).state_dict(keep_vars=True).items()
            if isinstance(v, nn.Parameter)}
-    state = checkpoint.get('state_dict') or {}
+    state = fit_wrappers(checkpoint.get('state_dict') or {}, own)
     wrong = [k for k in own if k not in state or state[k].shape != own[k]]
     if wrong:
         shape = tuple(state[wrong[0]].shape) if wrong[0] in state else 'missing'

@@ -317,6 +317,7 @@ def check_classes(runner: Runner, datasets: Dict[str, Any]) -> None:
             if not classes:
                 continue
             _check_categories(place, leaf, classes)
+            _check_folders(place, leaf, classes)
             if first is None:
                 first = place, classes
                 _check_heads(runner, place, leaf.metainfo, len(classes))
@@ -395,6 +396,21 @@ def _check_topk(runner: Runner, count: int) -> None:
                     f'{name}_evaluator.topk is {tuple(topk)}, but the data have only '
                     f'{count} classes: set {name}_evaluator.topk='
                     f'({", ".join(str(k) for k in topk if k <= count)},)')
+
+
+def _check_folders(place: str, dataset: Any, classes: List[str]) -> None:
+    """Labels of an image folder follow the names of its folders, not ``classes``.
+
+    Names that are no folder's, such as words for WordNet's numbers, only describe.
+    """
+    folders = list(getattr(dataset, 'folder_to_idx', None) or ())
+    for i, (name, folder) in enumerate(zip(classes, folders)):
+        if name != folder and name in folders:
+            raise ValueError(
+                f'{place}.metainfo.classes[{i}] is {name!r}, but folder {i} of '
+                f'{dataset.img_prefix!r} is {folder!r}, and labels are positions in '
+                f'the sorted folders {shorten(folders)}: give metainfo.classes in '
+                'this order, or leave it out')
 
 
 def _check_categories(place: str, dataset: Any, classes: List[str]) -> None:

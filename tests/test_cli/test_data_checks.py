@@ -139,6 +139,40 @@ def test_a_class_that_validation_lacks(tmp_path):
                               "(only train_dataloader.dataset has ['b'])")
 
 
+@pytest.mark.parametrize('kind', ['CustomDataset', 'HoldoutFolder', 'HoldoutDataset'])
+def test_classes_in_another_order_than_the_folders(kind, tmp_path):
+    """In training and validation alike, so that no two lists differ."""
+    pytest.importorskip('mmpretrain.datasets')
+
+    def named(part, *classes):
+        dataset = dict(folder(tmp_path / part, ()), metainfo=dict(classes=classes))
+        split = dict(type=f'autonl_mm.{kind}', holdout=1, split='train')
+        return dict(
+            CustomDataset=dataset, HoldoutFolder={**dataset, **split},
+            HoldoutDataset=dict(dataset=dataset, **split))[kind]
+
+    for part in ('train', 'val'):
+        folder(tmp_path / part, ('cat', 'dog', 'n01'))
+
+    def both(*classes):
+        return Runner(train=named('train', *classes), val=named('val', *classes))
+
+    check_datasets(both('cat', 'dog', 'n01'), True)
+    # words for a folder, and for all of them
+    check_datasets(both('cat', 'dog', 'a small bird'), True)
+    check_datasets(both('Katze', 'Hund', 'Vogel'), True)
+    place = 'train_dataloader.dataset' + '.dataset' * (kind == 'HoldoutDataset')
+    for classes, words in (
+            (('dog', 'cat', 'n01'), "classes[0] is 'dog', but folder 0 of"),
+            (('cat', 'a bird', 'dog'), "classes[2] is 'dog', but folder 2 of")):
+        message = error_of(both(*classes))
+        assert message.startswith(f'{place}.metainfo.{words}')
+        assert str(tmp_path / 'train') in message
+        assert "['cat', 'dog', 'n01']: give metainfo.classes in this order" in message
+    assert 'test_dataloader' in error_of(
+        Runner(test=named('val', 'dog', 'cat', 'n01')), train=False)
+
+
 def test_parts_of_a_concatenation_with_other_classes(tmp_path):
     pytest.importorskip('mmpretrain.datasets')
     parts = [folder(tmp_path / 'one', 'ab'), folder(tmp_path / 'two', 'bc')]

@@ -171,9 +171,9 @@ def main():
     with endings.in_one_line('test.py'):
         try:
             cfg = prepare(args)
+            runner = launch.build_runner(cfg)
         except (FileNotFoundError, ImportError, ValueError) as e:
             sys.exit(f'test.py: {e}')
-        runner = launch.build_runner(cfg)
         dumps = args.out and args.out_item == 'pred'
         try:
             unlabelled = dumps and predict_only(runner)

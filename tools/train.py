@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import autonl_mm  # noqa: F401
 from autonl_mm.cli import endings, launch, outputs
+from autonl_mm.cli.checks import check_checkpoints
 from autonl_mm.cli.data_checks import check_datasets, check_loaders
 from autonl_mm.cli.lock import lock
 from autonl_mm.datasets.settings import check_data
@@ -55,6 +56,7 @@ def prepare(args):
     launch.check_search(cfg)
     outputs.check_folder('--work-dir', cfg.work_dir)
     launch.set_resume(cfg, args.resume)
+    check_checkpoints(cfg)
     loaders = ['train_dataloader', 'val_dataloader']
     check_loaders(cfg, loaders)
     check_data(cfg, loaders)
@@ -67,9 +69,9 @@ def main():
         try:
             cfg = prepare(args)
             stack.enter_context(lock(cfg.work_dir))
+            runner = launch.build_runner(cfg)
         except (FileNotFoundError, ImportError, ValueError) as e:
             sys.exit(f'train.py: {e}')
-        runner = launch.build_runner(cfg)
         try:
             check_datasets(runner, train=True)
         except ValueError as e:

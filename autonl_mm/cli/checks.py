@@ -1,9 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Checks of a model that run before training or testing starts."""
+import os.path as osp
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import torch.nn as nn
+from mmengine.config import Config
 
+from autonl_mm.arch import resolve_arch
 from autonl_mm.nas import task_model
 
 # Necks whose first outputs have the strides of their inputs
@@ -20,6 +23,52 @@ LAST_MAP_NECKS = ('LinearNeck', 'NonLinearNeck', 'DilatedEncoder')
 UNIFORM_NECKS = ('FPN', 'PAFPN', 'CSPNeXtPAFPN', 'YOLOXPAFPN', 'DyHead')
 # Necks whose in_channels start with the last feature map
 REVERSED_NECKS = ('YOLOV3Neck', )
+
+
+def check_archs(model: Optional[dict]) -> None:
+    """Read every ``arch`` of an AutoNL in a config, before anything is built.
+
+    Args:
+        model (dict, optional): Config of the model.
+
+    Raises:
+        ValueError: If one is no network; names the setting and the file.
+    """
+    for key, part in _parts('model', model):
+        if _type_name(part) == 'AutoNL' and 'arch' in part:
+            try:
+                resolve_arch(part['arch'], part.get('scale'))
+            except (OSError, ValueError) as e:
+                raise ValueError(f'{key}.arch: {e}') from None
+
+
+def check_checkpoints(cfg: Config) -> None:
+    """Look for the checkpoints that a training starts from, before it is built.
+
+    Args:
+        cfg (Config): The config. Only paths are looked at, no ``SCHEME://...``.
+
+    Raises:
+        FileNotFoundError: If one does not exist; names the setting and the file.
+    """
+    named = {f'{key}.checkpoint': part.get('checkpoint')
+             for key, part in _parts('model', cfg.get('model'))
+             if _type_name(part) == 'Pretrained'}
+    for key, path in {'load_from': cfg.get('load_from'), **named}.items():
+        if isinstance(path, str) and '://' not in path and not osp.exists(
+                osp.expanduser(path)):
+            raise FileNotFoundError(f'{key}: there is no checkpoint file {path!r}')
+
+
+def _parts(key: str, node: Any) -> Iterator[Tuple[str, dict]]:
+    """All dicts in a part of a config, each with its place."""
+    if isinstance(node, (list, tuple)):
+        for i, item in enumerate(node):
+            yield from _parts(f'{key}.{i}', item)
+    elif isinstance(node, dict):
+        yield key, node
+        for name, part in node.items():
+            yield from _parts(f'{key}.{name}', part)
 
 
 def check_channels(cfg: dict, model: nn.Module) -> None:

@@ -50,6 +50,8 @@ def in_one_line(tool: str) -> Iterator[None]:
         print(f'{tool}: interrupted', file=sys.stderr)
         sys.exit(130)
     except OSError as e:
+        if isinstance(e, FileNotFoundError) and e.errno is None:
+            sys.exit(f'{tool}: {e}')  # a missing checkpoint or image, by a library
         if e.errno not in OF_THE_DISK:
             raise
         sys.exit(f'{tool}: {e.strerror}: {e.filename or "a file"} could not be '

@@ -29,7 +29,7 @@ from autonl_mm.engine.hooks import (
 from autonl_mm.export.engines import load
 
 from .allocator import keep_freed_memory
-from .checks import check_channels
+from .checks import check_archs, check_channels
 from .configs import add_config_args, read_config
 from .packages import check_packages
 
@@ -83,11 +83,13 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: If the config does not exist.
         ImportError: If a package that it names is missing.
-        ValueError: If ``--dist-timeout`` is not positive.
+        ValueError: If ``--dist-timeout`` is not positive, or the ``arch`` of the
+            model is no network.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args)
     check_packages(cfg)
+    check_archs(cfg.get('model'))
     cfg.launcher = args.launcher
     if args.launcher != 'none':
         end_with_launcher()

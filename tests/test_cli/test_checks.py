@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData, PixelData
 from tiny_models import CONFIGS
 from torch import nn
 
-from autonl_mm.cli.checks import check_channels
+from autonl_mm.cli.checks import check_archs, check_channels
 from autonl_mm.engine.hooks import LabelCheckHook
 
 RETINANET = 'mmdet/retinanet_autonl-s_fpn_1x_coco'
@@ -20,6 +20,28 @@ SSDLITE = 'mmdet/ssdlite_autonl-s_8xb24-600e_coco'
 FPN = 'mmseg/autonl-s_fpn_4xb2-80k_cityscapes-512x1024'
 DEEPLAB = 'mmseg/autonl-s-d16_deeplabv3plus_4xb2-80k_cityscapes-512x1024'
 LRASPP = 'mmseg/autonl-s-d8_lraspp_4xb4-160k_cityscapes-512x1024'
+
+
+@pytest.mark.parametrize('content, words', [
+    (b'r1_k3_s11_e1_i8_o8\nr1_k4', r'line 2 .*expected an odd kernel'),
+    (b'', 'no block found'), (b'\xff\xfe\0', 'is not a text file'),
+    (None, 'there is no such file')], ids=['notation', 'empty', 'binary', 'missing'])
+@pytest.mark.parametrize('place', ['backbone', 'model.backbone', 'backbone.parts.1'])
+def test_a_file_that_is_no_network_is_named(place, content, words, tmp_path):
+    path = tmp_path / 'arch.txt'
+    if content is not None:
+        path.write_bytes(content)
+    cfg = Config(dict(model=dict(
+        backbone=dict(parts=[{}, {}], type='x', arch='no'), model={})))
+    check_archs(cfg.model)
+    cfg.merge_from_dict({f'model.{place}': dict(
+        type='autonl_mm.AutoNL', arch=str(path))}, allow_list_keys=True)
+    start = rf'^model\.{place}\.arch: '
+    with pytest.raises(ValueError, match=rf'{start}.*arch\.txt.*{words}'):
+        check_archs(cfg.model)
+    cfg.merge_from_dict({f'model.{place}.arch': str(tmp_path)})
+    with pytest.raises(ValueError, match=rf'{start}.* is a folder'):
+        check_archs(cfg.model)
 
 
 @pytest.mark.parametrize('config, setting, words', [

@@ -24,6 +24,7 @@ def ending(error):
     (OSError(errno.EROFS, os.strerror(errno.EROFS)), 'Read-only file system'),
     (BrokenCheckpointError('a is damaged'), 'a is damaged'),
     (MismatchError('resume: no'), 'resume: no'),
+    (FileNotFoundError('There is no checkpoint file a.pth'), 'file a.pth'),
 ])
 def test_errors_of_the_user(error, words):
     line = ending(error)

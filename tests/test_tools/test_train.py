@@ -207,8 +207,11 @@ def test_amp_and_auto_scale_lr(options, tmp_path):
 
 
 @pytest.mark.parametrize('option, words', [
-    ('model.backbone.arch=xl', ["arch 'xl' is unknown", "'s', 'l'"]),
+    ('model.backbone.arch=xl',
+     ["model.backbone.arch: arch 'xl' is unknown", "'s', 'l'"]),
     ('model.backbone.out_indices=(9,)', ['out_indices is (9,)', '8 (head']),
+    ('load_from=/no/epoch_1.pth',
+     ["load_from: there is no checkpoint file '/no/epoch_1.pth'"]),
     ('train_dataloader.dataset.data_root=/nowhere',
      ["train_dataloader.dataset.data_root: '/nowhere'", '--cfg-options']),
     ('val_dataloader.dataset.ann_file=missing.txt',
@@ -218,11 +221,36 @@ def test_bad_settings_stop_before_training(option, words, options, tmp_path):
     plain = [o for o in options if not o.startswith('model.backbone')]
     failed = run_tool('tools/train.py', CONFIG, '--work-dir',
                       tmp_path / 'run', *plain, option, check=False)
-    assert failed.returncode != 0
+    assert_one_line(failed, words)
+
+
+def assert_one_line(failed, words):
+    """A tool ended before training with a line that has these words."""
+    assert failed.returncode == 1
     message = failed.stdout.strip().splitlines()[-1]
-    for word in words:
+    for word in ['train.py: ', *words]:
         assert word in message, failed.stdout[-2000:]
-    assert 'Epoch(train)' not in failed.stdout
+    assert 'Epoch(train)' not in failed.stdout and 'Traceback' not in failed.stdout
+
+
+def test_weights_that_do_not_fit_end_in_a_line(options, tmp_path):
+    weights = tmp_path / 'weights.pth'
+    torch.save({f'module.{part}.x': torch.ones(1) for part in ('backbone', 'head')},
+               weights)
+    pretrained = ['model.backbone.init_cfg.type=Pretrained',
+                  f'model.backbone.init_cfg.checkpoint={weights}']
+    for more, words in (
+            ([*pretrained, 'model.backbone.init_cfg.prefix=encoder.'],
+             [f"{weights} has no tensor whose name starts with 'encoder.', only with "
+              'backbone., head.: set one']),
+            (pretrained, ['none of the', 'tensors of AutoNL', 'backbone.x, head.x']),
+            ([*pretrained, 'model.backbone.init_cfg.checkpoint=/no.pth'],
+             ["model.backbone.init_cfg.checkpoint: there is no checkpoint file"]),
+            (['--resume', weights], ['has weights, but not the state of a run',
+                                     f'load_from={weights}'])):
+        assert_one_line(run_tool(
+            'tools/train.py', CONFIG, '--work-dir', tmp_path / 'run', *options, *more,
+            check=False), words)
 
 
 def test_empty_data_folder(options, tmp_path):

@@ -8,13 +8,13 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Iterator
 
 from filelock import FileLock, Timeout
 from mmengine.logging import print_log
 
 from autonl_mm.checkpoint import process_lives, write_whole
+from autonl_mm.text_files import read_json
 
 # Who holds a work dir, as JSON, while it is held; and the file that the kernel locks,
 # which stays: removing it would let two processes lock two files of one name.
@@ -95,7 +95,7 @@ def _taken(path: str, holder: dict) -> str:
 
 def _read(path: str) -> dict:
     try:
-        holder = json.loads(Path(path).read_text())
+        holder = read_json(path)
         return holder if isinstance(holder, dict) else {}
     except (OSError, ValueError):
         return {}  # gone, or not to be read

@@ -41,7 +41,7 @@ def test_moved(path, run):
 @pytest.mark.parametrize('path', [
     '@/run', '@/run/', '@/run/.', '@/run/sub/..', '@', '/', '.', '..', '', '@/run2',
     '@/run/out', '@/run/out/new.pth', '@/run/c.pth', '@/run/../new.pth', 'new.pth',
-    '@/run\0/a.pth', 'x' * 5000, 's3://bucket/run/a', None, 3, ['@/run/a.pth'],
+    '@/run/a\0.pth', 'x' * 5000, 's3://bucket/run/a', None, 3, ['@/run/a.pth'],
     b'run/a.pth'])
 def test_foreign(path, run):
     if isinstance(path, str):

@@ -86,7 +86,7 @@ def test_extras(distributions):
     assert set(needs) == {None, 'upstream', 'onedl', 'tools', 'demo', 'timm',
                           'safetensors', 'onnx', 'tensorflow', 'tests', 'docs',
                           *ENGINES}
-    assert sorted(needs[None]) == ['numpy', 'torch']
+    assert sorted(needs[None]) == ['filelock', 'numpy', 'torch']
     assert needs['onnx'] == needs['onnxruntime'] == [
         'onnx', 'onnxruntime', 'onnxscript']
     assert 'mmcv' in needs['upstream'] and 'onedl-mmcv' in needs['onedl']

@@ -145,6 +145,8 @@ def _build(runner: Runner, name: str) -> Any:
             f'{name}_dataloader: {_circle(str(e.filename))!r} is a link to a folder '
             'that it lies in, so that images would be found again and again: remove '
             'the link') from None
+    except AssertionError as e:  # mmpretrain's, of more or fewer classes than folders
+        raise ValueError(f'{name}_dataloader.dataset: {e}') from e
     except ValueError as e:
         # mmengine's message for a dataset that filtered out every image
         if 'need at least one array' not in str(e):

@@ -169,6 +169,8 @@ def test_classes_in_another_order_than_the_folders(kind, tmp_path):
         assert message.startswith(f'{place}.metainfo.{words}')
         assert str(tmp_path / 'train') in message
         assert "['cat', 'dog', 'n01']: give metainfo.classes in this order" in message
+    message = error_of(both('cat', 'dog'))
+    assert message.startswith('train_dataloader.dataset: The number of subfolders (3)')
     assert 'test_dataloader' in error_of(
         Runner(test=named('val', 'dog', 'cat', 'n01')), train=False)
 

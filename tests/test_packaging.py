@@ -220,13 +220,14 @@ def test_supported_versions_agree():
     assert systems == ['Operating System :: POSIX :: Linux']
 
 
-def test_required_torch_is_that_of_the_readme():
+@pytest.mark.parametrize('page', ['README.md', 'docs/getting_started.md'])
+def test_required_torch_is_that_of_the_page(page):
     required, = re.findall(r'^torch>=([\d.]+)$',
                            (ROOT / 'requirements/runtime.txt').read_text(),
                            re.MULTILINE)
-    readme = ' '.join((ROOT / 'README.md').read_text().split())
-    assert f'torch {required} or later' in readme
-    assert f'Python {setup_arguments()["python_requires"][2:]} or later' in readme
+    text = ' '.join((ROOT / page).read_text().split())
+    assert f'torch {required} or later' in text
+    assert f'Python {setup_arguments()["python_requires"][2:]} or later' in text
 
 
 @pytest.mark.parametrize('stack', ['', '-onedl'])

@@ -21,7 +21,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 # Numbers and text, as the pickle of a dtype names them. Text of no length would let an
 # array of no bytes have any number of elements.
-DTYPE = re.compile(r'b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU][1-9]\d{0,8}')
+DTYPE = re.compile(r'b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU][1-9][0-9]{0,8}')
 STATISTICS = ('current', 'max', 'mean', 'min')
 MAX_NDIM = 64  # of numpy and torch
 MAX_EXTENT = 2**62  # of an array without elements; both multiply in 64 bits
@@ -46,7 +46,7 @@ def describe(value: Any) -> str:
 
 def is_shape(value: Any) -> bool:
     """Whether a value of a file is a shape that can be counted in 64 bits."""
-    return (isinstance(value, tuple) and len(value) <= MAX_NDIM
+    return (type(value) is tuple and len(value) <= MAX_NDIM
             and all(type(size) is int and 0 <= size < MAX_EXTENT for size in value)
             and math.prod(size or 1 for size in value) < MAX_EXTENT)
 

@@ -16,7 +16,7 @@ from .config_text import UnsafeCheckpointError, check_config_texts
 from .pickle_check import check_pickles
 
 # torch's list is one for the whole process
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 
 
 @contextmanager

@@ -14,12 +14,13 @@ import re
 from collections import Counter, OrderedDict
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, NamedTuple, Optional, Union
+from typing import Any, BinaryIO, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
 
 from .allow_list import (
+    MAX_NDIM,
     STAND_INS,
     Array,
     DType,
@@ -78,7 +79,7 @@ class Parameter(Tensor):
 def as_key(value: Any) -> Any:
     """A value that a dict or a set may have as a key; others may be slow to hash."""
     items = value if type(value) is tuple else (value, )
-    if not all(isinstance(item, SCALARS) for item in items):
+    if len(items) > MAX_NDIM or not all(isinstance(item, SCALARS) for item in items):
         raise Refused(
             f'it has a key of {type(value).__name__}, which no checkpoint needs')
     return value
@@ -91,8 +92,6 @@ class Reader(pickle._Unpickler):
         file (BinaryIO): Opened at the start of the pickle.
         size (int): Bytes of the whole checkpoint file, which bound what it may
             declare.
-        find_size (callable, optional): The bytes of a storage by its key. In
-            torch's old format they follow only later. Defaults to None.
 
     Raises:
         Refused: By ``load()``, if torch.save would not write this.
@@ -100,12 +99,10 @@ class Reader(pickle._Unpickler):
             pickle that is damaged raises what it happens to raise.
     """
 
-    def __init__(self, file: BinaryIO, size: int,
-                 find_size: Optional[Callable] = None) -> None:
+    def __init__(self, file: BinaryIO, size: int) -> None:
         super().__init__(file, encoding='utf-8')  # torch's
         self.size = size
         self.left = MAX_RATIO * size + SLACK
-        self.find_size = find_size
         self.storages = {}
         self.hooks, self.buffers = [], []
         calls = {
@@ -164,17 +161,13 @@ class Reader(pickle._Unpickler):
                 and numel >= 0 and view in ([], [None])):
             raise Refused('it asks for a storage in a form that torch.save does not '
                           'write')
-        storage = Storage(numel, storage_type.itemsize)
-        nbytes = storage.numel * storage.itemsize
-        if self.find_size and self.find_size(key) != nbytes:
-            raise ValueError(f'storage {describe(key)} has {self.find_size(key):,} '
-                             f'bytes, but {nbytes:,} are declared')
+        # torch checks that the file has as many bytes
         if key not in self.storages:  # as torch: its type is that of the first time
-            self.spend(nbytes)
-            self.storages[key] = storage
+            self.spend(numel * storage_type.itemsize)
+            self.storages[key] = Storage(numel, storage_type.itemsize)
         return self.storages[key]
 
-    # What it calls
+    # What it calls. Any error but ValueError means: not with these arguments.
 
     def make_encode(self, text: str, encoding: str) -> bytes:
         if not (type(text) is str and encoding == 'latin1'):
@@ -225,18 +218,18 @@ class Reader(pickle._Unpickler):
             raise TypeError
         return torch.device(kind, *index)
 
-    def make_tensor(self, storage: Storage, offset: int, size: tuple, stride: tuple
-               ) -> Tensor:
+    def make_tensor(self, storage: Storage, offset: int, size: tuple,
+                    stride: tuple) -> Tensor:
         return self.view(storage, storage.itemsize, offset, size, stride)
 
     def make_tensor_v2(self, storage: Storage, offset: int, size: tuple, stride: tuple,
-                  requires_grad: bool, hooks: Optional[OrderedDict]) -> Tensor:
+                       requires_grad: bool, hooks: Optional[OrderedDict]) -> Tensor:
         self.check_grad(requires_grad, hooks)
         return self.view(storage, storage.itemsize, offset, size, stride)
 
     def make_tensor_v3(self, storage: Storage, offset: int, size: tuple, stride: tuple,
-                  requires_grad: bool, hooks: Optional[OrderedDict],
-                  dtype: torch.dtype) -> Tensor:
+                       requires_grad: bool, hooks: Optional[OrderedDict],
+                       dtype: torch.dtype) -> Tensor:
         self.check_grad(requires_grad, hooks)
         if type(dtype) is not torch.dtype:
             raise TypeError
@@ -262,7 +255,7 @@ class Reader(pickle._Unpickler):
         return Tensor()
 
     def make_parameter(self, data: Tensor, requires_grad: bool,
-                  hooks: Optional[OrderedDict]) -> Tensor:
+                       hooks: Optional[OrderedDict]) -> Tensor:
         self.check_grad(requires_grad, hooks)
         if type(data) is not Tensor:
             raise TypeError
@@ -283,10 +276,10 @@ class Reader(pickle._Unpickler):
 
     def load_reduce(self) -> None:
         args, func = self.stack.pop(), self.stack.pop()
-        if id(func) not in self.callables or type(args) is not tuple:
-            raise Refused(f'it asks for a call of {describe(func)} with '
+        name, call = self.callables.get(id(func), (None, None))
+        if call is None or type(args) is not tuple:
+            raise Refused(f'it asks for a call of {name or describe(func)} with '
                           f'{describe(args)}, which could run code')
-        name, call = self.callables[id(func)]
         try:
             self.append(call(*args))
         except (Refused, ValueError):
@@ -297,8 +290,8 @@ class Reader(pickle._Unpickler):
     def load_newobj(self) -> None:
         args, cls = self.stack.pop(), self.stack.pop()
         if cls is not History or args != ():
-            raise Refused(
-                f'it asks for a new object of {describe(cls)}, which could run code')
+            name, _ = self.callables.get(id(cls), (describe(cls), None))
+            raise Refused(f'it asks for a new {name}, which could run code')
         self.buffers.append(History.__new__(History))
         self.append(self.buffers[-1])
 
@@ -373,8 +366,7 @@ def check_pickles(path: Union[str, Path], size: int) -> None:
             archive = torch._C.PyTorchFileReader(str(path))
             if archive.has_record('constants.pkl'):
                 raise Refused('it asks for TorchScript, which could run code')
-            Reader(io.BytesIO(archive.get_record('data.pkl')), size,
-                   lambda key: archive.get_record_size(f'data/{key}')).load()
+            Reader(io.BytesIO(archive.get_record('data.pkl')), size).load()
             return
         file.seek(0)
         for _ in ('magic number', 'version', 'system'):

@@ -60,8 +60,8 @@ def arrays():
     for code in NUMERIC + TEXT:
         whole = np.array([0, 1, 2]).astype(code)
         yield from (whole, whole.astype(whole.dtype.newbyteorder('>')), whole[:0],
-                    whole[1].reshape(()), whole[::2], np.asfortranarray([whole, whole]),
-                    whole[None, :, None], np.broadcast_to(whole, (2, 3)))
+                    whole[1:2].reshape(()), whole[::2], whole[None, :, None],
+                    np.asfortranarray([whole, whole]), np.broadcast_to(whole, (2, 3)))
     yield from (np.array(['aä\U0001f600', '']), np.array([b'x\0y', b'']),
                 np.array([np.nan, -0., np.inf]), np.zeros((0, 4)))
 
@@ -102,7 +102,7 @@ def test_arrays_scalars_and_dtypes(tmp_path, era):
     content += [(shared, dict(a=shared)), OrderedDict(a=[shared])]
     path = save(tmp_path / 'a.pth', content, era)
     loaded = load_checkpoint(path)
-    assert_equal(loaded[:-2], content[:-2])
+    assert_equal(loaded[:-2], pickle.loads(pickle.dumps(content[:-2])))
     (one, deep), ordered = loaded[-2:]
     assert one is deep['a'] is ordered['a'][0] and type(one) is np.ndarray
 
@@ -116,7 +116,7 @@ def test_arrays_of_a_plain_torch_load(tmp_path):
     assert all(isinstance(a, np.ndarray) for a in loaded)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         assert_equal(pickle.loads(pickle.dumps(loaded, protocol)),
-                     [np.array(a) for a in content])
+                     pickle.loads(pickle.dumps(content)))
 
 
 def test_random_states_and_plain_data(tmp_path):
@@ -134,25 +134,30 @@ def test_random_states_and_plain_data(tmp_path):
 
 def test_tensors(tmp_path):
     base = torch.arange(24.).reshape(4, 6)
-    content = [
+    views = [
         base, base.t(), base[1:3, ::2], base[2:2], torch.tensor(3), torch.zeros(0, 5),
         torch.zeros(1).expand(1000), torch.ones(2, 3, 4, 5).to(
             memory_format=torch.channels_last)
     ]
-    content += [torch.ones(3, dtype=t) for t in pickle_check.DTYPES.values()
-                if not str(t).startswith('torch.float4')]
+    raw = torch.tensor([0, 1] * 24, dtype=torch.uint8)
     for zipped in (True, False):
+        # torch cannot read all its newer types in its old format
+        content = views + [
+            raw.clone().view(t) for t in pickle_check.DTYPES.values()
+            if zipped or t in torch.storage._dtype_to_storage_type_map()]
         torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
         loaded = load_checkpoint(tmp_path / 'a.pth')
         for one, two in zip(loaded, content):
-            assert one.dtype == two.dtype and one.stride() == two.stride()
-            assert one.tolist() == two.tolist()
+            assert one.dtype == two.dtype and one.shape == two.shape
+            assert one.stride() == two.stride()
+            assert one.storage_offset() == two.storage_offset()
+            assert bytes(one.untyped_storage()) == bytes(two.untyped_storage())
         assert loaded[0].data_ptr() == loaded[1].data_ptr()  # shared as before
     parameter = torch.nn.Parameter(base)
-    storages = [base.untyped_storage(), parameter]
+    storages = [raw.untyped_storage(), parameter]
     torch.save(storages, tmp_path / 'a.pth')
-    bytes_, loaded = load_checkpoint(tmp_path / 'a.pth')
-    assert bytes(bytes_) == bytes(storages[0])
+    whole, loaded = load_checkpoint(tmp_path / 'a.pth')
+    assert bytes(whole) == bytes(storages[0])
     assert type(loaded) is torch.nn.Parameter and torch.equal(loaded, parameter)
 
 

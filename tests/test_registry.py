@@ -209,7 +209,8 @@ UNTOUCHED = """
             mmengine.hooks.EMAHook.after_load_checkpoint,
             Config.fromstring, infer.BaseInferencer._init_model,
             dict(backends.backends), dict(backends.prefix_to_backends),
-            dict(mmengine.fileio.FileClient._backends), HOOKS.get('CheckpointHook'),
+            dict(mmengine.fileio.FileClient._backends),
+            dict(mmengine.fileio.handlers.file_handlers), HOOKS.get('CheckpointHook'),
             set(torch.serialization.get_safe_globals()),
         ]
 

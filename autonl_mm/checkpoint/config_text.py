@@ -7,24 +7,36 @@ only a checkpoint (``message_hub['runtime_info']['cfg']``, ``meta['cfg']``). So 
 a file that holds only tensors and text could run any command. Three measures
 prevent this:
 
-- :func:`check_config_texts` refuses a checkpoint when it is loaded, for whatever
-  purpose, if its text does more than assign values.
+- :func:`drop_config_texts` removes a text that does more than set values when the
+  checkpoint is loaded. The weights stay usable.
 - :func:`parse_config_text` replaces execution. It accepts literals and
   ``dict(...)``.
-- :func:`check_buildable`: settings can ask for code too, such as
-  ``type='os.system'``. An inferencer builds a config from a checkpoint only if all
-  types in it are registered.
+- :func:`inference_settings`: settings can ask for code too, such as
+  ``type='os.system'`` or a YAML file of class weights. An inferencer gets the model,
+  the test pipeline and the visualizer of the text, without settings that load
+  weights. It is refused if anything in it could read a file, open a connection or
+  import a module.
 """
 import ast
+import logging
+import os.path as osp
 import re
+import sys
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Iterator, List, Set, Tuple
+from typing import Any, Iterable, Iterator, List, Set, Tuple
 
-import mmengine.registry
-from mmengine.registry import Registry
-from mmengine.utils import get_object_from_string
+from mmengine.logging import print_log
+from mmengine.registry import (
+    DATASETS,
+    MODELS,
+    TASK_UTILS,
+    TRANSFORMS,
+    VISUALIZERS,
+    DefaultScope,
+    Registry,
+)
 
 
 class UnsafeCheckpointError(RuntimeError):
@@ -33,32 +45,40 @@ class UnsafeCheckpointError(RuntimeError):
 
 # In characters. The config of a detector of 1,203 classes has about 100,000.
 MAX_LENGTH = 4_000_000
-# Calls that do no harm, if the text does not redefine their names. mmengine writes
-# them for settings such as ``out_indices=range(4)``.
-HARMLESS_CALLS = {
-    'dict', 'list', 'tuple', 'set', 'frozenset', 'range', 'slice', 'int', 'float',
-    'complex', 'bool'
-}
-HARMLESS_NODES = (
-    ast.Module, ast.Assign, ast.Expr, ast.Constant, ast.Name, ast.Attribute, ast.List,
-    ast.Tuple, ast.Set, ast.Dict, ast.Call, ast.keyword, ast.UnaryOp, ast.USub,
-    ast.UAdd, ast.Load, ast.Store)
 # Names that mmengine writes for numbers without a literal
 NUMBERS = dict(inf=float('inf'), nan=float('nan'))
-SCOPES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'autonl_mm', 'torch'}
-# Settings that mmcv, mmdet and mmpretrain pass to eval()
-EVALUATED = ('type', 'dtype', 'warp_mode')
-NAME = re.compile(r'[A-Za-z_][\w./-]*')
+# What stands in place of a dropped text. No Python text starts like this.
+DROPPED = '<dropped> '
 
-
-def _parse(text: str) -> ast.Module:
-    if len(text) > MAX_LENGTH:
-        raise UnsafeCheckpointError(
-            f'it has {len(text):,} characters, more than {MAX_LENGTH:,}')
-    try:
-        return ast.parse(text)
-    except (RecursionError, MemoryError):
-        raise UnsafeCheckpointError('it is nested too deeply') from None
+# Packages that a text may import, by naming them as the scope of a type
+SCOPES = {'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'autonl_mm'}
+# Registries whose classes an inferencer builds. Others have classes that connect to
+# servers, read data sets or load whole models.
+BUILT = (MODELS, TASK_UTILS, TRANSFORMS, VISUALIZERS)
+# Classes in them that ask a model hub or import by name, even if no setting looks so
+READERS = {'ATSSVLFusionHead', 'BertModel', 'HuggingFaceClassifier', 'VPD'}
+# Types of mmdet and mmpretrain that are in none of these registries. Neither are those
+# that mmdet takes from mmcv.ops, such as 'nms' and 'RoIAlign'.
+WORDS = {
+    'CutMix', 'Mixup', 'ResizeMix', 'conv', 'dilation', 'interpolation_conv',
+    'last_conv', 'offset', 'qkv'
+}
+HUB_NAMES = {
+    'model_style', 'name_or_path', 'pretrained_model_name_or_path', 'tokenizer_name'
+}
+# Not needed with the weights of the checkpoint and the images of the caller
+UNNEEDED = {
+    'backend_args', 'checkpoint_path', 'file_client_args', 'init_cfg', 'pretrained',
+    'save_dir', 'teacher_ckpt', 'vis_backends'
+}
+# Settings that mmdet and mmpretrain pass to eval()
+EVALUATED = {'dtype', 'warp_mode'}
+NAME = re.compile(r'(cv2\.)?[A-Za-z_]\w*')
+# Paths, URLs, files with a suffix, modules
+PATH = re.compile(r'[/\\:]|\.[^\W\d]')
+# What looks like a path and is none: arch of mmpretrain's ConvMixer, target (a regular
+# expression) of PluginBackbone
+NO_PATH = re.compile(r'arch=\d+/\d+|target=.*')
 
 
 def _describe(node: ast.AST) -> str:
@@ -68,62 +88,97 @@ def _describe(node: ast.AST) -> str:
     return line + (code if len(code) <= 60 else code[:57] + '...')
 
 
-def _find_harm(tree: ast.Module) -> Iterator[ast.AST]:
-    """Parts of a source text that could run code or read other files."""
-    for node in ast.walk(tree):
-        if not isinstance(node, HARMLESS_NODES):
-            yield node
-        elif isinstance(node, ast.Call) and not (
-                isinstance(node.func, ast.Name) and node.func.id in HARMLESS_CALLS):
-            yield node
-        elif isinstance(node, ast.Assign) and any(
-                not isinstance(target, ast.Name) or target.id == '_base_'
-                or target.id in HARMLESS_CALLS for target in node.targets):
-            yield node
-
-
-def config_texts(checkpoint: Any) -> Iterator[Tuple[str, str]]:
-    """Find the config texts of a checkpoint.
+def config_texts(checkpoint: Any) -> Iterator[Tuple[str, dict, str]]:
+    """Find the config texts of a checkpoint, in the order in which mmengine does.
 
     Args:
         checkpoint (Any): The content of a checkpoint file.
 
     Yields:
-        tuple[str, str]: The key, such as ``meta.cfg``, and the text.
+        tuple[str, dict, str]: The place, such as ``meta.cfg``, and the dict and the
+        key that hold the text.
     """
-    for place in ('meta', 'message_hub.runtime_info'):
+    for place in ('message_hub.runtime_info', 'meta'):
         node = checkpoint
         for key in place.split('.'):
             node = node.get(key) if isinstance(node, dict) else None
-        for key in ('config', 'cfg'):
+        for key in ('cfg', 'config'):
             if isinstance(node, dict) and isinstance(node.get(key), str):
-                yield f'{place}.{key}', node[key]
+                yield f'{place}.{key}', node, key
 
 
-def check_config_texts(checkpoint: Any, path: str) -> None:
-    """Refuse a checkpoint whose config text would run code when it is executed.
+def drop_config_texts(checkpoint: Any, path: str) -> None:
+    """Replace config texts that are not data, so that nothing can execute them.
+
+    Logs a line for each. :func:`parse_config_text` refuses what stands in their
+    place, with the reason.
 
     Args:
         checkpoint (Any): The content of the file.
         path (str): The file, for the message.
-
-    Raises:
-        UnsafeCheckpointError: If a text could run code; names the file, the key,
-            the line and its source.
     """
-    for place, text in config_texts(checkpoint):
+    for place, node, key in config_texts(checkpoint):
+        if node[key].startswith(DROPPED):
+            continue  # it was when this file was saved
         try:
-            harm = next(map(_describe, _find_harm(_parse(text))), None)
-        except (SyntaxError, ValueError):
-            continue  # not Python: it can neither be executed nor parsed
-        except UnsafeCheckpointError as e:
-            harm = str(e)
-        if harm:
-            raise UnsafeCheckpointError(
-                f'{path} is refused and nothing of it was run: the config text in '
-                f'its {place} would run code when it is read ({harm}). If you trust '
-                'it, save only its tensors to a new file with the program it comes '
-                'from: torch.save(model.state_dict(), file)')
+            _read(node[key])
+        except ValueError as e:
+            node[key] = f'{DROPPED}{e}, in {osp.basename(path)}'
+            print_log(
+                f'{path}: the config text in its {place} is dropped and nothing of it '
+                f'was run, because it is not plain data ({e})', 'current',
+                logging.WARNING)
+
+
+def _evaluate(node: ast.AST) -> Any:
+    """The value of literals and ``dict(...)``; ValueError for anything else."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in NUMBERS:
+        return NUMBERS[node.id]
+    if isinstance(node, ast.List):
+        return [_evaluate(item) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_evaluate(item) for item in node.elts)
+    if isinstance(node, ast.Set):
+        return {_evaluate(item) for item in node.elts}
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return {
+            _evaluate(key): _evaluate(value)
+            for key, value in zip(node.keys, node.values)
+        }
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) \
+            and node.func.id == 'dict' and all(k.arg for k in node.keywords):
+        # mmengine writes dict({'a.b': 1}) if a key is not a name
+        parts = [_evaluate(arg) for arg in node.args]
+        if len(parts) <= 1 and all(isinstance(part, dict) for part in parts):
+            return dict(*parts, **{k.arg: _evaluate(k.value) for k in node.keywords})
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        value = _evaluate(node.operand)
+        if isinstance(value, (int, float, complex)):
+            return -value if isinstance(node.op, ast.USub) else value
+    raise ValueError(_describe(node))
+
+
+def _read(text: str) -> dict:
+    """The settings of a text; ValueError that gives the reason if it is not data."""
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f'it has {len(text):,} characters, more than {MAX_LENGTH:,}')
+    settings = {}
+    try:
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue  # a docstring
+            if not isinstance(node, ast.Assign) or len(node.targets) != 1 \
+                    or not isinstance(node.targets[0], ast.Name) \
+                    or node.targets[0].id == '_base_':
+                raise ValueError(_describe(node))
+            settings[node.targets[0].id] = _evaluate(node.value)
+    except (SyntaxError, TypeError) as e:
+        raise ValueError(str(e)) from None
+    except (RecursionError, MemoryError):
+        raise ValueError('it is nested too deeply') from None
+    return settings
 
 
 def parse_config_text(text: str) -> dict:
@@ -140,61 +195,22 @@ def parse_config_text(text: str) -> dict:
         UnsafeCheckpointError: If the text has anything else; names the line and
             its source.
     """
-
-    def refuse(reason: str) -> UnsafeCheckpointError:
-        return UnsafeCheckpointError(
-            f'the config text is refused and nothing of it was run: {reason}. Config '
-            'texts of checkpoints are read as data, literals and dict(...) only. Give '
-            'the config as a file')
-
-    def evaluate(node: ast.AST) -> Any:
-        if isinstance(node, ast.Constant):
-            return node.value
-        if isinstance(node, ast.Name) and node.id in NUMBERS:
-            return NUMBERS[node.id]
-        if isinstance(node, ast.List):
-            return [evaluate(item) for item in node.elts]
-        if isinstance(node, ast.Tuple):
-            return tuple(evaluate(item) for item in node.elts)
-        if isinstance(node, ast.Set):
-            return {evaluate(item) for item in node.elts}
-        if isinstance(node, ast.Dict) and None not in node.keys:
-            return {
-                evaluate(key): evaluate(value)
-                for key, value in zip(node.keys, node.values)
-            }
-        if isinstance(node, ast.Call) and isinstance(
-                node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-            if all(keyword.arg for keyword in node.keywords):
-                return {k.arg: evaluate(k.value) for k in node.keywords}
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-            value = evaluate(node.operand)
-            if isinstance(value, (int, float, complex)):
-                return -value if isinstance(node.op, ast.USub) else value
-        raise refuse(_describe(node))
-
-    if not isinstance(text, str):
-        raise refuse(f'it is a {type(text).__name__}')
-    settings = {}
     try:
-        for node in _parse(text).body:
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                continue  # a docstring
-            if not isinstance(node, ast.Assign) or len(node.targets) != 1 \
-                    or not isinstance(node.targets[0], ast.Name) \
-                    or node.targets[0].id == '_base_':
-                raise refuse(_describe(node))
-            settings[node.targets[0].id] = evaluate(node.value)
-    except (SyntaxError, ValueError, TypeError) as e:
-        raise refuse(f'{e}') from None
-    except RecursionError:
-        raise refuse('it is nested too deeply') from None
-    return settings
+        if not isinstance(text, str):
+            raise ValueError(f'it is a {type(text).__name__}')
+        if text.startswith(DROPPED):
+            raise ValueError(text[len(DROPPED):])
+        return _read(text)
+    except ValueError as e:
+        raise UnsafeCheckpointError(
+            f'the config text is refused and nothing of it was run: {e}. Config texts '
+            'of checkpoints are read as data, literals and dict(...) only. Give the '
+            'config as a file') from None
 
 
-def _registries() -> List[Registry]:
-    """mmengine's registries and all their children."""
-    found = [r for r in vars(mmengine.registry).values() if isinstance(r, Registry)]
+def _tree(roots: Iterable[Registry]) -> List[Registry]:
+    """Registries and all their children."""
+    found = list(roots)
     for registry in found:  # the list grows while we go through it
         found.extend(registry.children.values())
     return found
@@ -202,69 +218,171 @@ def _registries() -> List[Registry]:
 
 def _scopes() -> Set[str]:
     """Scopes whose packages may be imported, those registered so far among them."""
-    return SCOPES | {r.scope for r in _registries()}
+    return SCOPES | {registry.scope for registry in _tree(BUILT)}
 
 
-def _is_registered(name: str) -> bool:
-    """Whether a ``scope.name`` or a full import path is of a registered class."""
-    scope, _, rest = name.partition('.')
-    if scope not in _scopes():
-        return False
-    with suppress(ImportError):
-        import_module(f'{scope}.registry')
-    registries = _registries()
+def _load(scope: Any, roots: Iterable[Registry]) -> List[Registry]:
+    """Registries and their children, with all classes of a scope."""
+    if isinstance(scope, str) and scope in SCOPES:
+        with suppress(ImportError):
+            import_module(f'{scope}.registry')
+    registries = _tree(roots)
     for registry in registries:
         if registry.scope == scope:
             registry.import_from_location()
-            if rest in registry.module_dict:
-                return True
-    target = get_object_from_string(name)
-    return any(target is known for registry in registries
-               for known in registry.module_dict.values())
+    return registries
 
 
-def check_buildable(node: Any) -> None:
-    """Refuse a config from a checkpoint whose settings could run code.
-
-    mmengine's registries import and call whatever ``type`` names, registered or
-    not. Libraries also pass some settings to ``eval``, load pickle files, and run
-    code from model hubs.
+def _find(name: str, roots: Iterable[Registry]) -> Any:
+    """What is registered under a name, ``scope.name`` or a full import path.
 
     Args:
-        node (Any): The config or a part of it.
+        name (str): The name. One without a scope is searched for in the default
+            scope first.
+        roots (Iterable[Registry]): Registries that count, with their children.
+
+    Returns:
+        Any: The class or function, or None.
+    """
+    scope, dot, key = name.partition('.')
+    if not dot:
+        default = DefaultScope.get_current_instance()
+        scope, key = default and default.scope_name, name
+    registries = _load(scope, roots)
+    registries.sort(key=lambda registry: registry.scope != scope)
+    for registry in registries:
+        if key in registry.module_dict and (registry.scope == scope or not dot):
+            return registry.module_dict[key]
+    module, _, key = name.rpartition('.')
+    # without getattr, for which some modules import others
+    target = getattr(sys.modules.get(module), '__dict__', {}).get(key)
+    if any(target is value for r in registries for value in r.module_dict.values()):
+        return target
+    return None
+
+
+def _is_module(name: str) -> bool:
+    """Whether ``import name`` would run code."""
+    if not name.isidentifier() or name in sys.modules:
+        return False
+    spec = find_spec(name)
+    return spec is not None and spec.origin is not None  # None: a folder
+
+
+def _is_type(name: str) -> bool:
+    """Whether mmengine finds a class under a name that only takes plain data."""
+    # mmengine imports what is not in the registry where it looks
+    if name.rpartition('.')[2] in READERS or _is_module(name):
+        return False
+    ops = ()
+    with suppress(ImportError):  # mmcv-lite
+        ops = import_module('mmcv.ops').__all__
+    return name in WORDS or name in ops or _find(name, BUILT) is not None
+
+
+def _is_harmless(key: Any, value: Any) -> bool:
+    """Whether a value is plain data for what an inferencer builds."""
+    if key == 'trust_remote_code':
+        return not value
+    if not isinstance(value, str):
+        return not isinstance(value, bytes)  # could be a path
+    if key == 'type':
+        return _is_type(value)
+    if key in ('_scope_', 'default_scope'):
+        return value in _scopes()
+    if key in EVALUATED:
+        return NAME.fullmatch(value) is not None
+    is_path = PATH.search(value) and not NO_PATH.fullmatch(f'{key}={value}')
+    return not (is_path or key in HUB_NAMES or osp.isfile(value) or _is_module(value))
+
+
+def check_buildable(node: Any, place: str = '', key: Any = None) -> None:
+    """Refuse settings with which a model, transform or visualizer would do more.
+
+    mmengine's registries import and call whatever ``type`` names, registered or
+    not. Libraries pass some settings to ``eval``, open files and URLs, and run code
+    from model hubs.
+
+    Args:
+        node (Any): The settings or a part of them.
+        place (str): Where they are, for the message. Defaults to ''.
+        key (Any): The innermost key there. Defaults to None.
 
     Raises:
-        UnsafeCheckpointError: If there is such a setting; names it.
+        UnsafeCheckpointError: If a setting could read a file, open a connection,
+            import a module or run code; names it.
     """
-
-    def refuse(key: str, value: Any) -> None:
-        raise UnsafeCheckpointError(
-            f"the checkpoint's config is refused and nothing was built: {key}="
-            f'{str(value)[:80]!r} could run code. If you trust it, give the config '
-            'as a file')
-
     if isinstance(node, dict):
-        for key, value in node.items():
-            if key in EVALUATED and isinstance(value, str):
-                if not NAME.fullmatch(value):
-                    refuse(key, value)
-                if key == 'type' and '/' not in value and not (
-                        _is_registered(value) if '.' in value else
-                        _is_bare_name(value)):
-                    refuse(key, value)
-            elif key in ('_scope_', 'default_scope') and value is not None:
-                if value not in _scopes():
-                    refuse(key, value)
-            elif key == 'trust_remote_code' and value:
-                refuse(key, value)
-            check_buildable(value)
+        _load(node.get('_scope_'), BUILT)
+        for name, value in node.items():
+            check_buildable(value, f'{place}.{name}' if place else str(name), name)
     elif isinstance(node, (list, tuple, set)):
-        for value in node:
-            check_buildable(value)
-    elif isinstance(node, str) and node.lower().endswith(('.pkl', '.pickle')):
-        refuse('file', node)
+        for i, value in enumerate(node):
+            check_buildable(value, f'{place}.{i}', key)
+    elif not _is_harmless(key, node):
+        raise UnsafeCheckpointError(
+            f"the checkpoint's config is refused and nothing was built: {place}="
+            f'{str(node)[:80]!r} is neither a registered type nor plain data, so it '
+            'could read a file, open a connection or run code. If you trust it, give '
+            'the config as a file')
 
 
-def _is_bare_name(name: str) -> bool:
-    """Whether a name without a scope is not a module, which would be imported."""
-    return any(name in r.module_dict for r in _registries()) or find_spec(name) is None
+def _plain(node: Any) -> Any:
+    """A copy without the settings that an inferencer does not need."""
+    if isinstance(node, dict):
+        node = {k: _plain(v) for k, v in node.items() if k not in UNNEEDED}
+        if str(node.get('type')).endswith('TIMMBackbone'):
+            node['pretrained'] = False  # mmseg's default is a download
+        return node
+    if isinstance(node, (list, tuple)):
+        return type(node)(map(_plain, node))
+    return node
+
+
+def _metainfo(dataset: dict) -> dict:
+    """Classes and palette of a dataset, which is not built.
+
+    Strings are left out, because mmengine opens them as files.
+    """
+    known = _find(str(dataset.get('type')), [DATASETS])
+    own = dataset.get('metainfo')
+    return {
+        key: value
+        for part in (getattr(known, 'METAINFO', None), own) if isinstance(part, dict)
+        for key, value in part.items() if not isinstance(value, str)
+    }
+
+
+def inference_settings(settings: dict) -> dict:
+    """The part of a checkpoint's config that an inferencer needs, without risks.
+
+    Args:
+        settings (dict): The settings of the text.
+
+    Returns:
+        dict: ``model``, ``data_preprocessor``, ``default_scope``, ``test_pipeline``,
+        ``visualizer``, and ``test_dataloader`` with the pipeline and the metainfo of
+        its dataset, which has no data. Settings that load weights or write files are
+        left out.
+
+    Raises:
+        UnsafeCheckpointError: If there is no model, or as :func:`check_buildable`.
+    """
+    if not isinstance(settings.get('model'), dict):
+        raise UnsafeCheckpointError(
+            'the config text has no model. Give the config as a file')
+    kept = _plain({
+        key: settings[key]
+        for key in ('model', 'data_preprocessor', 'default_scope', 'test_pipeline',
+                    'visualizer') if key in settings
+    })
+    loader = settings.get('test_dataloader')
+    dataset = loader.get('dataset') if isinstance(loader, dict) else None
+    if isinstance(dataset, dict):
+        kept['test_dataloader'] = dict(
+            dataset=dict(pipeline=_plain(dataset.get('pipeline', []))))
+    check_buildable(kept)
+    if isinstance(dataset, dict):
+        kept['test_dataloader']['dataset'].update(
+            type='mmengine.dataset.BaseDataset', metainfo=_metainfo(dataset))
+    return kept

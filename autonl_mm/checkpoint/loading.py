@@ -12,7 +12,7 @@ import torch
 
 from .allow_list import SAFE_GLOBALS, Refused, plain
 from .archive import BrokenCheckpointError, check_file
-from .config_text import UnsafeCheckpointError, check_config_texts
+from .config_text import UnsafeCheckpointError, drop_config_texts
 from .pickle_check import check_pickles
 
 # torch's list is one for the whole process
@@ -73,7 +73,8 @@ def _load(path: str, map_location: Any) -> Any:
     if path.endswith('.safetensors'):
         return dict(state_dict=_load_safetensors(path, map_location))
     with _only_ours():
-        content = torch.load(path, map_location, weights_only=True)
+        # a program may set mmap for itself: it reads deflated members as raw bytes
+        content = torch.load(path, map_location, weights_only=True, mmap=False)
     return plain(content, {})
 
 
@@ -98,13 +99,13 @@ def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
 
     Returns:
         Any: The content of the file, usually a dict. For a ``.safetensors`` file
-        ``dict(state_dict=...)``.
+        ``dict(state_dict=...)``. A config text in it that is not data is dropped,
+        with a line in the log.
 
     Raises:
         FileNotFoundError: If the file does not exist.
         UnsafeCheckpointError: If it holds anything other than dense tensors, plain
-            Python data, numpy arrays of numbers or text, and HistoryBuffers, or if
-            it holds a config text that would run code.
+            Python data, numpy arrays of numbers or text, and HistoryBuffers.
         BrokenCheckpointError: If it is damaged, truncated or not a checkpoint, or
             if it declares more than a file of its size can hold; names the member of
             the archive that is damaged.
@@ -125,5 +126,5 @@ def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
         if re.search('cuda|device|data location|memory', _first_line(e), re.IGNORECASE):
             raise  # not the fault of the file
         raise _broken(path, e) from None
-    check_config_texts(content, path)
+    drop_config_texts(content, path)
     return content

@@ -13,8 +13,15 @@ import mmengine.infer.infer as mmengine_infer
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import mmengine.runner.runner as mmengine_runner
 import torch
+import yaml
 from mmengine.config import Config
-from mmengine.fileio import FileClient, get_file_backend, register_backend
+from mmengine.fileio import (
+    FileClient,
+    YamlHandler,
+    get_file_backend,
+    register_backend,
+    register_handler,
+)
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -22,7 +29,13 @@ from mmengine.runner import CheckpointLoader
 
 from .allow_list import SAFE_GLOBALS
 from .archive import BrokenCheckpointError
-from .config_text import check_buildable, config_texts, parse_config_text
+from .config_text import (
+    DROPPED,
+    UnsafeCheckpointError,
+    config_texts,
+    inference_settings,
+    parse_config_text,
+)
 from .loading import load_checkpoint
 from .wrappers import MismatchError, fit_wrappers, weights_of, wrapper_prefix
 from .writing import AtomicLocalBackend
@@ -48,7 +61,8 @@ def install() -> None:
     and model zoo names) goes through :func:`load_checkpoint`, and config texts in
     it are read as data. Loading logs how many of the model's tensors were found,
     and fails if there were none. Weights that were saved from inside of DDP or
-    torch.compile load everywhere. Local files are written whole or not at all.
+    torch.compile load everywhere. YAML files run no code when mmengine reads them.
+    Local files are written whole or not at all.
 
     Importing ``autonl_mm`` does not do this. Our tools call it; a config can do so
     by ``custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])``. Calling it
@@ -76,6 +90,24 @@ def install() -> None:
     mmengine_infer.BaseInferencer._init_model = init_inferred_model
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
     FileClient.register_backend('disk', AtomicLocalBackend, force=True)
+    register_handler(['yaml', 'yml'])(SafeYamlHandler)
+
+
+class _YamlLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+    """Plain data, and the tuples that mmengine writes."""
+
+
+_YamlLoader.add_constructor(
+    'tag:yaml.org,2002:python/tuple',
+    lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+
+
+class SafeYamlHandler(YamlHandler):
+    """mmengine's handler of YAML files, without Python objects: its own loader makes
+    and calls any that a file names."""
+
+    def load_from_fileobj(self, file, **kwargs):
+        return super().load_from_fileobj(file, **{'Loader': _YamlLoader, **kwargs})
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -289,10 +321,17 @@ def config_from_string(cfg_str: str, file_format: str) -> Config:
 
 
 def init_inferred_model(self, cfg, weights=None, device='cpu') -> torch.nn.Module:
-    """``BaseInferencer._init_model``, which builds a config from a checkpoint only
-    if all classes in it are registered."""
+    """``BaseInferencer._init_model``, which takes a config from a checkpoint only as
+    :func:`~autonl_mm.checkpoint.config_text.inference_settings` allows."""
     if weights and not cfg:
         content = CheckpointLoader.load_checkpoint(weights, map_location='cpu')
-        for _, text in config_texts(content):
-            check_buildable(parse_config_text(text))
+        texts = [node[key] for _, node, key in config_texts(content) if key == 'cfg']
+        if texts:
+            # a resumed run keeps the text of the first one in its message hub
+            text = min(texts, key=lambda text: text.startswith(DROPPED))
+            try:
+                settings = inference_settings(parse_config_text(text))
+            except UnsafeCheckpointError as e:
+                raise UnsafeCheckpointError(f'{weights}: {e}') from None
+            cfg.update(Config(settings)._cfg_dict)
     return _init_inferred_model(self, cfg, weights, device)

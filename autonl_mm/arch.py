@@ -43,12 +43,9 @@ MAX_REPEATS = 1000
 MAX_BLOCKS = 1000
 # The notation allows six digits before the decimal point; so does a spec.
 LIMIT = 10**6
-# What LightNL divides its product by: the size of the feature map, or the
-# product's root mean square in each image.
-SCALES = ('paper', 'rms')
-# Of new layers, supernets and networks. A spec or a text that does not say it
-# is the paper's.
-DEFAULT_SCALE = 'rms'
+# What LightNL divides its product by, and the words for it in files: the size of the
+# feature map, as in the paper, or the product's root mean square in each image.
+NORMALIZE = dict(size='paper', rms='rms')
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,10 @@ class BlockSpec:
             Defaults to 1.
         skip (bool): Whether the block may add its input, which it does where
             stride and channels allow. Defaults to True.
+        normalize (str): What LightNL divides by: ``'rms'``, the root mean square of
+            its product, or ``'size'``, the size of the feature map, as in the paper;
+            see :func:`autonl_mm.models.light_nl`. Without LightNL it is set to
+            ``'rms'``, as ``nl_stride`` is to 1. Defaults to ``'rms'``.
 
     Raises:
         ValueError: If a value is out of range; names field and value.
@@ -83,6 +84,7 @@ class BlockSpec:
     nl_ratio: float = 0.0
     nl_stride: int = 1
     skip: bool = True
+    normalize: str = 'rms'
 
     def __post_init__(self) -> None:
         for name in ('in_channels', 'out_channels', 'nl_stride'):
@@ -107,8 +109,10 @@ class BlockSpec:
                                  '(0, 1], or 0 for none')
         if not isinstance(self.skip, bool):
             raise ValueError(f'skip is {self.skip!r}, expected True or False')
+        check_normalize(self.normalize)
         if not self.nl_ratio:
             object.__setattr__(self, 'nl_stride', 1)
+            object.__setattr__(self, 'normalize', 'rms')
         elif self.nl_channels < 1:
             raise ValueError(
                 f'nl_ratio {self.nl_ratio!r} of {self.out_channels} channels '
@@ -144,7 +148,7 @@ class BlockSpec:
                 and self.in_channels == self.out_channels)
 
     def to_text(self) -> str:
-        """The block's line of the notation."""
+        """The block's line of the notation, which does not have ``normalize``."""
         tokens = [
             'r1', f'k{self.kernel_size}', f's{self.stride}{self.stride}',
             f'e{_format(self.expand_ratio)}', f'i{self.in_channels}',
@@ -171,16 +175,14 @@ class ArchSpec:
             Defaults to 32.
         head_channels (int): Output channels of the 1x1 head convolution.
             Defaults to 1280.
-        scale (str): What LightNL divides by, ``'paper'`` or ``'rms'``; see
-            :func:`autonl_mm.models.light_nl`. Defaults to ``'paper'``.
 
     Raises:
-        ValueError: If there are no blocks or their channels do not fit.
+        ValueError: If there are no blocks, their channels do not fit, or their
+            LightNLs differ in ``normalize``.
     """
     blocks: Tuple[BlockSpec, ...]
     stem_channels: int = 32
     head_channels: int = HEAD_CHANNELS
-    scale: str = 'paper'
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'blocks', tuple(self.blocks))
@@ -189,7 +191,6 @@ class ArchSpec:
                              f'{MAX_BLOCKS}, got {len(self.blocks) or "none"}')
         _check_positive_int('stem_channels', self.stem_channels)
         _check_positive_int('head_channels', self.head_channels)
-        check_scale(self.scale)
         channels, source = self.stem_channels, 'the stem'
         for i, block in enumerate(self.blocks):
             if not isinstance(block, BlockSpec):
@@ -200,6 +201,11 @@ class ArchSpec:
                     f'blocks[{i}] takes {block.in_channels} channels but '
                     f'{source} gives {channels}; they must be equal')
             channels, source = block.out_channels, f'blocks[{i}]'
+        found = {b.normalize: i for i, b in enumerate(self.blocks) if b.nl_ratio}
+        if len(found) > 1:
+            raise ValueError(
+                'LightNLs of a network have one normalize, but ' + ' and '.join(
+                    f'blocks[{i}] has {value!r}' for value, i in found.items()))
 
     @property
     def stages(self) -> Tuple[Tuple[BlockSpec, ...], ...]:
@@ -212,6 +218,19 @@ class ArchSpec:
             stages[-1].append(block)
         return tuple(tuple(stage) for stage in stages)
 
+    @property
+    def normalize(self) -> Optional[str]:
+        """What the LightNLs divide by; None for a network without LightNL."""
+        return next((b.normalize for b in self.blocks if b.nl_ratio), None)
+
+    def with_normalize(self, normalize: str) -> 'ArchSpec':
+        """The same network with LightNLs that divide by ``'rms'`` or ``'size'``.
+
+        ``AUTONL_S.with_normalize('size')`` is the paper's AutoNL-S.
+        """
+        return replace(
+            self, blocks=tuple(replace(b, normalize=normalize) for b in self.blocks))
+
     def without_light_nl(self) -> 'ArchSpec':
         """The same network with no LightNL in any block."""
         return replace(
@@ -219,11 +238,13 @@ class ArchSpec:
             blocks=tuple(replace(b, nl_ratio=0.0) for b in self.blocks))
 
     @classmethod
-    def from_text(cls, text: str) -> 'ArchSpec':
+    def from_text(cls, text: str, normalize: str = 'size') -> 'ArchSpec':
         """Parse the authors' notation.
 
         Args:
             text (str): One block per line, see the module's docstring.
+            normalize (str): What LightNLs divide by if the text has no line for it.
+                Defaults to ``'size'``, as in the authors' networks.
 
         Raises:
             ValueError: If the text is malformed; names the line, the token
@@ -231,6 +252,7 @@ class ArchSpec:
         """
         blocks: List[BlockSpec] = []
         head_channels = scale = None
+        check_normalize(normalize)
         for number, line in enumerate(text.lstrip('\ufeff').splitlines(), 1):
             line = line.split('#', 1)[0].strip()
             if not line:
@@ -265,12 +287,17 @@ class ArchSpec:
                              "as 'r1_k3_s11_e1_i32_o16'")
         return cls(
             tuple(blocks), blocks[0].in_channels,
-            HEAD_CHANNELS if head_channels is None else head_channels,
-            scale or 'paper')
+            HEAD_CHANNELS if head_channels is None else head_channels
+        ).with_normalize(scale or normalize)
 
     @classmethod
-    def from_file(cls, path: Union[str, PathLike]) -> 'ArchSpec':
+    def from_file(cls, path: Union[str, PathLike],
+                  normalize: str = 'size') -> 'ArchSpec':
         """Parse a notation file.
+
+        Args:
+            path (str | PathLike): The file.
+            normalize (str): As for :meth:`from_text`.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -282,7 +309,7 @@ class ArchSpec:
             raise ValueError(f'{e}: expected blocks in the notation, one per '
                              'line') from None
         try:
-            return cls.from_text(text)
+            return cls.from_text(text, normalize)
         except ValueError as e:
             raise ValueError(f'{path}: {e}') from None
 
@@ -291,8 +318,8 @@ class ArchSpec:
         lines = [block.to_text() for block in self.blocks]
         if self.head_channels != HEAD_CHANNELS:
             lines.append(f'head{self.head_channels}')
-        if self.scale != 'paper':
-            lines.append(f'scale-{self.scale}')
+        if self.normalize == 'rms':
+            lines.append('scale-rms')
         return '\n'.join(lines) + '\n'
 
 
@@ -311,14 +338,15 @@ def _check_positive_int(name: str, value) -> None:
                          f'below {LIMIT}')
 
 
-def check_scale(scale: str) -> None:
-    """Check LightNL's scale.
+def check_normalize(normalize: str) -> None:
+    """Check what LightNL divides by.
 
     Raises:
-        ValueError: If it is not one of :data:`SCALES`; names it.
+        ValueError: If it is not one of :data:`NORMALIZE`; names it.
     """
-    if scale not in SCALES:
-        raise ValueError(f'scale is {scale!r}, expected one of {SCALES}')
+    if normalize not in tuple(NORMALIZE):  # it may be unhashable
+        raise ValueError(f'normalize is {normalize!r}, expected one of '
+                         f'{tuple(NORMALIZE)}')
 
 
 def _quote(text: str) -> str:
@@ -328,10 +356,10 @@ def _quote(text: str) -> str:
 
 
 def _parse_scale(token: str) -> str:
-    scale = token[len('scale-'):]
-    if not token.startswith('scale-') or scale not in SCALES:
-        raise ValueError(f'token {_quote(token)}: expected scale-paper or scale-rms')
-    return scale
+    for normalize, word in NORMALIZE.items():
+        if token == f'scale-{word}':
+            return normalize
+    raise ValueError(f'token {_quote(token)}: expected scale-paper or scale-rms')
 
 
 def _parse_positive_int(token: str, digits: str) -> int:
@@ -463,6 +491,7 @@ r3_k3_s11_e3_i96_o96_se0.5
 r1_k5_s22_e6_i96_o192_se0.25_nonlocal0.25-1
 r3_k5_s11_e3_i192_o192_se0.5
 r1_k5_s11_e6_i192_o320_se0.5_nonlocal0.25-1
+scale-rms
 """)
 
 AUTONL_L = ArchSpec.from_text("""\
@@ -482,57 +511,57 @@ r1_k5_s22_e6_i96_o192_se0.5_nonlocal0.25-1
 r2_k5_s11_e6_i192_o192_se0.5_nonlocal0.125-1
 r1_k5_s11_e6_i192_o192_se0.5
 r1_k5_s11_e6_i192_o320_se0.5_nonlocal0.25-1
+scale-rms
 """)
 
 _NAMED = dict(s=AUTONL_S, l=AUTONL_L)
 
 
 def resolve_arch(arch: Union[str, PathLike, Sequence[str], ArchSpec],
-                 scale: Optional[str] = None) -> ArchSpec:
+                 normalize: Optional[str] = None) -> ArchSpec:
     """Turn the ``arch`` of a config into a spec.
 
     Args:
         arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` or ``'l'``,
             the path of a notation file, lines of notation, or a spec.
-        scale (str, optional): What LightNL divides by, ``'paper'`` or
-            ``'rms'``. Defaults to None: what the notation or the spec says,
-            and :data:`DEFAULT_SCALE` for ``'s'`` and ``'l'``.
+        normalize (str, optional): What LightNL divides by, ``'rms'`` or ``'size'``.
+            Defaults to None: what the notation or the spec says, and ``'rms'`` for
+            ``'s'`` and ``'l'``.
 
     Returns:
         ArchSpec: The spec.
 
     Raises:
-        ValueError: If it is none of these, the notation is wrong, or ``scale``
+        ValueError: If it is none of these, the notation is wrong, or ``normalize``
             contradicts it.
     """
-    named = isinstance(arch, (str, PathLike)) and arch in _NAMED
-    spec = _NAMED[arch] if named else _read_arch(arch)
-    if scale is None:
-        scale = DEFAULT_SCALE if named else spec.scale
-    check_scale(scale)
-    if scale == spec.scale:
-        return spec
-    # The authors' notation cannot name a scale, so its networks can have any.
-    if spec.scale != 'paper':
+    if normalize is not None:
+        check_normalize(normalize)
+    if isinstance(arch, (str, PathLike)) and arch in _NAMED:
+        spec = _NAMED[arch]
+        return spec if normalize is None else spec.with_normalize(normalize)
+    # The authors' notation has no word for it, so its networks can have any.
+    spec = _read_arch(arch, normalize or 'size')
+    if normalize is not None and spec != spec.with_normalize(normalize):
         raise ValueError(
-            f'scale is {scale!r}, but the arch is of a network with scale '
-            f"{spec.scale!r}: leave scale out, or the line 'scale-{spec.scale}' "
-            'of the notation')
-    return replace(spec, scale=scale)
+            f'normalize is {normalize!r}, but the arch is of a network with '
+            f"{spec.normalize!r}: leave normalize out, or change the line "
+            f"'scale-{NORMALIZE[spec.normalize]}' of the notation or the spec")
+    return spec
 
 
-def _read_arch(arch) -> ArchSpec:
+def _read_arch(arch, normalize: str) -> ArchSpec:
     """The spec of an ``arch`` that is not a name."""
     if isinstance(arch, ArchSpec):
         return arch
     if isinstance(arch, (str, PathLike)):
         if osp.exists(arch):  # Path.exists() raises for a long string
-            return ArchSpec.from_file(arch)
+            return ArchSpec.from_file(arch, normalize)
         raise ValueError(
             f"arch {str(arch)!r} is unknown: expected 's', 'l', the path of a "
             'notation file (there is no such file), a list of block strings '
             'or an ArchSpec')
     if isinstance(arch, Sequence) and all(isinstance(x, str) for x in arch):
-        return ArchSpec.from_text('\n'.join(arch))
+        return ArchSpec.from_text('\n'.join(arch), normalize)
     raise ValueError(f"arch is {arch!r}, expected 's', 'l', the path of a "
                      'notation file, a list of block strings or an ArchSpec')

@@ -58,7 +58,7 @@ def strided(size: Size, stride: int) -> Size:
 
 
 def light_nl_macs(channels, nl_channels, positions, sampled,
-                  scale: str = 'paper') -> Dict:
+                  normalize: str = 'rms') -> Dict:
     """MACs of LightNL's products in both association orders.
 
     Args:
@@ -66,17 +66,17 @@ def light_nl_macs(channels, nl_channels, positions, sampled,
         nl_channels: k, the channels of the compact features.
         positions: ``HW``, positions of the full feature map.
         sampled: ``hw``, positions of the strided feature map.
-        scale (str): What the product is divided by. With ``'rms'`` the channel
-            order has a third product, k x k by k x C; the spatial order
-            squares and sums its result, which counts as elementwise
-            arithmetic. Defaults to ``'paper'``.
+        normalize (str): What the product is divided by, ``'rms'`` or ``'size'``.
+            With ``'rms'`` the channel order has a third product, k x k by k x C;
+            the spatial order squares and sums its result, which counts as
+            elementwise arithmetic. Defaults to ``'rms'``.
 
     Returns:
         dict: MACs by order: ``channel`` forms the C x k context matrix,
         ``spatial`` the HW x hw affinity.
     """
     channel = (sampled + positions) * nl_channels * channels
-    if scale == 'rms':
+    if normalize == 'rms':
         channel = channel + nl_channels * nl_channels * channels
     return dict(
         channel=channel,
@@ -84,20 +84,18 @@ def light_nl_macs(channels, nl_channels, positions, sampled,
 
 
 def light_nl_order(channels: int, nl_channels: int, positions: int,
-                   sampled: int, scale: str = 'paper') -> str:
+                   sampled: int, normalize: str = 'rms') -> str:
     """The cheaper order for a shape, ``channel`` if both cost the same."""
-    macs = light_nl_macs(channels, nl_channels, positions, sampled, scale)
+    macs = light_nl_macs(channels, nl_channels, positions, sampled, normalize)
     return 'spatial' if macs['spatial'] < macs['channel'] else 'channel'
 
 
-def block_macs(spec: BlockSpec, in_size: Size,
-               scale: str = 'paper') -> Dict[str, int]:
+def block_macs(spec: BlockSpec, in_size: Size) -> Dict[str, int]:
     """MACs of one inverted residual block by sublayer.
 
     Args:
         spec (BlockSpec): The block.
         in_size (tuple[int, int]): ``(H, W)`` of the block's input.
-        scale (str): The scale of its LightNL. Defaults to ``'paper'``.
 
     Returns:
         dict[str, int]: From the sublayer's name in MBConv to its MACs.
@@ -119,7 +117,7 @@ def block_macs(spec: BlockSpec, in_size: Size,
         sampled = sampled[0] * sampled[1]
         macs['light_nl'] = min(
             light_nl_macs(out, spec.nl_channels, positions, sampled,
-                          scale).values())
+                          spec.normalize).values())
         macs['light_nl.conv'] = positions * 9 * out
     return macs
 
@@ -185,7 +183,7 @@ def count_macs(arch: ArchSpec,
         rows += [
             LayerCost(f'{prefix}.{name}', macs,
                       shapes.get(name, (block.out_channels, *size)))
-            for name, macs in block_macs(block, in_size, arch.scale).items()
+            for name, macs in block_macs(block, in_size).items()
         ]
     if not with_head:
         return Cost(tuple(rows))
@@ -225,11 +223,9 @@ class MacsModel:
 
     unit = 'MACs'
 
-    def block(self, spec: BlockSpec, in_size: Size,
-              scale: str = 'paper') -> int:
-        """Cost of a block whose input is ``in_size``, ``(H, W)``, with
-        LightNL of this scale."""
-        return sum(block_macs(spec, in_size, scale).values())
+    def block(self, spec: BlockSpec, in_size: Size) -> int:
+        """Cost of a block whose input is ``in_size``, ``(H, W)``."""
+        return sum(block_macs(spec, in_size).values())
 
     def network(self,
                 arch: ArchSpec,
@@ -250,9 +246,8 @@ class ParamsModel:
 
     unit = 'parameters'
 
-    def block(self, spec: BlockSpec, in_size: Size = (1, 1),
-              scale: str = 'paper') -> int:
-        """Parameters of a block; they depend on neither size nor scale."""
+    def block(self, spec: BlockSpec, in_size: Size = (1, 1)) -> int:
+        """Parameters of a block; they do not depend on the size."""
         mid, out, hidden = spec.mid_channels, spec.out_channels, spec.se_channels
         total = mid * (spec.kernel_size**2 + 2) + out * (mid + 2)
         if spec.with_expand:
@@ -323,13 +318,11 @@ class LatencyTable:
         return cls(table['latency_ms'], str(path))
 
     @staticmethod
-    def block_key(spec: BlockSpec, in_size: Size,
-                  scale: str = 'paper') -> str:
-        """Key of a block whose input is ``in_size``, ``(H, W)``, with LightNL
-        of this scale."""
+    def block_key(spec: BlockSpec, in_size: Size) -> str:
+        """Key of a block whose input is ``in_size``, ``(H, W)``."""
         key = f'{in_size[0]}x{in_size[1]} {spec.to_text()}'
-        if spec.nl_ratio and scale != 'paper':
-            key += f' scale-{scale}'
+        if spec.nl_ratio and spec.normalize == 'rms':
+            key += ' scale-rms'
         return key
 
     @staticmethod
@@ -351,15 +344,13 @@ class LatencyTable:
                 'tools/analysis_tools/measure_latency.py')
         return self.entries[key]
 
-    def block(self, spec: BlockSpec, in_size: Size,
-              scale: str = 'paper') -> float:
-        """Cost of a block whose input is ``in_size``, ``(H, W)``, with LightNL
-        of this scale.
+    def block(self, spec: BlockSpec, in_size: Size) -> float:
+        """Cost of a block whose input is ``in_size``, ``(H, W)``.
 
         Raises:
             ValueError: If the table lacks it.
         """
-        return self._lookup(self.block_key(spec, in_size, scale))
+        return self._lookup(self.block_key(spec, in_size))
 
     def network(self,
                 arch: ArchSpec,
@@ -382,7 +373,7 @@ class LatencyTable:
         total = self._lookup(self.stem_key(arch, input_shape))
         size = input_shape
         for _, block, in_size in iter_blocks(arch, input_shape):
-            total += self.block(block, in_size, arch.scale)
+            total += self.block(block, in_size)
             size = strided(in_size, block.stride)
         if with_head:
             total += self._lookup(self.head_key(arch, size))

@@ -20,8 +20,8 @@ def use_half(model: nn.Module, dtype: torch.dtype) -> None:
     """Convert a task model's network to half precision, for inference.
 
     Three parts stay in float32: the normalisation of images, the predictions
-    from the heads' results, and of LightNL the products and, with the paper's
-    scale, the rest of the branch, see :class:`~autonl_mm.models.LightNL`.
+    from the heads' results, and LightNL's products, with ``normalize='size'`` its
+    whole branch; see :class:`~autonl_mm.models.LightNL`.
 
     Args:
         model (nn.Module): Classifier, detector or segmentor, changed in place.

@@ -89,7 +89,7 @@ def latencies(supernet):
         for choice in block.choices():
             spec = block.spec(choice)
             if spec:
-                entries[LatencyTable.block_key(spec, size, space.scale)] = (
+                entries[LatencyTable.block_key(spec, size)] = (
                     1 + spec.mid_channels * spec.kernel_size +
                     spec.se_channels + spec.nl_channels)
         size = strided(size, block.stride)

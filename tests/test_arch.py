@@ -115,8 +115,8 @@ def arch_specs(draw):
         blocks.append(draw(block_specs(channels)))
         channels = blocks[-1].out_channels
     head = draw(st.one_of(st.just(1280), st.integers(1, 999999)))
-    scale = draw(st.sampled_from(['paper', 'rms']))
-    return ArchSpec(tuple(blocks), stem, head, scale)
+    return ArchSpec(tuple(blocks), stem, head).with_normalize(
+        draw(st.sampled_from(['size', 'rms'])))
 
 
 # ----------------------------------------------------------------- round trip
@@ -129,17 +129,21 @@ def test_round_trip_is_the_identity(spec):
 
 
 @pytest.mark.parametrize('spec', [AUTONL_S, AUTONL_L])
-def test_round_trip_of_the_released_networks(spec):
-    assert ArchSpec.from_text(spec.to_text()) == spec
-    assert spec.scale == 'paper' and 'scale' not in spec.to_text()
-
-
-def test_scale_has_a_line_of_its_own():
-    spec = replace(AUTONL_S, scale='rms')
-    assert spec.to_text() == AUTONL_S.to_text() + 'scale-rms\n'
-    assert ArchSpec.from_text('scale-rms # bounded\n' + AUTONL_S.to_text()) == spec
-    assert ArchSpec.from_text('scale-paper\n' + AUTONL_S.to_text()) == AUTONL_S
-    assert spec.without_light_nl().scale == 'rms'
+def test_normalize_has_a_line_of_its_own(spec):
+    paper = spec.with_normalize('size')
+    assert spec.normalize == 'rms' and paper.normalize == 'size'
+    assert paper.with_normalize('rms') == spec != paper
+    text = paper.to_text()
+    assert 'scale' not in text and spec.to_text() == text + 'scale-rms\n'
+    assert ArchSpec.from_text(text) == paper
+    for line, normalize in ('scale-rms # bounded', 'rms'), ('scale-paper', 'size'):
+        for default in 'rms', 'size':
+            read = ArchSpec.from_text(f'{line}\n{text}', default)
+            assert read == spec.with_normalize(normalize)
+    assert ArchSpec.from_text(text, 'rms') == spec
+    bare = paper.without_light_nl()
+    assert bare.normalize is None and bare == spec.without_light_nl()
+    assert ArchSpec.from_text(bare.to_text()) == bare
 
 
 @pytest.mark.parametrize('value,digits', [
@@ -236,9 +240,9 @@ def test_tokens_come_in_any_order(tokens):
 def test_every_token_is_parsed():
     first, second, third = ArchSpec.from_text(f'{FIRST}\n{LINE}').blocks
     assert first == BlockSpec(32, 16, 1, 3, 1)
-    assert second == BlockSpec(16, 24, 2, 5, 6, 0.25, 0.25, 2, False)
+    assert second == BlockSpec(16, 24, 2, 5, 6, 0.25, 0.25, 2, False, 'size')
     # repeats after the first: stride 1, channels in as out
-    assert third == BlockSpec(24, 24, 1, 5, 6, 0.25, 0.25, 2, False)
+    assert third == BlockSpec(24, 24, 1, 5, 6, 0.25, 0.25, 2, False, 'size')
 
 
 def test_repeats():
@@ -480,6 +484,9 @@ def test_hostile_text_is_parsed_quickly(text):
     dict(nl_ratio=0.25, nl_stride=0),
     dict(nl_ratio=0.25, nl_stride=1.5),
     dict(skip=1),
+    dict(normalize='root'),
+    dict(normalize=None),
+    dict(nl_ratio=0.25, normalize=['rms']),
 ])
 def test_block_spec_names_field_and_value(change):
     field, value = list(change.items())[-1]
@@ -514,8 +521,10 @@ def test_identity_and_expand():
     assert replace(block, expand_ratio=0.5).with_expand
 
 
-def test_stride_of_an_absent_light_nl_means_nothing():
-    assert BlockSpec(8, 8, 1, 3, 1, nl_stride=2) == BlockSpec(8, 8, 1, 3, 1)
+def test_settings_of_an_absent_light_nl_mean_nothing():
+    block = BlockSpec(8, 8, 1, 3, 1, nl_stride=2, normalize='size')
+    assert block == BlockSpec(8, 8, 1, 3, 1)
+    assert replace(block, nl_ratio=0.5).normalize == 'rms'
 
 
 @pytest.mark.parametrize('kwargs,words', [
@@ -527,8 +536,9 @@ def test_stride_of_an_absent_light_nl_means_nothing():
     (dict(blocks=AUTONL_S.blocks, stem_channels=0), 'stem_channels is 0'),
     (dict(blocks=AUTONL_S.blocks, head_channels=1.5), 'head_channels is 1.5'),
     (dict(blocks=AUTONL_S.blocks, head_channels=10**6), 'head_channels'),
-    (dict(blocks=AUTONL_S.blocks, scale='root'), "scale is 'root'"),
-    (dict(blocks=AUTONL_S.blocks, scale=None), 'scale is None'),
+    (dict(blocks=(BlockSpec(32, 8, 1, 3, 1), BlockSpec(8, 8, 1, 3, 1, 0, 1),
+                  BlockSpec(8, 8, 1, 3, 1, 0, 1, normalize='size'))),
+     "blocks[1] has 'rms' and blocks[2] has 'size'"),
 ])
 def test_arch_spec_checks(kwargs, words):
     with pytest.raises(ValueError) as info:
@@ -574,8 +584,8 @@ def test_from_file_errors_name_the_file(tmp_path):
 def test_resolve_arch(tmp_path):
     path = tmp_path / 'net.txt'
     path.write_text(AUTONL_L.to_text())
-    assert resolve_arch('s', 'paper') is AUTONL_S
-    assert resolve_arch('l', 'paper') is AUTONL_L
+    assert resolve_arch('s') is AUTONL_S
+    assert resolve_arch('l') is AUTONL_L
     assert resolve_arch(AUTONL_L) is AUTONL_L
     assert resolve_arch(path) == AUTONL_L
     assert resolve_arch(str(path)) == AUTONL_L
@@ -583,23 +593,26 @@ def test_resolve_arch(tmp_path):
     assert resolve_arch((FIRST, )).blocks == (BlockSpec(32, 16, 1, 3, 1), )
 
 
-def test_resolve_arch_with_a_scale(monkeypatch):
-    bounded = replace(AUTONL_S, scale='rms')
-    lines = AUTONL_S.to_text().splitlines()
-    for arch in 's', AUTONL_S, lines:
-        assert resolve_arch(arch, 'rms') == bounded
-        assert resolve_arch(arch, 'paper') == AUTONL_S
-    for arch in bounded, [*lines, 'scale-rms']:
-        assert resolve_arch(arch) == resolve_arch(arch, 'rms') == bounded
-        with pytest.raises(ValueError, match=r"is 'paper', but .* scale 'rms'"):
-            resolve_arch(arch, 'paper')
-    with pytest.raises(ValueError, match="scale is 'root'"):
-        resolve_arch('s', 'root')
-    # the default is for networks that are known by name
-    assert resolve_arch('s') == bounded
-    assert resolve_arch('s', 'paper') == resolve_arch(lines) == AUTONL_S
-    monkeypatch.setattr('autonl_mm.arch.DEFAULT_SCALE', 'paper')
-    assert resolve_arch('s') is AUTONL_S
+def test_resolve_arch_with_normalize():
+    paper = AUTONL_S.with_normalize('size')
+    lines = paper.to_text().splitlines()
+    # a name and the authors' notation leave it open
+    for arch, default in ('s', AUTONL_S), (lines, paper):
+        assert resolve_arch(arch) == default
+        assert resolve_arch(arch, 'rms') == AUTONL_S
+        assert resolve_arch(arch, 'size') == paper
+    for spec, other, line in (AUTONL_S, 'size', 'scale-rms'), (paper, 'rms',
+                                                               'scale-paper'):
+        for arch in spec, [*lines, line]:
+            assert resolve_arch(arch) == resolve_arch(arch, spec.normalize) == spec
+            with pytest.raises(ValueError, match=rf"'{other}', but .*'{line}'"):
+                resolve_arch(arch, other)
+    bare = AUTONL_S.without_light_nl()
+    for arch in bare, bare.to_text().splitlines():
+        assert resolve_arch(arch, 'size') == resolve_arch(arch, 'rms') == bare
+    for arch in 's', bare, lines:
+        with pytest.raises(ValueError, match="normalize is 'root'"):
+            resolve_arch(arch, 'root')
 
 
 @pytest.mark.parametrize('arch', [

@@ -10,6 +10,7 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.registry import MODELS
 
 from autonl_mm import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec, count_macs
+from autonl_mm.arch import resolve_arch
 from autonl_mm.benchmark.measure import built_macs
 from autonl_mm.cost import (
     LatencyTable,
@@ -26,18 +27,24 @@ pytest.importorskip('mmpretrain')
 torch.set_num_threads(1)  # small tensors; other processes use the cores
 
 
-def build_classifier(arch, num_classes=1000):
+papers_networks = pytest.mark.parametrize(
+    'arch', [AUTONL_S.with_normalize('size'), AUTONL_L.with_normalize('size')],
+    ids=['s', 'l'])
+
+
+def build_classifier(arch, num_classes=1000, normalize=None):
     return MODELS.build(
         dict(
             _scope_='mmpretrain',
             type='ImageClassifier',
             backbone=dict(
-                type='autonl_mm.AutoNL', arch=arch, out_indices=(-1, )),
+                type='autonl_mm.AutoNL', arch=arch, out_indices=(-1, ),
+                normalize=normalize),
             neck=dict(type='autonl_mm.PoolDropout'),
             head=dict(
                 type='LinearClsHead',
                 num_classes=num_classes,
-                in_channels=arch.head_channels))).eval()
+                in_channels=resolve_arch(arch).head_channels))).eval()
 
 
 def measured_rows(model, input_shape):
@@ -88,10 +95,11 @@ def output_shapes(model, input_shape):
 
 # --------------------------------------------------------------------- totals
 @pytest.mark.parametrize('arch,total', [
-    (AUTONL_S, 266_878_784),
-    (AUTONL_L, 352_829_728),
+    (AUTONL_S, 266_974_944),
+    (AUTONL_S.with_normalize('size'), 266_878_784),
+    (AUTONL_L.with_normalize('size'), 352_829_728),
 ])
-def test_totals_of_the_paper(arch, total):
+def test_totals(arch, total):
     assert count_macs(arch).total == total
     assert count_macs(arch, 224).total == total
     assert count_macs(arch, (224, 224), num_classes=1000).total == total
@@ -100,7 +108,7 @@ def test_totals_of_the_paper(arch, total):
 @pytest.mark.parametrize('arch,without', [(AUTONL_S, 266.2),
                                           (AUTONL_L, 352.1)])
 def test_totals_without_pooling(arch, without):
-    macs = sum(row.macs for row in count_macs(arch).rows
+    macs = sum(row.macs for row in count_macs(arch.with_normalize('size')).rows
                if not row.name.endswith(('se.pool', 'neck.gap')))
     assert round(macs / 1e6, 1) == without
 
@@ -115,12 +123,15 @@ def test_parameters_of_the_paper(arch, millions):
 
 # ---------------------------------------------- against mmengine's counter
 @pytest.mark.parametrize('input_shape', [(224, 224), (225, 161)])
-@pytest.mark.parametrize('scale', ['paper', 'rms'])
-@pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
-def test_rows_agree_with_mmengine(arch, input_shape, scale):
-    arch = replace(arch, scale=scale)
-    model = build_classifier(arch)
-    cost = count_macs(arch, input_shape)
+@pytest.mark.parametrize('normalize', [None, 'size', 'rms'])
+@pytest.mark.parametrize('name, spec', [('s', AUTONL_S), ('l', AUTONL_L)])
+def test_rows_agree_with_mmengine(name, spec, input_shape, normalize):
+    """The specs are the networks that are built by name."""
+    model = build_classifier(name, normalize=normalize)
+    if normalize is not None:
+        spec = spec.with_normalize(normalize)
+    assert model.backbone.arch() == spec
+    cost = count_macs(spec, input_shape)
     measured = measured_rows(model, input_shape)
     assert counted_rows(cost) == measured
     assert [row.name for row in cost.rows] == list(measured)
@@ -149,8 +160,8 @@ def small_archs(draw):
                 nl_stride=draw(st.integers(1, 4)),
                 skip=draw(st.booleans())))
         channels = out
-    return ArchSpec(blocks, stem, draw(st.integers(1, 20)),
-                    draw(st.sampled_from(['paper', 'rms'])))
+    return ArchSpec(blocks, stem, draw(st.integers(1, 20))).with_normalize(
+        draw(st.sampled_from(['size', 'rms'])))
 
 
 @settings(max_examples=12, deadline=None)
@@ -192,43 +203,43 @@ def test_mobilenet_v2_light_nl_of_the_paper():
     for channels, size in mobilenet_v2_places():
         positions = size**2
         sampled = (-(-size // 2))**2 if size > 14 else positions
-        products = light_nl_macs(channels, channels // 4, positions, sampled)
-        order = light_nl_order(channels, channels // 4, positions, sampled)
+        shape = channels, channels // 4, positions, sampled, 'size'
+        products = light_nl_macs(*shape)
+        order = light_nl_order(*shape)
         assert products[order] == min(products.values())
         total += products[order] + 9 * channels * positions
     assert round(total / 1e6, 2) == 14.75
 
 
 def test_formulas_of_both_orders():
-    macs = light_nl_macs(12, 3, positions=35, sampled=12)
+    macs = light_nl_macs(12, 3, positions=35, sampled=12, normalize='size')
     assert macs == dict(
         channel=(12 + 35) * 3 * 12, spatial=35 * 12 * (3 + 12))
 
 
 def test_root_mean_square_costs_a_product_of_the_small_matrices():
-    macs = light_nl_macs(12, 3, positions=35, sampled=12, scale='rms')
+    macs = light_nl_macs(12, 3, positions=35, sampled=12)
     assert macs == dict(
         channel=(12 + 35) * 3 * 12 + 3 * 3 * 12, spatial=35 * 12 * (3 + 12))
     # which can make the other order the cheaper one
-    assert light_nl_order(8, 8, 8, 8) == 'channel'
-    assert light_nl_order(8, 8, 8, 8, 'rms') == 'spatial'
+    assert light_nl_order(8, 8, 8, 8, 'size') == 'channel'
+    assert light_nl_order(8, 8, 8, 8) == 'spatial'
     for arch in AUTONL_S, AUTONL_L:
-        ratio = count_macs(replace(arch, scale='rms')).total / count_macs(arch).total
-        assert 1 < ratio < 1.002
+        paper = count_macs(arch.with_normalize('size')).total
+        assert 1 < count_macs(arch).total / paper < 1.002
 
 
 @pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
 def test_counters_agree_on_the_root_mean_square(arch):
-    arch = replace(arch, scale='rms')
     net = AutoNL(arch, out_indices=(-1, ))
     for shape in (224, 224), (95, 131):
         assert built_macs(net, 3, *shape) == count_macs(arch, shape, None).total
 
 
 def test_tie_goes_to_the_channel_order():
-    macs = light_nl_macs(2, 2, 2, 2)
+    macs = light_nl_macs(2, 2, 2, 2, 'size')
     assert macs['channel'] == macs['spatial'] == 16
-    assert light_nl_order(2, 2, 2, 2) == 'channel'
+    assert light_nl_order(2, 2, 2, 2, 'size') == 'channel'
 
 
 def orders(arch, input_shape):
@@ -240,10 +251,10 @@ def orders(arch, input_shape):
             sampled = strided(size, block.nl_stride)
             yield block, size, light_nl_order(
                 block.out_channels, block.nl_channels, size[0] * size[1],
-                sampled[0] * sampled[1])
+                sampled[0] * sampled[1], block.normalize)
 
 
-@pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
+@papers_networks
 def test_cheaper_order_at_224(arch):
     found = list(orders(arch, (224, 224)))
     for block, size, order in found:
@@ -252,7 +263,7 @@ def test_cheaper_order_at_224(arch):
     assert [order for *_, order in found].count('spatial') == 2
 
 
-@pytest.mark.parametrize('arch', [AUTONL_S, AUTONL_L], ids=['s', 'l'])
+@papers_networks
 def test_large_feature_maps_use_the_channel_order_with_linear_cost(arch):
 
     def per_pixel(input_shape, order=None):
@@ -261,7 +272,8 @@ def test_large_feature_maps_use_the_channel_order_with_linear_cost(arch):
             sampled = strided(size, block.nl_stride)
             total += light_nl_macs(block.out_channels, block.nl_channels,
                                    size[0] * size[1],
-                                   sampled[0] * sampled[1])[order or auto]
+                                   sampled[0] * sampled[1],
+                                   block.normalize)[order or auto]
         rows = count_macs(arch, input_shape).rows
         if order is None:
             assert total == sum(
@@ -281,7 +293,7 @@ def test_large_feature_maps_use_the_channel_order_with_linear_cost(arch):
 
 # --------------------------------------------------------------------- blocks
 def test_block_macs_by_hand():
-    spec = BlockSpec(4, 6, 2, 5, 2.5, 0.75, 0.4, 2)
+    spec = BlockSpec(4, 6, 2, 5, 2.5, 0.75, 0.4, 2, normalize='size')
     # 9x7 -> 5x4 -> 3x2, 10 hidden channels, 3 units, 2 compact channels
     assert block_macs(spec, (9, 7)) == {
         'expand.conv': 63 * 4 * 10,
@@ -293,7 +305,7 @@ def test_block_macs_by_hand():
         'light_nl': min((6 + 20) * 2 * 6, 20 * 6 * (2 + 6)),
         'light_nl.conv': 20 * 9 * 6,
     }
-    assert block_macs(spec, (9, 7), 'rms')['light_nl'] == min(
+    assert block_macs(replace(spec, normalize='rms'), (9, 7))['light_nl'] == min(
         (6 + 20) * 2 * 6 + 2 * 2 * 6, 20 * 6 * (2 + 6))
     assert list(block_macs(BlockSpec(4, 6, 1, 3, 1), (9, 7))) == [
         'depthwise.conv', 'project.conv'
@@ -338,10 +350,11 @@ def test_latency_of_a_network():
     assert table.block(ARCH.blocks[0], (16, 12)) == 2
     assert table.network(ARCH, (32, 24)) == 15
     assert table.network(ARCH, (32, 24), with_head=False) == 7
-    # times of blocks with LightNL are those of one scale
-    assert table.block(ARCH.blocks[0], (16, 12), 'rms') == 2
+    # the time of a block with LightNL is that of one normalisation
+    bounded = ARCH.with_normalize('rms')
+    assert table.block(bounded.blocks[0], (16, 12)) == 2
     with pytest.raises(ValueError, match=r'nonlocal0\.25-1 scale-rms'):
-        table.network(replace(ARCH, scale='rms'), (32, 24))
+        table.network(bounded, (32, 24))
 
 
 def test_latency_table_file(tmp_path):

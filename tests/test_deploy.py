@@ -98,12 +98,12 @@ def check(model, run, left=0):
 @pytest.mark.parametrize('layer', [
     LightNL(8, stride=2, zero_init=False),
     LightNL(8, dilation=3, zero_init=False),
-    LightNL(8, stride=2, scale='rms', zero_init=False),
-    LightNL(8, order='spatial', scale='rms', zero_init=False),
+    LightNL(8, stride=2, normalize='rms', zero_init=False),
+    LightNL(8, order='spatial', normalize='rms', zero_init=False),
     LightNL(8, norm_cfg=dict(type='SyncBN'), zero_init=False),
     SharedNL(8, zero_init=False),
     MBConv(BlockSpec(8, 8, 1, 5, 3, 0.25, 0.5)),
-    MBConv(BlockSpec(8, 8, 1, 5, 3, 0.25, 0.5), scale='rms'),
+    MBConv(BlockSpec(8, 8, 1, 5, 3, 0.25, 0.5, normalize='size')),
 ], ids=['light_nl', 'dilated', 'rms', 'rms_spatial', 'sync_bn', 'shared_nl', 'mbconv',
         'mbconv_rms'])
 def test_layers(layer):
@@ -119,7 +119,7 @@ def test_layers(layer):
     fresh.switch_to_deploy()
     assert torch.equal(fresh(x), deployed(x))
     if isinstance(layer, LightNL):
-        mark = [RMS_MARK] * (layer.scale == 'rms')
+        mark = [RMS_MARK] * (layer.normalize == 'rms')
         assert list(deployed.state_dict()) == [*mark, 'conv.weight', 'conv.bias']
         assert deployed.conv.groups == layer.conv.groups
 
@@ -135,16 +135,16 @@ def test_light_nl_without_a_batch_norm_stays_as_it_is():
         assert torch.equal(layer(x), want)
 
 
-def test_deployed_weights_of_the_other_scale_are_refused():
-    layers = [LightNL(8, scale=scale) for scale in ('paper', 'rms')]
+def test_deployed_weights_of_the_other_form_are_refused():
+    layers = [LightNL(8, normalize=normalize) for normalize in ('size', 'rms')]
     for layer in layers:
         layer.switch_to_deploy()
-    with pytest.raises(RuntimeError, match="was trained with scale='rms'"):
+    with pytest.raises(RuntimeError, match="was trained with normalize='rms'"):
         layers[0].load_state_dict(layers[1].state_dict(), strict=False)
 
 
 def test_half_precision_keeps_the_branch_in_float32():
-    layer = trained(LightNL(8, scale='paper'), lambda m: m(torch.randn(2, 8, 6, 5)))
+    layer = trained(LightNL(8, normalize='size'), lambda m: m(torch.randn(2, 8, 6, 5)))
     layer.switch_to_deploy()
     layer.half()
     assert layer.conv.bias.dtype == layer.conv.weight.dtype == torch.float32
@@ -350,7 +350,7 @@ def backbone(cfg, **kwargs):
 @pytest.mark.parametrize('arch,kwargs', [
     ('s', {}),
     ('l', dict(out_indices=(2, 3, 5, 7))),
-    ('l', dict(scale='rms')),
+    ('l', dict(normalize='rms')),
     (TINY, dict(out_indices=(1, 2, 3), output_stride=8)),
     (TINY, dict(out_indices=(-1, ), with_cp=True,
                 conv_cfg=dict(type='Conv2dAdaptivePadding'))),
@@ -376,8 +376,8 @@ def test_random_archs(number):
                       draw.choice((0, 0.5)), draw.choice((0, 0.25, 1)),
                       draw.choice((1, 2, 3))))
         channels = wider
-    scale = draw.choice(('paper', 'rms'))
-    net = backbone(ArchSpec(blocks, 8, 32, scale), out_indices=(-1, ),
+    arch = ArchSpec(blocks, 8, 32).with_normalize(draw.choice(('size', 'rms')))
+    net = backbone(arch, out_indices=(-1, ),
                    output_stride=draw.choice((8, 32)))
     x = image(64, 80)
     check(net, lambda m: m(x))

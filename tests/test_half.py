@@ -25,7 +25,7 @@ CONFIGS = dict(
     segmentor='demo/semantic-fpn_autonl-s_1xb8_demo-seg')
 
 
-@pytest.fixture(scope='module', params=['paper', 'rms'])
+@pytest.fixture(scope='module', params=['size', 'rms'])
 def digits(request):
     """A classifier trained for seconds, and images that it was not trained on."""
     torch.manual_seed(0)
@@ -38,7 +38,7 @@ def digits(request):
                 'r1_k3_s22_e3_i16_o24_nonlocal0.25-1',
                 'r1_k5_s11_e3_i24_o32_se0.5_nonlocal0.25-2', 'head64'],
                out_indices=(-1, ), norm_cfg=dict(type='BN'),
-               scale=request.param),
+               normalize=request.param),
         nn.Linear(64, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for _ in range(6):

@@ -2,10 +2,11 @@
 """Classifiers whose speed is measured, by name."""
 from dataclasses import replace
 from pathlib import Path
+from typing import Optional
 
 import torch.nn as nn
 
-from autonl_mm.arch import DEFAULT_SCALE, ArchSpec, resolve_arch
+from autonl_mm.arch import ArchSpec, resolve_arch
 from autonl_mm.models import AutoNL, LightNL, PoolDropout
 
 try:
@@ -19,7 +20,7 @@ WITHOUT_SE = ' without squeeze-excite'
 HSWISH = ' with h-swish'
 RELU = ' with ReLU'
 ACTS = {HSWISH: 'HSwish', RELU: 'ReLU'}
-SCALES = {" with the paper's scale": 'paper', ' with the bounded LightNL': 'rms'}
+NORMALIZED = {" with the paper's LightNL": 'size', ' with the bounded LightNL': 'rms'}
 
 
 class AddOnly(LightNL):
@@ -38,7 +39,7 @@ class ConvolutionOnly(LightNL):
 
 REDUCED = {' with the add only': AddOnly,
            ' with convolution and add only': ConvolutionOnly}
-VARIANTS = (WITHOUT, WITHOUT_SE, *ACTS, *REDUCED, *SCALES)
+VARIANTS = (WITHOUT, WITHOUT_SE, *ACTS, *REDUCED, *NORMALIZED)
 
 
 class LastFeatureMap(nn.Module):
@@ -69,13 +70,14 @@ def make_classifier(arch: ArchSpec, **kwargs) -> nn.Sequential:
     return net
 
 
-def build_classifier(name: str, scale: str = DEFAULT_SCALE) -> nn.Module:
+def build_classifier(name: str, normalize: Optional[str] = None) -> nn.Module:
     """A classifier of 1000 classes with random weights.
 
     Args:
         name (str): Key or value of :data:`NAMES`, or a notation file, with or without
             one of :data:`VARIANTS` appended; or one of timm's networks.
-        scale (str): The scale of LightNL, unless the variant says it.
+        normalize (str, optional): As for :class:`AutoNL`, unless the variant says it.
+            Defaults to None.
 
     Returns:
         nn.Module: The network, as :func:`make_classifier` makes it.
@@ -92,15 +94,15 @@ def build_classifier(name: str, scale: str = DEFAULT_SCALE) -> nn.Module:
                 "nor one of timm's"
                 + ', which is not installed: pip install timm' * (timm is None))
         return timm.create_model(name)
-    scale = SCALES.get(variant, scale)
-    arch = resolve_arch(NAMES.get(plain, plain), scale)
+    normalize = NORMALIZED.get(variant, normalize)
+    arch = resolve_arch(NAMES.get(plain, plain), normalize)
     if variant == WITHOUT:
         arch = arch.without_light_nl()
     if variant == WITHOUT_SE:
         arch = replace(arch, blocks=tuple(
             replace(block, se_ratio=0.) for block in arch.blocks))
     net = make_classifier(
-        arch, act_cfg=dict(type=ACTS.get(variant, 'Swish')), scale=scale)
+        arch, act_cfg=dict(type=ACTS.get(variant, 'Swish')))
     for path, module in list(net.named_modules()):
         if isinstance(module, LightNL) and variant in REDUCED:
             parent, _, child = path.rpartition('.')

@@ -74,12 +74,13 @@ def classifier_layers(
         list[Layer]: The layers.
 
     Raises:
-        ConversionError: If LightNL's scale is not the one of the releases.
+        ConversionError: If LightNL does not divide by the size of the feature
+            map, as in the releases.
     """
-    if arch.scale != 'paper':
+    if arch.normalize == 'rms':
         raise ConversionError(
-            f"the arch has scale {arch.scale!r}, but the authors' weights are for "
-            "scale 'paper'")
+            "the arch has normalize 'rms', but the authors' weights are for 'size': "
+            "use arch.with_normalize('size')")
 
     def conv_module(role: str, name: str, *shape: int, **kwargs) -> Layer:
         return Layer(role, f'{name}.conv', f'{name}.bn', shape, **kwargs)

@@ -87,8 +87,8 @@ def check_values(outputs: Sequence[Tensor], source: str) -> None:
         if out.is_floating_point() and largest > LARGEST:
             raise ExportError(
                 f'outputs of {source} are as large as {largest:.2g}, expected at most '
-                f'{LARGEST:g}: with such numbers nothing can be compared. LightNL of '
-                "the paper's scale grows so on some images; scale='rms' does not")
+                f'{LARGEST:g}: with such numbers nothing can be compared. LightNL with '
+                "normalize='size' grows so on some images; with 'rms' it does not")
 
 
 def differences(graph: nn.Module, outputs: Sequence[Sequence[Tensor]],

@@ -9,6 +9,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from autonl_mm.arch import NORMALIZE
 from autonl_mm.models.layers import light_nl_scales
 from autonl_mm.registry import MODELS
 
@@ -35,7 +36,7 @@ class EngineModel(BaseModel):
         ImportError: If the engine is missing.
         FileNotFoundError: If the file does not exist.
         ValueError: If the file is not from this project, is for another task
-            than the model, or its LightNLs have another scale.
+            than the model, or its LightNLs divide by something else.
     """
 
     def __init__(self,
@@ -55,7 +56,7 @@ class EngineModel(BaseModel):
         self.task: str = self.session.info['task']
         if self.task == 'classification':
             if 'backbone' in model:
-                self._check_scale(file, MODELS.build(model['backbone']))
+                self._check_normalize(file, MODELS.build(model['backbone']))
             # Its forward pass returns its input, here logits.
             self.model = MODELS.build(dict(type='mmpretrain.ClsHead'))
             return
@@ -67,23 +68,21 @@ class EngineModel(BaseModel):
         if not hasattr(self.model, method[self.task]):
             raise ValueError(f'{file} is for {self.task}, but the config has '
                              f'a {type(self.model).__name__}')
-        self._check_scale(file, self.model)
+        self._check_normalize(file, self.model)
         if self.task == 'segmentation':
             self.model.encode_decode = self._logits
             # mmseg's test-time augmentation asks for these
             self.out_channels = self.model.out_channels
             self.decode_head = self.model.decode_head
 
-    def _check_scale(self, file: str, model: nn.Module) -> None:
+    def _check_normalize(self, file: str, model: nn.Module) -> None:
         """Refuse a file of another network than the config's."""
-        # Files from before there were two scales do not say it.
-        found = self.session.info.get('light_nl_scales', ['paper'])
+        found = self.session.info['light_nl_scales']
         expected = light_nl_scales(model)
         if expected and found != expected:
             raise ValueError(
-                f'{file} has LightNL with scale {", ".join(found) or "none"}, but '
-                f'the config has scale {", ".join(expected)}: set scale in the '
-                'config to that of the file, or export again')
+                f'{file} has {_light_nl(found)}, but the config has '
+                f'{_light_nl(expected)}: change the config, or export again')
 
     def forward(self,
                 inputs: Union[Tensor, Sequence[Tensor]],
@@ -150,3 +149,9 @@ class EngineModel(BaseModel):
             bboxes=dets[valid, :4] / scale.repeat(2),
             scores=dets[valid, 4],
             labels=labels[valid])
+
+
+def _light_nl(words: Sequence[str]) -> str:
+    """LightNL in a message, from what a file says about it."""
+    found = [value for value, word in NORMALIZE.items() if word in words]
+    return f'LightNL with normalize {" and ".join(found)}' if found else 'no LightNL'

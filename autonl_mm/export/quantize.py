@@ -39,7 +39,7 @@ def without_outliers(run: Callable, images: List[Tensor],
                      step: int = 1) -> List[Tensor]:
     """Remove images on which a network's logits are unusually large.
 
-    LightNL with the paper's scale is cubic in its input: on a few images in a
+    LightNL with ``normalize='size'`` is cubic in its input: on a few images in a
     thousand the feature maps of a trained network grow by many orders of
     magnitude. A quantisation range that includes them has too few steps for
     all other images.
@@ -105,7 +105,7 @@ def quantize(file: str,
             :func:`autonl_mm.export.engines.onnx_int8.quantize_static`.
         exclude (Sequence[str], optional): Regular expressions. Nodes whose
             names match one are not quantised. Defaults to None: those of LightNL
-            for a file with LightNL of the paper's scale, else none.
+            with ``normalize='size'``, else none.
 
     Returns:
         bytes: The content of the quantised file.

@@ -45,9 +45,9 @@ class CostTable:
             if (block, size) not in known:
                 specs = map(block.spec, block.choices())
                 known[block, size] = torch.tensor(
-                    [0 if s is None else model.block(s, size, space.scale)
+                    [0 if s is None else model.block(s, size)
                      for s in specs], dtype=torch.float64).reshape(block.shape)
-            self.rest -= model.block(block.largest, size, space.scale)
+            self.rest -= model.block(block.largest, size)
         self.blocks: List[Tensor] = [known[key] for key in zip(space.blocks, sizes)]
 
     def cost_of(self, choices: Sequence[Sequence[int]]) -> float:

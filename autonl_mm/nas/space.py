@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-from autonl_mm.arch import ArchSpec, BlockSpec
+from autonl_mm.arch import ArchSpec, BlockSpec, check_normalize
 
 # A network of a space: of each block the index of the option of each decision
 Choices = List[Tuple[int, ...]]
@@ -56,6 +56,8 @@ class BlockSpace:
         nl (tuple[bool, ...]): Whether there is LightNL.
         nl_ratio (tuple[float, ...]): Its channel ratio.
         nl_stride (tuple[int, ...]): Its stride, falling.
+        normalize (str): What it divides by, ``'rms'`` or ``'size'``, for all choices.
+            Defaults to ``'rms'``.
     """
     in_channels: int
     out_channels: int
@@ -66,6 +68,7 @@ class BlockSpace:
     nl: Tuple[bool, ...]
     nl_ratio: Tuple[float, ...]
     nl_stride: Tuple[int, ...]
+    normalize: str = 'rms'
 
     @property
     def options(self) -> Dict[str, Tuple]:
@@ -101,7 +104,7 @@ class BlockSpace:
         if not nl:
             option.update(nl_ratio=0.0, nl_stride=1)
         return BlockSpec(self.in_channels, self.out_channels, self.stride,
-                         **option)
+                         normalize=self.normalize, **option)
 
     @property
     def largest(self) -> BlockSpec:
@@ -121,16 +124,14 @@ class SearchSpace:
         stages (tuple[tuple[BlockSpace, ...], ...]): The blocks by stage.
         stem_channels (int): Output channels of the stem.
         head_channels (int): Output channels of the head convolution.
-        scale (str): What LightNL divides by, ``'paper'`` or ``'rms'``. It is
-            not searched. Defaults to ``'paper'``.
     """
     stages: Tuple[Tuple[BlockSpace, ...], ...]
     stem_channels: int
     head_channels: int
-    scale: str = 'paper'
 
     @classmethod
-    def from_config(cls, config: Union[str, Mapping]) -> 'SearchSpace':
+    def from_config(cls, config: Union[str, Mapping],
+                    normalize: str = 'rms') -> 'SearchSpace':
         """Read a space.
 
         Args:
@@ -141,6 +142,8 @@ class SearchSpace:
                 ``expand_ratio`` (0 for leaving blocks out, which a stage's
                 first block never is), ``se_ratio``, ``nl_ratio`` (0 for no
                 LightNL) and ``nl_stride``; a single number is fixed.
+            normalize (str): What every LightNL divides by, ``'rms'`` or ``'size'``.
+                It is not searched. Defaults to ``'rms'``.
 
         Raises:
             ValueError: If the space is not one, or has nothing to choose.
@@ -156,12 +159,13 @@ class SearchSpace:
             raise ValueError(
                 f'space has the keys {sorted(config)}, expected '
                 f'{sorted(MNASNET_SPACE)}, with at least one stage')
+        check_normalize(normalize)
         stem_channels = config.get('stem_channels', 32)
         channels = stem_channels
         stages = []
         for i, stage in enumerate(config['stages'], 1):
             name = f'stage {i} of the space'
-            stages.append(_read_stage(name, stage, channels, i == 1))
+            stages.append(_read_stage(name, stage, channels, i == 1, normalize))
             channels = stage['channels']
         space = cls(
             tuple(stages), stem_channels, config.get('head_channels', 1280))
@@ -206,18 +210,18 @@ class SearchSpace:
         """
         return ArchSpec(
             tuple(s for s in self.specs(choices) if s is not None), self.stem_channels,
-            self.head_channels, self.scale)
+            self.head_channels)
 
     @property
     def largest(self) -> ArchSpec:
         """The network that contains all others."""
         return ArchSpec(
             tuple(b.largest for b in self.blocks), self.stem_channels,
-            self.head_channels, self.scale)
+            self.head_channels)
 
 
 def _read_stage(name: str, stage: Mapping, in_channels: int,
-                first: bool) -> Tuple[BlockSpace, ...]:
+                first: bool, normalize: str) -> Tuple[BlockSpace, ...]:
     required = ('channels', 'depth', 'stride')
     missing = [key for key in required if key not in stage]
     unknown = sorted(set(stage) - set(required) - set(_CHOICES))
@@ -267,7 +271,7 @@ def _read_stage(name: str, stage: Mapping, in_channels: int,
         if i == 0:
             own['expand_ratio'] = tuple(e for e in expand if e)
         block = BlockSpace(in_channels if i == 0 else channels, channels,
-                           stride if i == 0 else 1, **own)
+                           stride if i == 0 else 1, normalize=normalize, **own)
         _check_block(f'{name}, block {i}', block)
         blocks.append(block)
     return tuple(blocks)

@@ -1,7 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """AutoNLSuperNet, all networks of a search space at once."""
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from mmengine.model import Sequential
 from torch import Tensor
 
-from autonl_mm.arch import DEFAULT_SCALE, ArchSpec, BlockSpec, check_scale
+from autonl_mm.arch import ArchSpec, BlockSpec
 from autonl_mm.cost import CostModel, MacsModel, check_input_shape
 from autonl_mm.models import AutoNL
 from autonl_mm.registry import MODELS
@@ -47,9 +46,8 @@ class AutoNLSuperNet(AutoNL):
             ``'relative'``.
         momentum (float): Share of a batch in the moving averages of the
             affinities' distances. Defaults to 0.1.
-        scale (str): What every LightNL divides by, ``'paper'`` or ``'rms'``,
-            also in the chosen network. Defaults to
-            :data:`autonl_mm.arch.DEFAULT_SCALE`.
+        normalize (str): What every LightNL divides by, ``'rms'`` or ``'size'``,
+            also in the chosen network. Defaults to ``'rms'``.
         **kwargs: As for :class:`AutoNL`, but for ``arch`` and ``with_cp``.
 
     Raises:
@@ -67,7 +65,7 @@ class AutoNLSuperNet(AutoNL):
                  out_indices: Optional[Sequence[int]] = None,
                  statistic: str = 'relative',
                  momentum: float = 0.1,
-                 scale: str = DEFAULT_SCALE,
+                 normalize: str = 'rms',
                  **kwargs):
         for name, reason in (('arch', 'its gates choose the network'),
                              ('with_cp', 'affinities would be measured '
@@ -80,8 +78,7 @@ class AutoNLSuperNet(AutoNL):
         if not 0 < momentum <= 1:
             raise ValueError(f'momentum is {momentum}, expected a number in '
                              '(0, 1]')
-        check_scale(scale)
-        space = replace(SearchSpace.from_config(space), scale=scale)
+        space = SearchSpace.from_config(space, normalize)
         last_stage = len(space.stages)
         if out_indices is None:
             out_indices = (last_stage + 1, )

@@ -38,7 +38,7 @@ def fused_light_nl(x: Tensor,
                    order: str = 'auto',
                    dilation: int = 1,
                    residual: Optional[Tensor] = None,
-                   scale: str = 'paper') -> Tensor:
+                   normalize: str = 'rms') -> Tensor:
     """``x + conv(light_nl(x)) + residual`` in one pass, forward only.
 
     Fastest where ``x`` is in channels_last. Call :func:`load_fused_operators`
@@ -56,8 +56,8 @@ def fused_light_nl(x: Tensor,
         dilation (int): Dilation of the convolution. Defaults to 1.
         residual (Tensor, optional): Added to the result, ``(N, C, H, W)``,
             float32. Defaults to None.
-        scale (str): What the product is divided by, as there. Defaults to
-            ``'paper'``.
+        normalize (str): What the product is divided by, as there. Defaults to
+            ``'rms'``.
 
     Returns:
         Tensor: ``(N, C, H, W)``, in the memory format of ``x``.
@@ -67,7 +67,7 @@ def fused_light_nl(x: Tensor,
     """
     return torch.ops.autonl_mm.light_nl.default(
         x, weight, bias, residual, nl_channels, stride, dilation,
-        _spatial(order, x.shape[1:], nl_channels, stride, scale), scale)
+        _spatial(order, x.shape[1:], nl_channels, stride, normalize), normalize)
 
 
 def fused_mbconv(x: Tensor,
@@ -115,15 +115,15 @@ def fused_mbconv(x: Tensor,
         parameters += ((None, None) if conv is None else
                        (conv.weight, conv.bias))
     stride = depthwise.stride[0]
-    nl_settings = (0, 0, 0, False, 'paper')
+    nl_settings = (0, 0, 0, False, 'rms')
     if light_nl is not None:
         shape = (project.out_channels, -(-x.shape[2] // stride),
                  -(-x.shape[3] // stride))
         nl_settings = (light_nl.nl_channels, light_nl.stride,
                        light_nl.conv.dilation[0],
                        _spatial(light_nl.order, shape, light_nl.nl_channels,
-                                light_nl.stride, light_nl.scale),
-                       light_nl.scale)
+                                light_nl.stride, light_nl.normalize),
+                       light_nl.normalize)
     return torch.ops.autonl_mm.mbconv.default(x, *parameters, identity,
                                               activation, stride,
                                               depthwise.dilation[0],
@@ -153,10 +153,10 @@ def pack_weights(*convs: Optional[nn.Conv2d]) -> None:
 
 
 def _spatial(order: str, shape, nl_channels: int, stride: int,
-             scale: str) -> bool:
+             normalize: str) -> bool:
     """Whether LightNL of a feature map ``(C, H, W)`` forms the affinity."""
     if order == 'auto':
         c, h, w = shape
         order = light_nl_order(c, nl_channels, h * w,
-                               -(-h // stride) * -(-w // stride), scale)
+                               -(-h // stride) * -(-w // stride), normalize)
     return order == 'spatial'

@@ -126,10 +126,10 @@ void convolve(const float* const* y, const float* x, const float* residual, cons
 
 LightNL::LightNL(at::IntArrayRef sizes, const at::Tensor& weight, const at::Tensor& bias,
                  int64_t k, int64_t stride, int64_t dilation, bool spatial,
-                 const std::string& scale)
+                 const std::string& normalize)
     : C(sizes[1]), H(sizes[2]), W(sizes[3]), k(k), stride(stride), dilation(dilation),
       h(stride > 0 ? (H + stride - 1) / stride : 0), w(stride > 0 ? (W + stride - 1) / stride : 0),
-      spatial(spatial), rms(scale == "rms"), taps(outputs_last(weight)), shift(bias.contiguous()) {
+      spatial(spatial), rms(normalize == "rms"), taps(outputs_last(weight)), shift(bias.contiguous()) {
   TORCH_CHECK(weight.sizes() == at::IntArrayRef({C, 1, 3, 3}) &&
                   weight.scalar_type() == at::kFloat,
               "light_nl: expected a float32 weight (", C, ", 1, 3, 3), got ",
@@ -140,7 +140,8 @@ LightNL::LightNL(at::IntArrayRef sizes, const at::Tensor& weight, const at::Tens
   TORCH_CHECK(0 < k && k <= C && stride > 0 && dilation > 0,
               "light_nl: expected 0 < k <= ", C, " and positive stride and dilation, got ", k,
               ", ", stride, ", ", dilation);
-  TORCH_CHECK(rms || scale == "paper", "light_nl: expected a scale paper or rms, got ", scale);
+  TORCH_CHECK(rms || normalize == "size", "light_nl: expected normalize rms or size, got ",
+              normalize);
 }
 
 // Adds to the k x C context matrix what rows first to last of the samples give.
@@ -273,14 +274,14 @@ void LightNL::operator()(const float* x, const float* residual, float* out) cons
 
 at::Tensor light_nl(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
                     const std::optional<at::Tensor>& residual, int64_t k, int64_t stride,
-                    int64_t dilation, bool spatial, const std::string& scale) {
+                    int64_t dilation, bool spatial, const std::string& normalize) {
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
               "light_nl: expected a float32 feature map (N, C, H, W), got ",
               input.scalar_type(), " ", input.sizes());
   TORCH_CHECK(!residual || (residual->sizes() == input.sizes() &&
                             residual->scalar_type() == at::kFloat),
               "light_nl: expected a float32 residual ", input.sizes());
-  const LightNL layer(input.sizes(), weight, bias, k, stride, dilation, spatial, scale);
+  const LightNL layer(input.sizes(), weight, bias, k, stride, dilation, spatial, normalize);
   if (!input.numel()) return at::empty_like(input);
 
   const auto features = input.contiguous(at::MemoryFormat::ChannelsLast);
@@ -307,7 +308,7 @@ at::Tensor light_nl_meta(const at::Tensor& input, const at::Tensor&, const at::T
 TORCH_LIBRARY_FRAGMENT(autonl_mm, m) {
   m.def(
       "light_nl(Tensor x, Tensor weight, Tensor bias, Tensor? residual, int nl_channels, "
-      "int stride, int dilation, bool spatial, str scale) -> Tensor");
+      "int stride, int dilation, bool spatial, str normalize) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(autonl_mm, CPU, m) { m.impl("light_nl", &light_nl); }
 TORCH_LIBRARY_IMPL(autonl_mm, Meta, m) { m.impl("light_nl", &light_nl_meta); }

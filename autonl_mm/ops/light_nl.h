@@ -16,7 +16,7 @@ namespace autonl_mm {
 struct LightNL {
   // `sizes` is (N, C, H, W). Throws if an argument does not fit it.
   LightNL(at::IntArrayRef sizes, const at::Tensor& weight, const at::Tensor& bias, int64_t k,
-          int64_t stride, int64_t dilation, bool spatial, const std::string& scale);
+          int64_t stride, int64_t dilation, bool spatial, const std::string& normalize);
 
   // x + depthwise3x3(light_nl(x)) + bias + residual of one image, (H, W, C).
   // `residual` may be null. Uses all threads, or only the calling one when it is

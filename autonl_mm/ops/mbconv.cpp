@@ -415,7 +415,7 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
                   const Maybe& nl_weight, const Maybe& nl_bias, bool identity,
                   const std::string& activation, int64_t stride, int64_t dilation,
                   int64_t nl_channels, int64_t nl_stride, int64_t nl_dilation, bool nl_spatial,
-                  const std::string& nl_scale) {
+                  const std::string& nl_normalize) {
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
               "mbconv: expected a float32 feature map (N, C, H, W), got ",
               input.scalar_type(), " ", input.sizes());
@@ -455,7 +455,7 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
   if (nl_weight) {
     TORCH_CHECK(nl_bias, "mbconv: expected a bias of LightNL");
     light_nl.emplace(result.sizes(), *nl_weight, *nl_bias, nl_channels, nl_stride, nl_dilation,
-                     nl_spatial, nl_scale);
+                     nl_spatial, nl_normalize);
   }
   if (!result.numel()) return result;
 
@@ -497,7 +497,7 @@ TORCH_LIBRARY_FRAGMENT(autonl_mm, m) {
       "Tensor depthwise_bias, Tensor? reduce_weight, Tensor? reduce_bias, Tensor? gate_weight, "
       "Tensor? gate_bias, Tensor project_weight, Tensor project_bias, Tensor? nl_weight, "
       "Tensor? nl_bias, bool identity, str activation, int stride, int dilation, "
-      "int nl_channels, int nl_stride, int nl_dilation, bool nl_spatial, str nl_scale) "
+      "int nl_channels, int nl_stride, int nl_dilation, bool nl_spatial, str nl_normalize) "
       "-> Tensor");
 }
 TORCH_LIBRARY_IMPL(autonl_mm, CPU, m) { m.impl("mbconv", &mbconv); }

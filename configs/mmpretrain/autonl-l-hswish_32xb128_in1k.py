@@ -1,3 +1,3 @@
 _base_ = 'autonl-l_32xb128_in1k.py'
 
-model = dict(backbone=dict(act_cfg=dict(type='HSwish'), scale='rms'))
+model = dict(backbone=dict(act_cfg=dict(type='HSwish'), normalize='rms'))

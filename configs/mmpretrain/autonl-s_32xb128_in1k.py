@@ -7,4 +7,4 @@ _base_ = [
     '../_base_/mmpretrain_runtime.py',
 ]
 
-model = dict(backbone=dict(scale='paper'))
+model = dict(backbone=dict(normalize='size'))

@@ -9,7 +9,7 @@ norm_cfg = dict(type='BN', momentum=0.1, eps=1e-3)
 light_nl = dict(
     type='autonl_mm.LightNL',
     channel_ratio=0.25,
-    scale='paper',
+    normalize='size',
     norm_cfg=norm_cfg)
 target = r'layers\.[1234]\.\d+\.project'
 steps = dict(
@@ -26,7 +26,7 @@ steps = dict(
     shared_features=[
         dict(
             cfg=dict(
-                type='autonl_mm.SharedNL', scale='paper', norm_cfg=norm_cfg),
+                type='autonl_mm.SharedNL', normalize='size', norm_cfg=norm_cfg),
             target=target)
     ],
     depthwise_output=[
@@ -42,16 +42,16 @@ steps = dict(
     ],
     bounded=[
         dict(
-            cfg=dict(light_nl, stride=2, scale='rms'),
+            cfg=dict(light_nl, stride=2, normalize='rms'),
             target=r'layers\.[123]\.\d+\.project'),
         dict(
-            cfg=dict(light_nl, scale='rms'),
+            cfg=dict(light_nl, normalize='rms'),
             target=r'layers\.4\.\d+\.project'),
     ],
     # all channels, at stride 1
     bounded_depthwise_output=[
         dict(
-            cfg=dict(light_nl, channel_ratio=1, scale='rms'), target=target)
+            cfg=dict(light_nl, channel_ratio=1, normalize='rms'), target=target)
     ],
     # As many hidden units as it takes for the MACs of bounded, place by place
     squeeze_excite_equal_macs=[

@@ -6,7 +6,7 @@ _base_ = 'mobilenetv2-d16_deeplabv3_4xb4-40k_voc12aug-512x512.py'
 light_nl = dict(
     type='autonl_mm.LightNL',
     channel_ratio=0.25,
-    scale='paper',
+    normalize='size',
     norm_cfg=dict(type='SyncBN'))
 model = dict(
     backbone=dict(

@@ -34,13 +34,13 @@ def test_the_networks_are_what_they_are_called(tiny_arch):
     assert not torch.equal(layer(y), y)
 
 
-def test_scales(tiny_arch):
-    for variant, scale in networks.SCALES.items():
+def test_normalize(tiny_arch):
+    for variant, normalize in networks.NORMALIZED.items():
         for name, count in (('AutoNL-S', 7), (str(tiny_arch), 2)):
-            for net in (build_classifier(name, scale),
+            for net in (build_classifier(name, normalize),
                         build_classifier(name + variant)):
                 layers = [m for m in net.modules() if isinstance(m, LightNL)]
-                assert [m.scale for m in layers] == [scale] * count
+                assert [m.normalize for m in layers] == [normalize] * count
 
 
 def test_reduced_light_nl(tiny_arch):

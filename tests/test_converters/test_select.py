@@ -1,6 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Which tensors are taken from a checkpoint, and which mistakes are reported."""
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -306,9 +305,9 @@ def test_mistakes(release, mistake, known):
 
 
 @pytest.mark.parametrize('release', RELEASES)
-def test_scale_of_the_releases(release, known):
-    with pytest.raises(ConversionError, match="scale 'rms', but the authors' weights"):
-        RELEASES[release].convert(known[release], replace(ARCH, scale='rms'))
+def test_light_nl_of_the_releases(release, known):
+    with pytest.raises(ConversionError, match="'rms', but the authors' weights"):
+        RELEASES[release].convert(known[release], ARCH.with_normalize('rms'))
 
 
 @pytest.mark.parametrize('release', RELEASES)

@@ -130,21 +130,21 @@ def test_detector(make, name):
 
 
 @pytest.mark.parametrize('name', ['classifier', 'segmentor', 'retinanet'])
-def test_of_the_other_scale(name, make, tmp_path, scope):
-    """The file knows which one it is of; older files are of the paper's."""
+def test_of_another_light_nl(name, make, tmp_path, scope):
+    """The file knows which one it has."""
     make(name)
     file = str(tmp_path / 'x.onnx')
     assert load(file).info['light_nl_scales'] == ['paper']
     cfg = Config(dict(model=copy.deepcopy(CONFIGS[name]['model'])))
-    cfg.model.backbone.scale = 'rms'
-    with pytest.raises(ValueError, match='scale paper, but the config has scale rms'):
+    cfg.model.backbone.normalize = 'rms'
+    with pytest.raises(ValueError, match='LightNL with normalize size, but the '
+                       'config has LightNL with normalize rms'):
         MODELS.build(dict(type='autonl_mm.EngineModel', file=file, model=cfg.model))
     session = load(file)
+    assert quantize.is_cubic(session.info)
     for scales in [], ['rms']:
         session.info['light_nl_scales'] = scales
         assert not quantize.is_cubic(session.info)
-    del session.info['light_nl_scales']
-    assert quantize.is_cubic(session.info)
 
 
 def test_of_another_task(make, tmp_path):

@@ -44,9 +44,9 @@ def need(name, *modules):
 def make(scope):
     """Makes a tiny model with the bounded LightNL."""
 
-    def make(name, scale='rms'):
+    def make(name, normalize='rms'):
         cfg = copy.deepcopy(CONFIGS[name])
-        cfg['model']['backbone'] = dict(cfg['model']['backbone'], scale=scale)
+        cfg['model']['backbone'] = dict(cfg['model']['backbone'], normalize=normalize)
         return build(cfg)
 
     return make
@@ -412,15 +412,15 @@ def test_selection_of_nothing():
     assert not dets.any() and (labels == -1).all() and dets.shape == (4, 5)
 
 
-@pytest.mark.parametrize('scale', ['paper', 'rms'])
+@pytest.mark.parametrize('normalize', ['size', 'rms'])
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
-def test_light_nl_in_an_exported_graph(scale, order):
+def test_light_nl_in_an_exported_graph(normalize, order):
     """It has no slice with a step and no where, and computes the same."""
     x = torch.randn(2, 8, 7, 9)
-    expected = light_nl(x, 4, 2, order, scale=scale)
+    expected = light_nl(x, 4, 2, order, normalize=normalize)
 
     def branch(x):
-        return light_nl(x, 4, 2, order, scale=scale)
+        return light_nl(x, 4, 2, order, normalize=normalize)
 
     traced = torch.jit.trace(branch, x)
     torch.testing.assert_close(traced(x), expected)
@@ -446,7 +446,7 @@ def test_config_of_a_file_without_preprocessing(make, tmp_path):
     model, file = make('classifier'), tmp_path / 'x.onnx'
     run_export('onnxruntime', model, file, preprocess=False)
     cfg = Config(copy.deepcopy(CONFIGS['classifier'])).model
-    cfg.backbone.scale = 'rms'
+    cfg.backbone.normalize = 'rms'
     results = []
     for net in model, MODELS.build(dict(
             type='autonl_mm.EngineModel', file=str(file), model=cfg)):

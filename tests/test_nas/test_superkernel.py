@@ -43,8 +43,8 @@ def test_position_weights_are_nested():
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('ratio, stride', [(0, 0), (0, 1), (1, 0), (1, 1)])
-@pytest.mark.parametrize('scale', ['paper', 'rms'])
-def test_weighted_light_nl_is_every_smaller_one(order, ratio, stride, scale):
+@pytest.mark.parametrize('normalize', ['size', 'rms'])
+def test_weighted_light_nl_is_every_smaller_one(order, ratio, stride, normalize):
     """Feature reuse: all choices in what the largest one computes.
 
     The root mean square is that of the channels and positions that are chosen.
@@ -54,8 +54,8 @@ def test_weighted_light_nl_is_every_smaller_one(order, ratio, stride, scale):
     positions = position_weights(
         torch.tensor([float(stride)]), (2, 1), 7, 6).double()
     weight = channels[:, None] * positions.reshape(1, -1)
-    y = light_nl(x, 4, 1, order, weight, scale)
-    expected = light_nl(x, (2, 4)[ratio], (2, 1)[stride], order, scale=scale)
+    y = light_nl(x, 4, 1, order, weight, normalize)
+    expected = light_nl(x, (2, 4)[ratio], (2, 1)[stride], order, normalize=normalize)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
 
 
@@ -139,11 +139,11 @@ def test_no_large_matrix_is_formed():
 class Gated(torch.nn.Module):
     """A block with the gates that a supernet would give it."""
 
-    def __init__(self, statistic='relative', scale='paper'):
+    def __init__(self, statistic='relative', normalize='size'):
         super().__init__()
-        space = SearchSpace.from_config('mnasnet').stages[2][1]
+        space = SearchSpace.from_config('mnasnet', normalize).stages[2][1]
         self.layer = SearchableMBConv(
-            space, statistic, norm_cfg=dict(type='BN', eps=1e-3), scale=scale)
+            space, statistic, norm_cfg=dict(type='BN', eps=1e-3))
         self.layer.init_weights()
         self.state = GateState([self.layer.options], [space.skippable], statistic, 0.1)
         self.state.remember(self.energies())
@@ -160,9 +160,9 @@ class Gated(torch.nn.Module):
         return self.layer(x, {n: on[i] for n, i in self.slices.items()}, distances)
 
 
-@pytest.mark.parametrize('scale', ['paper', 'rms'])
-def test_gates_start_at_one_and_have_gradients(scale):
-    block = Gated(scale=scale)
+@pytest.mark.parametrize('normalize', ['size', 'rms'])
+def test_gates_start_at_one_and_have_gradients(normalize):
+    block = Gated(normalize=normalize)
     assert list(block.slices) == [
         'expand_ratio', 'kernel_size', 'se_ratio', 'nl', 'nl_ratio',
         'nl_stride'
@@ -202,9 +202,9 @@ def test_energies_are_those_of_the_parts():
         energies['nl'], layer.light_nl.conv.weight.square().sum()[None])
 
 
-@pytest.mark.parametrize('scale', ['paper', 'rms'])
-def test_what_is_off_still_gets_a_gradient_to_its_gate(scale):
-    block = Gated(scale=scale)
+@pytest.mark.parametrize('normalize', ['size', 'rms'])
+def test_what_is_off_still_gets_a_gradient_to_its_gate(normalize):
+    block = Gated(normalize=normalize)
     torch.nn.init.ones_(block.layer.light_nl.norm.weight)
     with torch.no_grad():
         block.state.threshold.fill_(1.5)

@@ -67,22 +67,23 @@ def test_supernet_is_the_network_that_it_exports(config, seed, h, w, data):
         conv_cfg=data.draw(
             st.sampled_from([None, dict(type='Conv2dAdaptivePadding')])),
         output_stride=data.draw(st.sampled_from([8, 16, 32])),
-        scale=data.draw(st.sampled_from(['paper', 'rms'])))
+        normalize=data.draw(st.sampled_from(['size', 'rms'])))
     randomize(supernet.double(), seed)
     torch.manual_seed(seed)
     x = torch.randn(2, 3, h, w, dtype=torch.float64)
     with torch.no_grad():  # LightNL is cubic in its input, many of them overflow
         assume(supernet.eval()(x)[-1].isfinite().all())
     arch = check_export(supernet, x)
-    assert arch == supernet.arch() and arch.scale == supernet.space.scale
+    assert arch == supernet.arch()
+    assert arch.normalize in (None, supernet.space.largest.normalize)
     assert len(arch.stages) == stages
 
 
-@pytest.mark.parametrize('scale', ['paper', 'rms'])
+@pytest.mark.parametrize('normalize', ['size', 'rms'])
 @pytest.mark.parametrize('seed', range(3))
-def test_default_space_at_224(seed, scale):
-    torch.manual_seed(seed)  # with the paper's scale, some networks overflow
-    supernet = AutoNLSuperNet(scale=scale)
+def test_default_space_at_224(seed, normalize):
+    torch.manual_seed(seed)  # with the paper's LightNL, some networks overflow
+    supernet = AutoNLSuperNet(normalize=normalize)
     randomize(supernet, seed)
     check_export(supernet, torch.randn(1, 3, 224, 224))
     assert supernet.cost().item() == count_macs(supernet.arch()).total
@@ -94,9 +95,10 @@ def test_default_space_at_224(seed, scale):
     seed=st.integers(0, 2**20),
     shape=st.tuples(st.integers(1, 300), st.integers(1, 300)),
     num_classes=st.sampled_from([None, 10, 1000]),
-    scale=st.sampled_from(['paper', 'rms']))
-def test_cost_is_exactly_that_of_the_arch(config, seed, shape, num_classes, scale):
-    supernet = build(config, input_shape=shape, num_classes=num_classes, scale=scale)
+    normalize=st.sampled_from(['size', 'rms']))
+def test_cost_is_exactly_that_of_the_arch(config, seed, shape, num_classes, normalize):
+    supernet = build(config, input_shape=shape, num_classes=num_classes,
+                     normalize=normalize)
     randomize(supernet, seed)
     expected = count_macs(supernet.arch(), shape, num_classes).total
     assert supernet.cost().item() == expected
@@ -201,7 +203,7 @@ def test_is_a_backbone_like_any_other():
 
 
 def test_fresh_supernet_is_the_largest_network():
-    supernet = AutoNLSuperNet(scale='paper')
+    supernet = AutoNLSuperNet()
     supernet.init_weights()
     assert supernet.arch() == SearchSpace.from_config('mnasnet').largest
     # LightNL is the identity at first, in a block that is searched too
@@ -458,7 +460,7 @@ def test_latency_table_that_lacks_a_block():
     (dict(out_indices=(1, 2)), ['out_indices', '3 stages']),
     (dict(out_indices=(9, )), ['out_indices']),
     (dict(input_shape=(0, 32)), ['input_shape']),
-    (dict(scale='root'), ["scale is 'root'", "'rms'"]),
+    (dict(normalize='root'), ["normalize is 'root'", "'rms'"]),
 ])
 def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError) as error:

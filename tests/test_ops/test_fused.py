@@ -20,11 +20,11 @@ def operator():
     ops.load_fused_operators()
 
 
-SCALES = ('paper', 'rms')
+NORMALIZE = ('size', 'rms')
 
 
-def formula(x, weight, bias, nl_channels, stride, order, dilation, scale='paper'):
-    y = light_nl(x.double(), nl_channels, stride, order, scale=scale)
+def formula(x, weight, bias, nl_channels, stride, order, dilation, normalize='rms'):
+    y = light_nl(x.double(), nl_channels, stride, order, normalize=normalize)
     return x + F.conv2d(y, weight.double(), bias.double(), padding=dilation,
                         dilation=dilation, groups=x.shape[1])
 
@@ -39,13 +39,13 @@ def test_it_is_the_formula(data):
     n, c, h, w = draw(1, 5), draw(1, 60), draw(1, 20), draw(1, 20)
     k, stride, dilation = draw(1, c), draw(1, 4), draw(1, 5)
     order = data.draw(st.sampled_from(['auto', 'channel', 'spatial']))
-    scale = data.draw(st.sampled_from(SCALES))
+    normalize = data.draw(st.sampled_from(NORMALIZE))
     torch.manual_seed(draw(0, 9))
     x = torch.randn(n, c, h, w)
     if data.draw(st.booleans()):
         x = x.contiguous(memory_format=CHANNELS_LAST)
     weight, bias = torch.randn(c, 1, 3, 3), torch.randn(c)
-    want = formula(x, weight, bias, k, stride, order, dilation, scale)
+    want = formula(x, weight, bias, k, stride, order, dilation, normalize)
     residual = torch.randn(n, c, h, w) if data.draw(st.booleans()) else None
     if residual is not None:
         want = want + residual
@@ -53,7 +53,7 @@ def test_it_is_the_formula(data):
     torch.set_num_threads(draw(1, 6))
     try:
         got = ops.fused_light_nl(x, weight, bias, k, stride, order, dilation,
-                                 residual, scale)
+                                 residual, normalize)
     finally:
         torch.set_num_threads(threads)
     assert (got - want).abs().max() <= 2e-6 * want.abs().max()
@@ -64,13 +64,13 @@ def test_it_is_the_formula(data):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
-@pytest.mark.parametrize('scale', SCALES)
-def test_nan_and_inf_are_kept(value, order, scale):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_nan_and_inf_are_kept(value, order, normalize):
     x = torch.randn(1, 16, 6, 6)
     x[0, 0, 2, 3] = value
     weight, bias = torch.randn(16, 1, 3, 3), torch.randn(16)
-    got = ops.fused_light_nl(x, weight, bias, 4, order=order, scale=scale)
-    want = formula(x, weight, bias, 4, 1, order, 1, scale)
+    got = ops.fused_light_nl(x, weight, bias, 4, order=order, normalize=normalize)
+    want = formula(x, weight, bias, 4, 1, order, 1, normalize)
     assert torch.equal(got.isfinite(), want.isfinite())
     assert not got.isfinite().all()
 
@@ -81,7 +81,7 @@ def test_root_mean_square_of_features_of_any_size(order, factor):
     """At stride 2; where the product is zero, so is y."""
     x = torch.randn(2, 19, 9, 7) * factor
     weight, bias = torch.randn(19, 1, 3, 3), torch.zeros(19)
-    got = ops.fused_light_nl(x, weight, bias, 4, 2, order, scale='rms')
+    got = ops.fused_light_nl(x, weight, bias, 4, 2, order, normalize='rms')
     want = formula(x, weight, bias, 4, 2, order, 1, 'rms')
     assert bool((want - x).any()) == (factor > 0)
     torch.testing.assert_close(got - x, (want - x).float(), rtol=1e-4,
@@ -114,7 +114,7 @@ def test_no_images():
     (dict(residual=torch.zeros(2, 8, 5, 4)), r'residual \[2, 8, 5, 5\]'),
     (dict(nl_channels=9), r'0 < k <= 8 .* got 9'),
     (dict(dilation=0), 'positive stride and dilation'),
-    (dict(scale='root'), 'a scale paper or rms, got root'),
+    (dict(normalize='root'), 'normalize rms or size, got root'),
 ])
 def test_bad_input(change, words):
     arguments = dict(x=torch.zeros(2, 8, 5, 5), weight=torch.zeros(8, 1, 3, 3),
@@ -135,12 +135,12 @@ def conv(in_channels, out_channels, kernel_size=1, groups=1, **kwargs):
 
 
 def block(c=8, mid=24, out=8, kernel_size=3, stride=1, dilation=1, hidden=0,
-          nl_ratio=0, nl_stride=1, nl_dilation=1, order='auto', scale='paper'):
+          nl_ratio=0, nl_stride=1, nl_dilation=1, order='auto', normalize='size'):
     """Arguments of fused_mbconv except x."""
     mid = mid or c
     light_nl = None
     if nl_ratio:
-        light_nl = LightNL(out, nl_ratio, nl_stride, order, scale, norm_cfg=None,
+        light_nl = LightNL(out, nl_ratio, nl_stride, order, normalize, norm_cfg=None,
                            dilation=nl_dilation)
         light_nl.conv = conv(out, out, 3, out, padding=light_nl.conv.padding,
                              dilation=light_nl.conv.dilation)
@@ -175,7 +175,7 @@ def mbconv_formula(x, expand, depthwise, reduce, gate, project, activation,
     if light_nl:
         y = formula(y, light_nl.conv.weight, light_nl.conv.bias,
                     light_nl.nl_channels, light_nl.stride, light_nl.order,
-                    light_nl.conv.dilation[0], light_nl.scale)
+                    light_nl.conv.dilation[0], light_nl.normalize)
     return x + y if identity else y
 
 
@@ -195,7 +195,7 @@ def test_mbconv_is_the_formula(data):
         stride, draw(1, 3), draw(0, 9), data.draw(st.sampled_from([0, 0.25, 1])),
         nl_dilation=draw(1, 2), nl_stride=draw(1, 3),
         order=data.draw(st.sampled_from(['auto', 'channel', 'spatial'])),
-        scale=data.draw(st.sampled_from(SCALES)))
+        normalize=data.draw(st.sampled_from(NORMALIZE)))
     arguments.update(identity=identity, activation=data.draw(
         st.sampled_from(['silu', 'hardswish'])))
     ops.pack_weights(*data.draw(st.sampled_from([
@@ -241,14 +241,14 @@ def test_tiles_of_every_size(channels, activation):
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('channels', [3, 8, 16, 24, 32, 43])
-@pytest.mark.parametrize('scale', SCALES)
-def test_light_nl_tiles_of_every_size(channels, order, scale):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_light_nl_tiles_of_every_size(channels, order, normalize):
     for seed, (width, k) in enumerate(product(range(1, 9), [1, 2, 3])):
         torch.manual_seed(seed)
         x = torch.randn(1, channels, 2, width)
         weight, bias = torch.randn(channels, 1, 3, 3), torch.randn(channels)
-        got = ops.fused_light_nl(x, weight, bias, k, 1, order, scale=scale)
-        want = formula(x, weight, bias, k, 1, order, 1, scale)
+        got = ops.fused_light_nl(x, weight, bias, k, 1, order, normalize=normalize)
+        want = formula(x, weight, bias, k, 1, order, 1, normalize)
         assert (got - want).abs().max() <= 2e-6 * want.abs().max(), (width, k)
 
 

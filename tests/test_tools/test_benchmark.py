@@ -49,12 +49,12 @@ def test_networks_with_and_without(run, tiny_arch):
 
 
 @pytest.mark.long
-def test_scales(run, tiny_arch):
-    text, record = run('--parts', 'scales')
-    assert [(r['form'], r['kind']) for r in record['scales']] == [
+def test_normalize(run, tiny_arch):
+    text, record = run('--parts', 'normalize')
+    assert [(r['form'], r['kind']) for r in record['normalize']] == [
         ('eager', 'forward'), ('eager', 'training'), ('fused', 'forward'),
         ('onnxruntime', 'forward')]
-    for row in record['scales']:
+    for row in record['normalize']:
         assert row['network'] == str(tiny_arch) and len(row['seconds']) == 2
         assert f'| {row["form"]} | {row["kind"]} | ' in text
 
@@ -106,7 +106,7 @@ def test_ablation(run, tiny_arch):
 @pytest.mark.parametrize('shape,stride', [((2, 8, 12, 9), 2),
                                           ((1, 64, 3, 3), 1)])
 def test_einsum_is_the_same_formula(shape, stride):
-    ours = LightNL(shape[1], stride=stride, scale='paper', zero_init=False).eval()
+    ours = LightNL(shape[1], stride=stride, normalize='size', zero_init=False).eval()
     theirs = tool.EinsumLightNL(shape[1], stride).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(shape)

@@ -202,6 +202,9 @@ def test_light_nl_nowhere_and_everywhere():
         bare, SearchSpace.from_config('mnasnet'))
     assert [b.nl_ratio for b in full.blocks] == [0] + [0.25] * 17
     assert {b.nl_stride for b in full.blocks} == {1}
+    paper = SearchSpace.from_config('mnasnet', 'size')
+    assert compare_random.with_light_nl_everywhere(
+        AUTONL_S.with_normalize('size'), paper) == full.with_normalize('size')
     for a, b in zip(AUTONL_S.blocks, full.blocks):
         assert a.kernel_size == b.kernel_size and a.se_ratio == b.se_ratio
 

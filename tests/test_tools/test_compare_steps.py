@@ -1,7 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import json
 import re
-from dataclasses import replace
 
 import pytest
 from conftest import ROOT, call_main, load_tool, main_error
@@ -9,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from autonl_mm import AUTONL_S, count_macs
+from autonl_mm.arch import NORMALIZE
 from autonl_mm.models.layers import LightNL, light_nl_scales
 
 SCRIPT = 'tools/benchmarks/compare_steps.py'
@@ -169,15 +169,15 @@ def test_steps_of_autonl_s(config, shape, places, tmp_path, monkeypatch, capsys,
     assert macs['squeeze_excite'] < macs['paper'] < macs['conventional']
     cfg = Config.fromfile(ROOT / config)
     init_default_scope(cfg.default_scope)
-    for name, scale in dict(paper='paper', bounded='rms').items():
+    for name, normalize in dict(paper='size', bounded='rms').items():
         backbone = load_tool(SCRIPT).with_step(cfg, name).model.backbone
         if shape == 128:
-            arch = replace(AUTONL_S, scale=scale)
+            arch = AUTONL_S.with_normalize(normalize)
             added = (count_macs(arch, shape, None).total
                      - count_macs(arch.without_light_nl(), shape, None).total)
             assert macs[name] == pytest.approx(added / 1e6, abs=1e-3)
         net = MODELS.build(backbone)
-        assert light_nl_scales(net) == [scale]
+        assert light_nl_scales(net) == [NORMALIZE[normalize]]
         assert sum(isinstance(m, LightNL) for m in net.modules()) == places
     if shape == 128:
         assert macs['squeeze_excite_equal_macs'] == pytest.approx(

@@ -43,9 +43,9 @@ def files(tmp_path, scope):
     """Makes config and checkpoint of a tiny model."""
 
     def make(name, **model):
-        name, *scale = name.split()
+        name, *normalize = name.split()
         cfg = Config(copy.deepcopy(CONFIGS[name]))
-        cfg.model.backbone.scale = scale[0] if scale else 'paper'
+        cfg.model.backbone.normalize = normalize[0] if normalize else 'size'
         cfg.model.update(model)
         net = build(cfg)
         cfg.dump(tmp_path / 'config.py')

@@ -294,7 +294,7 @@ def test_outliers_are_left_out(batch):
             assert len(images) <= (batch or 1)
             return [images.mean((2, 3))]
 
-        info = {}
+        info = dict(light_nl_scales=['paper'])
 
     File.batch = batch
     images = [torch.full((3, 4, 4), v)
@@ -308,6 +308,6 @@ def test_outliers_are_left_out(batch):
     # with the bounded LightNL there are none
     File.info = dict(light_nl_scales=['rms'])
     assert quantize.usual_images(File(), images) is images
-    File.info = {}
+    File.info = dict(light_nl_scales=['paper'])
     File.outputs = ('labels', )
     assert quantize.usual_images(File(), images) is images

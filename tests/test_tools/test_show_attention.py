@@ -66,7 +66,7 @@ def test_rows_are_those_of_the_layer(codebase, files, scope):
     model = torch.nn.Module()
     model.data_preprocessor = MODELS.build(preprocessor)
     model.backbone = MODELS.build(
-        dict(type='autonl_mm.AutoNL', scale='paper', out_indices=(3, )))
+        dict(type='autonl_mm.AutoNL', normalize='size', out_indices=(3, )))
     model.eval()
     image = cv2.imread(str(files[0]))
     layer = model.backbone.layers[2][0].light_nl

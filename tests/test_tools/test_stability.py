@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT, TINY_ARCH, call_main, load_tool, main_error
 from mmengine.config import Config
 
+from autonl_mm.arch import NORMALIZE
 from autonl_mm.cli import configs
 from autonl_mm.models.layers import light_nl_scales
 
@@ -37,8 +38,8 @@ def run(monkeypatch, tmp_path, *args):
 def test_at_initialisation(config, monkeypatch, tmp_path, capsys):
     record = run(monkeypatch, tmp_path, config)
     out = capsys.readouterr().out
-    assert list(record['networks']) == ['paper', 'rms', 'none']
-    assert '| images | paper | rms | none |' in out
+    assert list(record['networks']) == ['size', 'rms', 'none']
+    assert '| images | size | rms | none |' in out
     assert len(re.findall(r'^\| \w+ [\d.]+ \|', out, re.M)) == sum(
         map(len, tool.CONDITIONS.values()))
     for rows in record['networks'].values():
@@ -57,15 +58,15 @@ def test_at_initialisation(config, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('scale', ['paper', 'rms', 'none'])
-def test_checkpoints_have_their_own_form(scale, config, monkeypatch, tmp_path):
-    """Whatever scale the config says."""
+@pytest.mark.parametrize('normalize', ['size', 'rms', 'none'])
+def test_checkpoints_have_their_own_form(normalize, config, monkeypatch, tmp_path):
+    """Whatever the config says."""
     cfg = Config.fromfile(config)
-    if scale == 'none':
+    if normalize == 'none':
         cfg.model.backbone.arch = [re.sub('_nonlocal.*', '', line)
                                    for line in cfg.model.backbone.arch]
     else:
-        cfg.model.backbone.scale = scale
+        cfg.model.backbone.normalize = normalize
     model = configs.build_model(cfg)
     for norm in (m.norm for m in model.modules() if hasattr(m, 'nl_channels')):
         torch.nn.init.ones_(norm.weight)
@@ -74,14 +75,14 @@ def test_checkpoints_have_their_own_form(scale, config, monkeypatch, tmp_path):
     saved = torch.nn.DataParallel(model)  # as DDP
     torch.save(dict(state_dict=saved.state_dict()), path)
     loaded, form = tool.trained(Config.fromfile(config), str(path))
-    assert form == scale
-    if scale != 'none':
-        assert light_nl_scales(loaded) == [scale]
+    assert form == normalize
+    if normalize != 'none':
+        assert light_nl_scales(loaded) == [NORMALIZE[normalize]]
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x, mode='tensor'), model(x, mode='tensor'))
     record = run(monkeypatch, tmp_path, config, path, path)
-    assert list(record['networks']) == [f'{scale}, a/net.pth']
+    assert list(record['networks']) == [f'{normalize}, a/net.pth']
 
 
 def test_shares(monkeypatch):

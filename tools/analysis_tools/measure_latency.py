@@ -87,9 +87,9 @@ def candidates(supernet):
             candidate = block.spec(choice)
             if candidate is None:
                 continue
-            key = LatencyTable.block_key(candidate, in_size, arch.scale)
+            key = LatencyTable.block_key(candidate, in_size)
             if key not in layers:
-                layers[key] = (MBConv(candidate, scale=arch.scale, **kwargs),
+                layers[key] = (MBConv(candidate, **kwargs),
                                (candidate.in_channels, *in_size))
         size = strided(in_size, spec.stride)
     layers[LatencyTable.head_key(arch, size)] = (

@@ -136,7 +136,7 @@ def attention(model, layers, image, points):
                  for x_, y in points])
             rows[name] = affinity_rows(x.float(), layer.nl_channels,
                                        layer.stride, positions,
-                                       layer.scale)[0]
+                                       layer.normalize)[0]
 
         return hook
 

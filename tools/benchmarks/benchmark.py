@@ -4,7 +4,7 @@
 There are nine parts:
 
 - networks: AutoNL against the same networks without LightNL;
-- scales: AutoNL with the bounded LightNL against AutoNL with the paper's;
+- normalize: AutoNL with the bounded LightNL against AutoNL with the paper's;
 - ablation: the time that each step of LightNL adds to a network;
 - layer: the LightNL layer against its formula in einsum and NCHW, and against
   mmcv's NonLocal2d;
@@ -49,8 +49,8 @@ from autonl_mm.benchmark.measure import (
 from autonl_mm.benchmark.networks import (
     HSWISH,
     NAMES,
+    NORMALIZED,
     REDUCED,
-    SCALES,
     WITHOUT,
     build_classifier,
 )
@@ -283,10 +283,10 @@ def networks(args):
     return rows
 
 
-def scales(args):
+def normalize(args):
     """Times of networks with the bounded LightNL and with the paper's."""
-    paper, bounded = SCALES
-    names = [arch + scale for arch in args.archs for scale in SCALES]
+    paper, bounded = NORMALIZED
+    names = [arch + form for arch in args.archs for form in NORMALIZED]
     measured = list(network_times(args, names))
     if onnxruntime is None or on_gpu(args.device):
         print('onnxruntime: left out, ' + (
@@ -332,7 +332,7 @@ def ablation(args):
 
 # ---------------------------------------------------------------------- layer
 class EinsumLightNL(nn.Module):
-    """LightNL of the paper's scale by its formula in einsum, for comparison."""
+    """LightNL with ``normalize='size'`` by its formula in einsum, for comparison."""
 
     def __init__(self, channels, stride):
         super().__init__()
@@ -346,7 +346,7 @@ class EinsumLightNL(nn.Module):
         x_s = x[:, :, ::self.stride, ::self.stride]
         x_c, x_sc = x[:, :self.nl_channels], x_s[:, :self.nl_channels]
         if light_nl_order(c, self.nl_channels, h * w,
-                          x_s.shape[2] * x_s.shape[3]) == 'channel':
+                          x_s.shape[2] * x_s.shape[3], 'size') == 'channel':
             context = torch.einsum('niab,ncab->nic', x_sc, x_s)
             y = torch.einsum('nihw,nic->nchw', x_c, context)
         else:
@@ -377,7 +377,7 @@ def layer_call(layer, x, train):
 
 def light_nl_call(x, stride, kind):
     """:func:`layer_call` for LightNL, in deploy form except in training."""
-    layer = LightNL(x.shape[1], stride=stride, scale='paper', zero_init=False)
+    layer = LightNL(x.shape[1], stride=stride, normalize='size', zero_init=False)
     if kind != 'training':
         switch_to_deploy(layer, fused=kind == 'fused')
     return layer_call(layer, x, kind == 'training')
@@ -641,7 +641,7 @@ def profile(args):
 
 
 # Measured in this order; each takes the arguments and returns its records.
-PARTS = dict(networks=networks, scales=scales, ablation=ablation, layer=layer,
+PARTS = dict(networks=networks, normalize=normalize, ablation=ablation, layer=layer,
              depthwise=depthwise, memory=memory, scaling=scaling, mnasnet=mnasnet,
              profile=profile)
 

@@ -42,7 +42,7 @@ class SqueezeExcitePlugin(SqueezeExcite):
 
 NORM = dict(type='BN')
 # The paper's comparison is of the paper's form.
-LIGHT_NL = dict(type='autonl_mm.LightNL', scale='paper')
+LIGHT_NL = dict(type='autonl_mm.LightNL', normalize='size')
 # From the name to the config of the layer.
 BLOCKS = {
     'none': None,
@@ -52,7 +52,7 @@ BLOCKS = {
     'NonLocal2d, reduction 2': dict(
         type='NonLocal2d', reduction=2, mode='dot_product', norm_cfg=NORM),
     'ContextBlock, ratio 1/4': dict(type='ContextBlock', ratio=1 / 4),
-    'shared features, 1x1 output': dict(type='autonl_mm.SharedNL', scale='paper'),
+    'shared features, 1x1 output': dict(type='autonl_mm.SharedNL', normalize='size'),
     'LightNL, ratio 1': dict(LIGHT_NL, channel_ratio=1),
     'LightNL, ratio 1/4': dict(LIGHT_NL, channel_ratio=1 / 4),
     'LightNL, ratio 1/8': dict(LIGHT_NL, channel_ratio=1 / 8),

@@ -91,8 +91,8 @@ def with_light_nl_everywhere(arch, space):
     for stage, choices in zip(arch.stages, space.stages):
         if choices[0].nl[-1]:
             largest = choices[0].largest
-            stage = [replace(b, nl_ratio=largest.nl_ratio,
-                             nl_stride=largest.nl_stride) for b in stage]
+            stage = [replace(b, nl_ratio=largest.nl_ratio, nl_stride=largest.nl_stride,
+                             normalize=largest.normalize) for b in stage]
         blocks += stage
     return replace(arch, blocks=tuple(blocks))
 

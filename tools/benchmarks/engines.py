@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from autonl_mm.arch import DEFAULT_SCALE, SCALES
+from autonl_mm.arch import NORMALIZE
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
 from autonl_mm.benchmark.networks import NAMES, VARIANTS, WITHOUT, build_classifier
 from autonl_mm.checkpoint import write_whole
@@ -49,8 +49,8 @@ def parse_args():
         help=f'default: {", ".join(NETWORKS)}; or a notation file, either with one of '
         f'{", ".join(map(repr, VARIANTS))} appended; or the name of one of timm\'s')
     parser.add_argument(
-        '--scale', choices=SCALES, default=DEFAULT_SCALE,
-        help=f'scale of LightNL, default {DEFAULT_SCALE}')
+        '--normalize', choices=NORMALIZE,
+        help='what LightNL divides by, default rms, or what a notation file says')
     parser.add_argument(
         '--threads', nargs='+', type=int, default=[1, 2], help='default: 1 2')
     parser.add_argument('--rounds', type=int, default=50, help='measurements of each')
@@ -201,7 +201,7 @@ def main():
         outputs.check_file('--out', args.out)
         outputs.check_file('--plot', args.plot)
         engines = choose_engines(args.engines)
-        networks = {name: build_classifier(name, args.scale).eval()
+        networks = {name: build_classifier(name, args.normalize).eval()
                     for name in args.networks}
     except (ImportError, OSError, ValueError) as e:
         sys.exit(f'engines.py: {e}')

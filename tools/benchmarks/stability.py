@@ -25,6 +25,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from tqdm import tqdm
 
+from autonl_mm.arch import NORMALIZE
 from autonl_mm.checkpoint import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
@@ -40,7 +41,7 @@ from autonl_mm.models.layers.light_nl import RMS_MARK
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-FORMS = ('paper', 'rms', 'none')
+FORMS = (*NORMALIZE, 'none')
 BEYOND = 10  # times the median of undisturbed images
 FACTORS = (0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3)
 # What is done to the images: name, unit of the values, values.
@@ -62,8 +63,9 @@ def parse_args():
     parser.add_argument('checkpoints', nargs='*', metavar='checkpoint',
                         help='checkpoint files; default: at initialisation')
     parser.add_argument(
-        '--scale', nargs='+', choices=FORMS, default=list(FORMS),
-        help='forms of LightNL at initialisation; default: all')
+        '--normalize', nargs='+', choices=FORMS, default=list(FORMS),
+        help='what LightNL divides by at initialisation, none for no LightNL; '
+        'default: all')
     configs.add_input_shape(parser)
     parser.add_argument(
         '--num-samples', type=int, default=256, help='test images, default 256')
@@ -95,7 +97,7 @@ def use_form(model, form):
         if form == 'none':
             layer.branch = lambda x, weight=None: torch.zeros_like(x)
             continue
-        layer.scale = form
+        layer.normalize = form
         if form == 'rms':
             layer.register_buffer(RMS_MARK, torch.tensor(1))
         else:
@@ -126,7 +128,7 @@ def trained(cfg, path):
     form = 'none'
     if any(f'{name}.conv.weight' in state for name in names):
         marked = any(f'{name}.{RMS_MARK}' in state for name in names)
-        form = 'rms' if marked else 'paper'
+        form = 'rms' if marked else 'size'
     use_form(model, form)
     missing, unexpected = model.load_state_dict(state, strict=False)
     if form == 'none':
@@ -368,7 +370,7 @@ def networks(args, cfg, shape):
         return
     samples = config_images(cfg, 'train_dataloader', args.num_calibration)
     batches = to_batch(samples, len(samples), shape).split(args.batch_size)
-    for form in dict.fromkeys(args.scale):
+    for form in dict.fromkeys(args.normalize):
         yield form, initialised(cfg, form, batches, args.seed, args.device)
 
 

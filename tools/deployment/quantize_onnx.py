@@ -60,7 +60,7 @@ def parse_args():
         nargs='*',
         metavar='REGEX',
         help='keep nodes in float whose names match; default: '
-        f'{" ".join(EXCLUDE)}, and none if LightNL has scale rms')
+        f'{" ".join(EXCLUDE)}, and none if LightNL has normalize rms')
     parser.add_argument(
         '--full-range',
         action='store_true',

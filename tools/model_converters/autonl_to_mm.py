@@ -201,7 +201,7 @@ def main(argv=None):
         if osp.exists(args.dst) and osp.realpath(args.dst) == osp.realpath(
                 args.src):
             raise ValueError(f'{args.dst} is the source file: give another name')
-        arch = resolve_arch(args.arch, 'paper')  # as the authors' weights
+        arch = resolve_arch(args.arch, 'size')  # as the authors' weights
         release, source = read_source(args.src, args.source)
         converter = RELEASES[release]
         weights, left_out = converter.select(source, ema=not args.no_ema)

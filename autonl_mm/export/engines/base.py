@@ -87,9 +87,10 @@ class Session:
         file (Path): The file.
         info (dict): What it says about itself: ``task``; ``outputs``, their names;
             ``input``, its N, C, H and W, None for any; ``preprocess``, whether
-            normalisation is part of it; ``light_nl_scales``, the scales of its
-            LightNLs; ``precision``; the names of the ``classes``, if they are known;
-            and for a detector without box selection ``select``, the settings of
+            normalisation is part of it; ``light_nl_scales``, see
+            :func:`autonl_mm.models.layers.light_nl_scales`; ``precision``; the
+            names of the ``classes``, if they are known; and for a detector without
+            box selection ``select``, the settings of
             :func:`autonl_mm.export.boxes.select_boxes`.
 
     Attributes:

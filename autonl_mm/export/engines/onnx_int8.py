@@ -22,7 +22,7 @@ QUANTILE = 0.95
 # in float.
 OPERATORS = ('Conv', 'Gemm', 'MatMul')
 # LightNL is cubic in its input, so it multiplies relative errors of eight bits.
-# With scale='rms' it is not.
+# With normalize='rms' it is not.
 EXCLUDE = ('light_nl', )
 
 
@@ -45,13 +45,12 @@ class Calibration:
 
 
 def is_cubic(info: dict) -> bool:
-    """Whether a file has LightNL with the paper's scale.
+    """Whether a file has LightNL with ``normalize='size'``.
 
     Args:
-        info (dict): What the file says about itself. Files from before there were two
-            scales do not say it: theirs is the paper's.
+        info (dict): What the file says about itself.
     """
-    return 'paper' in info.get('light_nl_scales', ['paper'])
+    return 'paper' in info['light_nl_scales']
 
 
 def default_exclude(info: dict) -> Sequence[str]:

@@ -49,12 +49,11 @@ class AutoNL(DeployMixin, BaseModule):
         norm_cfg (dict): Normalisation. Defaults to
             ``dict(type='BN', momentum=0.01, eps=1e-3)``.
         act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
-        scale (str, optional): What every LightNL divides by: ``'paper'``, the
-            size of the feature map, or ``'rms'``, the product's root mean
-            square, see :func:`autonl_mm.models.light_nl`. Defaults to None:
-            what ``arch`` says, which is ``'paper'`` unless it has a line
-            ``scale-rms``; for ``'s'`` and ``'l'``
-            :data:`autonl_mm.arch.DEFAULT_SCALE`.
+        normalize (str, optional): What every LightNL divides by: ``'rms'``, the
+            root mean square of its product, or ``'size'``, the size of the feature
+            map, as in the paper; see :func:`autonl_mm.models.light_nl`. Defaults to
+            None: ``'rms'`` for ``'s'`` and ``'l'``, what an ArchSpec says, and for
+            notation ``'size'`` unless it has a line ``scale-rms``.
         init_cfg (dict | list[dict], optional): Initialisation. Unless it
             loads a checkpoint, depthwise convolutions are initialised as in
             the authors' releases. Defaults to Kaiming for ``Conv2d`` and 1
@@ -84,7 +83,7 @@ class AutoNL(DeployMixin, BaseModule):
                  conv_cfg: Optional[dict] = None,
                  norm_cfg: dict = dict(type='BN', momentum=0.01, eps=1e-3),
                  act_cfg: dict = dict(type='Swish'),
-                 scale: Optional[str] = None,
+                 normalize: Optional[str] = None,
                  init_cfg: Union[dict, List[dict], None] = [
                      dict(type='Kaiming', layer='Conv2d'),
                      dict(
@@ -93,8 +92,8 @@ class AutoNL(DeployMixin, BaseModule):
                          val=1)
                  ]):
         super().__init__(init_cfg=init_cfg)
-        self.spec = resolve_arch(arch, scale)
-        stages = self.spec.stages
+        arch = self._arch = resolve_arch(arch, normalize)
+        stages = arch.stages
         self.out_indices = self._check_out_indices(out_indices, len(stages))
         last = max(self.out_indices)
         if output_stride not in (8, 16, 32):
@@ -112,12 +111,12 @@ class AutoNL(DeployMixin, BaseModule):
 
         cfg = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
         fused_cfg = dict(cfg, act_cfg=fused_act_cfg(act_cfg))
-        channels = [self.spec.stem_channels]
+        channels = [arch.stem_channels]
         strides = [2]
         self.layers = ModuleList([
             ConvModule(
                 in_channels,
-                self.spec.stem_channels,
+                arch.stem_channels,
                 3,
                 stride=2,
                 padding=1,
@@ -143,16 +142,14 @@ class AutoNL(DeployMixin, BaseModule):
                         nl_dilation=dilation,
                         act_cfg=act_cfg,
                         with_cp=with_cp,
-                        scale=self.spec.scale,
                         **cfg))
             self.layers.append(Sequential(*blocks))
             channels.append(stage[-1].out_channels)
             strides.append(stride)
         if last > len(stages):
             self.layers.append(
-                ConvModule(channels[-1], self.spec.head_channels, 1,
-                           **fused_cfg))
-            channels.append(self.spec.head_channels)
+                ConvModule(channels[-1], arch.head_channels, 1, **fused_cfg))
+            channels.append(arch.head_channels)
             strides.append(stride)
         self.out_channels = tuple(channels[i] for i in self.out_indices)
         self.out_strides = tuple(strides[i] for i in self.out_indices)
@@ -161,7 +158,7 @@ class AutoNL(DeployMixin, BaseModule):
 
     def arch(self) -> ArchSpec:
         """The spec of the whole network, whichever layers are built."""
-        return self.spec
+        return self._arch
 
     def _build_block(self, spec: BlockSpec, **kwargs) -> MBConv:
         return MBConv(spec, **kwargs)

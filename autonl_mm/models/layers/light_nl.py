@@ -14,7 +14,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from autonl_mm.arch import DEFAULT_SCALE, check_scale
+from autonl_mm.arch import NORMALIZE, check_normalize
 from autonl_mm.cost import light_nl_order
 from autonl_mm.fold import DeployMixin
 from autonl_mm.ops import fused_light_nl, load_fused_operators, pack_weights, runs_fused
@@ -24,8 +24,8 @@ from .depthwise import depthwise_conv2d
 
 ORDERS = ('auto', 'channel', 'spatial')
 LOW_PRECISION = (torch.float16, torch.bfloat16)
-# State entry of layers with scale='rms'. Layers with the paper's scale have none,
-# like all checkpoints from before there was another.
+# State entry of layers with normalize='rms'. Layers with 'size' have none, as the
+# authors' checkpoints.
 RMS_MARK = 'scaled_by_rms'
 
 
@@ -34,19 +34,19 @@ def light_nl(x: Tensor,
              stride: int = 1,
              order: str = 'auto',
              weight: Optional[Tensor] = None,
-             scale: str = 'paper') -> Tensor:
-    r"""The compact non-local operation, ``y = x_c x_sc^T x_s`` over a scale.
+             normalize: str = 'rms') -> Tensor:
+    r"""The compact non-local operation, ``y = x_c x_sc^T x_s``, normalised.
 
     .. math::
         y_{c,p} = \frac{1}{HW} \sum_q \left(\sum_{i<k} x_{i,p} x^s_{i,q}\right)
                   x^s_{c,q}
 
-    with :math:`x^s` every ``stride``-th row and column of ``x``. The divisor
-    is the size of the full feature map for any stride, as in the paper's
-    equation and its TensorFlow release; in the PyTorch release it is 1 for
-    square feature maps.
+    with :math:`x^s` every ``stride``-th row and column of ``x``. With
+    ``normalize='size'`` the divisor is HW, the size of the full feature map, for any
+    stride, as in the paper's equation and its TensorFlow release; in the PyTorch
+    release it is 1 for square feature maps.
 
-    This grows with the cube of ``x``. With ``scale='rms'``, a deviation from
+    This grows with the cube of ``x``. With ``normalize='rms'``, a deviation from
     the paper, each image's product is divided by its root mean square over all
     channels and the sampled positions instead, so that it has the same size for
     every image: multiplying ``x`` by a number does not change ``y``. Where
@@ -74,7 +74,7 @@ def light_nl(x: Tensor,
             The first channel's factors say how much each position counts in
             the root mean square; every choice of channels has the first one.
             Defaults to None.
-        scale (str): ``'paper'`` or ``'rms'``. Defaults to ``'paper'``.
+        normalize (str): ``'rms'`` or ``'size'``. Defaults to ``'rms'``.
 
     Returns:
         Tensor: ``(N, C, H, W)``, with the dtype of ``x``.
@@ -95,11 +95,11 @@ def light_nl(x: Tensor,
         shares = weight[:1].t().expand(count, 1)  # of the positions
     terms = terms.transpose(1, 2)  # (N, k, hw)
     if order == 'auto':
-        order = light_nl_order(c, nl_channels, h * w, count, scale)
+        order = light_nl_order(c, nl_channels, h * w, count, normalize)
     if order == 'channel':
         context = torch.bmm(terms, x_s)  # (N, k, C)
         # Dividing the small matrix saves a pass over the feature map.
-        if scale == 'paper':
+        if normalize == 'size':
             context = context / (h * w)
         else:
             gram = None
@@ -113,7 +113,7 @@ def light_nl(x: Tensor,
     else:
         affinity = torch.bmm(x_c, terms) / (h * w)  # (N, HW, hw)
         y = torch.bmm(affinity, x_s)
-        if scale == 'rms':
+        if normalize == 'rms':
             # This order is the cheaper one where y is smaller than the context.
             rows = y
             if stride > 1:
@@ -201,7 +201,7 @@ def affinity_rows(x: Tensor,
                   nl_channels: int,
                   stride: int,
                   positions: Tensor,
-                  scale: str = 'paper') -> Tensor:
+                  normalize: str = 'rms') -> Tensor:
     """Compute some rows of the affinity of :func:`light_nl`.
 
     Args:
@@ -211,7 +211,7 @@ def affinity_rows(x: Tensor,
         stride (int): s.
         positions (Tensor): Row and column of P positions of the feature map,
             ``(P, 2)``, integers.
-        scale (str): ``'paper'`` or ``'rms'``. Defaults to ``'paper'``.
+        normalize (str): ``'rms'`` or ``'size'``. Defaults to ``'rms'``.
 
     Returns:
         Tensor: ``(N, P, h, w)``, the weight of each sampled position in the
@@ -224,7 +224,7 @@ def affinity_rows(x: Tensor,
     queries = x[:, :nl_channels, positions[:, 0], positions[:, 1]]  # (N, k, P)
     compact = sampled.flatten(2)  # (N, k, hw)
     rows = torch.matmul(queries.transpose(1, 2), compact)
-    if scale == 'paper':
+    if normalize == 'size':
         rows = rows / (h * w)
     else:
         size = features[0, 0].numel() * x.shape[1]
@@ -239,9 +239,9 @@ class LightNL(DeployMixin, BaseModule):
 
     BN's weight starts at zero, so a new block is the identity.
 
-    Weights are trained for one of the two scales. The state dict of a layer with
-    ``scale='rms'`` says so by an entry ``scaled_by_rms``, and loading weights
-    for the other scale is an error.
+    Weights are trained for one ``normalize``. The state dict of a layer with ``'rms'``
+    says so by an entry ``scaled_by_rms``; weights that are for the other one are
+    refused.
 
     Args:
         in_channels (int): C, channels in and out.
@@ -251,9 +251,9 @@ class LightNL(DeployMixin, BaseModule):
             to 1.
         order (str): Order of the products, see :func:`light_nl`. Defaults to
             ``'auto'``.
-        scale (str): What the product is divided by: ``'paper'``, the size of
-            the feature map, or ``'rms'``, its root mean square, see
-            :func:`light_nl`. Defaults to :data:`autonl_mm.arch.DEFAULT_SCALE`.
+        normalize (str): What the product is divided by: ``'rms'``, its root mean
+            square, or ``'size'``, the size of the feature map, as in the paper; see
+            :func:`light_nl`. Defaults to ``'rms'``.
         norm_cfg (dict, optional): Normalisation; None for none. Defaults to
             ``dict(type='BN')``.
         zero_init (bool): Whether the block starts as the identity: the BN
@@ -271,10 +271,10 @@ class LightNL(DeployMixin, BaseModule):
     Shape:
         ``(N, C, H, W)`` in, the same out, with the dtype of the input. For
         float16 and bfloat16 inputs the products are computed in float32. With
-        the paper's scale, so is the rest of the branch: its values grow with
+        ``normalize='size'``, so is the rest of the branch: its values grow with
         the cube of ``x``, so that activations of 1e3 give values of 1e9. For the
         same reason ``model.half()`` leaves its few parameters and the
-        statistics of its normalisation in float32. With ``scale='rms'`` the
+        statistics of its normalisation in float32. With ``'rms'`` the
         branch's values do not depend on the size of ``x``, and convolution,
         normalisation and parameters are in half precision like any others.
     """
@@ -286,7 +286,7 @@ class LightNL(DeployMixin, BaseModule):
                  channel_ratio: float = 0.25,
                  stride: int = 1,
                  order: str = 'auto',
-                 scale: str = DEFAULT_SCALE,
+                 normalize: str = 'rms',
                  norm_cfg: Optional[dict] = dict(type='BN'),
                  zero_init: bool = True,
                  dilation: int = 1,
@@ -310,12 +310,12 @@ class LightNL(DeployMixin, BaseModule):
         if order not in ORDERS:
             raise ValueError(f'order of LightNL is {order!r}, expected one of '
                              f'{ORDERS}')
-        check_scale(scale)
+        check_normalize(normalize)
         self.in_channels = in_channels
         self.channel_ratio = channel_ratio
         self.stride = stride
         self.order = order
-        self.scale = scale
+        self.normalize = normalize
         self.zero_init = zero_init
         self.fused = False
         self.conv = nn.Conv2d(
@@ -329,7 +329,7 @@ class LightNL(DeployMixin, BaseModule):
         self.norm = (
             build_norm_layer(norm_cfg, in_channels)[1]
             if norm_cfg else nn.Identity())
-        if scale == 'rms':
+        if normalize == 'rms':
             self.register_buffer(RMS_MARK, torch.tensor(1))
         self._reset_parameters()
 
@@ -356,7 +356,7 @@ class LightNL(DeployMixin, BaseModule):
                 return tensor.to(new.device)
             return new
 
-        super()._apply(keep_precision if self.scale == 'paper' else fn, *args,
+        super()._apply(keep_precision if self.normalize == 'size' else fn, *args,
                        **kwargs)
         if self.fused:
             pack_weights(self.conv)
@@ -365,12 +365,12 @@ class LightNL(DeployMixin, BaseModule):
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         # Raised rather than reported: mmengine only logs what is reported.
         if f'{prefix}conv.weight' in state_dict:
-            found = 'rms' if prefix + RMS_MARK in state_dict else 'paper'
-            if found != self.scale:
+            found = 'rms' if prefix + RMS_MARK in state_dict else 'size'
+            if found != self.normalize:
                 raise RuntimeError(
-                    f'{prefix}conv.weight was trained with scale={found!r}, but '
-                    f'this LightNL has scale={self.scale!r}: build the network '
-                    f'with scale={found!r}')
+                    f'{prefix}conv.weight was trained with normalize={found!r}, but '
+                    f'this LightNL has normalize={self.normalize!r}: build the '
+                    f'network with normalize={found!r}')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def use_fused_operator(self) -> None:
@@ -400,7 +400,7 @@ class LightNL(DeployMixin, BaseModule):
         if self.fused and runs_fused(x):
             return fused_light_nl(x, self.conv.weight, self.conv.bias,
                                   self.nl_channels, self.stride, self.order,
-                                  self.conv.dilation[0], residual, self.scale)
+                                  self.conv.dilation[0], residual, self.normalize)
         out = x + self.branch(x)
         return out if residual is None else residual + out
 
@@ -417,14 +417,14 @@ class LightNL(DeployMixin, BaseModule):
             return self._convolve(self._product(x, weight)).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             y = self._product(x, weight)
-            if self.scale == 'paper':
+            if self.normalize == 'size':
                 return self._convolve(y).to(x.dtype)
         return self._convolve(y).to(x.dtype)
 
     def _product(self, x: Tensor, weight: Optional[Tensor]) -> Tensor:
         x = x.float() if x.dtype in LOW_PRECISION else x
         return light_nl(x, self.nl_channels, self.stride, self.order, weight,
-                        self.scale)
+                        self.normalize)
 
     def _convolve(self, y: Tensor) -> Tensor:
         y = depthwise_conv2d(y.to(self.conv.weight.dtype), self.conv)
@@ -433,14 +433,14 @@ class LightNL(DeployMixin, BaseModule):
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, nl_channels={self.nl_channels}, '
                 f'stride={self.stride}, order={self.order!r}, '
-                f'scale={self.scale!r}')
+                f'normalize={self.normalize!r}')
 
 
 @MODELS.register_module()
 class SharedNL(LightNL):
     """An intermediate step from a conventional non-local block to LightNL.
 
-    Features are shared, ``y = x x^T x`` over the scale, without theta, phi and g, but
+    Features are shared, ``y = x x^T x``, normalised, without theta, phi and g, but
     ``W_z`` is still a 1x1 convolution. The next step is
     ``LightNL(channel_ratio=1)``.
 
@@ -448,7 +448,7 @@ class SharedNL(LightNL):
         in_channels (int): C, channels in and out.
         order (str): Order of the products, see :func:`light_nl`. Defaults to
             ``'auto'``.
-        scale (str): As for :class:`LightNL`.
+        normalize (str): As for :class:`LightNL`.
         norm_cfg (dict, optional): Normalisation; None for none. Defaults to
             ``dict(type='BN')``.
         zero_init (bool): Whether the block starts as the identity. Defaults
@@ -464,7 +464,7 @@ class SharedNL(LightNL):
     def __init__(self,
                  in_channels: int,
                  order: str = 'auto',
-                 scale: str = DEFAULT_SCALE,
+                 normalize: str = 'rms',
                  norm_cfg: Optional[dict] = dict(type='BN'),
                  zero_init: bool = True,
                  init_cfg: Optional[dict] = None):
@@ -472,7 +472,7 @@ class SharedNL(LightNL):
             in_channels,
             channel_ratio=1,
             order=order,
-            scale=scale,
+            normalize=normalize,
             norm_cfg=norm_cfg,
             zero_init=zero_init,
             init_cfg=init_cfg)
@@ -481,12 +481,16 @@ class SharedNL(LightNL):
 
 
 def light_nl_scales(module: nn.Module) -> List[str]:
-    """The scales of the LightNLs in a network, each once, sorted.
+    """What the LightNLs in a network divide by, in the words of exported files.
 
     Args:
         module (nn.Module): The network.
+
+    Returns:
+        list[str]: ``'paper'`` for ``normalize='size'``, ``'rms'``, or none.
     """
-    return sorted({m.scale for m in module.modules() if isinstance(m, LightNL)})
+    return sorted({NORMALIZE[m.normalize] for m in module.modules()
+                   if isinstance(m, LightNL)})
 
 
 def init_depthwise(conv: nn.Conv2d) -> None:

@@ -9,7 +9,7 @@ from mmcv.cnn import ConvModule, build_activation_layer
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from autonl_mm.arch import DEFAULT_SCALE, BlockSpec
+from autonl_mm.arch import BlockSpec
 from autonl_mm.fold import DeployMixin
 from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs_fused
 from autonl_mm.registry import MODELS
@@ -106,8 +106,6 @@ class MBConv(DeployMixin, BaseModule):
         act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
         with_cp (bool): Whether to recompute activations in the backward pass
             to save memory. Defaults to False.
-        scale (str): The scale of LightNL, see :class:`LightNL`. Defaults to
-            :data:`autonl_mm.arch.DEFAULT_SCALE`.
         init_cfg (dict, optional): Initialisation. Defaults to None.
 
     Shape:
@@ -124,7 +122,6 @@ class MBConv(DeployMixin, BaseModule):
                  norm_cfg: dict = dict(type='BN'),
                  act_cfg: dict = dict(type='Swish'),
                  with_cp: bool = False,
-                 scale: str = DEFAULT_SCALE,
                  init_cfg: Optional[dict] = None):
         super().__init__(init_cfg=init_cfg)
         self.spec = spec
@@ -160,7 +157,7 @@ class MBConv(DeployMixin, BaseModule):
                 spec.out_channels,
                 spec.nl_ratio,
                 spec.nl_stride,
-                scale=scale,
+                normalize=spec.normalize,
                 norm_cfg=norm_cfg,
                 dilation=nl_dilation)
         self.fused = None

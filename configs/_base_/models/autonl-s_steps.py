@@ -8,9 +8,9 @@ strided_place = r'layers\.3\.1\.project'
 paper = dict(
     type='autonl_mm.LightNL',
     channel_ratio=0.25,
-    scale='paper',
+    normalize='size',
     norm_cfg=norm_cfg)
-rms = dict(paper, scale='rms')
+rms = dict(paper, normalize='rms')
 steps = dict(
     none=[],
     paper=[

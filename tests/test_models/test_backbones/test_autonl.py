@@ -78,7 +78,7 @@ def test_feature_maps_of_the_released_networks(arch):
 
 def test_default_is_the_head_of_autonl_s():
     model = AutoNL().eval()
-    assert model.arch() == replace(AUTONL_S, scale='rms')
+    assert model.arch() == AUTONL_S
     assert model.out_channels == (1280, ) and model.out_strides == (32, )
     outs = model(torch.randn(1, 3, 32, 32))
     assert len(outs) == 1 and outs[0].shape == (1, 1280, 1, 1)
@@ -133,16 +133,17 @@ def test_error_lists_the_indices_of_a_short_arch():
 @pytest.mark.parametrize('form', ['name', 'path', 'lines', 'spec'])
 def test_forms_of_arch(form, tmp_path):
     path = tmp_path / 'net.txt'
-    path.write_text(AUTONL_L.to_text())
+    paper = AUTONL_L.with_normalize('size')
+    path.write_text(paper.to_text())
     arch = dict(
         name='l',
         path=str(path),
-        lines=AUTONL_L.to_text().splitlines(),
-        spec=AUTONL_L)[form]
+        lines=paper.to_text().splitlines(),
+        spec=paper)[form]
     model = AutoNL(arch, out_indices=(0, ))
-    # only a name leaves the scale open
-    assert model.arch() == replace(
-        AUTONL_L, scale='rms' if form == 'name' else 'paper')
+    # the authors' notation is of the paper's networks
+    assert model.arch() == (AUTONL_L if form == 'name' else paper)
+    assert AutoNL(arch, out_indices=(0, ), normalize='size').arch() == paper
 
 
 def test_bad_arch():
@@ -365,11 +366,11 @@ def test_compiles_without_graph_breaks(backend):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('scale', ['paper', 'rms'])
-def test_torch_export_at_any_size(scale):
+@pytest.mark.parametrize('normalize', ['size', 'rms'])
+def test_torch_export_at_any_size(normalize):
     """One program for all sizes and batch sizes, in the channel order."""
     model = randomized(
-        AutoNL(TINY_ARCH.splitlines(), out_indices=(2, 4), scale=scale))
+        AutoNL(TINY_ARCH.splitlines(), out_indices=(2, 4), normalize=normalize))
     for module in model.eval().modules():
         if isinstance(module, LightNL):
             module.order = 'channel'
@@ -384,39 +385,41 @@ def test_torch_export_at_any_size(scale):
                 torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-5)
 
 
-# -------------------------------------------------------------------- scale
-def test_scale_reaches_every_light_nl():
-    for arch in 's', TINY, TINY.to_text().splitlines():
-        model = AutoNL(arch, scale='rms')
-        assert light_nl_scales(model) == ['rms'] and model.arch().scale == 'rms'
-        again = AutoNL(model.arch().to_text().splitlines())
-        again.load_state_dict(model.state_dict())
-        assert light_nl_scales(AutoNL(arch)) == ['rms' if arch == 's' else 'paper']
-    with pytest.raises(ValueError, match="scale is 'root'"):
-        AutoNL(scale='root')
+# ------------------------------------------------------------------ normalize
+def test_normalize_reaches_every_light_nl():
+    for arch in 's', TINY.to_text().splitlines():
+        for normalize, word in ('rms', 'rms'), ('size', 'paper'):
+            model = AutoNL(arch, normalize=normalize)
+            assert light_nl_scales(model) == [word]
+            assert model.arch().normalize == normalize
+            again = AutoNL(model.arch().to_text().splitlines())
+            again.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match="normalize is 'root'"):
+        AutoNL(normalize='root')
 
 
-@pytest.mark.parametrize('scale', ['paper', 'rms'])
-def test_weights_of_the_other_scale_are_refused(scale, tmp_path):
+@pytest.mark.parametrize('normalize', ['size', 'rms'])
+def test_weights_of_the_other_form_are_refused(normalize, tmp_path):
     path = str(tmp_path / 'net.pth')
-    torch.save(AutoNL(TINY, scale=scale).state_dict(), path)
+    arch = TINY.with_normalize(normalize)
+    torch.save(AutoNL(arch).state_dict(), path)
     init_cfg = dict(type='Pretrained', checkpoint=path)
-    AutoNL(TINY, scale=scale, init_cfg=init_cfg).init_weights()
-    other = AutoNL(TINY, scale='rms' if scale == 'paper' else 'paper',
+    AutoNL(arch, init_cfg=init_cfg).init_weights()
+    other = AutoNL(arch.with_normalize('rms' if normalize == 'size' else 'size'),
                    init_cfg=init_cfg)
-    with pytest.raises(RuntimeError, match=f'was trained with scale={scale!r}'):
+    with pytest.raises(RuntimeError, match=f'was trained with normalize={normalize!r}'):
         other.init_weights()
 
 
-@pytest.mark.parametrize('scale, bounded', [('rms', True), ('paper', False)])
-def test_bounded_features_whatever_the_image(scale, bounded):
+@pytest.mark.parametrize('normalize, bounded', [('rms', True), ('size', False)])
+def test_bounded_features_whatever_the_image(normalize, bounded):
     """Random weights, LightNL switched on, statistics of other images.
 
     Without squeeze-excite, whose gates grow with the features as well.
     """
     torch.manual_seed(0)
     arch = replace(TINY, blocks=[replace(b, se_ratio=0) for b in TINY.blocks])
-    model = randomized(AutoNL(arch, scale=scale)).eval()
+    model = randomized(AutoNL(arch.with_normalize(normalize))).eval()
     x = torch.randn(8, 3, 64, 64)
     with torch.no_grad():
         usual = model(x)[-1].abs().amax((1, 2, 3)).median()

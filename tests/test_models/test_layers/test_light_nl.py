@@ -17,7 +17,7 @@ from autonl_mm.models.layers import LightNL, SharedNL, affinity_rows, light_nl
 from autonl_mm.models.layers.light_nl import RMS_MARK, init_depthwise
 
 ORDERS = ('channel', 'spatial', 'auto')
-SCALES = ('paper', 'rms')
+NORMALIZE = ('size', 'rms')
 PARENT_RULES = [
     dict(type='Kaiming', layer='Conv2d'),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1)
@@ -30,10 +30,10 @@ def seed():
     torch.set_num_threads(1)  # small tensors; other processes use the cores
 
 
-def reference(x, k, stride, scale='paper'):
+def reference(x, k, stride, normalize='size'):
     """Paper, section 3.1, element by element in float64.
 
-    With scale='rms' over the root mean square of the sampled positions.
+    With normalize='rms' over the root mean square of the sampled positions.
     """
     x = x.double().tolist()
     height, width = len(x[0][0]), len(x[0][0][0])
@@ -50,7 +50,7 @@ def reference(x, k, stride, scale='paper'):
                     for c in range(len(img)):
                         y[c][h][w] += affinity * img[c][a][b]
         divisor = height * width
-        if scale == 'rms':
+        if normalize == 'rms':
             squares = [rows[a][b]**2 for rows in y for a, b in sampled]
             divisor = math.sqrt(sum(squares) / len(squares)) or 1.0
         out.append([[[v / divisor for v in row] for row in rows]
@@ -79,10 +79,10 @@ def test_agrees_with_the_element_by_element_reference(data):
     h, w = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
     stride = data.draw(st.integers(1, 9))
     x = torch.randn(n, c, h, w, dtype=torch.float64)
-    for scale in SCALES:
-        want = reference(x, k, stride, scale)
+    for normalize in NORMALIZE:
+        want = reference(x, k, stride, normalize)
         for order in ORDERS:
-            got = light_nl(x, k, stride, order, scale=scale)
+            got = light_nl(x, k, stride, order, normalize=normalize)
             assert got.shape == x.shape and got.dtype == x.dtype
             assert (got - want).abs().max() <= 1e-10 * want.abs().max().clamp(1)
 
@@ -96,10 +96,10 @@ def test_agrees_with_the_element_by_element_reference(data):
 def test_known_shapes(shape, k, stride):
     x = torch.randn(shape, dtype=torch.float64)
     for order in ORDERS:
-        for scale in SCALES:
+        for normalize in NORMALIZE:
             torch.testing.assert_close(
-                light_nl(x, k, stride, order, scale=scale),
-                reference(x, k, stride, scale),
+                light_nl(x, k, stride, order, normalize=normalize),
+                reference(x, k, stride, normalize),
                 rtol=0,
                 atol=1e-10)
 
@@ -108,7 +108,8 @@ def test_divides_by_the_size_of_the_full_feature_map():
     # ones: k * hw / (H * W) everywhere, hw = 2 * 3 of 4 * 6
     x = torch.ones(1, 8, 4, 6)
     for order in ORDERS:
-        assert torch.equal(light_nl(x, 3, 2, order), x * 3 * 6 / 24)
+        y = light_nl(x, 3, 2, order, normalize='size')
+        assert torch.equal(y, x * 3 * 6 / 24)
 
 
 def test_default_order_is_the_cheaper(monkeypatch):
@@ -118,9 +119,9 @@ def test_default_order_is_the_cheaper(monkeypatch):
     real = module.light_nl_order
     monkeypatch.setattr(module, 'light_nl_order',
                         lambda *a: asked.append(a) or real(*a))
-    for scale in SCALES:
-        light_nl(torch.randn(2, 16, 9, 6), 4, 2, scale=scale)
-    assert asked == [(16, 4, 54, 15, scale) for scale in SCALES]
+    for normalize in NORMALIZE:
+        light_nl(torch.randn(2, 16, 9, 6), 4, 2, normalize=normalize)
+    assert asked == [(16, 4, 54, 15, normalize) for normalize in NORMALIZE]
 
 
 class LargestTensor(TorchDispatchMode):
@@ -138,43 +139,43 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize('order', ['channel', 'auto'])
 @pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('scale', SCALES)
-def test_channel_order_forms_no_affinity(order, stride, scale):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_channel_order_forms_no_affinity(order, stride, normalize):
     # the affinity would have 512**4 elements, 256 GiB
     x = torch.randn(1, 8, 512, 512, requires_grad=True)
     with LargestTensor() as largest:
-        light_nl(x, 2, stride, order, scale=scale).sum().backward()
+        light_nl(x, 2, stride, order, normalize=normalize).sum().backward()
     assert largest.numel <= x.numel()
 
 
-@pytest.mark.parametrize('scale', SCALES)
-def test_spatial_order_forms_no_context(scale):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_spatial_order_forms_no_context(normalize):
     x = torch.randn(1, 64, 2, 2)
     with LargestTensor() as largest:
-        light_nl(x, 64, 1, 'spatial', scale=scale)
+        light_nl(x, 64, 1, 'spatial', normalize=normalize)
     assert largest.numel <= x.numel() < 64 * 64
     with LargestTensor() as largest:
-        light_nl(x, 64, 1, 'channel', scale=scale)
+        light_nl(x, 64, 1, 'channel', normalize=normalize)
     assert largest.numel == 64 * 64
 
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('scale', SCALES)
-def test_gradcheck(order, stride, scale):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_gradcheck(order, stride, normalize):
     x = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda x: light_nl(x, 2, stride, order, scale=scale), (x, ))
+        lambda x: light_nl(x, 2, stride, order, normalize=normalize), (x, ))
 
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('shape', [(2, 15), (1, 15), (2, 1)])
-@pytest.mark.parametrize('scale', SCALES)
-def test_gradcheck_of_weights(order, shape, scale):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_gradcheck_of_weights(order, shape, normalize):
     x = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
     weight = (torch.rand(shape, dtype=torch.float64) + 0.1).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda x, weight: light_nl(x, 2, 1, order, weight, scale), (x, weight))
+        lambda x, weight: light_nl(x, 2, 1, order, weight, normalize), (x, weight))
 
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
@@ -182,11 +183,11 @@ def test_gradcheck_of_weights(order, shape, scale):
 @pytest.mark.parametrize('factor', [1e-5, 1e-3, 1e3, 1e5])
 def test_rms_does_not_depend_on_the_size_of_the_features(order, stride, factor):
     x = torch.randn(2, 12, 7, 6)
-    want = light_nl(x, 3, stride, order, scale='rms')
+    want = light_nl(x, 3, stride, order, normalize='rms')
     if stride == 1:
         torch.testing.assert_close(want.square().mean((1, 2, 3)), torch.ones(2))
     x = (x * factor).requires_grad_()
-    got = light_nl(x, 3, stride, order, scale='rms')
+    got = light_nl(x, 3, stride, order, normalize='rms')
     torch.testing.assert_close(got, want)
     got.square().sum().backward()
     assert x.grad.isfinite().all()
@@ -197,14 +198,14 @@ def test_rms_does_not_depend_on_the_size_of_the_features(order, stride, factor):
 def test_rms_beyond_the_range_of_squares(order, factor):
     """Zero, rather than infinity or NaN; in float64 the range is wider."""
     x = torch.randn(2, 12, 7, 6)
-    want = light_nl(x.double(), 3, 2, order, scale='rms')
+    want = light_nl(x.double(), 3, 2, order, normalize='rms')
     x = (x * factor).requires_grad_()
-    y = light_nl(x, 3, 2, order, scale='rms')
+    y = light_nl(x, 3, 2, order, normalize='rms')
     assert not y.any()
     y.sum().backward()
     assert not x.grad.any()
     torch.testing.assert_close(
-        light_nl(x.double(), 3, 2, order, scale='rms'), want, rtol=1e-5, atol=1e-5)
+        light_nl(x.double(), 3, 2, order, normalize='rms'), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
@@ -236,41 +237,41 @@ def test_rms_of_zeros(order, weighted, zeros):
 def test_rms_keeps_nan_and_inf(order, value):
     x = torch.randn(2, 8, 6, 6)
     x[1, 0, 2, 3] = value
-    y = light_nl(x, 2, 1, order, scale='rms')
+    y = light_nl(x, 2, 1, order, normalize='rms')
     assert y[0].isfinite().all() and not y[1].isfinite().any()
 
 
-@pytest.mark.parametrize('scale', SCALES)
+@pytest.mark.parametrize('normalize', NORMALIZE)
 @pytest.mark.parametrize('stride', [1, 2, 3])
 @pytest.mark.parametrize('k', [1, 3, 8])
-def test_affinity_rows(k, stride, scale):
+def test_affinity_rows(k, stride, normalize):
     x = torch.randn(2, 8, 7, 5, dtype=torch.float64)
     positions = torch.tensor([[0, 0], [6, 4], [3, 1]])
-    rows = affinity_rows(x, k, stride, positions, scale)
+    rows = affinity_rows(x, k, stride, positions, normalize)
     sampled = x[:, :, ::stride, ::stride]
     assert rows.shape == (2, 3, *sampled.shape[2:])
-    if scale == 'paper':
+    if normalize == 'size':
         full = torch.einsum('niab,nicd->nabcd', x[:, :k], sampled[:, :k]) / 35
         for i, (a, b) in enumerate(positions.tolist()):
             torch.testing.assert_close(rows[:, i], full[:, a, b])
     # the block weights the features with them
-    want = reference(x, k, stride, scale)
+    want = reference(x, k, stride, normalize)
     for i, (a, b) in enumerate(positions.tolist()):
         got = torch.einsum('nab,ncab->nc', rows[:, i], sampled)
         torch.testing.assert_close(got, want[:, :, a, b], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize('scale', SCALES)
-def test_affinity_rows_form_no_affinity(scale):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_affinity_rows_form_no_affinity(normalize):
     x = torch.randn(1, 8, 512, 512)
     with LargestTensor() as largest:
-        affinity_rows(x, 4, 1, torch.tensor([[5, 500], [300, 20]]), scale)
+        affinity_rows(x, 4, 1, torch.tensor([[5, 500], [300, 20]]), normalize)
     assert largest.numel <= x.numel()
 
 
 # ------------------------------------------------------------------ the layer
 def test_shared_features_with_a_1x1_output():
-    layer = trained(SharedNL(6, scale='paper')).double().eval()
+    layer = trained(SharedNL(6, normalize='size')).double().eval()
     x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
     flat = x.flatten(2)
     y = flat @ flat.transpose(1, 2) @ flat / 20
@@ -286,11 +287,11 @@ def test_shared_features_with_a_1x1_output():
     assert SharedNL(6)._abbr_ == 'shared_nl'
 
 
-@pytest.mark.parametrize('scale', SCALES)
-def test_forward_is_the_formula(scale):
-    layer = trained(LightNL(8, 0.5, stride=2, scale=scale)).double().eval()
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_forward_is_the_formula(normalize):
+    layer = trained(LightNL(8, 0.5, stride=2, normalize=normalize)).double().eval()
     x = torch.randn(2, 8, 5, 7, dtype=torch.float64)
-    y = reference(x, 4, 2, scale)
+    y = reference(x, 4, 2, normalize)
     want = torch.zeros_like(y)
     padded = nn.functional.pad(y, (1, 1, 1, 1))
     for i in range(3):
@@ -298,9 +299,9 @@ def test_forward_is_the_formula(scale):
             want += padded[:, :, i:i + 5, j:j + 7] * \
                 layer.conv.weight[:, 0, i, j].view(1, -1, 1, 1)
     norm = layer.norm
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
     want = (want - norm.running_mean.view(1, -1, 1, 1)) * \
-        scale.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
+        factor.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
     torch.testing.assert_close(layer(x), x + want, rtol=0, atol=1e-10)
 
 
@@ -311,19 +312,19 @@ def test_number_of_compact_channels(c, ratio, k):
 
 
 def test_names_and_repr():
-    layer = LightNL(8, stride=2, order='channel', scale='paper')
+    layer = LightNL(8, stride=2, order='channel', normalize='size')
     assert list(layer.state_dict()) == [
         'conv.weight', 'norm.weight', 'norm.bias', 'norm.running_mean',
         'norm.running_var', 'norm.num_batches_tracked'
     ]
     assert layer.conv.weight.shape == (8, 1, 3, 3)
     assert layer._abbr_ == 'light_nl'
-    assert "nl_channels=2, stride=2, order='channel', scale='paper'" in repr(layer)
+    assert "nl_channels=2, stride=2, order='channel', normalize='size'" in repr(layer)
     # the fifth argument
     layer = LightNL(8, 0.25, 1, 'auto', 'rms')
-    assert layer.scale == 'rms' and "scale='rms'" in repr(layer)
+    assert layer.normalize == 'rms' and "normalize='rms'" in repr(layer)
     assert set(layer.state_dict()) == {
-        *LightNL(8, scale='paper').state_dict(), RMS_MARK}
+        *LightNL(8, normalize='size').state_dict(), RMS_MARK}
     assert not any(RMS_MARK in name for name, _ in layer.named_parameters())
 
 
@@ -357,9 +358,9 @@ def test_norm_cfg_is_passed_on():
 @pytest.mark.parametrize('train', [True, False])
 @pytest.mark.parametrize('order', ORDERS)
 @pytest.mark.parametrize('stride', [1, 2, 20])
-@pytest.mark.parametrize('scale', SCALES)
-def test_fresh_layer_is_the_identity(train, order, stride, scale):
-    layer = LightNL(16, stride=stride, order=order, scale=scale).train(train)
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_fresh_layer_is_the_identity(train, order, stride, normalize):
+    layer = LightNL(16, stride=stride, order=order, normalize=normalize).train(train)
     x = torch.randn(2, 16, 9, 12) * 100
     assert torch.equal(layer(x), x)
     layer.init_weights()
@@ -401,9 +402,9 @@ def test_dilation():
     assert layer(x).shape == x.shape
 
 
-@pytest.mark.parametrize('scale', SCALES)
-def test_channels_last_equals_contiguous(scale):
-    layer = trained(LightNL(16, stride=2, scale=scale))
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_channels_last_equals_contiguous(normalize):
+    layer = trained(LightNL(16, stride=2, normalize=normalize))
     x = torch.randn(2, 16, 14, 10)
     last = x.contiguous(memory_format=torch.channels_last)
     for train in True, False:
@@ -424,8 +425,8 @@ def test_channels_last_equals_contiguous(scale):
     (dict(stride=(1, 1)), ('stride', '(1, 1)', 'positive integer')),
     (dict(order='fast'), ('order', "'fast'", "'channel'")),
     (dict(order=None), ('order', 'None', "'spatial'")),
-    (dict(scale='root'), ('scale', "'root'", "'rms'")),
-    (dict(scale=None), ('scale', 'None', "'paper'")),
+    (dict(normalize='root'), ('normalize', "'root'", "'rms'")),
+    (dict(normalize=None), ('normalize', 'None', "'size'")),
 ])
 def test_bad_argument_is_named(kwargs, words):
     with pytest.raises(ValueError) as info:
@@ -565,7 +566,7 @@ def relative_error(got, want):
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('stride', [1, 2])
 def test_large_activations_under_autocast(half, leaf, gamma, order, stride):
-    layer = LightNL(32, stride=stride, order=order, scale='paper').train()
+    layer = LightNL(32, stride=stride, order=order, normalize='size').train()
     nn.init.constant_(layer.norm.weight, gamma)
     x = (torch.randn(2, 32, 14, 14) * 300).clamp(-1000, 1000) + 1000
     x = x.to(half if leaf == 'half' else torch.float32).requires_grad_()
@@ -582,7 +583,8 @@ def test_large_activations_under_autocast(half, leaf, gamma, order, stride):
     assert layer.norm.running_var.isfinite().all()
 
     # the branch itself, against float64
-    y = light_nl(x.detach().double(), layer.nl_channels, stride, order)
+    y = light_nl(x.detach().double(), layer.nl_channels, stride, order,
+                 normalize='size')
     want = nn.functional.conv2d(
         y, layer.conv.weight.detach().double(), padding=1, groups=32)
     assert want.abs().max() > 1e8  # beyond the range of float16
@@ -609,7 +611,7 @@ def test_rms_under_autocast(half, leaf, order, stride, size):
     with torch.autocast('cpu', dtype=half):
         out = layer(x)
     assert out.dtype == x.dtype and seen[0].dtype == half
-    y = light_nl(x.detach().double(), layer.nl_channels, stride, order, scale='rms')
+    y = light_nl(x.detach().double(), layer.nl_channels, stride, order, normalize='rms')
     want = nn.functional.conv2d(
         y, layer.conv.weight.detach().double(), padding=1, groups=32)
     assert want.abs().max() < 100
@@ -623,9 +625,9 @@ def test_rms_under_autocast(half, leaf, order, stride, size):
 
 
 @pytest.mark.parametrize('half', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('scale', SCALES)
-def test_half_input_without_autocast(half, scale):
-    layer = LightNL(16, scale=scale, zero_init=False)
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_half_input_without_autocast(half, normalize):
+    layer = LightNL(16, normalize=normalize, zero_init=False)
     x = torch.full((2, 16, 8, 8), 1000.).to(half).requires_grad_()
     out = layer(x)
     assert out.dtype == half and out.isfinite().all()
@@ -644,10 +646,10 @@ def test_outer_autocast_is_left_on():
 # -------------------------------------------------------------------- compile
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
 @pytest.mark.parametrize('autocast', [False, True])
-@pytest.mark.parametrize('scale', SCALES)
-def test_compiles_without_graph_breaks(backend, autocast, scale):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_compiles_without_graph_breaks(backend, autocast, normalize):
     torch._dynamo.reset()
-    layer = trained(LightNL(8, stride=2, scale=scale)).train()
+    layer = trained(LightNL(8, stride=2, normalize=normalize)).train()
     compiled = torch.compile(
         copy.deepcopy(layer), fullgraph=True, backend=backend)
     x = torch.randn(2, 8, 9, 6)
@@ -663,14 +665,14 @@ def test_compiles_without_graph_breaks(backend, autocast, scale):
 @pytest.mark.slow
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('scale', SCALES)
-def test_many_sizes_with_inductor(scale, stride, order):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_many_sizes_with_inductor(normalize, stride, order):
     """In training, where tensors are saved whose sizes are symbols."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 16, 3, 2, 1),
-        LightNL(16, 0.25, stride, order, scale, zero_init=False),
+        LightNL(16, 0.25, stride, order, normalize, zero_init=False),
         torch.nn.Conv2d(16, 8, 3, 2, 1)).train()
     compiled = copy.deepcopy(network)
     compiled.compile(fullgraph=True)
@@ -689,7 +691,7 @@ def test_many_sizes_with_inductor(scale, stride, order):
 def test_half_model_keeps_the_branch_in_float32(dtype):
     """model.half() with activations of 1e3: finite and close to float32."""
     torch.manual_seed(0)
-    layer = LightNL(8, scale='paper', zero_init=False).eval()
+    layer = LightNL(8, normalize='size', zero_init=False).eval()
     x = (torch.randn(2, 8, 9, 9) * 1e3).to(dtype)
     # statistics as in a trained layer, beyond the range of float16
     layer.train()
@@ -709,7 +711,7 @@ def test_half_model_keeps_the_branch_in_float32(dtype):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_model_has_all_of_the_bounded_form_in_half(dtype):
     """At activations of 1e3, close to float32."""
-    layer = LightNL(8, scale='rms', zero_init=False).train()
+    layer = LightNL(8, normalize='rms', zero_init=False).train()
     x = (torch.randn(2, 8, 9, 9) * 1e3).to(dtype)
     layer(x.float())
     layer.eval()
@@ -728,16 +730,16 @@ def test_dilation_is_checked():
         LightNL(8, dilation=0)
 
 
-# ------------------------------------------------- which scale weights are for
-def scaled(scale):
-    return nn.Sequential(nn.Conv2d(8, 8, 1), trained(LightNL(8, scale=scale)))
+# ------------------------------------------------- what weights were trained for
+def light_nl_after_conv(normalize):
+    return nn.Sequential(nn.Conv2d(8, 8, 1), trained(LightNL(8, normalize=normalize)))
 
 
-@pytest.mark.parametrize('scale', SCALES)
+@pytest.mark.parametrize('normalize', NORMALIZE)
 @pytest.mark.parametrize('kind', [LightNL, SharedNL])
-def test_weights_load_into_the_same_scale(scale, kind):
-    layer = trained(kind(8, scale=scale))
-    other = kind(8, scale=scale)
+def test_weights_load_into_the_same_form(normalize, kind):
+    layer = trained(kind(8, normalize=normalize))
+    other = kind(8, normalize=normalize)
     other.load_state_dict(layer.state_dict())
     x = torch.randn(2, 8, 6, 5)
     assert torch.equal(other.eval()(x), layer.eval()(x))
@@ -745,11 +747,12 @@ def test_weights_load_into_the_same_scale(scale, kind):
 
 @pytest.mark.parametrize('strict', [False, True])
 @pytest.mark.parametrize('load', ['torch', 'mmengine', 'file', 'Pretrained', 'prefix'])
-@pytest.mark.parametrize('scale', SCALES)
-def test_weights_of_the_other_scale_are_refused(scale, load, strict, tmp_path):
+@pytest.mark.parametrize('normalize', NORMALIZE)
+def test_weights_of_the_other_form_are_refused(normalize, load, strict, tmp_path):
     """Also where mmengine would only log what does not fit."""
-    other = SCALES[scale == 'paper']
-    state, model = scaled(scale).state_dict(), scaled(other)
+    other = NORMALIZE[normalize == 'size']
+    state = light_nl_after_conv(normalize).state_dict()
+    model = light_nl_after_conv(other)
     path = str(tmp_path / 'net.pth')
     with pytest.raises(RuntimeError) as error:
         if load == 'torch':
@@ -766,32 +769,32 @@ def test_weights_of_the_other_scale_are_refused(scale, load, strict, tmp_path):
             torch.save({f'backbone.{k}': v for k, v in state.items()}, path)
             LightNLs(other, dict(type='Pretrained', checkpoint=path,
                                  prefix='backbone.')).init_weights()
-    assert f'1.conv.weight was trained with scale={scale!r}' in str(error.value)
-    assert f'has scale={other!r}' in str(error.value)
+    assert f'1.conv.weight was trained with normalize={normalize!r}' in str(error.value)
+    assert f'has normalize={other!r}' in str(error.value)
 
 
 class LightNLs(BaseModule):
 
-    def __init__(self, scale, init_cfg):
+    def __init__(self, normalize, init_cfg):
         super().__init__(init_cfg)
-        for name, layer in scaled(scale).named_children():
+        for name, layer in light_nl_after_conv(normalize).named_children():
             self.add_module(name, layer)
 
 
 def test_weights_of_other_layers_load():
     """As those of a backbone, before its plug-ins are trained."""
-    for scale in SCALES:
-        model = scaled(scale)
+    for normalize in NORMALIZE:
+        model = light_nl_after_conv(normalize)
         result = model.load_state_dict(
             {k: v for k, v in model.state_dict().items() if k[0] == '0'}, strict=False)
         assert all(key.startswith('1.') for key in result.missing_keys)
 
 
-def test_moving_averages_keep_the_scale():
-    model = scaled('rms')
+def test_moving_averages_keep_the_form():
+    model = light_nl_after_conv('rms')
     average = ExponentialMovingAverage(model, momentum=0.3, update_buffers=True)
     for _ in range(5):
         average.update_parameters(model)
     copy.deepcopy(model).load_state_dict(average.module.state_dict())
-    with pytest.raises(RuntimeError, match="scale='rms'"):
-        scaled('paper').load_state_dict(average.module.state_dict())
+    with pytest.raises(RuntimeError, match="normalize='rms'"):
+        light_nl_after_conv('size').load_state_dict(average.module.state_dict())

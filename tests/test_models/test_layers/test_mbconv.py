@@ -64,7 +64,7 @@ def reference_forward(block, x):
             hidden, block.se.expand.weight, block.se.expand.bias))
     out = norm(block.project.bn, F.conv2d(out, block.project.conv.weight))
     if s.nl_ratio:
-        y = light_nl(out, s.nl_channels, s.nl_stride, scale=block.light_nl.scale)
+        y = light_nl(out, s.nl_channels, s.nl_stride, normalize=s.normalize)
         out = out + norm(block.light_nl.norm, F.conv2d(
             y, block.light_nl.conv.weight, padding=1, groups=out.shape[1]))
     if s.skip and s.stride == 1 and s.in_channels == s.out_channels:

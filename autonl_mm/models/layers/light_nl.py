@@ -9,7 +9,6 @@ from typing import List, Optional
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -21,12 +20,54 @@ from autonl_mm.ops import fused_light_nl, load_fused_operators, pack_weights, ru
 from autonl_mm.registry import MODELS
 
 from .depthwise import depthwise_conv2d
+from .export_and_precision import (
+    at_least_float32,
+    keep_float32,
+    root,
+    subsample,
+    without_autocast,
+    without_view,
+)
 
 ORDERS = ('auto', 'channel', 'spatial')
-LOW_PRECISION = (torch.float16, torch.bfloat16)
 # State entry of layers with normalize='rms'. Layers with 'size' have none, as the
 # authors' checkpoints.
 RMS_MARK = 'scaled_by_rms'
+
+
+def light_nl_reference(x: Tensor,
+                       nl_channels: int,
+                       stride: int = 1,
+                       normalize: str = 'rms') -> Tensor:
+    r"""The compact non-local operation as the paper writes it, slow but short.
+
+    .. math::
+        y_{c,p} = \frac{1}{HW} \sum_q \left(\sum_{i<k} x_{i,p} x^s_{i,q}\right)
+                  x^s_{c,q}
+
+    with :math:`x^s` every ``stride``-th row and column of ``x``. :func:`light_nl`
+    computes the same in the cheaper order of the products, and :class:`LightNL` is
+    :math:`z = x + BN(DWConv_{3 \times 3}(y))`.
+
+    Args:
+        x (Tensor): Features, ``(N, C, H, W)``.
+        nl_channels (int): k.
+        stride (int): s. Defaults to 1.
+        normalize (str): ``'size'``, as the paper, or ``'rms'``, which divides each
+            image's y by its root mean square over all channels and the sampled
+            positions instead. Defaults to ``'rms'``.
+
+    Returns:
+        Tensor: y, ``(N, C, H, W)``.
+    """
+    x_s = x[:, :, ::stride, ::stride]
+    x_c, x_sc = x[:, :nl_channels], x_s[:, :nl_channels]
+    # p is (h, w), q is (a, b)
+    y = torch.einsum('niab,ncab,nihw->nchw', x_sc, x_s, x_c)
+    if normalize == 'size':
+        return y / (x.shape[2] * x.shape[3])
+    rms = y[:, :, ::stride, ::stride].square().mean((1, 2, 3), keepdim=True).sqrt()
+    return y / torch.where(rms > 0, rms, 1)  # a y of zeros stays zero
 
 
 def light_nl(x: Tensor,
@@ -37,21 +78,16 @@ def light_nl(x: Tensor,
              normalize: str = 'rms') -> Tensor:
     r"""The compact non-local operation, ``y = x_c x_sc^T x_s``, normalised.
 
-    .. math::
-        y_{c,p} = \frac{1}{HW} \sum_q \left(\sum_{i<k} x_{i,p} x^s_{i,q}\right)
-                  x^s_{c,q}
-
-    with :math:`x^s` every ``stride``-th row and column of ``x``. With
-    ``normalize='size'`` the divisor is HW, the size of the full feature map, for any
-    stride, as in the paper's equation and its TensorFlow release; in the PyTorch
-    release it is 1 for square feature maps.
+    :func:`light_nl_reference` has the formula. With ``normalize='size'`` the divisor
+    is HW, the size of the full feature map, for any stride, as in the paper's equation
+    and its TensorFlow release; in the PyTorch release it is 1 for square feature maps.
 
     This grows with the cube of ``x``. With ``normalize='rms'``, a deviation from
     the paper, each image's product is divided by its root mean square over all
     channels and the sampled positions instead, so that it has the same size for
     every image: multiplying ``x`` by a number does not change ``y``. Where
-    the product is zero, so is ``y``, and so are its gradients; this is also the
-    result where squares leave the range of the dtype, in float32 for features
+    the product is zero, so is ``y``, and so are its gradients. The result is also zero
+    where squares leave the range of the dtype, in float32 for features
     below 1e-6 and above 1e6. At stride 1 the
     sampled positions are all positions, and the root mean square of ``y`` is
     1. In the channel order it comes from small matrices: with the context
@@ -72,24 +108,19 @@ def light_nl(x: Tensor,
             affinity's terms, one per channel and sampled position. A search
             uses them to select channels and strides in a differentiable way.
             The first channel's factors say how much each position counts in
-            the root mean square; every choice of channels has the first one.
+            the root mean square; every subnet has the first channel.
             Defaults to None.
         normalize (str): ``'rms'`` or ``'size'``. Defaults to ``'rms'``.
 
     Returns:
         Tensor: ``(N, C, H, W)``, with the dtype of ``x``.
     """
-    n, c, h, w = x.shape
-    # One row per position, as in the memory of channels_last: for such an x
-    # these are views. y has this layout too, in which the depthwise convolution
-    # is fastest.
-    x_s = x.permute(0, 2, 3, 1).flatten(1, 2)  # (N, HW, C)
-    x_c = x_sc = x_s[..., :nl_channels]  # (N, HW, k)
+    c, h, w = x.shape[1:]
+    x_s = x_p = _rows(x)  # (N, HW, C)
     if stride > 1:
-        x_s = _subsample(x, stride).permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
-        x_sc = x_s[..., :nl_channels]  # (N, hw, k)
-    count, shares = x_s.shape[1], None
-    terms = x_sc
+        x_s = _rows(subsample(x, stride))  # (N, hw, C)
+    x_c, x_sc = x_p[..., :nl_channels], x_s[..., :nl_channels]
+    count, shares, terms = x_s.shape[1], None, x_sc
     if weight is not None:
         terms = x_sc * weight.t()
         shares = weight[:1].t().expand(count, 1)  # of the positions
@@ -115,68 +146,33 @@ def light_nl(x: Tensor,
         y = torch.bmm(affinity, x_s)
         if normalize == 'rms':
             # This order is the cheaper one where y is smaller than the context.
-            rows = y
+            sampled = y
             if stride > 1:
-                rows = _subsample(y.view(n, h, w, c).permute(0, 3, 1, 2), stride)
-                rows = rows.permute(0, 2, 3, 1).flatten(1, 2)
-            squares = rows.square()
+                sampled = _rows(subsample(_feature_map(y, h, w), stride))
+            squares = sampled.square()
             if shares is not None:
                 squares, count = squares * shares, shares.sum()
-            y = y / _root(squares.sum((1, 2), keepdim=True) / (count * c))
-    y = y.view(n, h, w, c).permute(0, 3, 1, 2)
-    return torch.ops.autonl_mm.no_view(y) if _is_compiling() else y
+            y = y / root(squares.sum((1, 2), keepdim=True) / (count * c))
+    return without_view(_feature_map(y, h, w))
 
 
-def _is_exporting() -> bool:
-    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+def _rows(x: Tensor) -> Tensor:
+    """``(N, C, H, W)`` to ``(N, HW, C)``, one row per position.
 
-
-def _is_compiling() -> bool:
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-
-
-def _subsample(x: Tensor, stride: int) -> Tensor:
-    """Every ``stride``-th row and column of ``(N, C, H, W)``, in channels_last.
-
-    In an exported graph it is a max pooling with a window of one pixel: ncnn has no
-    slice with a step, and OpenVINO does not know its size if that of images is dynamic.
+    For an ``x`` in channels_last this is a view.
     """
-    if _is_exporting():
-        return F.max_pool2d(x, 1, stride)
-    # Copied before flattening, as flatten would copy too, but to another layout.
-    return x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _no_view(y: Tensor) -> Tensor:
-    """A copy where sizes are symbols: inductor (torch 2.13) fails for a view that is
-    saved for the backward pass and whose strides, as those of channels_last, it cannot
-    order without knowing the sizes. It would remove a clone, but not this."""
-    if any(isinstance(size, torch.SymInt) for size in y.shape):
-        return y.neg().neg()
-    return y.view_as(y)
+def _feature_map(rows: Tensor, h: int, w: int) -> Tensor:
+    """The inverse of :func:`_rows`, in channels_last.
 
-
-# An operator, since Dynamo shows sizes that are symbols as integers. Behind Dynamo it
-# is replaced by what it does.
-_LIBRARY = torch.library.Library('autonl_mm', 'FRAGMENT')
-_LIBRARY.define('no_view(Tensor y) -> Tensor')
-_LIBRARY.impl('no_view', _no_view, 'CompositeImplicitAutograd')
-
-
-def _root(square: Tensor) -> Tensor:
-    """``sqrt(square)`` as a divisor: infinity where nothing is to be divided.
-
-    That is where the square is zero or outside of the range of the dtype; the
-    quotient is then 0, and so are its gradients. A product with rsqrt() would
-    have the cube of the root in its gradient. An exported graph only keeps zero out of
-    the divisor, as ncnn has no ``where``.
+    The depthwise convolution is fastest in this layout.
     """
-    if _is_exporting():
-        return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
-    return torch.where(square > 0, square, float('inf')).sqrt()
+    return rows.view(rows.shape[0], h, w, rows.shape[2]).permute(0, 3, 1, 2)
 
 
-def _rms_of_product(context: Tensor, gram: Optional[Tensor] = None) -> Tensor:
+def _rms_of_product(context: Tensor, gram: Optional[Tensor]) -> Tensor:
     """The root mean square of ``x_c context``, ``(N, 1, 1)``.
 
     Both factors come divided by ``count * C``, with ``count`` the number of
@@ -188,13 +184,12 @@ def _rms_of_product(context: Tensor, gram: Optional[Tensor] = None) -> Tensor:
     Args:
         context (Tensor): ``x_sc^T x_s / (count * C)``, ``(N, k, C)``.
         gram (Tensor, optional): Gram matrix of the compact channels at the
-            sampled positions over the same divisor, ``(N, k, k)``. Defaults to
-            None, the first k columns of the context.
+            sampled positions over the same divisor, ``(N, k, k)``; None for the first
+            k columns of the context.
     """
     if gram is None:
         gram = context[..., :context.shape[1]]
-    trace = (torch.bmm(gram, context) * context).sum((1, 2), keepdim=True)
-    return _root(trace)
+    return root((torch.bmm(gram, context) * context).sum((1, 2), keepdim=True))
 
 
 def affinity_rows(x: Tensor,
@@ -218,19 +213,14 @@ def affinity_rows(x: Tensor,
         output at each of the P positions. The divisor, HW or the root mean
         square, is included.
     """
-    h, w = x.shape[2:]
-    features = x[:, :, ::stride, ::stride]
-    sampled = features[:, :nl_channels]
-    queries = x[:, :nl_channels, positions[:, 0], positions[:, 1]]  # (N, k, P)
-    compact = sampled.flatten(2)  # (N, k, hw)
-    rows = torch.matmul(queries.transpose(1, 2), compact)
-    if normalize == 'size':
-        rows = rows / (h * w)
-    else:
-        size = features[0, 0].numel() * x.shape[1]
-        context = torch.bmm(compact, features.flatten(2).transpose(1, 2)) / size
-        rows = rows / size / _rms_of_product(context)
-    return rows.unflatten(2, sampled.shape[2:])
+    sampled = x[:, :nl_channels, ::stride, ::stride]
+    queries = x[:, :nl_channels, positions[:, 0], positions[:, 1]]
+    rows = torch.einsum('nip,niab->npab', queries, sampled) / x[0, 0].numel()
+    if normalize == 'rms':
+        y = light_nl(x, nl_channels, stride, normalize='size')
+        squares = y[:, :, ::stride, ::stride].square()
+        rows = rows / root(squares.mean((1, 2, 3), keepdim=True))
+    return rows
 
 
 @MODELS.register_module()
@@ -349,15 +339,10 @@ class LightNL(DeployMixin, BaseModule):
         super().init_weights()
 
     def _apply(self, fn, *args, **kwargs):
-        # .half(), .to() and similar methods call this for every tensor.
-        def keep_precision(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            if new.dtype in LOW_PRECISION and tensor.dtype != new.dtype:
-                return tensor.to(new.device)
-            return new
-
-        super()._apply(keep_precision if self.normalize == 'size' else fn, *args,
-                       **kwargs)
+        # .half(), .to() and similar methods call this.
+        if self.normalize == 'size':
+            fn = keep_float32(fn)
+        super()._apply(fn, *args, **kwargs)
         if self.fused:
             pack_weights(self.conv)
         return self
@@ -412,19 +397,12 @@ class LightNL(DeployMixin, BaseModule):
             weight (Tensor, optional): As for :func:`light_nl`. Defaults to
                 None.
         """
-        # Asked first: entering autocast takes as long as one of the products.
-        if not torch.is_autocast_enabled(x.device.type):
-            return self._convolve(self._product(x, weight)).to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            y = self._product(x, weight)
+        with without_autocast(x):
+            y = light_nl(at_least_float32(x), self.nl_channels, self.stride,
+                         self.order, weight, self.normalize)
             if self.normalize == 'size':
                 return self._convolve(y).to(x.dtype)
         return self._convolve(y).to(x.dtype)
-
-    def _product(self, x: Tensor, weight: Optional[Tensor]) -> Tensor:
-        x = x.float() if x.dtype in LOW_PRECISION else x
-        return light_nl(x, self.nl_channels, self.stride, self.order, weight,
-                        self.normalize)
 
     def _convolve(self, y: Tensor) -> Tensor:
         y = depthwise_conv2d(y.to(self.conv.weight.dtype), self.conv)

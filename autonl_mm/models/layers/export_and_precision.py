@@ -1,0 +1,96 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Forms of LightNL's operations for exporters, compilers and half precision.
+
+None of them changes the mathematics, which is in :mod:`.light_nl`.
+"""
+from contextlib import AbstractContextManager, nullcontext
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def _is_exporting() -> bool:
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
+def subsample(x: Tensor, stride: int) -> Tensor:
+    """Every ``stride``-th row and column of ``(N, C, H, W)``, in channels_last.
+
+    In an exported graph it is a max pooling with a window of one pixel: ncnn has no
+    slice with a step, and OpenVINO does not know its size if images have a dynamic
+    size.
+    """
+    if _is_exporting():
+        return F.max_pool2d(x, 1, stride)
+    # Copied before flattening, as flatten would copy too, but to another layout.
+    return x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+
+
+def root(square: Tensor) -> Tensor:
+    """``sqrt(square)`` as a divisor: infinity where nothing is to be divided.
+
+    That is where the square is zero or outside of the range of the dtype; the
+    quotient is then 0, and so are its gradients. A product with rsqrt() would
+    have the cube of the root in its gradient. An exported graph only keeps zero out of
+    the divisor, as ncnn has no ``where``.
+    """
+    if _is_exporting():
+        return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
+    return torch.where(square > 0, square, float('inf')).sqrt()
+
+
+def without_view(y: Tensor) -> Tensor:
+    """``y``; under torch.compile with dynamic sizes a copy of it.
+
+    inductor (torch 2.13) fails for a view that is saved for the backward pass if it
+    cannot order its strides, as those of channels_last, without knowing the sizes.
+    """
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return torch.ops.autonl_mm.no_view(y)
+    return y
+
+
+def _no_view(y: Tensor) -> Tensor:
+    if any(isinstance(size, torch.SymInt) for size in y.shape):
+        return y.neg().neg()  # inductor would remove a clone
+    return y.view_as(y)
+
+
+# An operator, since Dynamo shows sizes that are symbols as integers. After Dynamo it
+# is replaced by its implementation.
+_LIBRARY = torch.library.Library('autonl_mm', 'FRAGMENT')
+_LIBRARY.define('no_view(Tensor y) -> Tensor')
+_LIBRARY.impl('no_view', _no_view, 'CompositeImplicitAutograd')
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x``, in float32 if it is in half precision."""
+    return x.float() if x.dtype in LOW_PRECISION else x
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Switch autocast off on the device of ``x``, for a ``with`` statement."""
+    # Entering autocast takes as long as one of LightNL's products.
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
+
+
+def keep_float32(convert: Callable) -> Callable:
+    """The argument of ``nn.Module._apply``, but without conversion to half precision.
+
+    Args:
+        convert (Callable): From tensor to tensor, of ``.half()``, ``.to()`` and
+            similar methods.
+    """
+    def converted(tensor: Tensor) -> Tensor:
+        new = convert(tensor)
+        if new.dtype in LOW_PRECISION and tensor.dtype != new.dtype:
+            return tensor.to(new.device)
+        return new
+
+    return converted

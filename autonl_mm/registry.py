@@ -19,7 +19,7 @@ from mmengine.registry import Registry
 
 BARE_NAMES = {
     'AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'LightNL', 'PluginBackbone',
-    'RMSpropTF', 'SharedNL'
+    'RMSpropTF'
 }
 
 
@@ -46,8 +46,8 @@ MODELS = PublicRegistry(
     parent=ROOT_MODELS,
     scope='autonl_mm',
     locations=[
-        'autonl_mm.models', 'autonl_mm.nas',
-        'autonl_mm.export.engine_model'
+        'autonl_mm.models', 'autonl_mm.nas', 'autonl_mm.export.engine_model',
+        'autonl_mm.benchmark.comparison_blocks'
     ])
 OPTIMIZERS = PublicRegistry(
     'optimizer',

@@ -15,7 +15,8 @@ BLOCK = 'r1_k3_s11_e1_i8_o8_nonlocal0.5'
 CODEBASES = ('mmpretrain', 'mmdet', 'mmseg')
 PUBLIC = dict(
     MODELS=('AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'EngineModel', 'LightNL',
-            'OnnxModel', 'PluginBackbone', 'PoolDropout', 'SharedNL'),
+            'OnnxModel', 'PluginBackbone', 'PoolDropout', 'SharedNL',
+            'SqueezeExcitePlugin'),
     OPTIMIZERS=('RMSpropTF', ),
     OPTIM_WRAPPERS=('CpuAmpOptimWrapper', ),
     HOOKS=('BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',

@@ -1,13 +1,16 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Classifiers whose speed is measured, by name."""
+"""Classifiers whose speed is measured."""
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence, Type, Union
 
 import torch.nn as nn
 
 from autonl_mm.arch import ArchSpec, resolve_arch
-from autonl_mm.models import AutoNL, LightNL, PoolDropout
+from autonl_mm.models import AutoNL, LightNL, MBConv, PoolDropout
+
+from .comparison_blocks import AddOnly, ConvolutionOnly
 
 try:
     import timm
@@ -15,31 +18,21 @@ except ImportError:
     timm = None
 
 NAMES = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
-WITHOUT = ' without LightNL'
-WITHOUT_SE = ' without squeeze-excite'
-HSWISH = ' with h-swish'
-RELU = ' with ReLU'
-ACTS = {HSWISH: 'HSwish', RELU: 'ReLU'}
-NORMALIZED = {" with the paper's LightNL": 'size', ' with the bounded LightNL': 'rms'}
-
-
-class AddOnly(LightNL):
-    """The last step of LightNL: a feature map is added to the input."""
-
-    def branch(self, x, weight=None):
-        return x
-
-
-class ConvolutionOnly(LightNL):
-    """LightNL without its matrix products."""
-
-    def branch(self, x, weight=None):
-        return self.norm(self.conv(x))
-
-
-REDUCED = {' with the add only': AddOnly,
-           ' with convolution and add only': ConvolutionOnly}
-VARIANTS = (WITHOUT, WITHOUT_SE, *ACTS, *REDUCED, *NORMALIZED)
+# On command lines a network can have variants, NETWORK:VARIANT:VARIANT. Each stands
+# for keywords of build_classifier.
+VARIANTS = {
+    'no-light-nl': dict(light_nl=None),
+    'add-only': dict(light_nl=AddOnly),
+    'convolution-only': dict(light_nl=ConvolutionOnly),
+    'size': dict(normalize='size'),
+    'rms': dict(normalize='rms'),
+    'no-se': dict(squeeze_excite=False),
+    'h-swish': dict(activation='HSwish'),
+    'relu': dict(activation='ReLU'),
+}
+NO_LIGHT_NL = ':no-light-nl'
+NETWORK_HELP = (f'{", ".join(NAMES)} or a notation file, with or without variants, '
+                f'such as AutoNL-S{NO_LIGHT_NL}: {", ".join(VARIANTS)}')
 
 
 class LastFeatureMap(nn.Module):
@@ -50,62 +43,70 @@ class LastFeatureMap(nn.Module):
         return feature_maps[-1]
 
 
-def make_classifier(arch: ArchSpec, **kwargs) -> nn.Sequential:
+def build_classifier(arch: Union[str, PathLike, Sequence[str], ArchSpec],
+                     normalize: Optional[str] = None,
+                     light_nl: Optional[Type[LightNL]] = LightNL,
+                     squeeze_excite: bool = True,
+                     activation: str = 'Swish') -> nn.Sequential:
     """A classifier of 1000 classes with random weights.
 
     Args:
-        arch (ArchSpec): The network.
-        **kwargs: Other arguments of :class:`autonl_mm.models.AutoNL`.
+        arch (str | PathLike | Sequence[str] | ArchSpec): As for
+            :class:`autonl_mm.models.AutoNL`.
+        normalize (str, optional): As there. Defaults to None.
+        light_nl (type, optional): Class of the layers in LightNL's places, see
+            :mod:`autonl_mm.benchmark.comparison_blocks`; None for none. Defaults to
+            LightNL.
+        squeeze_excite (bool): Whether blocks keep their squeeze-excite. Defaults to
+            True.
+        activation (str): Type of the activations. Defaults to ``'Swish'``.
 
     Returns:
         nn.Sequential: The network. The last BN of its LightNL layers is not zero, as
         after training.
+
+    Raises:
+        ValueError: As of AutoNL.
     """
-    net = nn.Sequential(
-        AutoNL(arch, out_indices=(-1, ), **kwargs), LastFeatureMap(), PoolDropout(),
-        nn.Linear(arch.head_channels, 1000))
-    for module in net.modules():
-        if isinstance(module, LightNL):
-            nn.init.constant_(module.norm.weight, 0.1)
-    return net
+    arch = resolve_arch(arch, normalize)
+    if light_nl is None:
+        arch = arch.without_light_nl()
+    if not squeeze_excite:
+        arch = replace(
+            arch, blocks=tuple(replace(b, se_ratio=0.) for b in arch.blocks))
+    backbone = AutoNL(arch, out_indices=(-1, ), act_cfg=dict(type=activation))
+    for block in backbone.modules():
+        if isinstance(block, MBConv) and block.light_nl is not None:
+            if light_nl is not LightNL:
+                block.light_nl = light_nl(block.spec.out_channels)
+            nn.init.constant_(block.light_nl.norm.weight, 0.1)
+    return nn.Sequential(backbone, LastFeatureMap(), PoolDropout(),
+                         nn.Linear(arch.head_channels, 1000))
 
 
-def build_classifier(name: str, normalize: Optional[str] = None) -> nn.Module:
-    """A classifier of 1000 classes with random weights.
+def network_by_name(name: str) -> nn.Module:
+    """A classifier of 1000 classes with random weights, as command lines name it.
 
     Args:
         name (str): Key or value of :data:`NAMES`, or a notation file, with or without
-            one of :data:`VARIANTS` appended; or one of timm's networks.
-        normalize (str, optional): As for :class:`AutoNL`, unless the variant says it.
-            Defaults to None.
-
-    Returns:
-        nn.Module: The network, as :func:`make_classifier` makes it.
+            keys of :data:`VARIANTS` after colons; or one of timm's networks.
 
     Raises:
-        ValueError: If there is no such network.
+        ValueError: If there is no such network or variant.
     """
-    variant = next(filter(name.endswith, VARIANTS), '')
-    plain = name.removesuffix(variant)
-    if plain not in {*NAMES, *NAMES.values()} and not Path(plain).is_file():
+    plain, *variants = name.split(':')
+    ours = {*NAMES, *NAMES.values()}
+    if plain not in ours and not Path(plain).is_file():
         if timm is None or not timm.is_model(name):
             raise ValueError(
-                f'--networks has {name!r}, which is neither one of ours, nor a file, '
-                "nor one of timm's"
+                f'{name!r} is neither {", ".join(NAMES)}, nor a notation file, nor one '
+                "of timm's networks"
                 + ', which is not installed: pip install timm' * (timm is None))
         return timm.create_model(name)
-    normalize = NORMALIZED.get(variant, normalize)
-    arch = resolve_arch(NAMES.get(plain, plain), normalize)
-    if variant == WITHOUT:
-        arch = arch.without_light_nl()
-    if variant == WITHOUT_SE:
-        arch = replace(arch, blocks=tuple(
-            replace(block, se_ratio=0.) for block in arch.blocks))
-    net = make_classifier(
-        arch, act_cfg=dict(type=ACTS.get(variant, 'Swish')))
-    for path, module in list(net.named_modules()):
-        if isinstance(module, LightNL) and variant in REDUCED:
-            parent, _, child = path.rpartition('.')
-            setattr(net.get_submodule(parent), child,
-                    REDUCED[variant](module.in_channels))
-    return net
+    keywords = {}
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise ValueError(f'{name!r} has the variant {variant!r}, expected some of '
+                             f'{", ".join(VARIANTS)}')
+        keywords.update(VARIANTS[variant])
+    return build_classifier(NAMES.get(plain, plain), **keywords)

@@ -13,7 +13,7 @@ tool = load_tool('tools/benchmarks/engines.py')
 
 def test_table_json_and_plot(tiny_arch, monkeypatch, tmp_path, capsys):
     """In onnxruntime; others differ by their name alone."""
-    names = [str(tiny_arch), f'{tiny_arch} without LightNL']
+    names = [str(tiny_arch), f'{tiny_arch}:no-light-nl']
     monkeypatch.setattr(tool, 'BASE', names[1])
     threads = torch.get_num_threads()
     with known_to_forks(tool):
@@ -31,7 +31,7 @@ def test_table_json_and_plot(tiny_arch, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('options, words', [
-    (['--networks', 'no_such_net'], "--networks has 'no_such_net', which is neither"),
+    (['--networks', 'no_such_net'], "'no_such_net' is neither"),
     (['--threads', 0], 'expected at least 1 each'),
     (['--rounds', 0], '--rounds is 0'),
 ])

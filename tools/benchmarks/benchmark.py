@@ -40,24 +40,17 @@ from torch._inductor import config as inductor_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autonl_mm.arch import resolve_arch
+from autonl_mm.benchmark.comparison_blocks import EinsumLightNL
 from autonl_mm.benchmark.measure import (
     device_name,
     in_turns,
     peak_memory,
     peak_of_tensors,
 )
-from autonl_mm.benchmark.networks import (
-    HSWISH,
-    NAMES,
-    NORMALIZED,
-    REDUCED,
-    WITHOUT,
-    build_classifier,
-)
+from autonl_mm.benchmark.networks import NAMES, NO_LIGHT_NL, network_by_name
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
-from autonl_mm.cost import light_nl_order
 from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.models import LightNL
 from autonl_mm.models.layers import depthwise_conv2d
@@ -83,7 +76,7 @@ DEPTHWISE_SHAPES = ((576, 5, 2), (1152, 5, 4), (320, 3, 2), (480, 5, 8))
 INPUT_SHAPES = ('224x224', '320x320', '512x512', '512x1024', '1024x2048')
 MNASNET = 'mnasnet_100'
 TIMM_NETWORKS = ('mobilenetv3_large_100', 'efficientnet_b0', MNASNET)
-AGAINST_MNASNET = ('AutoNL-S', 'AutoNL-S' + HSWISH, 'AutoNL-S' + WITHOUT)
+AGAINST_MNASNET = ('AutoNL-S', 'AutoNL-S:h-swish', 'AutoNL-S' + NO_LIGHT_NL)
 
 
 def parse_args():
@@ -131,13 +124,13 @@ def build_network(name, device='cpu'):
     """A classifier in channels_last.
 
     Args:
-        name (str): As for :func:`autonl_mm.benchmark.networks.build_classifier`.
+        name (str): As for :func:`autonl_mm.benchmark.networks.network_by_name`.
         device (str): Where to put it. Defaults to ``'cpu'``.
 
     Returns:
         nn.Module: The network.
     """
-    return build_classifier(name).to(device, memory_format=torch.channels_last)
+    return network_by_name(name).to(device, memory_format=torch.channels_last)
 
 
 def image(batch_size, height, width, device):
@@ -230,7 +223,7 @@ SCALING_KINDS = dict(KINDS, fused=functools.partial(inference, form='fused'))
 
 def network_names(args):
     """With and without LightNL, for every arch."""
-    return [name for arch in args.archs for name in (arch, arch + WITHOUT)]
+    return [name for arch in args.archs for name in (arch, arch + NO_LIGHT_NL)]
 
 
 def network_times(args, names):
@@ -269,7 +262,7 @@ def networks(args):
     for form, kind, times in network_times(args, names):
         for name in names:
             row = dict(network=name, form=form, kind=kind, seconds=times[name])
-            base = name + WITHOUT
+            base = name + NO_LIGHT_NL
             if base in times:
                 row['ratio'] = ratio(times[name], times[base])
             rows.append(row)
@@ -285,8 +278,8 @@ def networks(args):
 
 def normalize(args):
     """Times of networks with the bounded LightNL and with the paper's."""
-    paper, bounded = NORMALIZED
-    names = [arch + form for arch in args.archs for form in NORMALIZED]
+    paper, bounded = ':size', ':rms'
+    names = [arch + form for arch in args.archs for form in (paper, bounded)]
     measured = list(network_times(args, names))
     if onnxruntime is None or on_gpu(args.device):
         print('onnxruntime: left out, ' + (
@@ -310,12 +303,15 @@ def normalize(args):
 
 
 # ------------------------------------------------------------------- ablation
+ABLATION = (NO_LIGHT_NL, ':add-only', ':convolution-only', '')
+
+
 def ablation(args):
     """Forward passes with more and more of the steps of LightNL."""
     x = image(args.batch_size, *args.input_shape, args.device)
     rows = []
     for arch in args.archs:
-        names = [arch + variant for variant in (WITHOUT, *REDUCED, '')]
+        names = [arch + variant for variant in ABLATION]
         times = in_turns({name: inference(name, x) for name in names},
                          args.rounds, args.device, clock=args.clock)
         rows += [dict(network=name, seconds=times[name],
@@ -331,28 +327,7 @@ def ablation(args):
 
 
 # ---------------------------------------------------------------------- layer
-class EinsumLightNL(nn.Module):
-    """LightNL with ``normalize='size'`` by its formula in einsum, for comparison."""
-
-    def __init__(self, channels, stride):
-        super().__init__()
-        self.nl_channels, self.stride = channels // 4, stride
-        self.conv = nn.Conv2d(
-            channels, channels, 3, padding=1, groups=channels, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x):
-        c, h, w = x.shape[1:]
-        x_s = x[:, :, ::self.stride, ::self.stride]
-        x_c, x_sc = x[:, :self.nl_channels], x_s[:, :self.nl_channels]
-        if light_nl_order(c, self.nl_channels, h * w,
-                          x_s.shape[2] * x_s.shape[3], 'size') == 'channel':
-            context = torch.einsum('niab,ncab->nic', x_sc, x_s)
-            y = torch.einsum('nihw,nic->nchw', x_c, context)
-        else:
-            affinity = torch.einsum('nihw,niab->nhwab', x_c, x_sc)
-            y = torch.einsum('nhwab,ncab->nchw', affinity, x_s)
-        return x + self.norm(self.conv(y / (h * w)))
+PAPERS = dict(normalize='size', zero_init=False)
 
 
 def layer_call(layer, x, train):
@@ -377,7 +352,7 @@ def layer_call(layer, x, train):
 
 def light_nl_call(x, stride, kind):
     """:func:`layer_call` for LightNL, in deploy form except in training."""
-    layer = LightNL(x.shape[1], stride=stride, normalize='size', zero_init=False)
+    layer = LightNL(x.shape[1], **PAPERS, stride=stride)
     if kind != 'training':
         switch_to_deploy(layer, fused=kind == 'fused')
     return layer_call(layer, x, kind == 'training')
@@ -396,7 +371,8 @@ def layer(args):
         for kind in kinds:
             train = kind == 'training'
             calls = {
-                'einsum': layer_call(EinsumLightNL(c, stride), x, train),
+                'einsum': layer_call(EinsumLightNL(c, **PAPERS, stride=stride), x,
+                                     train),
                 'LightNL': light_nl_call(last, stride, kind),
                 'LightNL, NCHW': light_nl_call(x, stride, kind)
             }
@@ -478,7 +454,7 @@ def memory(args):
         rows.append(dict(network=name, mib=mib))
     by_name = {row['network']: row['mib'] for row in rows}
     for row in rows:
-        base = by_name.get(row['network'] + WITHOUT)
+        base = by_name.get(row['network'] + NO_LIGHT_NL)
         row['ratio'] = {kind: mib / base[kind]
                         for kind, mib in row['mib'].items()} if base else {}
     print(f'Peak memory of a training step, batch {args.batch_size}, '

@@ -29,16 +29,7 @@ from autonl_mm.benchmark.measure import (
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
-from autonl_mm.models import PluginBackbone, SqueezeExcite
-
-
-class SqueezeExcitePlugin(SqueezeExcite):
-    """Squeeze-excite with the arguments of a plug-in."""
-
-    def __init__(self, in_channels, ratio):
-        super().__init__(in_channels, max(int(ratio * in_channels), 1),
-                         dict(type='Swish'))
-
+from autonl_mm.models import PluginBackbone
 
 NORM = dict(type='BN')
 # The paper's comparison is of the paper's form.
@@ -46,7 +37,8 @@ LIGHT_NL = dict(type='autonl_mm.LightNL', normalize='size')
 # From the name to the config of the layer.
 BLOCKS = {
     'none': None,
-    'squeeze-excite, ratio 1/4': dict(type=SqueezeExcitePlugin, ratio=1 / 4),
+    'squeeze-excite, ratio 1/4': dict(
+        type='autonl_mm.SqueezeExcitePlugin', hidden_channels=1 / 4),
     'NonLocal2d': dict(
         type='NonLocal2d', reduction=1, mode='dot_product', norm_cfg=NORM),
     'NonLocal2d, reduction 2': dict(

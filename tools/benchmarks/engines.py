@@ -15,9 +15,13 @@ from pathlib import Path
 
 import torch
 
-from autonl_mm.arch import NORMALIZE
 from autonl_mm.benchmark.measure import Spread, device_name, in_turns
-from autonl_mm.benchmark.networks import NAMES, VARIANTS, WITHOUT, build_classifier
+from autonl_mm.benchmark.networks import (
+    NAMES,
+    NETWORK_HELP,
+    NO_LIGHT_NL,
+    network_by_name,
+)
 from autonl_mm.checkpoint import write_whole
 from autonl_mm.cli import configs, outputs
 from autonl_mm.cli.allocator import keep_freed_memory
@@ -33,8 +37,8 @@ except ImportError:
     plt = None
 
 BASE = 'mnasnet_100'
-NETWORKS = (*NAMES, *(name + WITHOUT for name in NAMES), BASE, 'mobilenetv3_large_100',
-            'mobilenetv4_conv_small', 'efficientnet_b0')
+NETWORKS = (*NAMES, *(name + NO_LIGHT_NL for name in NAMES), BASE,
+            'mobilenetv3_large_100', 'mobilenetv4_conv_small', 'efficientnet_b0')
 
 
 def parse_args():
@@ -46,11 +50,7 @@ def parse_args():
         help='default: those that are installed')
     parser.add_argument(
         '--networks', nargs='+', default=list(NETWORKS), metavar='NETWORK',
-        help=f'default: {", ".join(NETWORKS)}; or a notation file, either with one of '
-        f'{", ".join(map(repr, VARIANTS))} appended; or the name of one of timm\'s')
-    parser.add_argument(
-        '--normalize', choices=NORMALIZE,
-        help='what LightNL divides by, default rms, or what a notation file says')
+        help=f'default: {", ".join(NETWORKS)}; {NETWORK_HELP}; or one of timm\'s')
     parser.add_argument(
         '--threads', nargs='+', type=int, default=[1, 2], help='default: 1 2')
     parser.add_argument('--rounds', type=int, default=50, help='measurements of each')
@@ -108,7 +108,7 @@ def measure_engine(engine, networks, args, folder):
             continue
         for name, seconds in times.items():
             record = dict(engine=engine, threads=threads, network=name, seconds=seconds)
-            for base in (BASE, name + WITHOUT):
+            for base in (BASE, name + NO_LIGHT_NL):
                 if base in times and base != name:
                     record[f'ratio to {base}'] = statistics.median(
                         a / b for a, b in zip(seconds, times[base]))
@@ -201,8 +201,7 @@ def main():
         outputs.check_file('--out', args.out)
         outputs.check_file('--plot', args.plot)
         engines = choose_engines(args.engines)
-        networks = {name: build_classifier(name, args.normalize).eval()
-                    for name in args.networks}
+        networks = {name: network_by_name(name).eval() for name in args.networks}
     except (ImportError, OSError, ValueError) as e:
         sys.exit(f'engines.py: {e}')
     print(f'{device_name("cpu")}, torch {torch.__version__}, batch 1, '

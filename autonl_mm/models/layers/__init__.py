@@ -2,7 +2,6 @@
 from .depthwise import depthwise_conv2d
 from .light_nl import (
     LightNL,
-    SharedNL,
     affinity_rows,
     light_nl,
     light_nl_reference,
@@ -11,6 +10,6 @@ from .light_nl import (
 from .mbconv import MBConv, SqueezeExcite
 
 __all__ = [
-    'LightNL', 'SharedNL', 'affinity_rows', 'depthwise_conv2d', 'light_nl',
+    'LightNL', 'affinity_rows', 'depthwise_conv2d', 'light_nl',
     'light_nl_reference', 'light_nl_scales', 'MBConv', 'SqueezeExcite'
 ]

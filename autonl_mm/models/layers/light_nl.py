@@ -414,50 +414,6 @@ class LightNL(DeployMixin, BaseModule):
                 f'normalize={self.normalize!r}')
 
 
-@MODELS.register_module()
-class SharedNL(LightNL):
-    """An intermediate step from a conventional non-local block to LightNL.
-
-    Features are shared, ``y = x x^T x``, normalised, without theta, phi and g, but
-    ``W_z`` is still a 1x1 convolution. The next step is
-    ``LightNL(channel_ratio=1)``.
-
-    Args:
-        in_channels (int): C, channels in and out.
-        order (str): Order of the products, see :func:`light_nl`. Defaults to
-            ``'auto'``.
-        normalize (str): As for :class:`LightNL`.
-        norm_cfg (dict, optional): Normalisation; None for none. Defaults to
-            ``dict(type='BN')``.
-        zero_init (bool): Whether the block starts as the identity. Defaults
-            to True.
-        init_cfg (dict, optional): Initialisation. Defaults to None.
-
-    Shape:
-        ``(N, C, H, W)`` in, the same out.
-    """
-
-    _abbr_ = 'shared_nl'
-
-    def __init__(self,
-                 in_channels: int,
-                 order: str = 'auto',
-                 normalize: str = 'rms',
-                 norm_cfg: Optional[dict] = dict(type='BN'),
-                 zero_init: bool = True,
-                 init_cfg: Optional[dict] = None):
-        super().__init__(
-            in_channels,
-            channel_ratio=1,
-            order=order,
-            normalize=normalize,
-            norm_cfg=norm_cfg,
-            zero_init=zero_init,
-            init_cfg=init_cfg)
-        self.conv = nn.Conv2d(in_channels, in_channels, 1, bias=False)
-        self._reset_parameters()
-
-
 def light_nl_scales(module: nn.Module) -> List[str]:
     """What the LightNLs in a network divide by, in the words of exported files.
 

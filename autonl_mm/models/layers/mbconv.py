@@ -12,7 +12,6 @@ from torch import Tensor
 from autonl_mm.arch import BlockSpec
 from autonl_mm.fold import DeployMixin
 from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs_fused
-from autonl_mm.registry import MODELS
 
 from .depthwise import depthwise_conv2d, has_slow_gradient
 from .light_nl import LightNL, init_depthwise
@@ -60,31 +59,6 @@ class SqueezeExcite(BaseModule):
         """``(N, C, H, W)`` to ``(N, C, H, W)``."""
         scale = self.expand(self.act(self.reduce(self.pool(x))))
         return x * scale.sigmoid()
-
-
-@MODELS.register_module()
-class SqueezeExcitePlugin(SqueezeExcite):
-    """Squeeze-excite as a plug-in layer, for comparisons with LightNL.
-
-    Args:
-        in_channels (int): C, channels in and out.
-        hidden_channels (int): Hidden units.
-        act_cfg (dict): Inner activation. Defaults to ``dict(type='Swish')``.
-        init_cfg (dict, optional): Initialisation. Defaults to None.
-
-    Shape:
-        ``(N, C, H, W)`` in, the same out.
-    """
-
-    _abbr_ = 'se'
-
-    def __init__(self,
-                 in_channels: int,
-                 hidden_channels: int,
-                 act_cfg: dict = dict(type='Swish'),
-                 init_cfg: Optional[dict] = None):
-        super().__init__(in_channels, hidden_channels, fused_act_cfg(act_cfg),
-                         init_cfg)
 
 
 class MBConv(DeployMixin, BaseModule):

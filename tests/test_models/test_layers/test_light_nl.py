@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autonl_mm.models.layers import (
     LightNL,
-    SharedNL,
     affinity_rows,
     light_nl,
     light_nl_reference,
@@ -262,23 +261,6 @@ def test_affinity_rows_form_no_affinity(normalize):
 
 
 # ------------------------------------------------------------------ the layer
-def test_shared_features_with_a_1x1_output():
-    layer = trained(SharedNL(6, normalize='size')).double().eval()
-    x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
-    flat = x.flatten(2)
-    y = flat @ flat.transpose(1, 2) @ flat / 20
-    y = torch.einsum('oi,nip->nop', layer.conv.weight[:, :, 0, 0], y)
-    want = x + layer.norm(y.unflatten(2, (4, 5)))
-    torch.testing.assert_close(layer(x), want)
-    for module in (SharedNL(6), SharedNL(6, norm_cfg=None)):
-        for train in (True, False):
-            fresh = torch.randn(2, 6, 4, 5)
-            assert torch.equal(module.train(train)(fresh), fresh)
-        module.init_weights()
-        assert torch.equal(module(fresh), fresh)
-    assert SharedNL(6)._abbr_ == 'shared_nl'
-
-
 @pytest.mark.parametrize('normalize', NORMALIZE)
 def test_forward_is_the_formula(normalize):
     layer = trained(LightNL(8, 0.5, stride=2, normalize=normalize)).double().eval()

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Write the report of a demo: one HTML file that has all it shows inside of itself.
+"""Write the report of a demo: one HTML file that contains all its images.
 
-Reads what tools/demo.py left in a work dir, which runs this tool as its last step.
+It reads the work dir of tools/demo.py, which runs this tool as its last step.
 """
 import argparse
 import base64
@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import List, Tuple
 
 import jinja2
 import matplotlib
@@ -34,7 +34,7 @@ MODELS = dict(
 # From a metric to its name in the report and its factor to per cent
 METRICS = {'accuracy/top1': ('top-1', 1), 'coco/bbox_mAP_50': ('mAP50', 100),
            'mIoU': ('mIoU', 1)}
-# Written beside the report, for the first of the commands to go on with
+# A config beside the report, for the first of its commands
 OWN_IMAGES = """\
 # AutoNL-S on your own images, in DATA/train/CLASS/ and DATA/val/CLASS/.
 _base_ = {base!r}
@@ -68,64 +68,31 @@ train_cfg = dict(max_epochs=max_epochs)
 """
 
 
-class Training(NamedTuple):
-    """A training of the demo.
-
-    Args:
-        name (str): The name of its step.
-        folder (Path): Its work dir.
-        metric (str): The name of its metric in the report.
-        train (list[dict]): What was logged of the training.
-        evaluation (list[tuple]): Epochs and values of the metric, in per cent.
-    """
-    name: str
-    folder: Path
-    metric: str
-    train: List[dict]
-    evaluation: List[tuple]
-
-    @classmethod
-    def of(cls, step: dict, out: Path) -> 'Training':
-        """Read a step's logs, in the work dir ``out``."""
-        name, factor = METRICS[step['metric']]
-        folder = out / Path(step['folder']).name
-        train, evaluation, _ = read_scalars(folder)
-        return cls(step['name'], folder, name, train,
-                   [(r['step'], factor * r[step['metric']]) for r in evaluation])
-
-    @property
-    def title(self) -> str:
-        """What was trained."""
-        return MODELS[self.name]
-
-    @property
-    def checkpoint(self) -> str:
-        """Its last checkpoint, relative to the working folder."""
-        noted = (self.folder / 'last_checkpoint').read_text().strip()
-        return os.path.relpath(self.folder / Path(noted).name)
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """An image as the address of itself."""
+def embed(content: bytes) -> str:
+    """The address of an image that contains the image, a PNG or JPEG file."""
+    kind = 'png' if content.startswith(b'\x89PNG') else 'jpeg'
     return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
 
 
-def embed(path: Path) -> str:
-    """An image file as the address of itself."""
-    return data_uri(path.read_bytes(), {'.jpg': 'jpeg'}.get(path.suffix, 'png'))
+def plot_curves(train: List[dict], values: List[Tuple[int, float]], name: str) -> bytes:
+    """Plot the loss and the metric by epoch.
 
+    Args:
+        train (list[dict]): The training records.
+        values (list[tuple[int, float]]): Epochs, and the metric in per cent.
+        name (str): The name of the metric.
 
-def plot_curves(training: Training) -> str:
-    """The loss by epoch and the metric by epoch, as the address of the image."""
+    Returns:
+        bytes: A PNG file.
+    """
     fig, (left, right) = plt.subplots(1, 2, figsize=(5.2, 2.3))
     # a record's step counts iterations, and its epoch starts at 1
-    iterations = max(r['step'] for r in training.train)
-    last = training.evaluation[-1][0]
-    left.plot([r['step'] * last / iterations for r in training.train],
-              [r['loss'] for r in training.train], color='#4c78a8')
-    right.plot(*zip(*training.evaluation), marker='o', color='#b33a3a')
+    epochs = values[-1][0] / max(r['step'] for r in train)
+    left.plot([r['step'] * epochs for r in train], [r['loss'] for r in train],
+              color='#4c78a8')
+    right.plot(*zip(*values), marker='o', color='#b33a3a')
     left.set(xlabel='epoch', ylabel='training loss')
-    right.set(xlabel='epoch', ylabel=f'{training.metric}, %')
+    right.set(xlabel='epoch', ylabel=f'{name}, %')
     for ax in (left, right):
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
@@ -134,123 +101,42 @@ def plot_curves(training: Training) -> str:
     file = io.BytesIO()
     fig.savefig(file, dpi=160)
     plt.close(fig)
-    return data_uri(file.getvalue(), 'png')
+    return file.getvalue()
 
 
-def figure(path: Path, caption: str) -> dict:
-    return dict(source=embed(path), caption=caption)
-
-
-def make_sections(out: Path, trainings: List[Training], full: bool) -> List[dict]:
-    """The sections with images.
+def read_training(folder: Path, metric: str) -> dict:
+    """What the report shows of a training.
 
     Args:
-        out (Path): The work dir.
-        trainings (list[Training]): The trainings.
-        full (bool): Whether a network was searched.
+        folder (Path): Its work dir.
+        metric (str): The name of its metric in the logs.
     """
-    sections = [dict(
-        title='Curves', layout='pair',
-        text='The training loss, and the metric on images that are made of scans which '
-        'are not used for training.',
-        figures=[dict(source=plot_curves(t), caption=f'{t.title}: {t.metric} '
-                      f'{t.evaluation[-1][1]:.1f}% after epoch {t.evaluation[-1][0]}')
-                 for t in trainings])]
-    sections.append(dict(
-        title='Predictions', layout='pair',
-        text='Images of the validation set, with the annotation left and the '
-        'prediction right.',
-        figures=[figure(out / f'{t.name}-predictions.jpg', t.title)
-                 for t in trainings if t.name in ('detector', 'segmentor')]))
-    network = 'the network that was searched' if full else 'AutoNL-S'
-    sections.append(dict(
-        title='The network', layout='wide',
-        text='Each bar is a block: its height is the expand ratio, its colour the '
-        'kernel size. Labels above the bars are squeeze-excite and LightNL, numbers '
-        'below them the channels and the stride.',
-        figures=[figure(out / 'network.png', f'The blocks of {network}')]))
-    if full:
-        sections.append(dict(
-            title='The search', layout='wide',
-            text='The cost, the margins of the gates, and the final decisions.',
-            figures=[figure(out / 'decisions.png', 'Cost and decisions by epoch')]))
-    else:
-        sections.append(dict(
-            title="LightNL's attention", layout='wide',
-            text='What three positions attend to, in three LightNL layers of the '
-            'segmentor: red has a positive weight, blue a negative one.',
-            figures=[figure(out / 'attention.jpg', 'A row for each layer, a column '
-                            'for each position')]))
-    return sections
+    name, factor = METRICS[metric]
+    train, evaluation, _ = read_scalars(folder)
+    values = [(record['step'], factor * record[metric]) for record in evaluation]
+    return dict(title=MODELS[folder.name], metric=name, epochs=values[-1][0],
+                value=f'{values[-1][1]:.1f}%', curves=plot_curves(train, values, name))
 
 
-def make_latency(out: Path, names: List[str]) -> dict:
-    """The table of the forward passes.
+def read_latency(out: Path) -> dict:
+    """The measurements, with the numbers as the report shows them.
 
     Args:
         out (Path): The work dir.
-        names (list[str]): Names of the models.
     """
     measured = json.loads((out / 'latency.json').read_text())
-    rows, rounds = [], 0
-    for name, model in zip(names, measured['models']):
-        times = list(model['seconds'].values())
-        rounds = len(times[0])
-        spreads = [Spread.of([1e3 * t for t in values]) for values in times]
-        rows.append(dict(
-            name=name, parameters=f'{model["parameters"] / 1e6:.2f} M',
-            shape='\N{MULTIPLICATION SIGN}'.join(map(str, model['input_shape'])),
-            times=[f'{s.median:.1f} ({s.low:.1f} to {s.high:.1f})' for s in spreads]))
-    return dict(
-        rows=rows, forms=list(measured['models'][0]['seconds']),
-        text=f'Forward passes of {measured["batch_size"]} image on this machine '
-        f'({measured["device"]}), float32, channels last, without boxes and NMS: '
-        f'median (fastest to slowest) of {rounds} passes in turns.')
-
-
-def make_steps(out: Path, plan: dict) -> dict:
-    """The table of the steps."""
-    rows, total = [], 0.
-    for step in plan['steps']:
-        record = out / 'steps' / f'{step["name"]}.json'
-        if step['name'] == 'report' or not record.exists():
-            continue
-        seconds = json.loads(record.read_text())['seconds']
-        total += seconds
-        rows.append(dict(name=step['name'], title=step['title'], time=clock(seconds)))
-    return dict(
-        rows=rows,
-        text=f'The steps took {clock(total)} minutes, some at the same time.')
+    for model in measured['models']:
+        model['times'] = {}
+        for form, seconds in model['seconds'].items():
+            ms = Spread.of([1e3 * s for s in seconds])
+            model['times'][form] = f'{ms.median:.1f} ({ms.low:.1f} to {ms.high:.1f})'
+            measured['rounds'] = len(seconds)
+    return measured
 
 
 def clock(seconds: float) -> str:
     """``1:05`` for 65 seconds."""
     return f'{round(seconds) // 60}:{round(seconds) % 60:02d}'
-
-
-def make_commands(out: Path, trainings: Dict[str, Training], full: bool) -> List[dict]:
-    """Three commands to go on with."""
-    config = out / 'own_images.py'
-    base = ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py'
-    write_whole(config, OWN_IMAGES.format(base=os.path.relpath(base, out)))
-    detector = trainings['detector']
-    exported = next(detector.folder.glob('*.py'))
-    search = dict(
-        text='Search a network for a segmentor on these images.',
-        command=f'python {tool("tools/train.py")} '
-        f'{tool("configs/demo/autonl-supernet_semantic-fpn_1xb8_demo-seg.py")}'
-    ) if full else dict(
-        text='Search a network for a detector on these images, and retrain it.',
-        command=f'python {tool("tools/demo.py")} --full')
-    return [
-        dict(text='Train AutoNL-S on your own images: set data_root and num_classes '
-             f'in {config}, then',
-             command=f'python {tool("tools/train.py")} {config}'),
-        search,
-        dict(text='Export the detector as a checked ONNX file, and compare its speed.',
-             command=f'python {tool("tools/deployment/export.py")} {exported} '
-             f'{detector.checkpoint} --out {out}/detector.onnx'),
-    ]
 
 
 def tool(path: str) -> str:
@@ -259,7 +145,7 @@ def tool(path: str) -> str:
 
 
 def make_report(out: Path) -> str:
-    """The report as HTML.
+    """The report as HTML; the config of its first command is written too.
 
     Args:
         out (Path): The work dir.
@@ -267,30 +153,28 @@ def make_report(out: Path) -> str:
     Raises:
         FileNotFoundError: If a step left no result.
     """
+    base = ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py'
+    write_whole(out / 'own_images.py',
+                OWN_IMAGES.format(base=os.path.relpath(base, out)))
+    Config.fromfile(out / 'own_images.py')  # raises if it cannot be read
     plan = json.loads((out / 'plan.json').read_text())
-    trainings = [Training.of(s, out) for s in plan['steps'] if s['metric']]
-    full = plan['full']
-    steps = make_steps(out, plan)
+    steps = [step for step in plan['steps'] if step['done']]
+    detector = out / 'detector'
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        clock=clock, embed=embed, file=lambda name: (out / name).read_bytes())
+    trainings = {step['name']: read_training(out / step['name'], step['metric'])
+                 for step in steps if step['metric']}
     return environment.get_template(TEMPLATE.name).render(
-        title='AutoNL demo: ' + (
-            'a searched network' if full else 'AutoNL-S') + ' on handwritten digits',
-        about='Digits that ship with scikit-learn, on textured backgrounds. The demo '
-        'shows that the installation works and what a run looks like; its accuracy '
-        'says nothing about photographs.',
-        cards=[dict(name=t.title, value=f'{t.evaluation[-1][1]:.1f}%',
-                    text=f'{t.metric} after {t.evaluation[-1][0]} epochs')
-               for t in trainings],
-        sections=make_sections(out, trainings, full),
-        # of a search there is no network to measure
-        latency=make_latency(out, [t.title for t in trainings if t.name != 'search']),
-        steps=steps, commands=make_commands(
-            out, {t.name: t for t in trainings}, full),
-        footer=f'autonl_mm {__version__}, torch {torch.__version__}, '
-        f'{time.strftime("%Y-%m-%d %H:%M")}. Logs, checkpoints and images are in '
-        f'{out}.')
+        out=out, full=plan['full'], steps=steps, tool=tool, trainings=trainings,
+        # a search gives no network to measure
+        models=[t['title'] for name, t in trainings.items() if name != 'search'],
+        latency=read_latency(out), config=next(detector.glob('*.py')),
+        checkpoint=os.path.relpath((detector / 'last_checkpoint').read_text().strip()),
+        version=__version__, torch=torch.__version__,
+        date=time.strftime('%Y-%m-%d %H:%M'))
 
 
 def main() -> None:
@@ -301,7 +185,6 @@ def main() -> None:
         write_whole(out / 'report.html', make_report(out))
     except (FileNotFoundError, KeyError, ValueError) as e:
         sys.exit(f'demo_report.py: {e}')
-    Config.fromfile(out / 'own_images.py')  # raises if it cannot be read
     print(out / 'report.html')
 
 

@@ -232,7 +232,7 @@ def run(steps: List[Step], out: Path, full: bool) -> None:
     """Print the plan, and run the steps that are not done, two at a time."""
     for step in steps:
         left = 'done' if step.done else f'{step.planned:3} s'
-        print(f'{step.name:21} {step.title:46} {left}')
+        print(f'{step.name:21} {step.title:47} {left}')
     print(f'\nThis takes about {duration(steps) / 60:.0f} min on two idle cores.\n'
           f'Logs: {out}/logs. To start from the beginning, remove {out}.\n'
           'Ctrl-C stops the demo, and the same command resumes it.\n', flush=True)

@@ -165,8 +165,12 @@ def resolve(argument: str, out: Path) -> str:
     if argument.startswith(('tools/', 'configs/')):
         return os.path.relpath(ROOT / argument)
     argument = argument.replace('OUT/', f'{out}/')
-    return re.sub('(?:^|(?<==))@(.+)', lambda match: Path(
-        match[1], 'last_checkpoint').read_text().strip(), argument)
+    return re.sub('(?:^|(?<==))@(.+)', lambda m: last_checkpoint(Path(m[1])), argument)
+
+
+def last_checkpoint(folder: Path) -> str:
+    """The last checkpoint of a training: in its folder, whatever path was noted."""
+    return str(folder / Path((folder / 'last_checkpoint').read_text().strip()).name)
 
 
 def read_progress(log: str) -> str:

@@ -172,7 +172,8 @@ def make_report(out: Path) -> str:
         # a search gives no network to measure
         models=[t['title'] for name, t in trainings.items() if name != 'search'],
         latency=read_latency(out), config=next(detector.glob('*.py')),
-        checkpoint=os.path.relpath((detector / 'last_checkpoint').read_text().strip()),
+        checkpoint=os.path.relpath(
+            detector / Path((detector / 'last_checkpoint').read_text().strip()).name),
         version=__version__, torch=torch.__version__,
         date=time.strftime('%Y-%m-%d %H:%M'))
 

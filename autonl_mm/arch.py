@@ -34,7 +34,7 @@ from decimal import Decimal
 from os import PathLike
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
-from .text_files import read_text
+from autonl_mm.runs.text_files import read_text
 
 HEAD_CHANNELS = 1280
 # No network is deeper; a typing error must not fill the memory. The second one

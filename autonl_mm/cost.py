@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Dict, Iterator, Optional, Tuple, Union
 
+from autonl_mm.runs.text_files import check_json, read_json
+
 from .arch import ArchSpec, BlockSpec
-from .text_files import check_json, read_json
 
 Size = Tuple[int, int]
 

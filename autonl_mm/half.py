@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from autonl_mm.nas import task_model
+from autonl_mm.runs.model_wrappers import task_model
 
 # Parts of a task model whose results are turned to float32. Half precision is too
 # coarse for comparing scores and computing boxes.

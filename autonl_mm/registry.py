@@ -47,7 +47,7 @@ MODELS = PublicRegistry(
     scope='autonl_mm',
     locations=[
         'autonl_mm.models', 'autonl_mm.nas', 'autonl_mm.export.engine_model',
-        'autonl_mm.benchmark.comparison_blocks'
+        'autonl_mm.measure.comparison_blocks'
     ])
 OPTIMIZERS = PublicRegistry(
     'optimizer',

@@ -5,6 +5,6 @@
 everything, and lets mmengine load checkpoints safely and write files whole, also in
 the libraries' own tools and inferencers.
 """
-from autonl_mm.checkpoint import install
+from autonl_mm.runs.checkpoints import install
 
 install()

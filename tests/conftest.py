@@ -24,7 +24,7 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from scripts import plain_config_texts, run_script, server
 from search_spaces import TINY_SPACE
 
-from autonl_mm.benchmark.cluster import Cluster
+from autonl_mm.experiments.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 # Tests need no GPU, and one would change them: a fork of a process that has asked for

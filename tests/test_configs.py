@@ -20,10 +20,10 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 
 from autonl_mm import AUTONL_L, AUTONL_S, count_macs
-from autonl_mm.benchmark.measure import built_macs
 from autonl_mm.cost import light_nl_macs
-from autonl_mm.datasets.settings import leaf_datasets
+from autonl_mm.measure.timing import built_macs
 from autonl_mm.nas import CostAwareModel
+from autonl_mm.runs.dataset_configs import leaf_datasets
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p for p in ROOT.glob('configs/*/*.py')

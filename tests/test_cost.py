@@ -11,7 +11,6 @@ from mmengine.registry import MODELS
 
 from autonl_mm import AUTONL_L, AUTONL_S, ArchSpec, BlockSpec, count_macs
 from autonl_mm.arch import resolve_arch
-from autonl_mm.benchmark.measure import built_macs
 from autonl_mm.cost import (
     LatencyTable,
     MacsModel,
@@ -21,6 +20,7 @@ from autonl_mm.cost import (
     light_nl_order,
     strided,
 )
+from autonl_mm.measure.timing import built_macs
 from autonl_mm.models import AutoNL
 
 pytest.importorskip('mmpretrain')

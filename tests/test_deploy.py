@@ -14,8 +14,8 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from search_spaces import TINY_SPACE
 
 from autonl_mm import ArchSpec, BlockSpec
-from autonl_mm.benchmark.comparison_blocks import SharedNL
 from autonl_mm.deploy import switch_to_deploy
+from autonl_mm.measure.comparison_blocks import SharedNL
 from autonl_mm.models import AutoNL, LightNL, MBConv, PluginBackbone
 from autonl_mm.models.layers.light_nl import RMS_MARK
 from autonl_mm.nas import CostAwareModel

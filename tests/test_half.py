@@ -12,10 +12,10 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.models import AverageClsScoreTTA
 from sklearn.datasets import load_digits
 
-from autonl_mm.benchmark.synthetic import make_batch
-from autonl_mm.cli.launch import replace_sync_bn
 from autonl_mm.half import use_half
+from autonl_mm.measure.synthetic import make_batch
 from autonl_mm.models import AutoNL, LightNL
+from autonl_mm.runs.launch import replace_sync_bn
 
 HALVES = pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 CONFIGS = dict(

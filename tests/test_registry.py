@@ -224,7 +224,7 @@ def test_importing_patches_nothing(tmp_path):
     out = run_code(tmp_path / 'untouched.py',
                    textwrap.dedent(UNTOUCHED) + textwrap.dedent("""
         import autonl_mm
-        import autonl_mm.cli.launch, autonl_mm.benchmark.trials
+        import autonl_mm.runs.launch, autonl_mm.experiments.trials
         from mmengine.registry import MODELS
         MODELS.build(dict(type='autonl_mm.LightNL', in_channels=8))
         assert state() == before

@@ -21,9 +21,9 @@ from mmengine.registry import (
 from mmengine.runner import save_checkpoint
 from pages import PAGES, page_id, snippets
 
-from autonl_mm.checkpoint import patches
 from autonl_mm.export.engines.onnxruntime import set_info
 from autonl_mm.nas import CostAwareModel
+from autonl_mm.runs.checkpoints import patches
 
 FOLDERS = ['mmdet', 'mmseg']
 WITH_SNIPPETS = [p for p in PAGES if snippets(p)]

@@ -12,8 +12,8 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 
 from autonl_mm import AUTONL_L, AUTONL_S
-from autonl_mm.cli.checks import check_channels
-from autonl_mm.cli.launch import replace_sync_bn
+from autonl_mm.runs.channel_checks import check_channels
+from autonl_mm.runs.launch import replace_sync_bn
 
 CONFIGS = sorted([*ROOT.glob('configs/mmdet/*.py'),
                   *ROOT.glob('configs/mmseg/*.py')])

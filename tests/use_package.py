@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 
 import autonl_mm
-from autonl_mm.nas.export import export_subnet
+from autonl_mm.nas.supernet.export import export_subnet
 
 SPACE = dict(
     stem_channels=8,

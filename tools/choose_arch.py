@@ -21,22 +21,18 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.runner import save_checkpoint
 
 import autonl_mm  # noqa: F401
-from autonl_mm.benchmark import cluster, trials
-from autonl_mm.benchmark.cluster import Cluster
-from autonl_mm.benchmark.finalists import fit, write_finalists
-from autonl_mm.benchmark.random_networks import trial_of
-from autonl_mm.benchmark.ranking import rank_correlations
-from autonl_mm.checkpoint import (
-    BrokenCheckpointError,
-    UnsafeCheckpointError,
-    write_whole,
-)
-from autonl_mm.cli import endings, launch, outputs
-from autonl_mm.cli.searches import open_search, search_options, write_retrain_config
 from autonl_mm.cost import LatencyTable, MacsModel, ParamsModel
-from autonl_mm.datasets.settings import check_data
-from autonl_mm.digest import digest
-from autonl_mm.nas.choosing import (
+from autonl_mm.experiments import cluster, trials
+from autonl_mm.experiments.cluster import Cluster
+from autonl_mm.experiments.finalists import fit, write_finalists
+from autonl_mm.experiments.random_subnets import trial_of
+from autonl_mm.experiments.ranking import rank_correlations
+from autonl_mm.nas.search_configs import (
+    open_search,
+    search_options,
+    write_retrain_config,
+)
+from autonl_mm.nas.selection.choosing import (
     best_finalist,
     choose,
     finalists,
@@ -44,11 +40,16 @@ from autonl_mm.nas.choosing import (
     more_finalists,
     pareto_front,
 )
-from autonl_mm.nas.cost_aware_model import TOLERANCE
-from autonl_mm.nas.evolution import nan_last
-from autonl_mm.nas.proxy_loss import FixedBatches
-from autonl_mm.nas.search_hook import describe_images
-from autonl_mm.nas.tried import TriedNetworks
+from autonl_mm.nas.selection.evolution import nan_last
+from autonl_mm.nas.selection.loss_cache import LossCache
+from autonl_mm.nas.selection.proxy_loss import FixedBatches
+from autonl_mm.nas.training.cost_aware_model import TOLERANCE
+from autonl_mm.nas.training.search_hook import describe_images
+from autonl_mm.runs import exit_codes, launch, outputs
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
+from autonl_mm.runs.dataset_configs import check_data
+from autonl_mm.runs.digest import digest
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -209,7 +210,7 @@ def train_finalists(networks, space, cfg, args, where):
     """Train networks from scratch for a short time.
 
     Args:
-        networks (list): Choices of each.
+        networks (list): Subnet of each.
         space (SearchSpace): The space.
         cfg (Config): The config of the search.
         args (Namespace): Arguments of the tool.
@@ -237,7 +238,7 @@ def train_rounds(goals, tables, tried, space, cfg, args, where):
     Args:
         goals (list[Goal]): The goals.
         tables (dict[str, CostTable]): The costs.
-        tried (TriedNetworks): The losses with the supernet's weights.
+        tried (LossCache): The losses with the supernet's weights.
         space (SearchSpace): The space.
         cfg (Config): The config of the search.
         args (Namespace): Arguments of the tool.
@@ -299,7 +300,7 @@ def write_network(folder, cfg, hook, proxy, batches, choices):
     if not is_main_process():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / 'arch.txt', arch.to_text())
+    atomic_write(folder / 'arch.txt', arch.to_text())
     save_checkpoint(dict(meta=dict(), state_dict=state), str(folder / 'subnet.pth'))
     if cfg.get('retrain_base'):
         write_retrain_config(folder / 'retrain.py', cfg.retrain_base, arch)
@@ -326,7 +327,7 @@ def write_front(out, tried, tables, space, cost, batches, chosen):
 
     Args:
         out (Path): The folder.
-        tried (TriedNetworks): The networks.
+        tried (LossCache): The networks.
         tables (dict[str, CostTable]): The costs.
         space (SearchSpace): The space.
         cost (str): Name of the cost of the front.
@@ -344,7 +345,7 @@ def write_front(out, tried, tables, space, cost, batches, chosen):
     for row in front:
         row['on_front'] = True
     record = dict(cost=cost, unit=tables[cost].unit, batches=batches, networks=rows)
-    write_whole(out / 'pareto.json', json.dumps(record, indent=1))
+    atomic_write(out / 'pareto.json', json.dumps(record, indent=1))
 
     figure, ax = plt.subplots(figsize=(7, 4.5), layout='constrained')
     divisor, unit = (1, 'ms') if cost == 'latency' else (1e6, f'M {tables[cost].unit}')
@@ -402,7 +403,7 @@ def run(args):
     proxy = hook.proxy_loss(runner)
     print_once(f'choosing: {hook.candidates} networks for each of {len(goals)} costs, '
                f'seed {args.seed}, on {describe_images(proxy)}')
-    tried = TriedNetworks(args.out / 'tried.json', proxy.losses, dict(
+    tried = LossCache(args.out / 'tried.json', proxy.losses, dict(
         checkpoint=digest(Path(args.checkpoint))[:16],
         seed=runner.seed, ranks=get_world_size(),
         batches=proxy.num_batches, batch_size=proxy.tried.batch_size,
@@ -440,10 +441,10 @@ def run(args):
             rows.append(row)
     if not is_main_process():
         return
-    write_whole(args.out / 'choices.json', json.dumps(rows, indent=1))
+    atomic_write(args.out / 'choices.json', json.dumps(rows, indent=1))
     if rows:
         text = table(rows, list(tables))
-        write_whole(args.out / 'choices.md', text + '\n')
+        atomic_write(args.out / 'choices.md', text + '\n')
         print('\n' + text)
     if args.pareto:
         write_front(args.out, tried, tables, space, cost, proxy.num_batches, rows)
@@ -459,7 +460,7 @@ def print_once(text):
 
 def main():
     args = parse_args()
-    with endings.in_one_line('choose_arch.py'):
+    with exit_codes.exit_on_error('choose_arch.py'):
         try:
             run(args)
         except (FileNotFoundError, ImportError, RuntimeError, ValueError,

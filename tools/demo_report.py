@@ -18,9 +18,9 @@ import matplotlib
 import torch
 from mmengine.config import Config
 
-from autonl_mm.benchmark.measure import Spread
-from autonl_mm.benchmark.records import read_scalars
-from autonl_mm.checkpoint import write_whole
+from autonl_mm.measure.timing import Spread
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.scalars import read_scalars
 from autonl_mm.version import __version__
 
 matplotlib.use('Agg')
@@ -154,7 +154,7 @@ def make_report(out: Path) -> str:
         FileNotFoundError: If a step left no result.
     """
     base = ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py'
-    write_whole(out / 'own_images.py',
+    atomic_write(out / 'own_images.py',
                 OWN_IMAGES.format(base=os.path.relpath(base, out)))
     Config.fromfile(out / 'own_images.py')  # raises if it cannot be read
     plan = json.loads((out / 'plan.json').read_text())
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument('work_dir', type=Path, help='work dir of tools/demo.py')
     out = parser.parse_args().work_dir
     try:
-        write_whole(out / 'report.html', make_report(out))
+        atomic_write(out / 'report.html', make_report(out))
     except (FileNotFoundError, KeyError, ValueError) as e:
         sys.exit(f'demo_report.py: {e}')
     print(out / 'report.html')

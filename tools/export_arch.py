@@ -8,16 +8,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import save_checkpoint
 
 import autonl_mm  # noqa: F401
-from autonl_mm.benchmark.records import format_metrics
-from autonl_mm.checkpoint import (
-    BrokenCheckpointError,
-    UnsafeCheckpointError,
-    write_whole,
-)
-from autonl_mm.cli import launch, outputs
-from autonl_mm.cli.searches import task_config, write_retrain_config
-from autonl_mm.datasets.settings import check_data
 from autonl_mm.nas import CostAwareModel, export_subnet, load_search
+from autonl_mm.nas.search_configs import task_config, write_retrain_config
+from autonl_mm.runs import launch, outputs
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
+from autonl_mm.runs.dataset_configs import check_data
+from autonl_mm.runs.scalars import format_metrics
 
 
 def parse_args():
@@ -102,7 +99,7 @@ def main():
 
     supernet = model.supernet
     arch, backbone_state = export_subnet(supernet)
-    write_whole(args.out, arch.to_text())
+    atomic_write(args.out, arch.to_text())
     subnet = MODELS.build(task_config(cfg, model, arch))
     state = {
         k: v

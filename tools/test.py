@@ -10,17 +10,18 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
 import autonl_mm  # noqa: F401
-from autonl_mm.cli import configs, endings, launch, outputs
-from autonl_mm.cli.data_checks import (
-    CheckpointClassesHook,
-    built_leaves,
+from autonl_mm.config_checks import check_archs
+from autonl_mm.export.engine_model import use_exported_model
+from autonl_mm.export.engines import is_engine_file
+from autonl_mm.half import use_half
+from autonl_mm.runs import configs, exit_codes, launch, outputs
+from autonl_mm.runs.classes import built_leaves
+from autonl_mm.runs.data_checks import (
     check_datasets,
     check_loaders,
     is_unlabelled,
 )
-from autonl_mm.datasets.settings import check_data, leaf_datasets
-from autonl_mm.export.engines import is_engine_file
-from autonl_mm.half import use_half
+from autonl_mm.runs.dataset_configs import check_data, leaf_datasets
 
 
 def parse_args():
@@ -125,10 +126,11 @@ def prepare(args):
     """
     check_options(args)
     cfg = launch.load_config(args)
+    check_archs(cfg.get('model'))
     if not osp.exists(args.checkpoint):
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
     if is_engine_file(args.checkpoint):
-        launch.use_engine_file(cfg, args.checkpoint)
+        use_exported_model(cfg, args.checkpoint)
     else:
         cfg.load_from = args.checkpoint
     if args.amp:
@@ -168,10 +170,10 @@ def predict_only(runner):
 
 def main():
     args = parse_args()
-    with endings.in_one_line('test.py'):
+    with exit_codes.exit_on_error('test.py'):
         try:
             cfg = prepare(args)
-            runner = launch.build_runner(cfg)
+            runner = launch.build_runner(cfg, testing=True)
         except (FileNotFoundError, ImportError, ValueError) as e:
             sys.exit(f'test.py: {e}')
         dumps = args.out and args.out_item == 'pred'
@@ -180,7 +182,6 @@ def main():
             check_datasets(runner, train=False, labelled=not unlabelled)
         except ValueError as e:
             sys.exit(f'test.py: {e}')
-        runner.register_hook(CheckpointClassesHook())
         if args.dtype != 'float32':
             use_half(runner.model, getattr(torch, args.dtype))
         if dumps:

@@ -5,11 +5,12 @@ import sys
 from contextlib import ExitStack
 
 import autonl_mm  # noqa: F401
-from autonl_mm.cli import endings, launch, outputs
-from autonl_mm.cli.checks import check_checkpoints
-from autonl_mm.cli.data_checks import check_datasets, check_loaders
-from autonl_mm.cli.lock import lock
-from autonl_mm.datasets.settings import check_data
+from autonl_mm.config_checks import check_archs, check_search
+from autonl_mm.runs import exit_codes, launch, outputs
+from autonl_mm.runs.channel_checks import check_checkpoints
+from autonl_mm.runs.data_checks import check_datasets, check_loaders
+from autonl_mm.runs.dataset_configs import check_data
+from autonl_mm.runs.lock import lock
 
 
 def parse_args():
@@ -43,6 +44,7 @@ def prepare(args):
             something is missing or does not fit.
     """
     cfg = launch.load_config(args)
+    check_archs(cfg.get('model'))
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
@@ -53,7 +55,7 @@ def prepare(args):
                              'auto_scale_lr.base_batch_size in the config, '
                              'which does not have it')
         cfg.auto_scale_lr.enable = True
-    launch.check_search(cfg)
+    check_search(cfg)
     outputs.check_folder('--work-dir', cfg.work_dir)
     launch.set_resume(cfg, args.resume)
     check_checkpoints(cfg)
@@ -65,7 +67,7 @@ def prepare(args):
 
 def main():
     args = parse_args()
-    with endings.in_one_line('train.py'), ExitStack() as stack:
+    with exit_codes.exit_on_error('train.py'), ExitStack() as stack:
         try:
             cfg = prepare(args)
             stack.enter_context(lock(cfg.work_dir))

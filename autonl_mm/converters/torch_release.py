@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from autonl_mm.arch import ArchSpec
-from autonl_mm.checkpoint import fit_wrappers
 from autonl_mm.cost import check_input_shape
+from autonl_mm.runs.checkpoints import fit_wrappers
 
 from .layout import (
     BN_TENSORS,

@@ -7,8 +7,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
 
 from autonl_mm.registry import TRANSFORMS
-
-from .skipped import SkippedImages
+from autonl_mm.runs.skipped_images import SkippedImages
 
 
 @TRANSFORMS.register_module()

@@ -8,7 +8,7 @@ import torch
 from .engines.base import ExportError, first_line
 
 
-def call_apart(function: Callable, *args: Any) -> Any:
+def run_in_subprocess(function: Callable, *args: Any) -> Any:
     """Call a function in a process of its own, with as many threads as torch has here.
 
     Args:

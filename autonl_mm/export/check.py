@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .apart import call_apart
+from .apart import run_in_subprocess
 from .engines import ExportError, load
 from .engines.base import first_line
 
@@ -44,7 +44,7 @@ def run_apart(file: Path, batches: Sequence[Tensor]) -> List[List[Tensor]]:
         ExportError: If the file does not load, or does not run on a batch.
     """
     try:
-        results = call_apart(_run_file, str(file), [b.numpy() for b in batches])
+        results = run_in_subprocess(_run_file, str(file), [b.numpy() for b in batches])
     except ExportError as e:
         raise ExportError(f'the file cannot be used: {e}') from None
     return [[torch.from_numpy(out) for out in outputs] for outputs in results]

@@ -1,10 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """A model that runs an exported file, for evaluation."""
+import os.path as osp
 from typing import List, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -155,3 +157,25 @@ def _light_nl(words: Sequence[str]) -> str:
     """LightNL in a message, from what a file says about it."""
     found = [value for value, word in NORMALIZE.items() if word in words]
     return f'LightNL with normalize {" and ".join(found)}' if found else 'no LightNL'
+
+
+def use_exported_model(cfg: Config, file: str) -> None:
+    """Replace the config's model by an exported file.
+
+    Logs and results go to a subfolder of the work dir, named as the file.
+
+    Args:
+        cfg (Config): Changed in place.
+        file (str): What ``tools/deployment/export.py`` wrote.
+
+    Raises:
+        ImportError: If the engine is missing.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If ``tools/deployment/export.py`` did not write it, or its engine
+            does not run here.
+    """
+    load(file)  # raises for a bad file before any data are read
+    cfg.model = dict(type='autonl_mm.EngineModel', file=file, model=cfg.model)
+    # The runner writes its config there. In the work dir of the training it
+    # would replace the config of the model.
+    cfg.work_dir = osp.join(cfg.work_dir, osp.splitext(osp.basename(file))[0])

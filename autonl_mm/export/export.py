@@ -10,9 +10,9 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from autonl_mm.checkpoint import whole_folder, write_whole
 from autonl_mm.fold import switch_to_deploy
 from autonl_mm.models.layers import light_nl_scales
+from autonl_mm.runs.atomic_files import atomic_dir, atomic_write
 
 from . import check
 from .engines import Engine, Settings
@@ -160,10 +160,10 @@ class Exporter(NamedTuple):
             # what describes the others comes last
             for part in [*self.engine.files(file), info_file(file)]:
                 if part.is_dir():
-                    with whole_folder(out.with_name(part.name)) as target:
+                    with atomic_dir(out.with_name(part.name)) as target:
                         shutil.copytree(part, target, dirs_exist_ok=True)
                 elif part.exists():
-                    write_whole(out.with_name(part.name), part.read_bytes())
+                    atomic_write(out.with_name(part.name), part.read_bytes())
         return checked
 
     def check(self, file: Path) -> Checked:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import Tensor
 
-from autonl_mm.datasets.settings import check_data, leaf_datasets
+from autonl_mm.runs.dataset_configs import check_data, leaf_datasets
 
 
 def config_images(cfg: Config, loader: str, count: int) -> List[Tensor]:

@@ -15,7 +15,7 @@ from typing import Iterator, List
 import torch
 from filelock import FileLock
 
-from autonl_mm.checkpoint import partial_name, write_whole
+from autonl_mm.runs.atomic_files import atomic_write, temp_name
 
 SOURCES = tuple(
     Path(__file__).with_name(name) for name in ('light_nl.cpp', 'mbconv.cpp'))
@@ -89,13 +89,13 @@ def _compile_into(library: Path) -> None:
     with FileLock(library.parent / LOCK, mode=0o666):
         if is_whole(library):
             return
-        part = Path(partial_name(str(library)))
+        part = Path(temp_name(str(library)))
         part.mkdir()
         try:
             _compile(part / library.name)
             # No process ever loads half a library, and one that has loaded an older
             # file keeps it.
-            write_whole(library, (part / library.name).read_bytes())
+            atomic_write(library, (part / library.name).read_bytes())
         finally:
             shutil.rmtree(part, ignore_errors=True)
 

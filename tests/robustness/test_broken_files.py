@@ -16,20 +16,20 @@ from mmpretrain.models import ImageClassifier
 
 from autonl_mm import ArchSpec
 from autonl_mm.arch import AUTONL_S, resolve_arch
-from autonl_mm.benchmark.measure import _status
-from autonl_mm.benchmark.records import read_scalars
-from autonl_mm.checkpoint import (
-    BrokenCheckpointError,
-    UnsafeCheckpointError,
-    check_file,
-    load_checkpoint,
-)
 from autonl_mm.cost import LatencyTable
 from autonl_mm.deploy import load
 from autonl_mm.export import export
 from autonl_mm.export.engines import ENGINES, Settings
 from autonl_mm.export.engines.onnxruntime import KEY
-from autonl_mm.text_files import MAX_SIZE
+from autonl_mm.measure.timing import _status
+from autonl_mm.runs.checkpoints import (
+    BrokenCheckpointError,
+    UnsafeCheckpointError,
+    check_file,
+    load_checkpoint,
+)
+from autonl_mm.runs.scalars import read_scalars
+from autonl_mm.runs.text_files import MAX_SIZE
 
 COUNT = int(os.environ.get('ROBUSTNESS_COUNT', 60))
 SECONDS = 5

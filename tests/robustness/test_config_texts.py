@@ -22,7 +22,7 @@ from tiny_models import CONFIGS
 from yaml.constructor import ConstructorError
 
 from autonl_mm import checkpoint
-from autonl_mm.checkpoint import UnsafeCheckpointError
+from autonl_mm.runs.checkpoints import UnsafeCheckpointError
 
 checkpoint.install()
 

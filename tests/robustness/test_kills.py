@@ -18,8 +18,8 @@ from conftest import ROOT, run_tool
 from mmengine.config import Config
 
 from autonl_mm import ArchSpec
-from autonl_mm.checkpoint import find_resumable, load_checkpoint
 from autonl_mm.deploy import load
+from autonl_mm.runs.checkpoints import find_resumable, load_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 # Of all tests of this file together

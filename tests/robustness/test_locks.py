@@ -12,8 +12,8 @@ import pytest
 from conftest import is_running
 from torch.utils.data import DataLoader
 
-from autonl_mm.cli import lock as locks
-from autonl_mm.cli.lock import lock
+from autonl_mm.runs import lock as locks
+from autonl_mm.runs.lock import lock
 
 FORK = multiprocessing.get_context('fork')
 HERE = socket.gethostname()

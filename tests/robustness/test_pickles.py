@@ -34,8 +34,8 @@ from pickles import (
     write,
 )
 
-from autonl_mm.benchmark.measure import _status
-from autonl_mm.checkpoint import (
+from autonl_mm.measure.timing import _status
+from autonl_mm.runs.checkpoints import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
     install,

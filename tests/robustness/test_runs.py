@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import ROOT, run_tool, tiny_training
 
-from autonl_mm.checkpoint import load_checkpoint
-from autonl_mm.cli.lock import lock
+from autonl_mm.runs.checkpoints import load_checkpoint
+from autonl_mm.runs.lock import lock
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import time
 import pytest
 from conftest import ROOT, call_main, free_port, load_tool
 
-from autonl_mm.benchmark import cluster
-from autonl_mm.benchmark.cluster import Cluster
+from autonl_mm.experiments import cluster
+from autonl_mm.experiments.cluster import Cluster
 
 pytestmark = pytest.mark.slow
 NEEDED = ('slurmctld', 'slurmd', 'munged', 'sbatch', 'squeue')
@@ -134,7 +134,7 @@ def test_a_job_that_is_ended_is_submitted_again(how, script, tmp_path):
 WAITS = """
     import sys
     from pathlib import Path
-    from autonl_mm.benchmark.cluster import Cluster
+    from autonl_mm.experiments.cluster import Cluster
     Cluster('slurm').run([sys.argv[1], 'x'], Path(sys.argv[2]))
 """
 

@@ -10,7 +10,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import TRANSFORMS
 
 from autonl_mm.datasets import LoadImageOrSkip
-from autonl_mm.datasets.skipped import skipped_images
+from autonl_mm.runs.skipped_images import skipped_images
 
 
 @pytest.fixture

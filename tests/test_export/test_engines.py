@@ -68,7 +68,8 @@ def run_export(name, model, file, shape=(1, 3, 64, 96), preprocess=True, minimum
                                list(noise(images, 96, 96)), engine.tolerance, minimum)
     with pytest.MonkeyPatch.context() as patch:
         if not apart:
-            patch.setattr(check, 'call_apart', lambda function, *args: function(*args))
+            patch.setattr(
+                check, 'run_in_subprocess', lambda function, *args: function(*args))
         return exporter.export(file)
 
 

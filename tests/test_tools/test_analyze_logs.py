@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import call_main, load_tool, main_error
 
-from autonl_mm.benchmark.records import format_metrics
+from autonl_mm.runs.scalars import format_metrics
 
 tool = load_tool('tools/analysis_tools/analyze_logs.py')
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, call_main, load_tool, main_error, run_tool
 from mmengine.config import Config
 
-from autonl_mm.cli.allocator import SWITCH
+from autonl_mm.runs.allocator import SWITCH
 
 TOOL = 'tools/benchmarks/benchmark_allocator.py'
 

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from search_spaces import latencies
 
 from autonl_mm import ArchSpec, count_macs
-from autonl_mm.cli.configs import build_supernet
+from autonl_mm.nas.search_configs import build_supernet
 
 tool = load_tool('tools/choose_arch.py')
 COUNTS = ['--candidates', 8, '--num-samples', 8, '--recalibrate', 8]

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from search_spaces import TINY_SPACE
 
 from autonl_mm import AUTONL_S, ArchSpec, count_macs
-from autonl_mm.benchmark.random_networks import random_choices
+from autonl_mm.experiments.random_subnets import random_subnet
 from autonl_mm.nas import SearchSpace
 
 SCRIPT = 'tools/benchmarks/compare_random.py'
@@ -186,13 +186,13 @@ def test_random_archs_have_the_cost():
         return count_macs(SPACE.arch(choices), 32, 2).total
 
     rng = random.Random(0)
-    archs = {SPACE.arch(random_choices(SPACE, cost, 485e3, 515e3, rng))
+    archs = {SPACE.arch(random_subnet(SPACE, cost, 485e3, 515e3, rng))
              for _ in range(5)}
     assert len(archs) == 5
     for arch in archs:
         assert abs(count_macs(arch, 32, 2).total / 500e3 - 1) <= 0.03
     with pytest.raises(ValueError, match='--tolerance'):
-        random_choices(SPACE, cost, 0.9, 1.1, rng, tries=10)
+        random_subnet(SPACE, cost, 0.9, 1.1, rng, tries=10)
 
 
 def test_light_nl_nowhere_and_everywhere():

@@ -4,7 +4,7 @@ from conftest import ROOT, load_tool
 from mmengine.config import Config
 
 from autonl_mm import AUTONL_L, AUTONL_S, count_macs
-from autonl_mm.cli import configs
+from autonl_mm.runs import configs
 
 get_flops = load_tool('tools/analysis_tools/get_flops.py')
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 
-from autonl_mm.checkpoint import BrokenCheckpointError, load_checkpoint
+from autonl_mm.runs.checkpoints import BrokenCheckpointError, load_checkpoint
 
 publish = load_tool('tools/model_converters/publish_model.py')
 

@@ -11,14 +11,14 @@ from conftest import ROOT, TINY_ARCH, call_main, load_tool, main_error
 from mmengine.config import Config
 from tiny_models import noise
 
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs
 from autonl_mm.deploy import load
 from autonl_mm.export import export, quantize
 from autonl_mm.export.engines import DYNAMIC, ENGINES, Session, Settings
 from autonl_mm.export.engines.onnx_graph import operators
 from autonl_mm.export.engines.onnx_int8 import METHODS
 from autonl_mm.export.images import config_images
+from autonl_mm.runs import configs
+from autonl_mm.runs.atomic_files import atomic_write
 
 tool = load_tool('tools/deployment/quantize_onnx.py')
 test_tool = load_tool('tools/test.py')
@@ -117,7 +117,7 @@ def test_all_of_light_nl(exported, scope):
     sessions = [load(file)]
     for exclude in (), ('light_nl', '/se/'):
         out = file.with_name(f'{len(exclude)}.onnx')
-        write_whole(out, quantize.quantize(str(file), images, exclude=exclude))
+        atomic_write(out, quantize.quantize(str(file), images, exclude=exclude))
         sessions.append(load(out))
     assert sessions[2].info['quantised'] < sessions[1].info['quantised']
     logits = [session(torch.stack(images))[0] for session in sessions]
@@ -142,7 +142,7 @@ def test_bad_input(arguments, words, exported, monkeypatch, tmp_path):
 def test_quantised_already(exported, monkeypatch):
     file, config = exported
     images = config_images(Config.fromfile(config), 'train_dataloader', 1)
-    write_whole(file, quantize.quantize(str(file), images))
+    atomic_write(file, quantize.quantize(str(file), images))
     assert 'already quantised' in main_error(
         monkeypatch, tool, file, config, '--no-eval')
 
@@ -157,7 +157,7 @@ def test_opsets(opset, classifier, tmp_path, scope):
         with pytest.raises(ValueError, match=f'of opset {opset}, .*--opset 13'):
             quantize.quantize(str(file), images)
         return
-    write_whole(tmp_path / 'int8.onnx', quantize.quantize(str(file), images))
+    atomic_write(tmp_path / 'int8.onnx', quantize.quantize(str(file), images))
     before, after = (load(path)(torch.stack(images))[0]
                      for path in (file, tmp_path / 'int8.onnx'))
     assert (before.argmax(1) == after.argmax(1)).all()
@@ -172,7 +172,7 @@ def test_one_large_image_in_twenty(method, same, classifier, tmp_path, scope):
     before = load(file)(torch.stack(images))[0]
     calibration = [*images[:-1], images[-1].float() * 100]
     # what is left out for large logits is another matter
-    write_whole(tmp_path / 'int8.onnx',
+    atomic_write(tmp_path / 'int8.onnx',
                 quantize.quantize(str(file), calibration, method))
     after = load(tmp_path / 'int8.onnx')(torch.stack(images))[0]
     error = (after - before).abs().mean() / before.abs().mean()
@@ -197,7 +197,7 @@ def test_images_of_several_sizes(method, batch, any_size, tmp_path):
     images = [noise(1, *size)[0] for size in ((64, 64), (64, 80), (96, 64), (64, 80))]
     usual = quantize.usual_images(load(file), images)
     assert {image.shape for image in usual} == {image.shape for image in images}
-    write_whole(out, quantize.quantize(str(file), usual, method))
+    atomic_write(out, quantize.quantize(str(file), usual, method))
     before, after = (torch.cat([load(f)(image[None])[0] for image in images])
                      for f in (file, out))
     assert 0 < (after - before).abs().mean() / before.abs().mean() < 0.5

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from scipy.stats import kendalltau
 
 from autonl_mm import ArchSpec, count_macs
-from autonl_mm.benchmark.finalists import fit, write_finalists
-from autonl_mm.cli.configs import build_supernet
+from autonl_mm.experiments.finalists import fit, write_finalists
+from autonl_mm.nas.search_configs import build_supernet
 
 SCRIPT = 'tools/benchmarks/rank_correlation.py'
 tool = load_tool(SCRIPT)

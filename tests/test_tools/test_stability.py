@@ -9,8 +9,8 @@ from conftest import ROOT, TINY_ARCH, call_main, load_tool, main_error
 from mmengine.config import Config
 
 from autonl_mm.arch import NORMALIZE
-from autonl_mm.cli import configs
 from autonl_mm.models.layers import light_nl_scales
+from autonl_mm.runs import configs
 
 SCRIPT = 'tools/benchmarks/stability.py'
 tool = load_tool(SCRIPT)

@@ -16,8 +16,8 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-from autonl_mm.benchmark.records import metric_of, read_scalars
-from autonl_mm.cli import outputs
+from autonl_mm.runs import outputs
+from autonl_mm.runs.scalars import metric_of, read_scalars
 
 
 class Run(NamedTuple):

@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from tqdm import tqdm
 
 import autonl_mm  # noqa: F401
-from autonl_mm.cli import configs, outputs
-from autonl_mm.datasets.settings import check_data
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.dataset_configs import check_data
 
 
 def parse_args():

@@ -14,8 +14,8 @@ from typing import List
 import cv2
 import numpy as np
 
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import outputs
+from autonl_mm.runs import outputs
+from autonl_mm.runs.atomic_files import atomic_write
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 GAP = 6  # pixels of white between images
@@ -106,7 +106,7 @@ def main() -> None:
     if broken:
         sys.exit(f'contact_sheet.py: {broken[0]} is not a readable image')
     sheet = make_sheet(images, args.columns, args.width)
-    write_whole(args.out, cv2.imencode(args.out.suffix, sheet)[1].tobytes())
+    atomic_write(args.out, cv2.imencode(args.out.suffix, sheet)[1].tobytes())
     print(f'{args.out}: {len(images)} images of '
           f'{", ".join(map(str, args.folders))}')
 

@@ -19,8 +19,8 @@ from mmengine.model import ModuleList
 from torch import nn
 
 import autonl_mm  # noqa: F401
-from autonl_mm.cli import configs
 from autonl_mm.models import input_channels
+from autonl_mm.runs import configs
 
 Size = Tuple[int, int]
 

@@ -23,16 +23,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autonl_mm.benchmark.measure import Spread, device_name, in_turns, without_drift
-from autonl_mm.benchmark.random_networks import random_choices
-from autonl_mm.benchmark.ranking import rank_correlations
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.cost import LatencyTable, iter_blocks, strided
+from autonl_mm.experiments.random_subnets import random_subnet
+from autonl_mm.experiments.ranking import rank_correlations
+from autonl_mm.export.bare import load_bare, write_bare
 from autonl_mm.export.engines import ENGINES, Settings
-from autonl_mm.export.plain import open_plain, write_plain
+from autonl_mm.measure.timing import Spread, device_name, interleaved, without_drift
 from autonl_mm.models import AutoNL, MBConv
+from autonl_mm.nas import search_configs
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
 
 
 def parse_args():
@@ -113,15 +114,15 @@ def measure(layers, args, folder):
         shape = (args.batch_size, *shape)
         if args.engine:
             file = folder / f'{len(layers)}-{len(calls)}{ENGINES[args.engine].ending}'
-            write_plain(args.engine, layer, shape, file)
-            calls[key] = open_plain(args.engine, shape, file)
+            write_bare(args.engine, layer, shape, file)
+            calls[key] = load_bare(args.engine, shape, file)
             continue
         if shape not in inputs:
             inputs[shape] = torch.randn(*shape, device=args.device)
         layer.to(args.device).eval()
         calls[key] = lambda layer=layer, x=inputs[shape]: layer(x)
     with torch.no_grad():
-        times = in_turns(calls, args.rounds, args.device, warmup=True)
+        times = interleaved(calls, args.rounds, args.device, warmup=True)
     return {key: 1e3 * Spread.of(t).median for key, t in without_drift(times).items()}
 
 
@@ -136,7 +137,7 @@ def random_networks(supernet, count):
         list[ArchSpec]: They differ from each other if the space has so many.
     """
     space, rng = supernet.space, random.Random(0)
-    return [space.arch(random_choices(space, lambda choices: 0, 0, 0, rng))
+    return [space.arch(random_subnet(space, lambda choices: 0, 0, 0, rng))
             for _ in range(count)]
 
 
@@ -236,7 +237,7 @@ def main():
     args = parse_args()
     try:
         check(args)
-        supernet = configs.build_supernet(configs.read_config(args))
+        supernet = search_configs.build_supernet(configs.read_config(args))
     except (ImportError, OSError, ValueError) as e:
         sys.exit(f'measure_latency.py: {e}')
     if args.device == 'cpu':
@@ -280,7 +281,7 @@ def main():
               f'{found["added_ms"]:+.3g} ms for each, fitted to the others; rank '
               f'correlation {rho}')
     record['latency_ms'] = latency
-    write_whole(args.out, json.dumps(record, indent=1))
+    atomic_write(args.out, json.dumps(record, indent=1))
     supernet.set_cost_model(LatencyTable(latency, args.out))
     low, high = supernet.cost_range()
     print(f'{args.out}: networks of the space take {low:.4g} to {high:.4g} ms as the '

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 
 from autonl_mm import ArchSpec, BlockSpec, count_macs
 from autonl_mm.arch import resolve_arch
-from autonl_mm.cli import configs, outputs
+from autonl_mm.runs import configs, outputs
 
 KERNEL_COLOURS = {3: '#4c78a8', 5: '#f58518', 7: '#b33a3a'}
 OTHER_KERNEL = '#7f7f7f'

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from autonl_mm.benchmark.records import read_scalars
-from autonl_mm.cli import outputs
-from autonl_mm.text_files import check_json, read_json
+from autonl_mm.runs import outputs
+from autonl_mm.runs.scalars import read_scalars
+from autonl_mm.runs.text_files import check_json, read_json
 
 # The order of the panels and of the table's columns.
 DECISIONS = dict(

@@ -16,9 +16,9 @@ import torch
 from mmengine.runner import load_checkpoint
 from mmengine.structures import BaseDataElement
 
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.models.layers import LightNL, affinity_rows
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt

@@ -40,21 +40,21 @@ from torch._inductor import config as inductor_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autonl_mm.arch import resolve_arch
-from autonl_mm.benchmark.comparison_blocks import EinsumLightNL
-from autonl_mm.benchmark.measure import (
+from autonl_mm.deploy import switch_to_deploy
+from autonl_mm.measure.classifiers import NAMES, NO_LIGHT_NL, network_by_name
+from autonl_mm.measure.comparison_blocks import EinsumLightNL
+from autonl_mm.measure.timing import (
     device_name,
-    in_turns,
+    interleaved,
     peak_memory,
     peak_of_tensors,
 )
-from autonl_mm.benchmark.networks import NAMES, NO_LIGHT_NL, network_by_name
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
-from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.models import LightNL
 from autonl_mm.models.layers import depthwise_conv2d
 from autonl_mm.ops import load_fused_operators
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
 
 try:
     import timm
@@ -124,7 +124,7 @@ def build_network(name, device='cpu'):
     """A classifier in channels_last.
 
     Args:
-        name (str): As for :func:`autonl_mm.benchmark.networks.network_by_name`.
+        name (str): As for :func:`autonl_mm.measure.classifiers.network_by_name`.
         device (str): Where to put it. Defaults to ``'cpu'``.
 
     Returns:
@@ -245,7 +245,7 @@ def network_times(args, names):
             # torch compiles the same code eight times at most; the networks
             # after that would stay eager
             torch.compiler.reset()
-            yield form, kind, in_turns(
+            yield form, kind, interleaved(
                 {name: make(name, x, form) for name in names}, args.rounds, args.device,
                 clock=args.clock)
 
@@ -287,7 +287,7 @@ def normalize(args):
             'it or onnxscript is not installed') + '\n')
     else:
         x = image(args.batch_size, *args.input_shape, 'cpu')
-        measured.append(('onnxruntime', 'forward', in_turns(
+        measured.append(('onnxruntime', 'forward', interleaved(
             {name: onnx_session(name, x) for name in names}, args.rounds,
             clock=args.clock)))
     rows = [dict(network=arch, form=form, kind=kind, seconds=times[arch + bounded],
@@ -312,7 +312,7 @@ def ablation(args):
     rows = []
     for arch in args.archs:
         names = [arch + variant for variant in ABLATION]
-        times = in_turns({name: inference(name, x) for name in names},
+        times = interleaved({name: inference(name, x) for name in names},
                          args.rounds, args.device, clock=args.clock)
         rows += [dict(network=name, seconds=times[name],
                       ratio=ratio(times[name], times[names[0]]))
@@ -380,7 +380,7 @@ def layer(args):
             if 4 * n * (h * w)**2 * (3 if train else 2) <= limit:
                 calls['NonLocal2d'] = layer_call(
                     NonLocal2d(c, reduction=1, mode='dot_product'), x, train)
-            times = in_turns(calls, args.rounds, args.device, warmup=True,
+            times = interleaved(calls, args.rounds, args.device, warmup=True,
                              clock=args.clock)
             rows.append(dict(
                 shape=(n, c, h, w), stride=stride, kind=kind, seconds=times,
@@ -423,7 +423,7 @@ def depthwise(args):
             torch=functools.partial(depthwise_step, nn.Conv2d.forward, conv, x),
             ours=functools.partial(
                 depthwise_step, lambda conv, x: depthwise_conv2d(x, conv), conv, x))
-        times = in_turns(calls, args.rounds, args.device, clock=args.clock)
+        times = interleaved(calls, args.rounds, args.device, clock=args.clock)
         rows.append(dict(channels=channels, kernel_size=kernel, size=size, **times,
                          ratio=ratio(times['ours'], times['torch'])))
     print('Depthwise convolution and the gradient of its kernel, 64 feature maps\n')
@@ -481,7 +481,7 @@ def scaling(args):
         for kind, make in kinds.items():
             calls = {size: make(name, image(1, *size, args.device))
                      for size in args.input_shapes}
-            times = in_turns(calls, args.rounds, args.device,
+            times = interleaved(calls, args.rounds, args.device,
                              clock=args.clock)
             del calls
             times = [statistics.median(times[size]) for size in args.input_shapes]
@@ -536,7 +536,7 @@ def mnasnet(args):
         for engine, calls in engines.items():
             # Each engine separately: its threads spin for a while when they
             # wait for work, on the cores that the other engine needs.
-            times = in_turns(calls, args.rounds, clock=args.clock)
+            times = interleaved(calls, args.rounds, clock=args.clock)
             best = {name: min((key for key in calls if key[0] == name),
                               key=lambda key: statistics.median(times[key]))
                     for name in names}
@@ -724,7 +724,7 @@ def main():
         if part in args.parts:
             record[part] = measure(args)
     if args.out:
-        write_whole(args.out, json.dumps(record, indent=1))
+        atomic_write(args.out, json.dumps(record, indent=1))
 
 
 if __name__ == '__main__':

@@ -21,11 +21,11 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from tqdm import tqdm
 
-from autonl_mm.benchmark.measure import Spread, device_name, in_turns
-from autonl_mm.benchmark.synthetic import make_batch
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import SWITCH, keep_freed_memory
+from autonl_mm.measure.synthetic import make_batch
+from autonl_mm.measure.timing import Spread, device_name, interleaved
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import SWITCH, keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
 
 CONFIGS = (
     'configs/mmpretrain/autonl-s_32xb128_in1k.py',
@@ -90,7 +90,7 @@ def measure(config, batch_size, size, steps):
             model.test_step(test_batch)
 
     times = {
-        kind: in_turns({kind: call}, steps)[kind]
+        kind: interleaved({kind: call}, steps)[kind]
         for kind, call in zip(KINDS, (train, predict))
     }
     return setting, {kind: statistics.median(t) for kind, t in times.items()}
@@ -151,7 +151,7 @@ def main():
           'steps in each\n')
     print(table(seconds))
     if args.out:
-        write_whole(
+        atomic_write(
             args.out,
             json.dumps(
                 dict(vars(args), out=str(args.out), torch=torch.__version__,

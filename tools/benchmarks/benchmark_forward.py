@@ -13,17 +13,12 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from autonl_mm.benchmark.measure import (
-    Spread,
-    count_parameters,
-    device_name,
-    in_turns,
-)
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.deploy import switch_to_deploy
+from autonl_mm.measure.timing import Spread, count_parameters, device_name, interleaved
 from autonl_mm.models import input_channels
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
 
 FORMS = ('as trained', 'deploy form')
 
@@ -103,7 +98,7 @@ def measure(args):
                 cfg, shape, form, args)
         models.append(dict(name=Path(path).stem, input_shape=list(shape),
                            parameters=parameters, seconds={}))
-    for (i, form), times in in_turns(
+    for (i, form), times in interleaved(
             calls, args.rounds, args.device, warmup=True).items():
         models[i]['seconds'][form] = times
     return dict(device=device_name(args.device), batch_size=args.batch_size,
@@ -130,7 +125,7 @@ def main():
         print(f'| {model["name"]} | {"x".join(map(str, model["input_shape"]))} | '
               f'{" | ".join(cells)} |')
     if args.out:
-        write_whole(args.out, json.dumps(results, indent=1))
+        atomic_write(args.out, json.dumps(results, indent=1))
 
 
 if __name__ == '__main__':

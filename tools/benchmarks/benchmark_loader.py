@@ -22,12 +22,12 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
-from autonl_mm.benchmark.measure import Spread, in_turns
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
-from autonl_mm.datasets.settings import check_data
 from autonl_mm.datasets.transforms import start_decoder
+from autonl_mm.measure.timing import Spread, interleaved
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.dataset_configs import check_data
 
 DECODERS = ('cv2', 'pillow', 'turbojpeg')
 
@@ -161,7 +161,7 @@ def main():
                                                 workers)
     if not calls:
         sys.exit('benchmark_loader.py: no decoder of --decoders is installed')
-    times = in_turns(calls, args.rounds)
+    times = interleaved(calls, args.rounds)
     rates = {key: [len(indices) / t for t in values]
              for key, values in times.items()}
     print(f'{args.config}, {name}, {len(indices)} images, batch '
@@ -177,7 +177,7 @@ def main():
             f'{s.median:.0f} ({s.low:.0f} to {s.high:.0f})'
             for s in spreads) + ' |')
     if args.out:
-        write_whole(
+        atomic_write(
             args.out,
             json.dumps(
                 dict(

@@ -13,9 +13,9 @@ import sys
 import torch
 from mmengine.config import Config
 
-from autonl_mm.benchmark.measure import peak_memory
-from autonl_mm.cli import configs
+from autonl_mm.measure.timing import peak_memory
 from autonl_mm.models import input_channels
+from autonl_mm.runs import configs
 
 CONFIG = ('configs/mmseg/autonl-l-d16_deeplabv3plus_4xb2-80k_'
           'cityscapes-512x1024.py')

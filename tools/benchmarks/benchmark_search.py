@@ -12,12 +12,12 @@ import sys
 
 import torch
 
-from autonl_mm.benchmark.measure import Spread, in_turns, peak_memory
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
+from autonl_mm.measure.timing import Spread, interleaved, peak_memory
 from autonl_mm.models import AutoNL
 from autonl_mm.nas import AutoNLSuperNet
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
 
 KINDS = ('largest network', 'supernet')
 
@@ -85,7 +85,7 @@ def main():
         sys.exit(f'benchmark_search.py: {e}: lower --batch-size')
     if args.device == 'cpu':
         print(keep_freed_memory())
-    times = in_turns({kind: make_step(kind, *step_args) for kind in KINDS},
+    times = interleaved({kind: make_step(kind, *step_args) for kind in KINDS},
                      args.rounds, args.device)
     seconds = {kind: Spread.of(t) for kind, t in times.items()}
 
@@ -108,7 +108,7 @@ def main():
                       seconds={k: s.median for k, s in seconds.items()},
                       memory_mib=memory, ratio_of_time=ratios[0],
                       ratio_of_memory=ratios[1])
-        write_whole(args.out, json.dumps(record, indent=1))
+        atomic_write(args.out, json.dumps(record, indent=1))
 
 
 if __name__ == '__main__':

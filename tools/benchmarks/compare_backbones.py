@@ -16,16 +16,16 @@ import matplotlib
 import torch
 from mmengine.config import Config
 
-from autonl_mm.benchmark.measure import (
+from autonl_mm.measure.timing import (
     Spread,
     built_macs,
     count_parameters,
     device_name,
-    in_turns,
+    interleaved,
 )
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -154,7 +154,7 @@ def measure(models, args):
     calls = {name: make_calls(model, args) for name, model in models.items()}
     times = {name: {} for name in models}
     for kind in KINDS:
-        of_kind = in_turns({name: c[kind] for name, c in calls.items()},
+        of_kind = interleaved({name: c[kind] for name, c in calls.items()},
                            args.rounds, args.device, warmup=kind == 'latency')
         for name, values in of_kind.items():
             times[name][kind] = values
@@ -301,7 +301,7 @@ def main():
         record = dict(vars(args), out=str(args.out), plot=str(args.plot),
                       torch=torch.__version__,
                       device_name=device_name(args.device), rows=rows)
-        write_whole(args.out, json.dumps(record, indent=1))
+        atomic_write(args.out, json.dumps(record, indent=1))
     if args.plot:
         plot(rows, args.plot, title)
 

@@ -18,18 +18,18 @@ import torch
 from mmcv.cnn import build_plugin_layer
 from tqdm import tqdm
 
-from autonl_mm.benchmark.measure import (
+from autonl_mm.measure.timing import (
     Spread,
     built_macs,
     count_parameters,
     device_name,
-    in_turns,
+    interleaved,
     peak_memory,
 )
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.models import PluginBackbone
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
 
 NORM = dict(type='BN')
 # The paper's comparison is of the paper's form.
@@ -203,7 +203,7 @@ def compare(input_shape, args):
             continue
         for kind in ('forward', 'training'):
             calls[name, kind] = make_step(*step, kind == 'training')
-    times = in_turns(calls, args.rounds, args.device, warmup=True)
+    times = interleaved(calls, args.rounds, args.device, warmup=True)
     for row in rows:
         for kind in ('forward', 'training'):
             if (row['block'], kind) in times:
@@ -272,7 +272,7 @@ def main():
         record = dict(vars(args), torch=torch.__version__,
                       device_name=device_name(args.device), rows=rows,
                       mobilenet_v2=added)
-        write_whole(args.out, json.dumps(record, indent=1))
+        atomic_write(args.out, json.dumps(record, indent=1))
 
 
 if __name__ == '__main__':

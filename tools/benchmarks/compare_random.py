@@ -21,20 +21,20 @@ from mmengine.config import Config
 
 import autonl_mm
 from autonl_mm.arch import ArchSpec
-from autonl_mm.benchmark import trials
-from autonl_mm.benchmark.cluster import Cluster
-from autonl_mm.benchmark.random_networks import random_choices, trial_of
-from autonl_mm.benchmark.ranking import describe_ranks
-from autonl_mm.benchmark.supernet_losses import supernet_losses
-from autonl_mm.checkpoint import (
+from autonl_mm.experiments import trials
+from autonl_mm.experiments.cluster import Cluster
+from autonl_mm.experiments.random_subnets import random_subnet, trial_of
+from autonl_mm.experiments.ranking import describe_ranks
+from autonl_mm.experiments.supernet_losses import supernet_losses
+from autonl_mm.nas.search_configs import build_supernet
+from autonl_mm.runs import outputs
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.checkpoints import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
     find_resumable,
-    write_whole,
 )
-from autonl_mm.cli import outputs
-from autonl_mm.cli.configs import build_supernet
-from autonl_mm.text_files import check_json, read_json
+from autonl_mm.runs.text_files import check_json, read_json
 
 TOOLS = Path(__file__).resolve().parents[1]
 SEARCHED, FINE_TUNED = 'searched', 'searched, fine-tuned'
@@ -107,11 +107,11 @@ def search(config, work_dir, where):
             raise ValueError(f'{out} holds a search with another config: remove it or '
                              'use another --work-dir')
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(begun, text)
+        atomic_write(begun, text)
     if not record.exists():
         seconds = where.run([TOOLS / 'train.py', config, '--work-dir', out],
                             work_dir / 'search.log', again=['--resume'])
-        write_whole(record, json.dumps(seconds))
+        atomic_write(record, json.dumps(seconds))
     seconds = read_json(record)
     check_json(seconds, float, f'{record} is not the time of a search',
                f'remove {out}, and it is searched again')
@@ -194,7 +194,7 @@ def main():
                 f'within {args.tolerance:.0%} of --target {target:,.6g}')
         rng, choices = random.Random(0), {}
         for i in range(args.num_random):
-            choices[f'random {i}'] = random_choices(
+            choices[f'random {i}'] = random_subnet(
                 space, lambda c: cost(space.arch(c)), target * (1 - args.tolerance),
                 target * (1 + args.tolerance), rng)
         archs.update({name: space.arch(c) for name, c in choices.items()})
@@ -235,7 +235,7 @@ def main():
     text += '\n\n' + trials.summary(done, args.jobs)
     if seconds is not None:
         text += f'; search {seconds / 60:.1f} min'
-    write_whole(args.work_dir / f'{args.report}.md', text + '\n')
+    atomic_write(args.work_dir / f'{args.report}.md', text + '\n')
     print('\n' + text)
 
 

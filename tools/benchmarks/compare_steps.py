@@ -14,14 +14,14 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from autonl_mm.benchmark import trials
-from autonl_mm.benchmark.cluster import Cluster
-from autonl_mm.benchmark.measure import built_macs, count_parameters
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.digest import digest
+from autonl_mm.experiments import trials
+from autonl_mm.experiments.cluster import Cluster
+from autonl_mm.measure.timing import built_macs, count_parameters
 from autonl_mm.models import input_channels
 from autonl_mm.models.layers import LightNL
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.digest import digest
 
 TOOLS = Path(__file__).resolve().parents[1]
 # 97.5% quantiles of Student's t by degrees of freedom, the normal's from 30 on
@@ -207,7 +207,7 @@ def main():
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'compare_steps.py: {e}')
     text = table(rows, values) + last
-    write_whole(args.work_dir / f'{args.report}.md', text + '\n')
+    atomic_write(args.work_dir / f'{args.report}.md', text + '\n')
     print('\n' + text)
 
 

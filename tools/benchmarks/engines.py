@@ -15,19 +15,19 @@ from pathlib import Path
 
 import torch
 
-from autonl_mm.benchmark.measure import Spread, device_name, in_turns
-from autonl_mm.benchmark.networks import (
+from autonl_mm.export.apart import run_in_subprocess
+from autonl_mm.export.bare import load_bare, write_bare
+from autonl_mm.export.engines import ENGINES, ExportError, Settings
+from autonl_mm.measure.classifiers import (
     NAMES,
     NETWORK_HELP,
     NO_LIGHT_NL,
     network_by_name,
 )
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
-from autonl_mm.export.apart import call_apart
-from autonl_mm.export.engines import ENGINES, ExportError, Settings
-from autonl_mm.export.plain import open_plain, write_plain
+from autonl_mm.measure.timing import Spread, device_name, interleaved
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
 
 try:
     import matplotlib
@@ -73,7 +73,7 @@ def measure(engine, files, shape, rounds):
         dict[str, list[float]]: Seconds by network.
     """
     keep_freed_memory()
-    return in_turns({name: open_plain(engine, shape, Path(file))
+    return interleaved({name: load_bare(engine, shape, Path(file))
                      for name, file in files.items()}, rounds, warmup=True)
 
 
@@ -93,7 +93,7 @@ def measure_engine(engine, networks, args, folder):
     for i, (name, network) in enumerate(networks.items()):
         file = folder / f'{engine}-{i}{ENGINES[engine].ending}'
         try:
-            write_plain(engine, network, shape, file)
+            write_bare(engine, network, shape, file)
         except ExportError as e:
             print(f'left out: {name} in {engine}: {e}')
             continue
@@ -102,7 +102,7 @@ def measure_engine(engine, networks, args, folder):
     for threads in args.threads:
         torch.set_num_threads(threads)
         try:
-            times = call_apart(measure, engine, files, shape, args.rounds)
+            times = run_in_subprocess(measure, engine, files, shape, args.rounds)
         except ExportError as e:
             print(f'left out: {engine} with {threads} threads: {e}')
             continue
@@ -211,7 +211,7 @@ def main():
         for engine in engines:
             records += measure_engine(engine, networks, args, Path(folder))
             if args.out:  # what is measured is not lost with the next engine
-                write_whole(args.out, json.dumps(dict(
+                atomic_write(args.out, json.dumps(dict(
                     vars(args), device_name=device_name('cpu'), torch=torch.__version__,
                     engines=engines, records=records), indent=1))
     if not records:

@@ -21,20 +21,17 @@ import torch
 from mmengine.config import Config
 
 from autonl_mm.arch import ArchSpec
-from autonl_mm.benchmark import trials
-from autonl_mm.benchmark.cluster import Cluster
-from autonl_mm.benchmark.finalists import fit_to_others
-from autonl_mm.benchmark.random_networks import random_choices, trial_of
-from autonl_mm.benchmark.ranking import describe_ranks, rank_correlations
-from autonl_mm.benchmark.supernet_losses import supernet_losses
-from autonl_mm.checkpoint import (
-    BrokenCheckpointError,
-    UnsafeCheckpointError,
-    write_whole,
-)
-from autonl_mm.cli import outputs
-from autonl_mm.cli.configs import build_supernet
 from autonl_mm.cost import count_macs
+from autonl_mm.experiments import trials
+from autonl_mm.experiments.cluster import Cluster
+from autonl_mm.experiments.finalists import fit_to_others
+from autonl_mm.experiments.random_subnets import random_subnet, trial_of
+from autonl_mm.experiments.ranking import describe_ranks, rank_correlations
+from autonl_mm.experiments.supernet_losses import supernet_losses
+from autonl_mm.nas.search_configs import build_supernet
+from autonl_mm.runs import outputs
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -73,7 +70,7 @@ def parse_args():
 
 
 def sample_sets(supernet, macs, target, args):
-    """Choices of the networks.
+    """Subnet of the networks.
 
     Args:
         supernet (AutoNLSuperNet): The supernet, with MACs as its cost.
@@ -82,7 +79,7 @@ def sample_sets(supernet, macs, target, args):
         args (Namespace): Arguments of the tool.
 
     Returns:
-        dict[str, list]: Choices of the networks of each set.
+        dict[str, list]: Subnet of the networks of each set.
 
     Raises:
         ValueError: If no network of the search space has such a cost.
@@ -95,7 +92,7 @@ def sample_sets(supernet, macs, target, args):
                              f'space, {least:,.6g} to {most:,.6g}')
         rng = random.Random(0)
         sets['cost'] = [
-            random_choices(supernet.space, macs, target * (1 - args.tolerance),
+            random_subnet(supernet.space, macs, target * (1 - args.tolerance),
                            target * (1 + args.tolerance), rng)
             for _ in range(args.num_networks)]
     if 'range' in args.sets:
@@ -203,8 +200,8 @@ def main():
         text += ''.join(f'- {line}\n' for line in describe_ranks(of_set))
         text += '\n' + table(of_set, metric) + '\n\n'
     text += trials.summary(done, args.jobs)
-    write_whole(args.work_dir / f'{args.report}.md', text + '\n')
-    write_whole(args.work_dir / f'{args.report}.json', json.dumps(sets, indent=1))
+    atomic_write(args.work_dir / f'{args.report}.md', text + '\n')
+    atomic_write(args.work_dir / f'{args.report}.json', json.dumps(sets, indent=1))
     plot(sets, metric, args.work_dir / f'{args.report}.png')
     print('\n' + text)
 

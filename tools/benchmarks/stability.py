@@ -26,17 +26,17 @@ from mmengine.runner import CheckpointLoader
 from tqdm import tqdm
 
 from autonl_mm.arch import NORMALIZE
-from autonl_mm.checkpoint import (
-    BrokenCheckpointError,
-    UnsafeCheckpointError,
-    weights_of,
-    write_whole,
-)
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.export.images import config_images, to_batch
 from autonl_mm.models.layers import LightNL
 from autonl_mm.models.layers.light_nl import RMS_MARK
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.checkpoints import (
+    BrokenCheckpointError,
+    UnsafeCheckpointError,
+    weights_of,
+)
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -398,7 +398,7 @@ def main():
     if args.out:
         record = dict(vars(args), input_shape=shape, torch=torch.__version__,
                       networks=results)
-        write_whole(args.out, json.dumps(record, indent=1))
+        atomic_write(args.out, json.dumps(record, indent=1))
     if args.plot:
         plot(results, args.plot)
 

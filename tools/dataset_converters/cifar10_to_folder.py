@@ -10,7 +10,7 @@ from pathlib import Path
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
-from autonl_mm.checkpoint import whole_folder
+from autonl_mm.runs.atomic_files import atomic_dir
 
 
 def write_folder(dataset, out: Path) -> int:
@@ -30,7 +30,7 @@ def write_folder(dataset, out: Path) -> int:
     """
     if out.exists():
         raise FileExistsError(f'{out} exists: remove it first')
-    with whole_folder(out) as folder:
+    with atomic_dir(out) as folder:
         for name in dataset.classes:
             (folder / name).mkdir()
         for i, (image, label) in enumerate(tqdm(dataset, unit='img')):

@@ -51,7 +51,7 @@ from typing import (
 import cv2
 import numpy as np
 
-from autonl_mm.checkpoint import whole_folder
+from autonl_mm.runs.atomic_files import atomic_dir
 
 # Increase it with every change that alters the files, so that sets of an older
 # version are not considered up to date.
@@ -474,7 +474,7 @@ def _make(out: Union[str, Path], write: Callable[..., None], meta: dict,
     if already_there(final, meta, overwrite):
         return False
     scans = load_scans()
-    with whole_folder(final) as folder:
+    with atomic_dir(final) as folder:
         for split in SPLITS:
             write(folder, split, scans[split], meta[split], meta['size'],
                   meta['seed'])

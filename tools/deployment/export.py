@@ -17,15 +17,15 @@ import torch
 from mmengine.runner import load_checkpoint
 
 import autonl_mm  # noqa: F401
-from autonl_mm.benchmark.measure import Spread, device_name, in_turns
-from autonl_mm.cli import configs, outputs
-from autonl_mm.cli.allocator import keep_freed_memory
 from autonl_mm.deploy import load
 from autonl_mm.export import export, quantize
 from autonl_mm.export.engines import DYNAMIC, ENGINES, PRECISIONS, Settings
 from autonl_mm.export.engines.base import info_file
 from autonl_mm.export.images import check_images, config_images, to_batch
+from autonl_mm.measure.timing import Spread, device_name, interleaved
 from autonl_mm.models import input_channels
+from autonl_mm.runs import configs, outputs
+from autonl_mm.runs.allocator import keep_freed_memory
 
 # Images for a check in float32, which compares numbers, and otherwise, which counts
 # predictions
@@ -177,7 +177,7 @@ def measure(graph, model, engine, session, images, rounds):
     """Print latencies, measured in turns."""
     inputs = graph.prepare(images)
     with torch.no_grad():
-        times = in_turns(
+        times = interleaved(
             {
                 'PyTorch': lambda: graph.reference(model, images),
                 'PyTorch, deploy form': lambda: graph(inputs),

@@ -13,12 +13,8 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 import autonl_mm  # noqa: F401
-from autonl_mm.benchmark.measure import Spread, device_name, in_turns
-from autonl_mm.benchmark.records import format_metrics
-from autonl_mm.checkpoint import write_whole
-from autonl_mm.cli import configs, launch, outputs
-from autonl_mm.datasets.settings import check_data
 from autonl_mm.export import quantize
+from autonl_mm.export.engine_model import use_exported_model
 from autonl_mm.export.engines import load
 from autonl_mm.export.engines.onnx_int8 import (
     DEFAULT_METHOD,
@@ -28,6 +24,11 @@ from autonl_mm.export.engines.onnx_int8 import (
     OPERATORS,
 )
 from autonl_mm.export.images import config_images, to_batch
+from autonl_mm.measure.timing import Spread, device_name, interleaved
+from autonl_mm.runs import configs, launch, outputs
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.dataset_configs import check_data
+from autonl_mm.runs.scalars import format_metrics
 
 
 def parse_args():
@@ -88,7 +89,7 @@ def evaluate(cfg, file):
     cfg.custom_hooks = []
     cfg.log_level = 'WARNING'
     cfg.experiment_name = Path(file).name
-    launch.use_engine_file(cfg, file)
+    use_exported_model(cfg, file)
     return format_metrics(launch.build_runner(cfg).test())
 
 
@@ -119,11 +120,11 @@ def main():
             after = load(file)
     except (OSError, ImportError, ValueError) as e:
         sys.exit(f'quantize_onnx.py: {" ".join(str(e).split())}')
-    write_whole(args.out, content)
+    atomic_write(args.out, content)
 
     batch = to_batch(images, before.batch or 1,
                      tuple(images[0].shape[1:]))
-    times = in_turns(
+    times = interleaved(
         dict(before=lambda: before(batch), after=lambda: after(batch)),
         args.rounds,
         warmup=True)

@@ -12,17 +12,17 @@ import numpy as np
 from mmengine.runner import save_checkpoint
 
 from autonl_mm.arch import resolve_arch
-from autonl_mm.checkpoint import (
+from autonl_mm.converters import tf_release, torch_release
+from autonl_mm.cost import count_macs
+from autonl_mm.models import AutoNL
+from autonl_mm.runs import outputs
+from autonl_mm.runs.checkpoints import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
     check_file,
     load_checkpoint,
 )
-from autonl_mm.cli import outputs
-from autonl_mm.converters import tf_release, torch_release
-from autonl_mm.cost import count_macs
-from autonl_mm.digest import digest
-from autonl_mm.models import AutoNL
+from autonl_mm.runs.digest import digest
 
 RELEASES = dict(tf=tf_release, torch=torch_release)
 INDEX, DATA = '.index', '.data-00000-of-'

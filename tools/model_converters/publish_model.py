@@ -14,13 +14,13 @@ import torch
 from mmengine.fileio import get_file_backend
 
 import autonl_mm  # noqa: F401
-from autonl_mm.checkpoint import (
+from autonl_mm.runs import outputs
+from autonl_mm.runs.checkpoints import (
     BrokenCheckpointError,
     UnsafeCheckpointError,
     load_checkpoint,
     weights_of,
 )
-from autonl_mm.cli import outputs
 
 SAFETENSORS = '.safetensors'
 

@@ -1,18 +1,22 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Our hooks, and the registration of those of :mod:`autonl_mm.runs`."""
+from autonl_mm.registry import HOOKS
+from autonl_mm.runs import hooks as run_hooks
+
 from .batch_scaled_ema_hook import BatchScaledEMAHook
 from .channels_last_hook import ChannelsLastHook
 from .compile_hook import CompileHook
-from .data_time_hook import DataTimeHook
-from .label_check_hook import LabelCheckHook, classifying_heads, is_binary
-from .resume_check_hook import MismatchError, ResumeCheckHook, shorten
-from .resume_hook import ResumeHook
-from .safe_checkpoint_hook import SafeCheckpointHook
-from .skipped_images_hook import SkippedImagesHook
-from .stop_hook import StopHook, Stopped
 
-__all__ = [
-    'BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',
-    'LabelCheckHook', 'ResumeCheckHook', 'MismatchError', 'ResumeHook',
-    'SafeCheckpointHook', 'SkippedImagesHook', 'StopHook', 'Stopped',
-    'classifying_heads', 'is_binary', 'shorten'
-]
+__all__ = ['BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook']
+
+for hook in (
+        run_hooks.CheckpointClassesHook,
+        run_hooks.DataTimeHook,
+        run_hooks.LabelCheckHook,
+        run_hooks.ResumeCheckHook,
+        run_hooks.ResumeHook,
+        run_hooks.SafeCheckpointHook,
+        run_hooks.SkippedImagesHook,
+        run_hooks.StopHook,
+):
+    HOOKS.register_module(module=hook)

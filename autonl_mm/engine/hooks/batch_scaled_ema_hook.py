@@ -7,8 +7,7 @@ from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 
 from autonl_mm.registry import HOOKS
-
-from ..batch import has_stepped, images_per_step
+from autonl_mm.runs.batch import has_stepped, images_per_step
 
 
 @HOOKS.register_module()

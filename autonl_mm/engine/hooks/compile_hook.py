@@ -5,8 +5,8 @@ from typing import Optional, Sequence
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from autonl_mm.nas import task_model
 from autonl_mm.registry import HOOKS
+from autonl_mm.runs.model_wrappers import task_model
 
 PARTS = ('backbone', 'neck', 'head', 'bbox_head')
 

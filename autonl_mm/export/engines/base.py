@@ -20,8 +20,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from autonl_mm.digest import digest
-from autonl_mm.text_files import check_json, read_json
+from autonl_mm.runs.digest import digest
+from autonl_mm.runs.text_files import check_json, read_json
 
 from ..boxes import select_boxes
 

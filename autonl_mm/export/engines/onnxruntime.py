@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from autonl_mm.text_files import parse_json
+from autonl_mm.runs.text_files import parse_json
 
 from .base import (
     Engine,

@@ -12,8 +12,8 @@ from mmengine.registry import HOOKS, MODELS, init_default_scope
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
-from autonl_mm.benchmark.synthetic import make_batch
 from autonl_mm.engine.hooks import CompileHook
+from autonl_mm.measure.synthetic import make_batch
 
 DEMO = dict(
     cls='autonl-s_1xb32_demo-cls',

@@ -12,8 +12,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, set_random_seed
 
-from autonl_mm.cli.launch import use_amp
 from autonl_mm.engine.optimizers import CpuAmpOptimWrapper
+from autonl_mm.runs.launch import use_amp
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 DEMO = dict(

@@ -1,2 +1,0 @@
-# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What the command-line tools share."""

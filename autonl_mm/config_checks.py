@@ -1,0 +1,62 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Checks of what a config says of AutoNL and of a search, before anything is built."""
+from typing import Optional
+
+from mmengine.config import Config
+
+from .arch import resolve_arch
+from .runs.channel_checks import config_parts, type_name
+
+
+def check_archs(model: Optional[dict]) -> None:
+    """Read every ``arch`` of an AutoNL in a config, before anything is built.
+
+    Args:
+        model (dict, optional): Config of the model.
+
+    Raises:
+        ValueError: If one is no network; names the setting and the file.
+    """
+    for key, part in config_parts('model', model):
+        if type_name(part) == 'AutoNL' and 'arch' in part:
+            try:
+                resolve_arch(part['arch'], part.get('normalize'))
+            except (OSError, ValueError) as e:
+                raise ValueError(f'{key}.arch: {e}') from None
+
+
+def check_search(cfg: Config) -> None:
+    """Refuse a search that could not work.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If the model has a supernet as its backbone but is not a
+            CostAwareModel, or if a loop that counts iterations recalibrates BN after
+            each, or with the batches that it trains on.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if str(backbone.get('type', '')).split('.')[-1] == 'AutoNLSuperNet':
+        raise ValueError(
+            'model.backbone is an AutoNLSuperNet outside of a CostAwareModel, '
+            'so nothing would train its gates: wrap the model, '
+            "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
+            'cost_weight=...)')
+    train = cfg.get('train_cfg') or {}
+    if train.get('by_epoch', True) and train.get('type') != 'IterBasedTrainLoop':
+        return
+    for i, hook in enumerate(cfg.get('custom_hooks') or ()):
+        if str(hook['type']).split('.')[-1] != 'PreciseBNHook':
+            continue
+        if hook.get('interval', 1) == 1:
+            raise ValueError(
+                f'custom_hooks[{i}], PreciseBNHook, would recalibrate BN after each '
+                'iteration: set its interval to that of the evaluations, '
+                f'train_cfg.val_interval={train.get("val_interval", 1000)}')
+        sampler = cfg.train_dataloader.get('sampler') or {}
+        if str(sampler.get('type')).split('.')[-1] == 'InfiniteSampler':
+            raise ValueError(
+                f'custom_hooks[{i}], PreciseBNHook, loads by the sampler of '
+                'train_dataloader, which an InfiniteSampler does not survive: use '
+                "sampler=dict(type='DefaultSampler', shuffle=True)")

@@ -1,0 +1,2 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Series of training runs: trials, clusters, comparisons."""

@@ -1,0 +1,82 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Random networks of a search space, and the training of a network."""
+import hashlib
+import random
+from pathlib import Path
+from typing import Callable, Optional
+
+from autonl_mm.arch import ArchSpec
+from autonl_mm.nas import SearchSpace
+from autonl_mm.nas.supernet.space import Subnet
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.digest import digest
+
+from .trials import Trial, last_evaluation
+
+
+def random_subnet(space: SearchSpace,
+                   cost_of: Callable[[Subnet], float],
+                   low: float,
+                   high: float,
+                   rng: random.Random,
+                   tries: int = 100000) -> Subnet:
+    """Sample choices uniformly until the cost lies in a range.
+
+    Args:
+        space (SearchSpace): The search space.
+        cost_of (Callable): From choices to their cost.
+        low (float): Least cost.
+        high (float): Largest cost.
+        rng (random.Random): Random number generator.
+        tries (int): Samples before giving up. Defaults to 100000.
+
+    Returns:
+        list[tuple[int, ...]]: The options of each block by their indices.
+
+    Raises:
+        ValueError: If no sample has such a cost.
+    """
+    for _ in range(tries):
+        choices = [tuple(rng.randrange(n) for n in block.shape)
+                   for block in space.blocks]
+        if low <= cost_of(choices) <= high:
+            return choices
+    raise ValueError(f'none of {tries} random networks costs {low:,.6g} to '
+                     f'{high:,.6g}: raise --tolerance, or ask for a cost nearer to '
+                     'the middle of the space')
+
+
+def trial_of(config: str, arch: ArchSpec, seed: int, work_dir: Path, options: dict,
+             weights: Optional[Path] = None,
+             read: Callable[[Path], dict] = last_evaluation) -> Trial:
+    """The training of a network.
+
+    Args:
+        config (str): The config for retraining.
+        arch (ArchSpec): The network.
+        seed (int): Seed of the training.
+        work_dir (Path): Where the run gets its folder.
+        options (dict): Settings that override the config's.
+        weights (Path, optional): What it starts from, which takes the same time.
+            Defaults to None, from scratch.
+        read (Callable): As of :class:`Trial`.
+
+    Returns:
+        Trial: For :func:`trials.train_all`.
+    """
+    # The folder is named by the network: another comparison in the same work dir
+    # can reuse it.
+    network = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
+    name = f'{network}-seed{seed}'
+    key, files = dict(arch=arch.to_text(), seed=seed), {}
+    if weights is not None:
+        key['weights'] = digest(weights)[:8]
+        name = f'{name}-from-{key["weights"]}'
+        files['load_from'] = weights.resolve()
+    out = work_dir / name
+    arch_file = out / 'arch.txt'
+    return Trial(
+        config, out, key, {**options, 'randomness.seed': seed},
+        files={**files, 'model.backbone.arch': arch_file},
+        prepare=lambda: atomic_write(arch_file, arch.to_text()),
+        read=read)

@@ -1,0 +1,37 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Losses of networks with the weights that they share in a supernet."""
+from pathlib import Path
+from typing import List, Sequence
+
+from mmengine.config import Config
+from tqdm import tqdm
+
+from autonl_mm.nas.search_configs import open_search
+from autonl_mm.nas.supernet.space import Subnet
+
+
+def supernet_losses(cfg: Config, checkpoint: str, networks: Sequence[Subnet],
+                    work_dir: Path) -> List[float]:
+    """Losses by which a search compares networks, as it computes them.
+
+    Args:
+        cfg (Config): The config of the search. Its SearchHook says on how many
+            images, and on which.
+        checkpoint (str): The checkpoint of the search.
+        networks (Sequence[list[tuple[int, ...]]]): Subnet of each network.
+        work_dir (Path): For the log.
+
+    Returns:
+        list[float]: The mean loss of each network.
+
+    Raises:
+        BrokenCheckpointError, UnsafeCheckpointError, ValueError: If the checkpoint
+            cannot be loaded or is of another search space.
+    """
+    runner, hook = open_search(cfg, checkpoint, work_dir)
+    proxy = hook.proxy_loss(runner)
+    means = []
+    for choices in tqdm(networks, desc='networks of the supernet', leave=False):
+        values, = proxy.losses([choices], 0, proxy.num_batches)
+        means.append(sum(values) / len(values))
+    return means

@@ -1,0 +1,243 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Sets of training runs for a comparison; finished runs are not repeated."""
+import argparse
+import json
+import os
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, List, Optional, Sequence
+
+from mmengine.config import Config, DictAction
+from tqdm import tqdm
+
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.scalars import metric_of, read_scalars
+from autonl_mm.runs.text_files import check_json, read_json
+
+from . import cluster
+from .cluster import Cluster
+
+BEGUN, RESULT = 'begun.txt', 'result.json'
+
+
+def file_stem(text: str) -> str:
+    """The name of a file without its ending, as an option gives it.
+
+    Raises:
+        ArgumentTypeError: If it is empty or has a folder.
+    """
+    if not text or Path(text).name != text:
+        raise argparse.ArgumentTypeError(
+            f'expected the name of a file without folder and ending, got {text!r}')
+    return text
+
+
+def add_args(parser: argparse.ArgumentParser, report: str) -> None:
+    """Add the options of a comparison of training runs.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
+        report (str): Name of the result's files, without ending.
+    """
+    parser.add_argument(
+        '--work-dir', type=Path, required=True, help='folder for all runs')
+    parser.add_argument(
+        '--seeds', type=int, default=3, help='training runs of each network')
+    cluster.add_args(parser)
+    parser.add_argument(
+        '--report', type=file_stem, default=report, metavar='NAME',
+        help='name of the files with the result in the work dir, without ending, so '
+        f'that several comparisons can share their training runs; default {report}')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='override settings of the training runs: key=value')
+
+
+def threads_of(jobs: int, where: Cluster) -> Optional[int]:
+    """Threads of each of several training runs.
+
+    Args:
+        jobs (int): Number of runs at the same time.
+        where (Cluster): Where they run.
+
+    Returns:
+        int, optional: An equal part of this machine's cores; None on a cluster, whose
+        jobs have their own.
+    """
+    return max(1, (os.cpu_count() or 1) // jobs) if where.kind == 'local' else None
+
+
+def last_evaluation(out: Path) -> dict:
+    """The usual metric of a run's last evaluation.
+
+    Args:
+        out (Path): The work dir.
+
+    Returns:
+        dict: Its name, ``metric``, and its ``value``.
+    """
+    _, evaluation, _ = read_scalars(out)
+    metric = metric_of(evaluation)
+    return dict(metric=metric, value=evaluation[-1][metric])
+
+
+def training_loss(out: Path) -> dict:
+    """The mean loss of the second half of a run that was not evaluated.
+
+    Args:
+        out (Path): The work dir.
+
+    Returns:
+        dict: ``metric``, which is ``'loss'``, and ``value``.
+    """
+    records, _, _ = read_scalars(out)
+    losses = [r['loss'] for r in records[len(records) // 2:]]
+    return dict(metric='loss', value=statistics.mean(losses))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training run of a comparison.
+
+    Args:
+        config (Path): The config.
+        out (Path): The work dir. The result is kept there in ``result.json``.
+        key (dict): Values that identify the run, kept with its result.
+        options (dict): Settings that override the config's.
+        files (dict): Further such settings, of files whose contents are in the key:
+            their paths may be others when the result is looked for.
+            Defaults to an empty dict.
+        prepare (Callable, optional): Called before the run, when ``out`` exists.
+            Defaults to None.
+        read (Callable): From the work dir of the finished run to its ``metric`` and
+            ``value``. Defaults to :func:`last_evaluation`.
+    """
+    config: Path
+    out: Path
+    key: dict
+    options: dict
+    files: dict = field(default_factory=dict)
+    prepare: Optional[Callable[[], None]] = None
+    read: Callable[[Path], dict] = last_evaluation
+
+    @property
+    def settings(self) -> List[str]:
+        """What is compared of the settings, as ``key=value``."""
+        options = {**self.options, 'default_hooks.checkpoint.max_keep_ckpts': 1}
+        return [f'{k}={v}' for k, v in options.items()]
+
+
+def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
+              where: Cluster) -> List[dict]:
+    """Train what an earlier call did not finish.
+
+    A run that an earlier call began is resumed.
+
+    Args:
+        tool (Path): ``tools/train.py``.
+        trials (Sequence[Trial]): The runs.
+        jobs (int): Number of runs at the same time, which share the cores.
+        where (Cluster): Where they run. If one fails, those that run end first; at an
+            interruption its jobs on this machine are ended.
+
+    Returns:
+        list[dict]: For each run its ``key``; ``metric`` and ``value`` that it reads;
+        ``seconds``, without those of earlier calls.
+
+    Raises:
+        ValueError: If a work dir holds a finished run with another key, config or
+            other settings, or a broken result; nothing is trained then.
+        RuntimeError: If a run fails.
+    """
+    texts = {config: f'{Config.fromfile(config).to_dict()}'
+             for config in {trial.config for trial in trials}}
+    identities = [f'{trial.key}\n{trial.settings}\n{texts[trial.config]}\n'
+                  for trial in trials]
+    for trial, identity in zip(trials, identities):
+        if not (trial.out / RESULT).exists():
+            continue
+        if not is_begun(trial.out, identity):
+            raise ValueError(
+                f'{trial.out} holds a run of another network, with another config or '
+                'other settings: remove it or use another --work-dir')
+        read_result(trial.out)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return list(tqdm(
+                pool.map(lambda trial, identity: _train(
+                    tool, trial, identity, jobs, where), trials, identities),
+                total=len(trials), desc='training runs'))
+        except BaseException as e:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(e, Exception):
+                where.cancel()
+            raise
+
+
+def is_begun(out: Path, identity: str) -> bool:
+    """Whether a work dir is of a run, finished or not.
+
+    Args:
+        out (Path): The work dir.
+        identity (str): All that makes it this run, as written to :data:`BEGUN` when
+            it was begun.
+    """
+    begun = out / BEGUN
+    return begun.exists() and begun.read_text(encoding='utf-8') == identity
+
+
+def read_result(out: Path) -> dict:
+    """The result of a finished run, see :func:`train_all`.
+
+    Args:
+        out (Path): The work dir.
+
+    Raises:
+        ValueError: If it is something else; names the file and the key.
+    """
+    result = read_json(out / RESULT)
+    check_json(result, dict({str: object}, metric=str, value=float, seconds=float),
+               f'{out / RESULT} is not the result of a run',
+               f'remove {out}, and it is trained again')
+    return result
+
+
+def _train(tool: Path, trial: Trial, identity: str, jobs: int, where: Cluster) -> dict:
+    out = trial.out
+    record = out / RESULT
+    if record.exists():
+        return read_result(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if trial.prepare:
+        trial.prepare()
+    resume = is_begun(out, identity)
+    if not resume:
+        atomic_write(out / BEGUN, identity)
+    files = [f'{k}={v}' for k, v in trial.files.items()]
+    seconds = where.run(
+        [tool, trial.config, '--work-dir', out, '--cfg-options', *files,
+         *trial.settings],
+        out / 'train.log', threads_of(jobs, where), again=['--resume'], begun=resume)
+    result = dict(trial.key, **trial.read(out), seconds=seconds)
+    atomic_write(record, json.dumps(result, indent=1))
+    return result
+
+
+def summary(results: Sequence[dict], jobs: int) -> str:
+    """Summary of the training runs.
+
+    Args:
+        results (Sequence[dict]): Results of :func:`train_all`.
+        jobs (int): Number of runs at the same time.
+
+    Returns:
+        str: One line.
+    """
+    minutes = sum(r['seconds'] for r in results) / 60 / jobs
+    return (f'metric {results[0]["metric"]}; {len(results)} training runs, '
+            f'{minutes:.0f} min with {jobs} at the same time')

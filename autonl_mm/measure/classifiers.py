@@ -1,0 +1,112 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Classifiers whose speed is measured."""
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Optional, Sequence, Type, Union
+
+import torch.nn as nn
+
+from autonl_mm.arch import ArchSpec, resolve_arch
+from autonl_mm.models import AutoNL, LightNL, MBConv, PoolDropout
+
+from .comparison_blocks import AddOnly, ConvolutionOnly
+
+try:
+    import timm
+except ImportError:
+    timm = None
+
+NAMES = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
+# On command lines a network can have variants, NETWORK:VARIANT:VARIANT. Each stands
+# for keywords of build_classifier.
+VARIANTS = {
+    'no-light-nl': dict(light_nl=None),
+    'add-only': dict(light_nl=AddOnly),
+    'convolution-only': dict(light_nl=ConvolutionOnly),
+    'size': dict(normalize='size'),
+    'rms': dict(normalize='rms'),
+    'no-se': dict(squeeze_excite=False),
+    'h-swish': dict(activation='HSwish'),
+    'relu': dict(activation='ReLU'),
+}
+NO_LIGHT_NL = ':no-light-nl'
+NETWORK_HELP = (f'{", ".join(NAMES)} or a notation file, with or without variants, '
+                f'such as AutoNL-S{NO_LIGHT_NL}: {", ".join(VARIANTS)}')
+
+
+class LastFeatureMap(nn.Module):
+    """The last feature map of a backbone."""
+
+    def forward(self, feature_maps):
+        """``(N, C, H, W)`` of several to the last one."""
+        return feature_maps[-1]
+
+
+def build_classifier(arch: Union[str, PathLike, Sequence[str], ArchSpec],
+                     normalize: Optional[str] = None,
+                     light_nl: Optional[Type[LightNL]] = LightNL,
+                     squeeze_excite: bool = True,
+                     activation: str = 'Swish') -> nn.Sequential:
+    """A classifier of 1000 classes with random weights.
+
+    Args:
+        arch (str | PathLike | Sequence[str] | ArchSpec): As for
+            :class:`autonl_mm.models.AutoNL`.
+        normalize (str, optional): As there. Defaults to None.
+        light_nl (type, optional): Class of the layers in LightNL's places, see
+            :mod:`autonl_mm.measure.comparison_blocks`; None for none. Defaults to
+            LightNL.
+        squeeze_excite (bool): Whether blocks keep their squeeze-excite. Defaults to
+            True.
+        activation (str): Type of the activations. Defaults to ``'Swish'``.
+
+    Returns:
+        nn.Sequential: The network. The last BN of its LightNL layers is not zero, as
+        after training.
+
+    Raises:
+        ValueError: As of AutoNL.
+    """
+    arch = resolve_arch(arch, normalize)
+    if light_nl is None:
+        arch = arch.without_light_nl()
+    if not squeeze_excite:
+        arch = replace(
+            arch, blocks=tuple(replace(b, se_ratio=0.) for b in arch.blocks))
+    backbone = AutoNL(arch, out_indices=(-1, ), act_cfg=dict(type=activation))
+    for block in backbone.modules():
+        if isinstance(block, MBConv) and block.light_nl is not None:
+            if light_nl is not LightNL:
+                block.light_nl = light_nl(block.spec.out_channels)
+            nn.init.constant_(block.light_nl.norm.weight, 0.1)
+    return nn.Sequential(backbone, LastFeatureMap(), PoolDropout(),
+                         nn.Linear(arch.head_channels, 1000))
+
+
+def network_by_name(name: str) -> nn.Module:
+    """A classifier of 1000 classes with random weights, as command lines name it.
+
+    Args:
+        name (str): Key or value of :data:`NAMES`, or a notation file, with or without
+            keys of :data:`VARIANTS` after colons; or one of timm's networks.
+
+    Raises:
+        ValueError: If there is no such network or variant.
+    """
+    plain, *variants = name.split(':')
+    ours = {*NAMES, *NAMES.values()}
+    if plain not in ours and not Path(plain).is_file():
+        if timm is None or not timm.is_model(name):
+            raise ValueError(
+                f'{name!r} is neither {", ".join(NAMES)}, nor a notation file, nor one '
+                "of timm's networks"
+                + ', which is not installed: pip install timm' * (timm is None))
+        return timm.create_model(name)
+    keywords = {}
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise ValueError(f'{name!r} has the variant {variant!r}, expected some of '
+                             f'{", ".join(VARIANTS)}')
+        keywords.update(VARIANTS[variant])
+    return build_classifier(NAMES.get(plain, plain), **keywords)

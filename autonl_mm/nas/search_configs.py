@@ -1,0 +1,123 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Configs of searches: what they are checked for, and models built from them."""
+import copy
+import os
+from pathlib import Path
+from typing import Tuple, Union
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from autonl_mm.arch import ArchSpec
+from autonl_mm.runs import launch
+from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.model_wrappers import unwrap_model
+
+from .supernet.supernet import AutoNLSuperNet
+from .training.cost_aware_model import CostAwareModel, load_search
+from .training.search_hook import SearchHook
+
+
+def search_options(cfg: Config) -> dict:
+    """Options of the SearchHook of a search's config; empty if it has none.
+
+    Args:
+        cfg (Config): The config.
+    """
+    for hook in cfg.get('custom_hooks') or ():
+        if str(hook['type']).split('.')[-1] == 'SearchHook':
+            return {k: v for k, v in hook.items() if k not in ('type', 'priority')}
+    return {}
+
+
+def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
+                **options) -> Tuple[Runner, SearchHook]:
+    """Build a search's runner with the weights that it ended with.
+
+    Args:
+        cfg (Config): The config of the search.
+        checkpoint (str): Its checkpoint.
+        work_dir (str | Path): For the log.
+        **options: Options of the SearchHook in place of the config's.
+
+    Returns:
+        tuple[Runner, SearchHook]: The runner, its model in training mode, and the
+        hook, which has the model and the images that candidates are tried on.
+
+    Raises:
+        BrokenCheckpointError, UnsafeCheckpointError, ValueError: If the checkpoint
+            cannot be loaded or is of another search space, or the config is not that
+            of a search.
+    """
+    cfg = cfg.copy()
+    hook = SearchHook(**{**search_options(cfg), **options})
+    cfg.update(work_dir=str(work_dir), custom_hooks=[], log_level='WARNING')
+    cfg.default_hooks = dict(checkpoint=None, logger=None)
+    runner = launch.build_runner(cfg)
+    hook.open(runner)
+    load_search(unwrap_model(runner.model), checkpoint)
+    runner.model.train()
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    return runner, hook
+
+
+def task_config(cfg: Config, model: CostAwareModel, arch: ArchSpec) -> ConfigDict:
+    """Config of the task model with the exported network as its backbone.
+
+    Args:
+        cfg (Config): The search's config.
+        model (CostAwareModel): The model of the search.
+        arch (ArchSpec): The exported network.
+
+    Returns:
+        ConfigDict: The config of the model.
+    """
+    task = copy.deepcopy(cfg.model.model)
+    task.backbone = dict(
+        type='autonl_mm.AutoNL',
+        arch=arch.to_text().splitlines(),
+        **model.supernet.kwargs)
+    if cfg.get('data_preprocessor'):
+        task.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return task
+
+
+def write_retrain_config(path: Union[str, os.PathLike], base: str,
+                         arch: ArchSpec) -> None:
+    """Write a config that overrides only the arch of a base config.
+
+    Args:
+        path (str | Path): The file to write.
+        base (str): The base config.
+        arch (ArchSpec): The exported network.
+    """
+    base = os.path.relpath(base, Path(path).parent)
+    lines = ''.join(f'    {line!r},\n' for line in
+                    arch.to_text().splitlines())
+    atomic_write(path, f'_base_ = {base!r}\n\n'
+                'model = dict(backbone=dict(arch=[\n'
+                f'{lines}]))\n')
+    Config.fromfile(path)  # raises if it cannot be read
+
+
+def build_supernet(cfg: Config) -> AutoNLSuperNet:
+    """Build only the supernet of a search's config.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        AutoNLSuperNet: The supernet.
+
+    Raises:
+        ValueError: If it is not the config of a search.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    backbone = dict(cfg.model.get('model', {}).get('backbone', {}))
+    if not backbone.pop('type', '').endswith('AutoNLSuperNet'):
+        raise ValueError(f'{cfg.filename} is not the config of a search: its '
+                         'model has no AutoNLSuperNet')
+    return AutoNLSuperNet(**backbone)
+
+

@@ -1,0 +1,113 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Costs of all networks of a search space, by one cost model."""
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autonl_mm.cost import CostModel, Size, iter_blocks
+
+from .space import SearchSpace, Subnet
+
+# Parts of a range of costs, of which each is sampled as often as the others
+NUM_LEVELS = 16
+
+
+class CostTable:
+    """The cost of a network as a sum over its blocks and what all have in common.
+
+    Args:
+        model (CostModel): Is asked for every candidate block.
+        space (SearchSpace): The space.
+        input_shape (tuple[int, int]): ``(H, W)`` of the image.
+        num_classes (int, optional): Outputs of the classifier that is counted, None
+            for none.
+        with_head (bool): Whether there is a head convolution.
+
+    Attributes:
+        unit (str): Unit of the costs.
+        blocks (list[Tensor]): For each block its costs, of ``BlockSpace.shape``, in
+            float64; 0 where it is left out.
+        rest (float): Cost of what no block has.
+
+    Raises:
+        ValueError: If a latency table lacks a block.
+    """
+
+    def __init__(self, model: CostModel, space: SearchSpace, input_shape: Size,
+                 num_classes: Optional[int], with_head: bool):
+        self.unit = model.unit
+        self.rest = model.network(space.largest, input_shape, num_classes, with_head)
+        sizes = [size for _, _, size in iter_blocks(space.largest, input_shape)]
+        known: Dict = {}  # blocks of a stage have the same table
+        for block, size in zip(space.blocks, sizes):
+            if (block, size) not in known:
+                specs = map(block.spec, block.choices())
+                known[block, size] = torch.tensor(
+                    [0 if s is None else model.block(s, size)
+                     for s in specs], dtype=torch.float64).reshape(block.shape)
+            self.rest -= model.block(block.largest, size)
+        self.blocks: List[Tensor] = [known[key] for key in zip(space.blocks, sizes)]
+
+    def cost_of(self, choices: Sequence[Sequence[int]]) -> float:
+        """Cost of a network.
+
+        Args:
+            choices (Sequence[Sequence[int]]): The options of each block by their
+                indices.
+        """
+        return self.rest + sum(
+            table[tuple(choice)].item() for table, choice in zip(self.blocks, choices))
+
+    def range(self) -> Tuple[float, float]:
+        """Minimum and maximum cost of the networks of the space."""
+        return (self.rest + sum(t.min().item() for t in self.blocks),
+                self.rest + sum(t.max().item() for t in self.blocks))
+
+    def levels(self, count: int = NUM_LEVELS) -> List[float]:
+        """Costs in the middle of equal parts of the range, on a logarithmic scale.
+
+        Args:
+            count (int): Number of parts. Defaults to 16.
+        """
+        low, high = self.range()
+        return [low * (high / low)**((i + 0.5) / count) for i in range(count)]
+
+    def probabilities(self, cost: Optional[float]) -> List[Tensor]:
+        r"""Probabilities of each block's choices, in proportion to
+        :math:`e^{-\beta cost}`.
+
+        Args:
+            cost (float, optional): The mean cost of networks that are sampled by
+                them. None for uniform ones.
+
+        Returns:
+            list[Tensor]: ``(n, )`` for each block of n choices.
+        """
+        tables = [t.flatten() for t in self.blocks]
+        low, high = -1.0, 1.0  # beta, in units of 1% of the most expensive block
+        unit = max(t.max().item() for t in tables) / 100
+        for _ in range(50 if cost else 0):
+            beta = (low + high) / 2
+            mean = self.rest + sum(
+                ((-beta / unit * t).softmax(0) * t).sum().item() for t in tables)
+            low, high = (beta, high) if mean > cost else (low, beta)
+        beta = (low + high) / 2
+        return [(-beta / unit * t).softmax(0) for t in tables]
+
+    def sample(self, probabilities: Sequence[Tensor],
+               generator: torch.Generator) -> Subnet:
+        """A random network.
+
+        Args:
+            probabilities (Sequence[Tensor]): From :meth:`probabilities`.
+            generator (Generator): Source of random numbers.
+
+        Returns:
+            list[tuple[int, ...]]: The options of each block by their indices.
+        """
+        flat = [torch.multinomial(p, 1, generator=generator).item()
+                for p in probabilities]
+        return [tuple(map(int, np.unravel_index(i, table.shape)))
+                for i, table in zip(flat, self.blocks)]

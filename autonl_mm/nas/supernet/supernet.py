@@ -1,0 +1,467 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""AutoNLSuperNet, all networks of a search space at once."""
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from mmengine.model import Sequential
+from torch import Tensor
+
+from autonl_mm.arch import ArchSpec, BlockSpec
+from autonl_mm.cost import CostModel, MacsModel, check_input_shape
+from autonl_mm.models import AutoNL
+from autonl_mm.registry import MODELS
+
+from .cost_table import CostTable
+from .gates import STATISTICS, GateState
+from .knapsack import solve_knapsack
+from .space import DECISIONS, BlockSpace, SearchSpace
+from .superkernel import SearchableMBConv
+
+# How far beyond its threshold a gate is put when a network is chosen
+SWITCHED_MARGIN = 0.05
+
+
+@MODELS.register_module()
+class AutoNLSuperNet(AutoNL):
+    """Supernet of AutoNL's search (section 3.2 of the paper), a backbone.
+
+    Its weights are those of the largest network of the space, which the gates
+    cut down; see :class:`SearchableMBConv`, and :class:`GateState` for how they
+    change in a training step. Train it inside of a :class:`CostAwareModel`.
+
+    Args:
+        space (str | Mapping): ``'mnasnet'``, the paper's, or a dict, see
+            :meth:`SearchSpace.from_config`. Defaults to ``'mnasnet'``.
+        input_shape (tuple[int, int] | int): ``(H, W)`` of the image whose
+            cost is counted. Defaults to (224, 224).
+        num_classes (int, optional): Outputs of the classifier that is counted
+            with the cost; None for the backbone alone. Defaults to 1000.
+        out_indices (Sequence[int]): As for AutoNL, at least up to the last
+            stage. Defaults to None, the head convolution.
+        statistic (str): What the gates compare with their thresholds:
+            ``'relative'``, or ``'norm'``, the paper's squared norms, which do
+            not move; see :mod:`autonl_mm.nas.supernet.gates`. Defaults to
+            ``'relative'``.
+        momentum (float): Share of a batch in the moving averages of the
+            affinities' distances. Defaults to 0.1.
+        normalize (str): What every LightNL divides by, ``'rms'`` or ``'size'``,
+            also in the chosen network. Defaults to ``'rms'``.
+        **kwargs: As for :class:`AutoNL`, but for ``arch`` and ``with_cp``.
+
+    Raises:
+        ValueError: If the space is not one or has nothing to choose, or an
+            argument is out of range.
+
+    Shape:
+        As :class:`AutoNL` of the same ``out_indices``.
+    """
+
+    def __init__(self,
+                 space: Union[str, Mapping] = 'mnasnet',
+                 input_shape: Union[int, Tuple[int, int]] = (224, 224),
+                 num_classes: Optional[int] = 1000,
+                 out_indices: Optional[Sequence[int]] = None,
+                 statistic: str = 'relative',
+                 momentum: float = 0.1,
+                 normalize: str = 'rms',
+                 **kwargs):
+        for name, reason in (('arch', 'its gates choose the network'),
+                             ('with_cp', 'affinities would be measured '
+                              'twice')):
+            if name in kwargs:
+                raise ValueError(f'AutoNLSuperNet takes no {name}: {reason}')
+        if statistic not in STATISTICS:
+            raise ValueError(f'statistic is {statistic!r}, expected one of '
+                             f'{STATISTICS}')
+        if not 0 < momentum <= 1:
+            raise ValueError(f'momentum is {momentum}, expected a number in '
+                             '(0, 1]')
+        space = SearchSpace.from_config(space, normalize)
+        last_stage = len(space.stages)
+        if out_indices is None:
+            out_indices = (last_stage + 1, )
+        # read by _build_block, which AutoNL's constructor calls in order
+        self._block_args = [(b, statistic) for b in space.blocks]
+        super().__init__(
+            arch=space.largest, out_indices=out_indices, **kwargs)
+        if max(self.out_indices) < last_stage:
+            raise ValueError(
+                f'out_indices is {tuple(out_indices)}, but the space has '
+                f'{last_stage} stages: what is not built cannot be searched, '
+                'leave those stages out of the space or ask for the last one')
+        self.space = space
+        self.gate_state = GateState(
+            [block.options for block in self.blocks],
+            [block.space.skippable for block in self.blocks], statistic, momentum)
+        self.gate_state.remember(self._energies())
+        self.kwargs = dict(kwargs, out_indices=self.out_indices)
+        self.input_shape = check_input_shape(input_shape)
+        self.with_head = max(self.out_indices) > last_stage
+        # blocks of the network that the supernet is for now, None for the gates'
+        self._network: Optional[List[Optional[BlockSpec]]] = None
+        self.num_classes = num_classes if self.with_head else None
+        self.set_cost_model(MacsModel())
+
+    def _build_block(self, spec: BlockSpec, with_cp: bool,
+                     **kwargs) -> SearchableMBConv:
+        return SearchableMBConv(*self._block_args.pop(0), **kwargs)
+
+    def init_weights(self) -> None:
+        """As AutoNL; the gates measure the weights against these."""
+        super().init_weights()
+        if not isinstance(self.init_cfg,
+                          dict) or self.init_cfg.get('type') != 'Pretrained':
+            self.gate_state.remember(self._energies())
+
+    @property
+    def blocks(self) -> List[SearchableMBConv]:
+        """The blocks in order, as ``space.blocks``."""
+        return [b for s in self.layers[1:len(self.space.stages) + 1]
+                for b in s]
+
+    def set_cost_model(self, model: CostModel) -> None:
+        """Ask a cost model for every candidate block.
+
+        Args:
+            model (CostModel): The cost model.
+
+        Raises:
+            ValueError: If a latency table lacks a block.
+        """
+        self.cost_model = model
+        # No buffers: half() and float() would round them.
+        self.cost_table = self.table_of(model)
+        self.sample_around(None)
+
+    def table_of(self, model: CostModel) -> CostTable:
+        """The costs of all networks by a cost model.
+
+        Args:
+            model (CostModel): The cost model.
+
+        Raises:
+            ValueError: If a latency table lacks a block.
+        """
+        return CostTable(
+            model, self.space, self.input_shape, self.num_classes, self.with_head)
+
+    def sample_around(self, cost: Union[float, Sequence[float], None]) -> None:
+        r"""Set which networks :meth:`sample` returns.
+
+        How important a part is depends on the rest of the network: a second
+        block much where it is one of four, little where it is one of nine.
+        So networks are sampled with probabilities in proportion to
+        :math:`e^{-\beta cost}`, from all of the space but around the cost
+        that is searched for; among networks of equal costs they are uniform.
+
+        Args:
+            cost (float | Sequence[float], optional): The mean cost of the samples;
+                of several, one is drawn for each sample. Defaults to None, uniform
+                samples.
+        """
+        costs = cost if isinstance(cost, Sequence) else [cost]
+        self._chances = [self.cost_table.probabilities(c) for c in costs]
+
+    def cost_range(self) -> Tuple[float, float]:
+        """Minimum and maximum cost of the networks of the space."""
+        return self.cost_table.range()
+
+    def cost(self, relaxed: bool = False) -> Tensor:
+        """Cost of the network that the gates choose.
+
+        It is the expectation of the blocks' costs under independent
+        decisions. While gates are hard that is exactly the cost of
+        :meth:`arch`, in MACs ``count_macs(arch(), input_shape, num_classes,
+        with_head)``; its gradient goes through the indicators' sigmoids.
+
+        Args:
+            relaxed (bool): Whether to relax the gates to sigmoids. Defaults
+                to False.
+
+        Returns:
+            Tensor: A scalar in float64, in MACs or milliseconds.
+        """
+        on = self._by_block(self.gate_state.decide(self._values(), relaxed))
+        total = self.cost_table.rest
+        for block, gates, expected in zip(self.blocks, on, self.cost_table.blocks):
+            shares = block.probabilities(gates)
+            expected = expected.to(shares[0].device)
+            for share in shares:
+                expected = torch.tensordot(share, expected, 1)
+            total = total + expected
+        return total
+
+    def _energies(self) -> Tensor:
+        """``(G, )``, of the weights of every gate."""
+        return torch.cat(
+            [e for block in self.blocks for e in block.energies().values()])
+
+    def _values(self) -> Tensor:
+        """``(G, )``, what every gate compares with its threshold."""
+        return self.gate_state.values(self._energies())
+
+    def _by_block(self, flat: Tensor) -> List[Dict[str, Tensor]]:
+        """Slices of a flat tensor of all gates, by block and decision."""
+        return [{name: flat[gates] for name, gates in own.items()}
+                for own in self.gate_state.slices]
+
+    @torch.no_grad()
+    def _margins(self) -> List[Dict[str, List[float]]]:
+        """Value minus threshold of every gate, by block and decision."""
+        return self._numbers(self._values() - self.gate_state.threshold)
+
+    def _numbers(self, flat: Tensor) -> List[Dict[str, List[float]]]:
+        """As :meth:`_by_block`, in lists of numbers."""
+        numbers = flat.tolist()
+        return [{name: numbers[gates] for name, gates in own.items()}
+                for own in self.gate_state.slices]
+
+    def choices(self) -> List[Tuple[int, ...]]:
+        """Index of the chosen option of every decision, by block."""
+        return [_choice(margins) for margins in self._margins()]
+
+    def arch(self) -> ArchSpec:
+        """The network that the gates choose."""
+        return self.space.arch(self.choices())
+
+    @torch.no_grad()
+    def gates(self) -> Dict[str, dict]:
+        """Every decision, for logs and plots.
+
+        Returns:
+            dict[str, dict]: By the decision's name, such as
+            ``layers.2.0.kernel_size``: its ``options``, the ``choice``, and a
+            list of each gate's ``value``, ``threshold``, ``margin`` and
+            ``importance``.
+        """
+        names = [f'layers.{i}.{j}'
+                 for i, stage in enumerate(self.space.stages, 1)
+                 for j in range(len(stage))]
+        state, values = self.gate_state, self._values()
+        numbers = {
+            key: self._numbers(flat) for key, flat in dict(
+                value=values, threshold=state.threshold,
+                margin=values - state.threshold, importance=state.importance).items()
+        }
+        result = {}
+        for i, (name, block) in enumerate(zip(names, self.blocks)):
+            for decision, options in block.options.items():
+                own = {key: number[i][decision] for key, number in numbers.items()}
+                result[f'{name}.{decision}'] = dict(
+                    options=list(options),
+                    choice=options[_reached(own['margin'])],
+                    **own)
+        return result
+
+    def sample(self, generator: torch.Generator) -> List[Tuple[int, ...]]:
+        """A random network, as :meth:`sample_around` says.
+
+        Args:
+            generator (Generator): Source of random numbers.
+
+        Returns:
+            list[tuple[int, ...]]: As :meth:`choices`.
+        """
+        chances = self._chances[0]
+        if len(self._chances) > 1:
+            chances = self._chances[
+                torch.randint(len(self._chances), (), generator=generator)]
+        return self.cost_table.sample(chances, generator)
+
+    def sample_gates(self, rate: float, seed: int) -> None:
+        """Set the gates of the next training iteration, see :class:`GateState`.
+
+        Args:
+            rate (float): Probability of taking a network that is sampled as a
+                whole, rather than what is decided. 0 is the paper's rule, in
+                which the gradient is that of what is decided.
+            seed (int): Of the sample, which depends on nothing else, so that
+                all ranks and a resumed run have the same.
+        """
+        if not rate:
+            self.gate_state.stop_sampling()
+            return
+        generator = torch.Generator().manual_seed(seed)
+        on = self._on(self.sample(generator))
+        sampled = torch.rand((), generator=generator) < rate
+        self.gate_state.sample(on if sampled else None, rate, generator)
+
+    def _on(self, choices: Sequence[Sequence[int]]) -> Tensor:
+        """``(G, )`` of bool, the gates of a network, on the CPU."""
+        return torch.cat([
+            torch.arange(len(block.options[name]) - 1) < option
+            for block, choice in zip(self.blocks, choices)
+            for name, option in zip(DECISIONS, choice) if name in block.options
+        ])
+
+    @torch.no_grad()
+    def fit_budget(self, low: float, high: float) -> float:
+        """Choose the most important network whose cost lies in an interval.
+
+        The importance of a network is the sum of that of its parts: the
+        task's loss, linear in the gates. That makes it a knapsack, see
+        :func:`solve_knapsack`. While no importance was measured the margins take
+        its place, and a network inside of the interval stays as it is.
+
+        Args:
+            low (float): Minimum cost.
+            high (float): Maximum cost.
+
+        Returns:
+            float: The cost afterwards; the one nearest to the interval if the
+            space has none inside.
+        """
+        importance = self.gate_state.importance
+        if importance.any():
+            parts = self._numbers(importance)
+        else:
+            cost = self.cost().item()
+            if low <= cost <= high:
+                return cost
+            parts = self._margins()
+        values = [_total_importance(block.space, own)
+                  for block, own in zip(self.blocks, parts)]
+        table = self.cost_table
+        flat = solve_knapsack([v.ravel() for v in values],
+                              [t.numpy().ravel() for t in table.blocks],
+                              low - table.rest, high - table.rest)
+        self.choose([np.unravel_index(i, block.shape)
+                     for i, block in zip(flat, self.space.blocks)])
+        return self.cost().item()
+
+    @torch.no_grad()
+    def choose(self, choices: Sequence[Sequence[int]]) -> None:
+        """Switch the gates to a network.
+
+        A gate is switched by moving its threshold, so that the decision stays
+        ``1(v > t)``.
+
+        Args:
+            choices (Sequence[Sequence[int]]): As :meth:`choices`.
+        """
+        threshold = self.gate_state.threshold
+        for slices, margins, choice in zip(self.gate_state.slices, self._margins(),
+                                           choices):
+            for name, option in zip(DECISIONS, choice):
+                # gates behind the first one that is off say nothing
+                for i, margin in enumerate(margins.get(name, [])[:option + 1]):
+                    on = i < option
+                    if (margin > 0) != on:
+                        wanted = SWITCHED_MARGIN if on else -SWITCHED_MARGIN
+                        threshold[slices[name].start + i] += margin - wanted
+
+    def cost_of(self, choices: Sequence[Sequence[int]]) -> float:
+        """Cost of a network.
+
+        Args:
+            choices (Sequence[Sequence[int]]): As :meth:`choices`.
+        """
+        return self.cost_table.cost_of(choices)
+
+    def switch_to_deploy(self) -> None:
+        """A supernet has no deploy form.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            'an AutoNLSuperNet has no deploy form, its gates still choose: '
+            'export the network that it found (tools/export_arch.py, or '
+            'export_subnet()) and switch that')
+
+    @contextmanager
+    def as_network(self, choices: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Be one network of the space, whatever the gates say, at its cost.
+
+        Its weights are views of the supernet's, so that training it trains these.
+
+        Args:
+            choices (Sequence[Sequence[int]]): As :meth:`choices`.
+        """
+        self._network = [b.spec(c) for b, c in zip(self.space.blocks, choices)]
+        try:
+            yield
+        finally:
+            self._network = None
+
+    def _forward_as_network(self, x: Tensor) -> Tuple[Tensor, ...]:
+        outs, unused = [], []
+        specs = iter(self._network)
+        for i, layer in enumerate(self.layers):
+            if not isinstance(layer, Sequential):
+                x = layer(x)
+            else:  # a stage
+                for block in layer:
+                    spec, used = next(specs), set()
+                    if spec is not None:
+                        x, used = block.forward_as(x, spec)
+                    unused += [p for name, p in block.named_parameters()
+                               if name not in used and p.requires_grad]
+            if i in self.out_indices:
+                outs.append(x)
+        if torch.is_grad_enabled() and unused:
+            # Gradients of zero: distributed training waits for all parameters, and
+            # the optimiser's averages go on as they do with gates.
+            zero = torch.stack([p[(0, ) * p.dim()] for p in unused]).sum() * 0
+            outs[-1] = outs[-1] + zero.to(outs[-1].dtype)
+        return tuple(outs)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """As AutoNL; in training the affinities' distances are measured."""
+        self._check_input(x)
+        if self._network is not None:
+            return self._forward_as_network(x)
+        state = self.gate_state
+        gates = iter(self._by_block(state(self._values())))
+        distances, slots = None, iter([None] * len(self.blocks))
+        if self.training and torch.is_grad_enabled():
+            distances = torch.zeros_like(state.distance)
+            slots = iter(self._by_block(distances))
+        outs = []
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Sequential):  # a stage
+                for block in layer:
+                    x = block(x, next(gates), next(slots))
+            else:
+                x = layer(x)
+            if i in self.out_indices:
+                outs.append(x)
+        if distances is not None:
+            state.average_distances(distances)
+        return tuple(outs)
+
+
+def _total_importance(space: BlockSpace, parts: Dict[str, List[float]]
+                      ) -> np.ndarray:
+    """Sum over the parts that every choice has, of ``space.shape``.
+
+    Args:
+        space (BlockSpace): The choices.
+        parts (dict[str, list[float]]): Importance of the part of every gate.
+    """
+    def of(name):
+        parts_of = np.cumsum([0.0, *parts.get(name, [])])
+        axes = [1] * len(DECISIONS)
+        axes[DECISIONS.index(name)] = -1
+        return parts_of.reshape(axes)
+
+    nl_on = np.array(space.nl, float).reshape(1, 1, 1, -1, 1, 1)
+    inside = of('kernel_size') + of('se_ratio') + of('nl') + nl_on * (
+        of('nl_ratio') + of('nl_stride'))
+    block_on = np.array([e > 0 for e in space.expand_ratio], float)
+    return of('expand_ratio') + block_on.reshape(-1, 1, 1, 1, 1, 1) * inside
+
+
+def _choice(margins: Dict[str, List[float]]) -> Tuple[int, ...]:
+    """Index of the option of every decision, of gates of these margins."""
+    return tuple(_reached(margins.get(name, [])) for name in DECISIONS)
+
+
+def _reached(margins: List[float]) -> int:
+    """Index of the option that gates of these margins choose."""
+    for i, margin in enumerate(margins):
+        if not margin > 0:
+            return i
+    return len(margins)

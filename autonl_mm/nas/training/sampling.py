@@ -1,0 +1,35 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Which networks of a space a training step has."""
+from typing import Callable, List, Tuple
+
+import torch
+
+from autonl_mm.nas.supernet.cost_table import CostTable
+from autonl_mm.nas.supernet.space import Subnet
+
+
+def extremes(table: CostTable) -> Tuple[Subnet, Subnet]:
+    """The largest network of a space, which contains all others, and the cheapest.
+
+    Args:
+        table (CostTable): Costs of the space.
+    """
+    largest = [tuple(n - 1 for n in block.shape) for block in table.blocks]
+    cheapest = [tuple(map(int, torch.unravel_index(block.argmin(), block.shape)))
+                for block in table.blocks]
+    return largest, cheapest
+
+
+def networks_of_step(table: CostTable, count: int,
+                     sample: Callable[[int], List[Subnet]]) -> List[Subnet]:
+    """The networks of a training step by the sandwich rule.
+
+    The largest one comes first and the cheapest second (Yu and Huang, ICCV 2019,
+    arXiv 1903.05134).
+
+    Args:
+        table (CostTable): Costs of the space.
+        count (int): Number of networks, at least 2.
+        sample (Callable): From a number to so many sampled networks.
+    """
+    return [*extremes(table), *sample(count - 2)]

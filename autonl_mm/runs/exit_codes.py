@@ -1,0 +1,93 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""How a tool ends when it cannot go on: one line, and a status that says so."""
+import errno
+import re
+import shlex
+import signal
+import sys
+from contextlib import contextmanager
+from typing import Iterator, List, Sequence
+
+import torch.distributed as dist
+from mmengine.dist import get_rank
+
+from .checkpoints import BrokenCheckpointError, UnsafeCheckpointError
+from .data_checks import mixed_sizes
+from .hooks import MismatchError, Stopped
+
+# Errors of the disk and of permissions, not of the program
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
+               errno.EPERM, errno.EIO}
+# What torch says when it makes a batch
+MIXED_SIZES = re.compile(r'stack expects each tensor to be equal size, but got '
+                         r'(\[.*?\]) at entry \d+ and (\[.*?\]) at entry \d+')
+# What gloo and NCCL say when another rank is silent or gone
+OF_A_RANK = re.compile(r'Timed out|timed? ?out|Connection (closed|reset)|unhandled '
+                       r'system error|Broken pipe', re.IGNORECASE)
+
+
+@contextmanager
+def exit_on_error(tool: str) -> Iterator[None]:
+    """End the process with one line for errors that the user can mend.
+
+    A run that was asked to stop ends with the command to go on and the status 130
+    for Ctrl-C, 143 for SIGTERM and SIGUSR1. Errors of other kinds keep their
+    traceback.
+
+    Args:
+        tool (str): Name of the tool, such as ``train.py``.
+    """
+    try:
+        yield
+    except (BrokenCheckpointError, UnsafeCheckpointError, MismatchError) as e:
+        sys.exit(f'{tool}: {e}')
+    except Stopped as e:
+        if get_rank() == 0:
+            print(f'{tool}: {e}. {_saved(e)}', file=sys.stderr, flush=True)
+        sys.exit(130 if e.number == signal.SIGINT else 143)
+    except KeyboardInterrupt:
+        print(f'{tool}: interrupted', file=sys.stderr)
+        sys.exit(130)
+    except OSError as e:
+        if isinstance(e, FileNotFoundError) and e.errno is None:
+            sys.exit(f'{tool}: {e}')  # a missing checkpoint or image, by a library
+        if e.errno not in OF_THE_DISK:
+            raise
+        sys.exit(f'{tool}: {e.strerror}: {e.filename or "a file"} could not be '
+                 'written. Files that were saved before are whole')
+    except RuntimeError as e:
+        shapes = MIXED_SIZES.search(str(e))
+        if shapes:
+            sys.exit(f'{tool}: ' + mixed_sizes('a dataloader', *shapes.groups()))
+        if not dist.is_initialized() or not OF_A_RANK.search(str(e)):
+            raise
+        reason = str(e).splitlines()[0][:200]
+        sys.exit(f'{tool}: rank {dist.get_rank()} ends, since another rank did not '
+                 f'answer in time or is gone ({reason}). --dist-timeout sets how long '
+                 'ranks wait; --resume goes on from the last checkpoint')
+
+
+def _saved(error: Stopped) -> str:
+    if not error.checkpoint:
+        return 'Nothing was saved'
+    command = shlex.join(resume_command(sys.argv))
+    if dist.is_initialized():
+        command = 'the same command with --resume'
+    return f'{error.checkpoint} is saved; to go on from there: {command}'
+
+
+def resume_command(arguments: Sequence[str]) -> List[str]:
+    """The command that goes on with a run.
+
+    Args:
+        arguments (Sequence[str]): The tool and its arguments.
+
+    Returns:
+        list[str]: The same with ``--resume`` in place of the one given.
+    """
+    command = [a for a in arguments if not a.startswith('--resume=')]
+    if '--resume' in command:
+        at = command.index('--resume')
+        value = command[at + 1:at + 2]
+        del command[at:at + 1 + bool(value and not value[0].startswith('-'))]
+    return ['python', *command, '--resume']

@@ -1,0 +1,31 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Check of the classes that a checkpoint was trained with."""
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..classes import built_leaves, classes_of, different_classes
+from .resume_check_hook import MismatchError
+
+
+class CheckpointClassesHook(Hook):
+    """Refuse to evaluate a checkpoint on data with other classes.
+
+    Raises:
+        MismatchError: If the classes that the checkpoint was trained with differ
+            from those of the test data; names both.
+    """
+
+    priority = 'HIGHEST'
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the checkpoint's ``dataset_meta`` with the test data."""
+        trained = classes_of((checkpoint.get('meta') or {}).get('dataset_meta'))
+        tested = runner.test_dataloader.dataset
+        for place, dataset in built_leaves('test_dataloader.dataset', tested):
+            classes = classes_of(getattr(dataset, 'metainfo', None))
+            if trained and classes and classes != trained:
+                raise MismatchError(
+                    str(different_classes(place, classes, f'{runner._load_from}',
+                                          trained)) + '. To evaluate it all the '
+                    'same, write its weights alone with '
+                    'tools/model_converters/publish_model.py')

@@ -1,0 +1,76 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Warning when a training run waits for its data."""
+import os
+from typing import Optional
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+MIN_ITERATIONS = 10  # with fewer, most of the time is the start of the workers
+
+
+class DataTimeHook(Hook):
+    """Warn when the data loader limits the speed of a training run.
+
+    The times come from mmengine's IterTimerHook, which is on by default: the
+    duration of an iteration, and how much of it was waiting for the batch. They
+    are added up over each epoch, or over ``interval`` iterations in longer epochs
+    and in runs without epochs. The start of the workers counts too.
+
+    Args:
+        max_share (float): Share of the time that may be waiting, from 0 to 1.
+            Defaults to 0.2.
+        interval (int): Maximum number of iterations to add up. Defaults to 1000.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    priority = 'LOW'  # after IterTimerHook
+
+    def __init__(self, max_share: float = 0.2, interval: int = 1000):
+        if not 0 <= max_share <= 1:
+            raise ValueError(f'max_share is {max_share}, expected a share in '
+                             '[0, 1]')
+        if interval < MIN_ITERATIONS:
+            raise ValueError(f'interval is {interval}, expected at least '
+                             f'{MIN_ITERATIONS} iterations')
+        self.max_share = max_share
+        self.interval = interval
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Start new sums."""
+        self.count, self.waited, self.taken = 0, 0., 0.
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Add the times of an iteration."""
+        hub = runner.message_hub
+        self.count += 1
+        self.waited += hub.get_scalar('train/data_time').current()
+        self.taken += hub.get_scalar('train/time').current()
+        if self.count == self.interval:
+            self.after_train_epoch(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Warn if the share of waiting is too large."""
+        share = self.waited / max(self.taken, 1e-9)
+        if self.count >= MIN_ITERATIONS and share > self.max_share:
+            loader = runner.train_dataloader
+            settings = f'num_workers (now {loader.num_workers}; '\
+                f'there are {os.cpu_count()} cores)'
+            if loader.num_workers and not loader.persistent_workers:
+                settings += ', persistent_workers=True'
+            runner.logger.warning(
+                f'The data loader limits this run: {share:.0%} of the last '
+                f'{self.count} iterations\' time was waiting for data '
+                f'({self.waited / self.count:.3f} of '
+                # mmengine drops a warning with the same text as an earlier one
+                f'{self.taken / self.count:.3f} s, up to iteration '
+                f'{runner.iter}). Settings of train_dataloader that may help: '
+                f'{settings}, a faster imdecode_backend. '
+                'tools/benchmarks/benchmark_loader.py measures them.')
+        self.before_train_epoch(runner)

@@ -1,0 +1,83 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Check of labels in each batch against the number of classes."""
+from typing import Dict, Optional
+
+import torch.nn as nn
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..model_wrappers import task_model
+
+
+def classifying_heads(model: nn.Module) -> Dict[str, nn.Module]:
+    """The heads of a task model that tell the dataset's classes apart.
+
+    Args:
+        model (nn.Module): The model, possibly inside of wrappers.
+
+    Returns:
+        dict[str, nn.Module]: By name; each has ``num_classes``.
+    """
+    return {
+        name: m
+        for name, m in task_model(model).named_modules()
+        if name.endswith('head') and not name.endswith('rpn_head')
+        and (getattr(m, 'num_classes', None) or 0) > 0
+    }
+
+
+def is_binary(head: nn.Module) -> bool:
+    """Whether a segmentor's head has one output channel, for the labels 0 and 1."""
+    return getattr(head, 'out_channels', None) == 1
+
+
+class LabelCheckHook(Hook):
+    """Refuse labels that are not classes of the heads.
+
+    Without this check such a label ends the process on a GPU with an assertion
+    of a kernel, and on a CPU with an index error that does not name the image.
+    """
+
+    priority = 'HIGHEST'
+
+    def before_run(self, runner: Runner) -> None:
+        """Read the heads' number of classes and the label to ignore."""
+        heads = list(classifying_heads(runner.model).values())
+        self.num_classes = min(
+            (2 if is_binary(m) else m.num_classes for m in heads), default=None)
+        self.ignore = {getattr(m, 'ignore_index', None) for m in heads}
+
+    def before_train_iter(self,
+                          runner: Runner,
+                          batch_idx: int,
+                          data_batch: Optional[dict] = None) -> None:
+        """Check a batch.
+
+        Raises:
+            ValueError: If a label is not a class; names the image, the label
+                and the valid classes.
+        """
+        if self.num_classes is None or not isinstance(data_batch, dict):
+            return
+        for sample in data_batch.get('data_samples') or ():
+            if 'gt_sem_seg' in sample:
+                labels = sample.gt_sem_seg.data
+            elif 'gt_instances' in sample:
+                labels = sample.gt_instances.labels
+            elif 'gt_label' in sample:
+                labels = sample.gt_label
+            else:
+                continue
+            wrong = (labels < 0) | (labels >= self.num_classes)
+            if not wrong.any():
+                continue
+            wrong = set(labels[wrong].unique().tolist()) - self.ignore
+            if wrong:
+                image = sample.metainfo.get('img_path', 'an image')
+                if 'MultiImageMix' in type(runner.train_dataloader.dataset).__name__:
+                    image += ', or an image that was mixed into it,'
+                raise ValueError(
+                    f'{image} has labels {sorted(wrong)[:5]}, but the head '
+                    f'has classes 0 to {self.num_classes - 1}: convert the '
+                    'annotations, or set num_classes of the heads and '
+                    'metainfo.classes of the datasets')

@@ -1,0 +1,131 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Comparison of a checkpoint with the run that resumes from it."""
+from typing import Iterator, Tuple
+
+import torch.nn as nn
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from ..batch import images_per_step
+from ..checkpoints import MismatchError, fit_wrappers
+from ..classes import classes_of, shorten
+from ..model_wrappers import unwrap_model
+from .safe_checkpoint_hook import drop_foreign_paths
+
+KEY = 'autonl_mm'  # of our entry in a checkpoint's meta
+
+
+class ResumeCheckHook(Hook):
+    """Refuse to resume from a checkpoint that does not fit the run.
+
+    A resumed run takes its schedules from the checkpoint, counted in iterations, and
+    the optimiser's averages by the positions of parameters. With another batch size
+    the learning rate would be wrong from then on, with another network the averages
+    would belong to other parameters, and nothing would say so. The number of ranks
+    may change if the images of a step do not. Files that the checkpoint names are
+    forgotten if they are not the run's own, see :class:`SafeCheckpointHook`.
+    """
+
+    priority = 'HIGHEST'  # before the hooks that load their part of the checkpoint
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note what the checkpoint is made with."""
+        checkpoint['meta'][KEY] = {
+            name: value
+            for name, (value, _) in describe_run(runner).items()
+        }
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare, before anything of the checkpoint is used.
+
+        Raises:
+            MismatchError: If it does not fit; names what differs, and how to go on.
+        """
+        if not runner._resume:
+            return
+        if 'epoch' not in (checkpoint.get('meta') or {}):
+            raise MismatchError(
+                f'resume: {runner._load_from} has weights, but not the state of a run: '
+                'start a new run from them, without --resume: '
+                f'--cfg-options load_from={runner._load_from}')
+        differences = [f'{old}, this run {new}' for old, new in _compare(
+            runner, checkpoint)]
+        if differences:
+            raise MismatchError(
+                f'resume: {runner._load_from} has {"; ".join(differences)}. Use the '
+                'settings it was made with (its work dir has a copy of the config), '
+                'or start a new run from its weights, without --resume: '
+                f'--cfg-options load_from={runner._load_from}')
+        drop_foreign_paths(runner, checkpoint)
+        for old, new in _changed_schedules(runner, checkpoint):
+            runner.logger.warning(
+                f'resume: the schedules are those of the checkpoint: {old}, which the '
+                f'config changes to {new}, has no effect')
+
+
+def describe_run(runner: Runner) -> dict:
+    """What must agree between a checkpoint and the run that resumes from it.
+
+    Args:
+        runner (Runner): The runner, its training data built.
+
+    Returns:
+        dict: By name, the value, which is plain data, and what it means.
+    """
+    ranks = get_world_size()
+    run = {}
+    images = images_per_step(runner.cfg, ranks)
+    if images:
+        run['images_per_step'] = images, 'images per step of the optimiser'
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        run['iters_per_epoch'] = (
+            len(runner.train_dataloader), 'iterations per epoch')
+    model = unwrap_model(runner.model)
+    if hasattr(model, 'describe_for_resume'):  # such as a search
+        run.update(model.describe_for_resume(runner.max_iters))
+    return run
+
+
+def _compare(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
+    """What differs: as it is in the checkpoint, and in this run."""
+    meta = checkpoint.get('meta') or {}
+    noted = dict(meta.get(KEY) or {})
+    # of a checkpoint that was saved without this hook
+    epoch, iteration = meta.get('epoch') or 0, meta.get('iter') or 0
+    if not noted and epoch and iteration % epoch == 0:
+        noted['iters_per_epoch'] = iteration // epoch
+    for name, (value, meaning) in describe_run(runner).items():
+        if name in noted and noted[name] != value:
+            yield f'{noted[name]} {meaning}', f'{value}'
+
+    old = classes_of(meta.get('dataset_meta'))
+    new = classes_of(getattr(runner.train_dataloader.dataset, 'metainfo', None))
+    if old and new and old != new:
+        yield f'{len(old)} classes {shorten(old)}', f'{len(new)} {shorten(new)}'
+
+    # Buffers may differ, as old checkpoints lack some; the optimiser's averages
+    # belong to parameters. Modules such as PluginBackbone rename what they save.
+    own = {k: v.shape
+           for k, v in unwrap_model(runner.model).state_dict(keep_vars=True).items()
+           if isinstance(v, nn.Parameter)}
+    state = fit_wrappers(checkpoint.get('state_dict') or {}, own)
+    wrong = [k for k in own if k not in state or state[k].shape != own[k]]
+    if wrong:
+        shape = tuple(state[wrong[0]].shape) if wrong[0] in state else 'missing'
+        yield (f'another network: {len(wrong)} of {len(own)} parameters differ, such '
+               f'as {wrong[0]} {shape}', f'{tuple(own[wrong[0]])}')
+
+
+def _changed_schedules(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
+    """Lengths of the config's schedules that the checkpoint's state replaces."""
+    schedulers, states = runner.param_schedulers, checkpoint.get('param_schedulers')
+    if not isinstance(schedulers, list) or not isinstance(states, list):
+        return
+    for scheduler, state in zip(schedulers, states):
+        for name, value in scheduler.state_dict().items():
+            old = state.get(name)
+            if (name in ('begin', 'end', 'total_steps', 'T_max', 'step_size')
+                    and isinstance(old, int) and old != value):
+                name = f'{type(scheduler).__name__}.{name}'
+                yield f'{name}={old}', f'{value}'

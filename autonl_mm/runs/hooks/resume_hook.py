@@ -1,0 +1,116 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Going on from a checkpoint as if the run had not stopped."""
+import os.path as osp
+import re
+from functools import partial
+from pathlib import Path
+from typing import Optional
+
+from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from ..random_state import (
+    get_random_state,
+    seed_iterations,
+    set_random_state,
+)
+
+KEY = 'random_states'  # in a checkpoint's meta, one for each rank
+
+
+class ResumeHook(Hook):
+    """What a resumed run does before its first iteration.
+
+    **Evaluation.** Checkpoints are saved before they are evaluated. The one that the
+    run resumes from is evaluated first if its evaluation is due: it may be the best
+    one, and a kill between saving and evaluating would hide that.
+
+    **Random numbers.** A checkpoint that :class:`StopHook` saved has the states of
+    the generators of all ranks. They are restored, and in the middle of an epoch the
+    batches that were trained on are loaded and skipped. So the run goes on exactly,
+    unless workers of the dataloader persist beyond an epoch. In a loop that counts
+    iterations, the random numbers of each depend on the seed and its number alone, so
+    that the run goes on exactly from any of its checkpoints.
+    """
+
+    priority = 'LOWEST'  # after the hooks that read the checkpoint's state
+
+    def __init__(self):
+        self.states = None
+        self.interim: Optional[str] = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take the states of the generators from the checkpoint."""
+        if runner._resume:
+            self.states = (checkpoint.get('meta') or {}).get(KEY)
+
+    def before_train(self, runner: Runner) -> None:
+        """Restore, evaluate, and arrange for skipping the batches."""
+        loop = runner.train_loop
+        if isinstance(loop, IterBasedTrainLoop):
+            seed_iterations(runner)
+        if not runner._resume or not loop.iter:
+            return
+        states = self.states or ()
+        if len(states) == get_world_size():
+            set_random_state(states[get_rank()])
+        elif states:
+            runner.logger.warning(
+                f'resume: the checkpoint is of {len(states)} ranks, this run has '
+                f'{get_world_size()}: it goes on with other random numbers')
+        skip = 0
+        if isinstance(loop, EpochBasedTrainLoop):
+            skip = loop.iter - loop.epoch * len(loop.dataloader)
+        if runner.val_loop is not None and not skip and _evaluation_is_due(runner):
+            runner.logger.info('resume: the checkpoint is evaluated first')
+            runner.val_loop.run()
+        if skip > 0:
+            runner.logger.info(
+                f'resume: {skip} batches of epoch {loop.epoch + 1} are skipped')
+            loop.run_epoch = partial(_end_epoch, loop, skip, get_random_state())
+            self.interim = runner._load_from
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Remove the middle of the epoch when its end is saved."""
+        last = runner.message_hub.runtime_info.get('last_ckpt') or ''
+        if not self.interim or not osp.isfile(last):
+            return
+        interim, self.interim = osp.abspath(self.interim), None
+        own = osp.dirname(interim) == osp.abspath(runner.work_dir)
+        if own and interim != osp.abspath(last) and is_main_process():
+            Path(interim).unlink(missing_ok=True)
+
+
+def _evaluation_is_due(runner: Runner) -> bool:
+    """Whether the loop evaluates at this point, and the checkpoint does not have it."""
+    loop = runner.train_loop
+    loop._decide_current_val_interval()
+    done, end = loop.iter, loop.max_iters
+    if isinstance(loop, EpochBasedTrainLoop):
+        done, end = loop.epoch, loop.max_epochs
+    best = str(runner.message_hub.runtime_info.get('best_ckpt', ''))
+    if re.search(rf'_{done}\.pth$', best):
+        return False  # saved again after its evaluation, as the best one
+    return done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
+
+
+def _end_epoch(loop: EpochBasedTrainLoop, skip: int, state: dict) -> None:
+    """Run the rest of an epoch: EpochBasedTrainLoop.run_epoch from a batch on.
+
+    Args:
+        loop (EpochBasedTrainLoop): The loop.
+        skip (int): Number of batches that were trained on before.
+        state (dict): States of the random number generators after these.
+    """
+    del loop.run_epoch  # for one epoch only
+    loop.runner.call_hook('before_train_epoch')
+    loop.runner.model.train()
+    batches = iter(loop.dataloader)
+    for _ in range(skip):
+        next(batches)
+    set_random_state(state)
+    for i, batch in enumerate(batches, skip):
+        loop.run_iter(i, batch)
+    loop.runner.call_hook('after_train_epoch')
+    loop._epoch += 1

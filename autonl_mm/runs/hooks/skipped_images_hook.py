@@ -1,0 +1,62 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""The list of training images that could not be read."""
+import json
+import os.path as osp
+from typing import Optional
+
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..atomic_files import atomic_write
+from ..skipped_images import skipped_images
+
+SHOWN = 5
+
+
+class SkippedImagesHook(Hook):
+    """Count and list the images that :class:`LoadImageOrSkip` left out.
+
+    After each epoch, and every ``interval`` iterations of longer epochs and of runs
+    without epochs, a line of the log has their number and the first of them. All are
+    listed in ``skipped_images.json`` in the work dir.
+
+    Args:
+        interval (int): Number of iterations. Defaults to 1000.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 1000):
+        self.interval = interval
+        self.known = {}
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Look every ``interval`` iterations."""
+        if self.every_n_train_iters(runner, self.interval):
+            self._report(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Look after the epoch."""
+        self._report(runner)
+
+    def _report(self, runner: Runner) -> None:
+        found = {}
+        for images in all_gather_object(
+                skipped_images(runner.train_dataloader.dataset)):
+            found.update(images)
+        new = [image for image in found if image not in self.known]
+        self.known.update(found)
+        if not new or not is_main_process():
+            return
+        path = osp.join(runner.work_dir, 'skipped_images.json')
+        atomic_write(path, json.dumps(self.known, indent=1))
+        shown = '; '.join(f'{image!r} ({self.known[image]})' for image in new[:SHOWN])
+        more = '' if len(new) <= SHOWN else ', ...'
+        runner.logger.warning(
+            f'{len(self.known)} training images could not be read and are left out, '
+            f'{len(new)} of them are new: {shown}{more}. {path} has all of them')

@@ -1,0 +1,118 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""One run at a time in a work dir."""
+import errno
+import json
+import os
+import os.path as osp
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import Iterator
+
+from filelock import FileLock, Timeout
+from mmengine.logging import print_log
+
+from .atomic_files import atomic_write, process_lives
+from .text_files import read_json
+
+# Who holds a work dir, as JSON, while it is held; and the file that the kernel locks,
+# which stays: removing it would let two processes lock two files of one name.
+NAME, LOCKED = 'train.lock', '.train.lock'
+# Seconds. The first file is touched while the run lives; of another machine's process
+# nothing else can be seen on a file system whose locks do not reach there.
+BEAT, STALE = 30, 180
+# In these seconds a run that starts at the same time writes who it is
+MOMENT = 1
+# What file systems without locks say
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def lock(work_dir: str) -> Iterator[None]:
+    """Hold a work dir for the time of a run.
+
+    The kernel holds the lock for the process, not for its forks, and ends it with the
+    process in whatever way that ends. Between machines this works where the file system
+    takes locks to its server, as NFS does. Everywhere else the file ``train.lock``
+    counts, which names machine and process: a work dir of another machine is free when
+    it was not touched for three minutes. Only the first rank of a run takes the lock.
+
+    Args:
+        work_dir (str): The folder.
+
+    Raises:
+        ValueError: If another run holds it; names that run's process, and what to
+            do. If the lock cannot be opened.
+    """
+    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))):
+        yield
+        return
+    path = osp.join(work_dir, NAME)
+    own = dict(host=socket.gethostname(), process=os.getpid())
+    # any user of the folder may open it, or one user's runs would keep out all others
+    kernel = FileLock(osp.join(work_dir, LOCKED), mode=0o666, fallback_to_soft=False)
+    locked = _acquire(kernel, path)
+    try:
+        holder = _read(path)
+        if _is_held(path, holder, locked):
+            raise ValueError(_taken(path, holder) + '. If there is no such process, '
+                             f'remove {path}')
+        atomic_write(path, json.dumps(own))
+        over = threading.Event()
+        threading.Thread(target=_keep, args=(path, own, over), daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+            if _read(path) == own:
+                os.unlink(path)
+    finally:
+        kernel.release()
+
+
+def _acquire(kernel: FileLock, path: str) -> bool:
+    """Whether the kernel locks the file; False if the file system has no locks."""
+    try:
+        kernel.acquire(timeout=MOMENT)
+        return True
+    except Timeout:
+        raise ValueError(_taken(path, _read(path))) from None
+    except OSError as e:
+        if e.errno not in NO_LOCKS:
+            raise ValueError(f'{kernel.lock_file} cannot be opened ({e.strerror}): '
+                             'remove it, or give another --work-dir') from None
+        print_log(f'{osp.dirname(path)} is on a file system without locks '
+                  f'({e.strerror}): do not start two runs there at the same time')
+        return False
+
+
+def _taken(path: str, holder: dict) -> str:
+    return (f'{osp.dirname(path)} is the work dir of a run that is still going on '
+            f'(process {holder.get("process")} of {holder.get("host")}): stop that '
+            'run, or give another --work-dir')
+
+
+def _read(path: str) -> dict:
+    try:
+        holder = read_json(path)
+        return holder if isinstance(holder, dict) else {}
+    except (OSError, ValueError):
+        return {}  # gone, or not to be read
+
+
+def _is_held(path: str, holder: dict, locked: bool) -> bool:
+    """Whether a run holds the work dir that no lock of the kernel tells of."""
+    process = holder.get('process')
+    if holder.get('host') == socket.gethostname() and isinstance(process, int):
+        return not locked and process != os.getpid() and process_lives(process)
+    try:
+        return time.time() - osp.getmtime(path) < STALE
+    except FileNotFoundError:
+        return False
+
+
+def _keep(path: str, own: dict, over: threading.Event) -> None:
+    while not over.wait(BEAT):
+        if _read(path) == own:
+            os.utime(path)

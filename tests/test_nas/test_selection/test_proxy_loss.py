@@ -1,0 +1,155 @@
+# Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+"""Losses on a few images: the same each time, and without a trace."""
+import argparse
+import copy
+import random
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from autonl_mm.nas import SearchHook
+from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
+from autonl_mm.runs import launch
+
+
+@pytest.fixture
+def runner(tiny_search, tmp_path, scope):
+    """A search that is about to train, with a model that uses chance."""
+    runner = launch.build_runner(launch.load_config(argparse.Namespace(
+        config=str(tiny_search), work_dir=str(tmp_path), launcher='none',
+        local_rank=0, cfg_options={'model.model.neck.dropout': 0.5})))
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.model.train()
+    return runner
+
+
+def random_states():
+    return random.getstate(), np.random.get_state()[1].tolist(), \
+        torch.get_rng_state().tolist()
+
+
+@contextmanager
+def no_change(network):
+    yield
+
+
+def test_the_same_each_time_and_without_a_trace(runner):
+    model = runner.model
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    iterator = iter(runner.train_dataloader)  # of the epoch under way
+    before = random_states()
+
+    def losses(start, stop, num_samples=16):
+        proxy = ProxyLoss(runner, model.model, no_change, num_samples)
+        return proxy.losses([0], start, stop)[0]
+
+    whole = losses(0, 4)
+    assert len(set(whole)) == 4
+    assert losses(0, 4) == whole == losses(0, 9, 13)
+    assert losses(0, 1) + losses(1, 3) == whole[:3]
+    assert losses(3, 9) == whole[3:]
+    assert losses(4, 9) == []
+    assert random_states() == before
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert len(list(iterator)) == len(runner.train_dataloader)
+    assert model.training
+
+
+@pytest.mark.parametrize('share, workers', [(0.1, 0), (0.6, 2), (2, 0)])
+def test_bounded_memory_changes_nothing(share, workers, runner):
+    """However many batches stay in memory, and whoever loads them."""
+    model = runner.model.model
+    whole = ProxyLoss(runner, model, no_change, 16)
+    expected, = whole.losses([0], 0, 4)
+    assert not whole.tried.is_full and len(whole.tried.kept) == 4
+    runner.train_dataloader.num_workers = workers
+    proxy = ProxyLoss(runner, model, no_change, 16, int(share * whole.tried.kept_bytes))
+    before = random_states()
+    assert proxy.losses([0], 0, 1) == [expected[:1]]
+    assert proxy.losses([0, 1], 1, 4) == [expected[1:]] * 2
+    assert proxy.losses([0], 0, 4) == [expected]
+    assert proxy.tried.kept_bytes <= share * whole.tried.kept_bytes / 2
+    assert len(proxy.tried.kept) == {0.1: 0, 0.6: 1, 2: 4}[share]
+    assert random_states() == before
+
+
+def test_sees_the_network_that_is_asked_for(runner):
+    supernet = runner.model.supernet
+    choices = supernet.choices()
+    cheapest = [tuple(0 for _ in c) for c in choices]
+    proxy = ProxyLoss(runner, runner.model.model, runner.model.network, 8)
+    (whole, cheap), again = proxy.losses([choices, cheapest], 0, 2), \
+        proxy.losses([choices], 0, 2)
+    assert [whole] == again and whole != cheap
+    proxy.losses([cheapest], 0, 1)
+    assert supernet.cost().item() == supernet.cost_of(cheapest)
+
+
+def test_all_images_where_there_are_few(runner):
+    proxy = ProxyLoss(runner, runner.model.model, no_change, 10_000)
+    assert proxy.num_batches == len(runner.train_dataloader)
+    assert len(proxy.losses([0], 0, 10_000)[0]) == proxy.num_batches
+
+
+def test_held_out_images(runner, tmp_path):
+    """The losses are those of these images, and of no others."""
+    held_out = dict(runner.cfg.val_dataloader.dataset, holdout=6)
+    hook = SearchHook(num_samples=100, held_out=held_out)
+    with pytest.raises(ValueError, match='images of held_out are images of val_data'):
+        hook.open(runner)
+    runner._val_loop = None
+    hook.open(runner)
+    proxy = hook.proxy_loss(runner)
+    assert proxy.held_out and len(proxy.tried.indices) == 6 and proxy.num_batches == 2
+    seen = []
+    for part in proxy.tried.parts(0, 2):
+        seen += [s.img_path for batch in part for s in batch['data_samples']]
+    assert sorted(seen) == sorted(
+        hook.images.get_data_info(i)['img_path'] for i in range(6))
+    expected, = ProxyLoss(runner, runner.model.model, no_change, 6,
+                          dataset=hook.images).losses([0], 0, 2)
+    choices = runner.model.supernet.choices()
+    assert proxy.losses([choices], 0, 2)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_trained_images_are_not_held_out(runner):
+    runner._val_loop = None
+    hook = SearchHook(held_out=dict(runner.cfg.train_dataloader.dataset))
+    with pytest.raises(ValueError, match='24 images of held_out are images of train'):
+        hook.open(runner)
+
+
+def test_recalibration(runner):
+    """BN has the statistics of the network, over all batches."""
+    model, supernet = runner.model, runner.model.supernet
+    choices = supernet.sample(torch.Generator().manual_seed(3))
+    proxy = ProxyLoss(runner, model.model, model.network, 8)
+    batches = FixedBatches(runner, runner.train_dataloader.dataset, 8, 0, 1)
+    states = random_states()
+    with model.network(choices):
+        task = copy.deepcopy(model.model)
+        proxy.recalibrate(batches)
+        measured = [m for m in model.model.modules()
+                    if isinstance(m, torch.nn.BatchNorm2d)]
+    assert random_states() == states and model.training
+    norms = [m for m in task.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad(), model.network(choices):
+        for part in batches.parts(0, 2):
+            for batch in part:
+                task(**task.data_preprocessor(batch, True))
+    assert len(measured) == len(norms) > 10
+    assert {norm.momentum for norm in measured} == {0.1}
+    for found, norm in zip(measured, norms):
+        torch.testing.assert_close(found.running_mean, norm.running_mean)
+        torch.testing.assert_close(found.running_var, norm.running_var)
+    # losses leave them as they are
+    before = {k: v.clone() for k, v in model.state_dict().items() if 'gate' not in k}
+    proxy.losses([choices], 0, 2)
+    for name, value in model.state_dict().items():
+        assert 'gate' in name or torch.equal(value, before[name]), name

@@ -106,7 +106,7 @@ def test_plan(full):
     steps = demo.make_steps(full)
     names = [s.name for s in steps]
     assert len(set(names)) == len(names) and names[-1] == 'report'
-    common = ''.join((ROOT / f'autonl_mm/cli/{name}.py').read_text()
+    common = ''.join((ROOT / f'autonl_mm/runs/{name}.py').read_text()
                      for name in ('launch', 'configs'))
     for i, step in enumerate(steps):
         assert set(step.needs.split()) <= set(names[:i])

@@ -134,8 +134,8 @@ def commands(text):
 def test_commands_name_what_exists(path):
     """Tools, their options, configs, and targets of make."""
     shared = ''.join(
-        p.read_text() for p in [*ROOT.glob('autonl_mm/cli/*.py'),
-                                *ROOT.glob('autonl_mm/benchmark/*.py')])
+        p.read_text() for p in [*ROOT.glob('autonl_mm/runs/*.py'),
+                                *ROOT.glob('autonl_mm/experiments/*.py')])
     targets = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
     for line in commands(path.read_text()):
         target = re.match(r'make ([\w-]+)', line)
@@ -166,7 +166,7 @@ def test_options_of_tables_exist():
     """Those that the README of the deployment tools lists."""
     tools = ''.join(
         p.read_text() for p in [*ROOT.glob('tools/deployment/*.py'),
-                                *ROOT.glob('autonl_mm/cli/*.py'),
+                                *ROOT.glob('autonl_mm/runs/*.py'),
                                 ROOT / 'tools/analysis_tools/measure_latency.py',
                                 ROOT / 'tools/benchmarks/engines.py'])
     for page in ('tools/deployment/README.md', 'docs/deployment.md'):

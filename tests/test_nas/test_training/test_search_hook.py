@@ -280,7 +280,7 @@ RANKS = """\
 import argparse, os, sys
 import torch
 import autonl_mm
-from autonl_mm.cli import launch
+from autonl_mm.runs import launch
 from autonl_mm.nas import export_subnet
 
 args = argparse.Namespace(

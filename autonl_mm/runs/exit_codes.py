@@ -11,9 +11,9 @@ from typing import Iterator, List, Sequence
 import torch.distributed as dist
 from mmengine.dist import get_rank
 
-from .checkpoints import BrokenCheckpointError, UnsafeCheckpointError
+from .checkpoints import BrokenCheckpointError, MismatchError, UnsafeCheckpointError
 from .data_checks import mixed_sizes
-from .hooks import MismatchError, Stopped
+from .hooks import Stopped
 
 # Errors of the disk and of permissions, not of the program
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,

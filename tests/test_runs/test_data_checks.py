@@ -16,11 +16,12 @@ from tiny_models import CONFIGS
 from torch import nn
 from torch.utils.data import DataLoader
 
+from autonl_mm.runs.checkpoints import MismatchError
 from autonl_mm.runs.data_checks import (
     check_datasets,
     check_loaders,
 )
-from autonl_mm.runs.hooks import CheckpointClassesHook, MismatchError
+from autonl_mm.runs.hooks import CheckpointClassesHook
 
 BOX = dict(id=1, image_id=1, category_id=1, bbox=[8, 8, 32, 32], area=1024,
            iscrowd=0)

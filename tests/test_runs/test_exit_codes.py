@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from autonl_mm.runs import exit_codes
-from autonl_mm.runs.checkpoints import BrokenCheckpointError
-from autonl_mm.runs.hooks import MismatchError, Stopped
+from autonl_mm.runs.checkpoints import BrokenCheckpointError, MismatchError
+from autonl_mm.runs.hooks import Stopped
 
 
 def ending(error):

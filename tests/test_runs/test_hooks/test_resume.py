@@ -20,9 +20,8 @@ from mmengine.runner import Runner
 
 from autonl_mm import checkpoint
 from autonl_mm.models import PluginBackbone
-from autonl_mm.runs.checkpoints import find_resumable, load_checkpoint
+from autonl_mm.runs.checkpoints import MismatchError, find_resumable, load_checkpoint
 from autonl_mm.runs.hooks import (
-    MismatchError,
     ResumeCheckHook,
     ResumeHook,
     StopHook,

@@ -37,9 +37,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 from autonl_mm.runs.text_files import read_text
 
 HEAD_CHANNELS = 1280
-# No network is deeper; a typing error must not fill the memory. The second one
-# is for all blocks of a network.
-MAX_REPEATS = 1000
+# No network is deeper; a typing error must not fill the memory.
 MAX_BLOCKS = 1000
 # The notation allows six digits before the decimal point; so does a spec.
 LIMIT = 10**6
@@ -410,9 +408,9 @@ def _parse_block(line: str) -> Iterator[BlockSpec]:
         tokens[name] = token
         if name in ('r', 'i', 'o'):
             fields[name] = _parse_positive_int(token, value)
-            if name == 'r' and fields[name] > MAX_REPEATS:
+            if name == 'r' and fields[name] > MAX_BLOCKS:
                 raise ValueError(f'token {_quote(token)}: expected at most '
-                                 f'{MAX_REPEATS} repeats')
+                                 f'{MAX_BLOCKS} repeats')
         elif name == 'k':
             fields[name] = _parse_positive_int(token, value)
             if fields[name] % 2 == 0:

@@ -27,9 +27,8 @@ class LayerCost:
     """One row of a :class:`Cost`.
 
     Args:
-        name (str): The layer's name in the built network: as in AutoNL for
-            the backbone's, as in a classifier for ``neck.gap`` and
-            ``head.fc``.
+        name (str): Name of the layer in AutoNL; ``neck.gap`` and ``head.fc`` as in
+            a classifier.
         macs (int): Multiply-accumulates for one image.
         output_shape (tuple[int, int, int]): ``(C, H, W)`` of its output.
     """
@@ -238,8 +237,9 @@ class MacsModel:
 
 
 class ParamsModel:
-    """Parameters as a cost model, with batch normalisation, whose running statistics
-    do not count.
+    """Number of parameters as a cost model.
+
+    Weights and biases of batch normalisation count, its running statistics do not.
 
     Attributes:
         unit (str): Unit of what the methods return.
@@ -263,10 +263,9 @@ class ParamsModel:
                 arch: ArchSpec,
                 input_shape: Size = (1, 1),
                 num_classes: Optional[int] = 1000,
-                with_head: bool = True,
-                in_channels: int = 3) -> int:
+                with_head: bool = True) -> int:
         """Parameters of a whole network; arguments as for :func:`count_macs`."""
-        total = arch.stem_channels * (9 * in_channels + 2)
+        total = arch.stem_channels * (9 * 3 + 2)
         total += sum(self.block(block) for block in arch.blocks)
         if with_head:
             total += arch.head_channels * (arch.blocks[-1].out_channels + 2)

@@ -120,7 +120,7 @@ def _foldable(parent: nn.Module, conv: nn.Module, norm: nn.Module) -> bool:
 
 
 def _check_bias(state_dict: dict, prefix: str, *args) -> None:
-    """Load hook: refuse weights from before folding; their norm would be lost."""
+    """Load hook: refuse weights that are not folded; their norm would be lost."""
     if f'{prefix}weight' in state_dict and f'{prefix}bias' not in state_dict:
         raise RuntimeError(
             f'{prefix}weight comes from a network that is not in deploy form, '

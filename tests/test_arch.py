@@ -385,13 +385,9 @@ def test_repeat_that_leaves_no_hidden_channel():
     assert 'line 1' in message and "token 'e0.25'" in message
 
 
-def test_two_heads():
-    message = fails(f'{FIRST}\nhead64\nhead64')
-    assert 'line 3' in message and 'once' in message
-
-
-def test_two_scales():
-    message = fails(f'{FIRST}\nscale-paper\nscale-rms')
+@pytest.mark.parametrize('lines', ['head64\nhead64', 'scale-paper\nscale-rms'])
+def test_given_twice(lines):
+    message = fails(f'{FIRST}\n{lines}')
     assert 'line 3' in message and 'once' in message
 
 
@@ -560,13 +556,6 @@ def test_frozen_and_hashable():
 
 
 # ---------------------------------------------------------- files and resolve
-def test_from_file(tmp_path):
-    path = tmp_path / 'net.txt'
-    path.write_text(AUTONL_S.to_text())
-    assert ArchSpec.from_file(path) == AUTONL_S
-    assert ArchSpec.from_file(str(path)) == AUTONL_S
-
-
 def test_from_file_errors_name_the_file(tmp_path):
     path = tmp_path / 'net.txt'
     path.write_text(FIRST + '\nfoo\n')
@@ -587,8 +576,8 @@ def test_resolve_arch(tmp_path):
     assert resolve_arch('s') is AUTONL_S
     assert resolve_arch('l') is AUTONL_L
     assert resolve_arch(AUTONL_L) is AUTONL_L
-    assert resolve_arch(path) == AUTONL_L
-    assert resolve_arch(str(path)) == AUTONL_L
+    for file in path, str(path):
+        assert resolve_arch(file) == ArchSpec.from_file(file) == AUTONL_L
     assert resolve_arch(AUTONL_S.to_text().split('\n')) == AUTONL_S
     assert resolve_arch((FIRST, )).blocks == (BlockSpec(32, 16, 1, 3, 1), )
 

@@ -15,7 +15,7 @@ BLOCK = 'r1_k3_s11_e1_i8_o8_nonlocal0.5'
 CODEBASES = ('mmpretrain', 'mmdet', 'mmseg')
 PUBLIC = dict(
     MODELS=('AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'EngineModel', 'LightNL',
-            'OnnxModel', 'PluginBackbone', 'PoolDropout', 'SharedNL',
+            'PluginBackbone', 'PoolDropout', 'SharedNL',
             'SqueezeExcitePlugin'),
     OPTIMIZERS=('RMSpropTF', ),
     OPTIM_WRAPPERS=('CpuAmpOptimWrapper', ),
@@ -128,8 +128,7 @@ def test_registered_with_child_and_root(kind, name):
     root = getattr(mmengine.registry, kind)
     cls = child.get(name)
     assert cls is not None
-    # OnnxModel is the name of EngineModel from when there was one engine
-    assert cls.__name__ == name.replace('OnnxModel', 'EngineModel')
+    assert cls.__name__ == name
     assert root.get(f'autonl_mm.{name}') is cls
     # a generic name stays in its scope
     assert (root.module_dict.get(name) is cls) == (name in registry.BARE_NAMES)

@@ -51,7 +51,9 @@ def make_files(folder):
         [onnx.helper.make_tensor_value_info('logits', 1, ['N', 3])])
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8)
-    set_info(model, dict(task='classification', light_nl_scales=[]))
+    set_info(model, dict(
+        task='classification', input=[None, 3, 64, 64], outputs=['logits'],
+        preprocess=True, light_nl_scales=[]))
     for name in ('x.onnx', 'digits.onnx'):
         onnx.save(model, folder / name)
 

@@ -18,8 +18,7 @@ from autonl_mm.registry import MODELS
 from .engines import load
 
 
-# The second name is from when there was one engine.
-@MODELS.register_module(name=['EngineModel', 'OnnxModel'])
+@MODELS.register_module()
 class EngineModel(BaseModel):
     """A file of ``tools/deployment/export.py`` as a model of a config.
 

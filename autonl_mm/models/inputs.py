@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What a network takes."""
+"""Number of channels of the images that a network takes."""
 from torch import nn
 
 
 def input_channels(model: nn.Module) -> int:
-    """Channels of the images that a network takes: those of its first convolution.
+    """Input channels of a network's first convolution.
 
     Args:
         model (nn.Module): The network, or a model with a ``backbone``; 3 if it has no

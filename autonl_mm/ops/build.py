@@ -23,7 +23,7 @@ HEADERS = tuple(
     Path(__file__).with_name(name) for name in ('light_nl.h', 'tile.h'))
 FLAGS = ('-std=c++20', '-O3', '-ffp-contract=fast', '-fopenmp', '-fPIC')
 LOCK = 'lock'  # the file that a process which compiles holds
-DIGEST = 32  # bytes of SHA-256 behind the library, which the loader ignores
+DIGEST = 32  # bytes of SHA-256 after the library, which the loader ignores
 
 
 def cache_folder() -> Path:
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 def compiled_library() -> Iterator[Path]:
     """The compiled library, to be loaded in the ``with`` block.
 
-    It is compiled unless it lies whole in the cache. A library that was cut short
+    It is compiled unless the cache has a complete one. A library that was cut short
     would end the process with SIGBUS, not with an error. Processes that need it at
     the same time wait for the first one.
 
@@ -64,14 +64,14 @@ def compiled_library() -> Iterator[Path]:
 
 
 def _key() -> str:
-    """What the library depends on, as a name."""
+    """Hash of everything that the library depends on."""
     key = '\n'.join((*(path.read_text() for path in SOURCES + HEADERS), *FLAGS,
                      torch.__version__, platform.machine()))
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def is_whole(library: Path) -> bool:
-    """Whether a library is there as it was written.
+    """Whether a library exists and is complete.
 
     Args:
         library (Path): Its path.

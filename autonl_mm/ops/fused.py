@@ -49,15 +49,15 @@ def fused_light_nl(x: Tensor,
         weight (Tensor): Weight of the depthwise convolution,
             ``(C, 1, 3, 3)``.
         bias (Tensor): Its bias, ``(C, )``.
-        nl_channels (int): k, as in :func:`~autonl_mm.models.layers.light_nl
-            .light_nl`.
-        stride (int): s, as there. Defaults to 1.
-        order (str): Order of the products, as there. Defaults to ``'auto'``.
+        nl_channels (int): k; this and the next two are arguments of
+            :func:`autonl_mm.models.light_nl`.
+        stride (int): s. Defaults to 1.
+        order (str): Order of the products. Defaults to ``'auto'``.
         dilation (int): Dilation of the convolution. Defaults to 1.
         residual (Tensor, optional): Added to the result, ``(N, C, H, W)``,
             float32. Defaults to None.
-        normalize (str): What the product is divided by, as there. Defaults to
-            ``'rms'``.
+        normalize (str): What the product is divided by, ``'rms'`` or ``'size'``.
+            Defaults to ``'rms'``.
 
     Returns:
         Tensor: ``(N, C, H, W)``, in the memory format of ``x``.

@@ -67,16 +67,7 @@ class OnnxRuntime(Engine):
             raise ValueError(f'{file} was not written by '
                              'tools/deployment/export.py')
         source = f'the metadata of {file}'
-        info = parse_json(meta[KEY], source)
-        if isinstance(info, dict):
-            # Files from before there were other engines, or two scales, say less.
-            shape, = (i.shape for i in session.get_inputs())
-            info.setdefault('input', [n if isinstance(n, int) else None for n in shape])
-            info.setdefault('outputs', [out.name for out in session.get_outputs()])
-            info.setdefault('preprocess', True)
-            info.setdefault('precision', 'int8' if info.get('quantised') else 'fp32')
-            info.setdefault('light_nl_scales', ['paper'])
-        return checked_info(info, source)
+        return checked_info(parse_json(meta[KEY], source), source)
 
     def open(self, file: Path, info: dict) -> OnnxSession:
         return OnnxSession(file, info, self._load(file))

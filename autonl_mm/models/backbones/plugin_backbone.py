@@ -14,8 +14,8 @@ from torch import Tensor
 from autonl_mm.fold import DeployMixin
 from autonl_mm.registry import MODELS
 
-# Sizes of two test images. Neither is square, so that heights and widths are
-# told apart; what is equal for both images is the number of channels.
+# Sizes of two test images. Neither is square, so that heights and widths differ;
+# only the number of channels is equal for both images.
 PROBE_SIZES = ((64, 96), (96, 160))
 # Prefix of the base's parameters in this module; checkpoints do not have it.
 BASE = 'backbone.'

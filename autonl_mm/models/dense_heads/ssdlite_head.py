@@ -11,7 +11,7 @@ class SSDLiteHead(SSDHead):
 
     mmdet 3.3.0 reads ``loss_cls`` of every dense head when it predicts, but
     ``SSDHead`` has no such attribute: evaluation and inference of all SSDs
-    raise an AttributeError (mmdetection, issue 11780).
+    raise an AttributeError.
     """
 
     loss_cls = None

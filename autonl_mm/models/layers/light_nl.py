@@ -230,15 +230,13 @@ class LightNL(DeployMixin, BaseModule):
     BN's weight starts at zero, so a new block is the identity.
 
     Weights are trained for one ``normalize``. The state dict of a layer with ``'rms'``
-    says so by an entry ``scaled_by_rms``; weights that are for the other one are
-    refused.
+    has an entry ``scaled_by_rms``; a layer refuses weights for the other one.
 
     Args:
         in_channels (int): C, channels in and out.
         channel_ratio (float): r; the affinity is computed from the first
             ``int(r * C)`` channels. Defaults to 0.25.
-        stride (int): s, spatial stride of the compact features. Defaults
-            to 1.
+        stride (int): s, spatial stride of the compact features. Defaults to 1.
         order (str): Order of the products, see :func:`light_nl`. Defaults to
             ``'auto'``.
         normalize (str): What the product is divided by: ``'rms'``, its root mean
@@ -359,10 +357,10 @@ class LightNL(DeployMixin, BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def use_fused_operator(self) -> None:
-        """Compute the block with the fused operator where that is possible:
+        """Compute the block with the fused operator where possible.
 
-        on a CPU, in float32, without gradients (``torch.no_grad()``) and with
-        folded normalisation. Everything else is computed as before.
+        It takes float32 on a CPU, without gradients (``torch.no_grad()``), and folded
+        normalisation. Everything else is computed as before.
 
         Raises:
             RuntimeError: If the operator does not compile.

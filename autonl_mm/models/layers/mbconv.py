@@ -38,18 +38,13 @@ class SqueezeExcite(BaseModule):
         channels (int): C, channels in and out.
         hidden_channels (int): Hidden units.
         act_cfg (dict): Inner activation.
-        init_cfg (dict, optional): Initialisation. Defaults to None.
 
     Shape:
         ``(N, C, H, W)`` in, the same out.
     """
 
-    def __init__(self,
-                 channels: int,
-                 hidden_channels: int,
-                 act_cfg: dict,
-                 init_cfg: Optional[dict] = None):
-        super().__init__(init_cfg=init_cfg)
+    def __init__(self, channels: int, hidden_channels: int, act_cfg: dict):
+        super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.reduce = nn.Conv2d(channels, hidden_channels, 1)
         self.act = build_activation_layer(act_cfg)
@@ -80,7 +75,6 @@ class MBConv(DeployMixin, BaseModule):
         act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
         with_cp (bool): Whether to recompute activations in the backward pass
             to save memory. Defaults to False.
-        init_cfg (dict, optional): Initialisation. Defaults to None.
 
     Shape:
         ``(N, C_in, H, W)`` in, ``(N, C_out, ceil(H/stride), ceil(W/stride))``
@@ -95,9 +89,8 @@ class MBConv(DeployMixin, BaseModule):
                  conv_cfg: Optional[dict] = None,
                  norm_cfg: dict = dict(type='BN'),
                  act_cfg: dict = dict(type='Swish'),
-                 with_cp: bool = False,
-                 init_cfg: Optional[dict] = None):
-        super().__init__(init_cfg=init_cfg)
+                 with_cp: bool = False):
+        super().__init__()
         self.spec = spec
         self.with_cp = with_cp
         act_cfg = fused_act_cfg(act_cfg)
@@ -149,13 +142,12 @@ class MBConv(DeployMixin, BaseModule):
         return self
 
     def use_fused_operator(self) -> None:
-        """Compute the block with the fused operator where that is possible:
+        """Compute the block with the fused operator where possible.
 
-        on a CPU, in float32, without gradients (``torch.no_grad()``), with
-        folded normalisation, with SiLU or Hardswish, and if all numbers of
-        channels are multiples of 8. Everything else is computed as before. A
-        block with a hook on one of its layers is not fused; a hook that is
-        added later is not called.
+        It takes float32 on a CPU, without gradients (``torch.no_grad()``), folded
+        normalisation, SiLU or Hardswish, and numbers of channels that are multiples
+        of 8. Everything else is computed as before. A block with a hook on one of
+        its layers is not fused; a hook that is added later is not called.
 
         Raises:
             RuntimeError: If the operator does not compile.

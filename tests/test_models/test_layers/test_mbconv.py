@@ -7,9 +7,15 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmengine.model import Sequential
 
 from autonl_mm.arch import BlockSpec
-from autonl_mm.models.layers import LightNL, MBConv, SqueezeExcite, light_nl
+from autonl_mm.models.layers import (
+    LightNL,
+    MBConv,
+    SqueezeExcite,
+    light_nl_reference,
+)
 from autonl_mm.models.layers.mbconv import fused_act_cfg
 
 
@@ -64,7 +70,7 @@ def reference_forward(block, x):
             hidden, block.se.expand.weight, block.se.expand.bias))
     out = norm(block.project.bn, F.conv2d(out, block.project.conv.weight))
     if s.nl_ratio:
-        y = light_nl(out, s.nl_channels, s.nl_stride, normalize=s.normalize)
+        y = light_nl_reference(out, s.nl_channels, s.nl_stride, s.normalize)
         out = out + norm(block.light_nl.norm, F.conv2d(
             y, block.light_nl.conv.weight, padding=1, groups=out.shape[1]))
     if s.skip and s.stride == 1 and s.in_channels == s.out_channels:
@@ -225,10 +231,8 @@ def test_checkpointing_changes_nothing(nl, train):
 
 @pytest.mark.parametrize('kernel', [3, 5])
 def test_depthwise_init(kernel):
-    block = MBConv(
-        spec(in_channels=2000, out_channels=4, kernel_size=kernel),
-        init_cfg=dict(type='Kaiming', layer='Conv2d'))
-    block.init_weights()
+    block = MBConv(spec(in_channels=2000, out_channels=4, kernel_size=kernel))
+    Sequential(block, init_cfg=dict(type='Kaiming', layer='Conv2d')).init_weights()
     weight = block.depthwise.conv.weight
     assert weight.mean().abs() < 0.01
     assert weight.std().item() == pytest.approx(

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Export the network of a search: notation, weights, config for retraining."""
+"""Export the subnet that a search chose: notation, weights, config for retraining."""
 import argparse
 import os.path as osp
 import sys
@@ -27,18 +27,17 @@ def parse_args():
     parser.add_argument(
         '--config',
         dest='retrain_config',
-        help="config to write for retraining the network; it inherits from the "
-        "search config's retrain_base")
+        help="config for retraining to write; it inherits from the search config's "
+        'retrain_base')
     parser.add_argument(
         '--eval',
         action='store_true',
-        help='evaluate the supernet, the exported network, and the exported '
-        'network with recalibrated BN')
+        help='evaluate the supernet, the subnet, and the subnet with recalibrated BN')
     return parser.parse_args()
 
 
 def evaluate(cfg, checkpoint, subnet):
-    """Metrics of supernet, subnet, and subnet with recalibrated BN.
+    """Evaluate the supernet, the subnet, and the subnet with recalibrated BN.
 
     Args:
         cfg (Config): The search's config.

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Random networks of a search space, and the training of a network."""
+"""Random subnets of a search space, and the training of an architecture."""
 import hashlib
 import random
 from pathlib import Path
@@ -13,35 +13,36 @@ from autonl_mm.runs.digest import digest
 
 from .trials import Trial, last_evaluation
 
+# Samples before giving up
+TRIES = 100_000
+
 
 def random_subnet(space: SearchSpace,
                    cost_of: Callable[[Subnet], float],
                    low: float,
                    high: float,
-                   rng: random.Random,
-                   tries: int = 100000) -> Subnet:
-    """Sample choices uniformly until the cost lies in a range.
+                   rng: random.Random) -> Subnet:
+    """Sample subnets uniformly until the cost lies in a range.
 
     Args:
         space (SearchSpace): The search space.
-        cost_of (Callable): From choices to their cost.
-        low (float): Least cost.
-        high (float): Largest cost.
+        cost_of (Callable): From a subnet to its cost.
+        low (float): Minimum cost.
+        high (float): Maximum cost.
         rng (random.Random): Random number generator.
-        tries (int): Samples before giving up. Defaults to 100000.
 
     Returns:
-        list[tuple[int, ...]]: The options of each block by their indices.
+        Subnet: The first sample of such a cost.
 
     Raises:
         ValueError: If no sample has such a cost.
     """
-    for _ in range(tries):
-        choices = [tuple(rng.randrange(n) for n in block.shape)
+    for _ in range(TRIES):
+        subnet = [tuple(rng.randrange(n) for n in block.shape)
                    for block in space.blocks]
-        if low <= cost_of(choices) <= high:
-            return choices
-    raise ValueError(f'none of {tries} random networks costs {low:,.6g} to '
+        if low <= cost_of(subnet) <= high:
+            return subnet
+    raise ValueError(f'none of {TRIES} random subnets costs {low:,.6g} to '
                      f'{high:,.6g}: raise --tolerance, or ask for a cost nearer to '
                      'the middle of the space')
 
@@ -49,25 +50,24 @@ def random_subnet(space: SearchSpace,
 def trial_of(config: str, arch: ArchSpec, seed: int, work_dir: Path, options: dict,
              weights: Optional[Path] = None,
              read: Callable[[Path], dict] = last_evaluation) -> Trial:
-    """The training of a network.
+    """The training of an architecture.
 
     Args:
         config (str): The config for retraining.
-        arch (ArchSpec): The network.
+        arch (ArchSpec): The architecture.
         seed (int): Seed of the training.
-        work_dir (Path): Where the run gets its folder.
+        work_dir (Path): The folder for the folders of all runs.
         options (dict): Settings that override the config's.
-        weights (Path, optional): What it starts from, which takes the same time.
-            Defaults to None, from scratch.
-        read (Callable): As of :class:`Trial`.
+        weights (Path, optional): Weights at the start. Defaults to None, from scratch.
+        read (Callable): As for :class:`Trial`.
 
     Returns:
         Trial: For :func:`trials.train_all`.
     """
-    # The folder is named by the network: another comparison in the same work dir
-    # can reuse it.
-    network = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
-    name = f'{network}-seed{seed}'
+    # The folder is named by the architecture: another comparison in the same work
+    # dir can reuse it.
+    name = hashlib.sha256(arch.to_text().encode()).hexdigest()[:8]
+    name = f'{name}-seed{seed}'
     key, files = dict(arch=arch.to_text(), seed=seed), {}
     if weights is not None:
         key['weights'] = digest(weights)[:8]

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""How well one score ranks networks as another does."""
+"""Rank correlations of two scores of the same networks."""
 from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -25,15 +25,16 @@ class Correlation(NamedTuple):
         return f'{self.value:+.2f} ({self.low:+.2f} to {self.high:+.2f})'
 
 
-def rank_correlations(a: Sequence[float], b: Sequence[float],
-                      seed: int = 0) -> Tuple[Correlation, Correlation]:
+def rank_correlations(a: Sequence[float], b: Sequence[float]
+                      ) -> Tuple[Correlation, Correlation]:
     """Kendall's tau-b and Spearman's rho of two scores of the same networks.
+
+    The bootstrap samples networks with replacement, always the same ones, and leaves
+    out sets in which a score is constant.
 
     Args:
         a (Sequence[float]): Scores by network.
         b (Sequence[float]): Other scores, in the same order.
-        seed (int): Of the bootstrap, which samples networks with replacement and
-            leaves out sets in which a score is constant. Defaults to 0.
 
     Returns:
         tuple[Correlation, Correlation]: tau and rho.
@@ -45,7 +46,7 @@ def rank_correlations(a: Sequence[float], b: Sequence[float],
     if len(a) != len(b) or len(a) < 3:
         raise ValueError(f'{len(a)} and {len(b)} scores, expected at least 3 of the '
                          'same networks')
-    samples = np.random.default_rng(seed).integers(0, len(a), (RESAMPLES, len(a)))
+    samples = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
     samples = np.vstack([np.arange(len(a)), samples])  # the networks themselves first
     found = []
     for statistic in (_kendall, _spearman):
@@ -73,13 +74,12 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def describe_ranks(rows: Sequence[dict]) -> List[str]:
-    """How well the accuracies of networks are ranked by other scores of them.
+    """How well several scores rank networks by accuracy.
 
     Args:
-        rows (Sequence[dict]): Of each network its ``value``, the accuracy after its own
-            training; its ``loss`` with a supernet's weights; its ``macs``, which cost
-            nothing; and if there are finalists its ``fit``, what the fit to them
-            predicts.
+        rows (Sequence[dict]): For each network its ``value``, the accuracy after
+            training; its ``loss`` with a supernet's weights; its ``macs``; and with
+            finalists its ``fit``, the prediction by the fit to them.
 
     Returns:
         list[str]: One line for each score.

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Losses of networks with the weights that they share in a supernet."""
+"""Losses of subnets with the weights that they share in a supernet."""
 from pathlib import Path
 from typing import List, Sequence
 
@@ -10,19 +10,18 @@ from autonl_mm.nas.search_configs import open_search
 from autonl_mm.nas.supernet.space import Subnet
 
 
-def supernet_losses(cfg: Config, checkpoint: str, networks: Sequence[Subnet],
+def supernet_losses(cfg: Config, checkpoint: str, subnets: Sequence[Subnet],
                     work_dir: Path) -> List[float]:
-    """Losses by which a search compares networks, as it computes them.
+    """Losses by which a search compares candidates, computed in the same way.
 
     Args:
-        cfg (Config): The config of the search. Its SearchHook says on how many
-            images, and on which.
+        cfg (Config): The config of the search, whose SearchHook decides the images.
         checkpoint (str): The checkpoint of the search.
-        networks (Sequence[list[tuple[int, ...]]]): Subnet of each network.
+        subnets (Sequence[Subnet]): The subnets.
         work_dir (Path): For the log.
 
     Returns:
-        list[float]: The mean loss of each network.
+        list[float]: The mean loss of each subnet.
 
     Raises:
         BrokenCheckpointError, UnsafeCheckpointError, ValueError: If the checkpoint
@@ -31,7 +30,7 @@ def supernet_losses(cfg: Config, checkpoint: str, networks: Sequence[Subnet],
     runner, hook = open_search(cfg, checkpoint, work_dir)
     proxy = hook.proxy_loss(runner)
     means = []
-    for choices in tqdm(networks, desc='networks of the supernet', leave=False):
-        values, = proxy.losses([choices], 0, proxy.num_batches)
+    for subnet in tqdm(subnets, desc='subnets', leave=False):
+        values, = proxy.losses([subnet], 0, proxy.num_batches)
         means.append(sum(values) / len(values))
     return means

@@ -23,7 +23,7 @@ BEGUN, RESULT = 'begun.txt', 'result.json'
 
 
 def file_stem(text: str) -> str:
-    """The name of a file without its ending, as an option gives it.
+    """The type of an option that takes a file's name without ending.
 
     Raises:
         ArgumentTypeError: If it is empty or has a folder.
@@ -109,9 +109,8 @@ class Trial:
         out (Path): The work dir. The result is kept there in ``result.json``.
         key (dict): Values that identify the run, kept with its result.
         options (dict): Settings that override the config's.
-        files (dict): Further such settings, of files whose contents are in the key:
-            their paths may be others when the result is looked for.
-            Defaults to an empty dict.
+        files (dict): Further settings, of files whose contents are in the key: their
+            paths may change until the result is looked for. Defaults to an empty dict.
         prepare (Callable, optional): Called before the run, when ``out`` exists.
             Defaults to None.
         read (Callable): From the work dir of the finished run to its ``metric`` and
@@ -127,14 +126,14 @@ class Trial:
 
     @property
     def settings(self) -> List[str]:
-        """What is compared of the settings, as ``key=value``."""
+        """Settings that identify the run, as ``key=value``."""
         options = {**self.options, 'default_hooks.checkpoint.max_keep_ckpts': 1}
         return [f'{k}={v}' for k, v in options.items()]
 
 
 def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
               where: Cluster) -> List[dict]:
-    """Train what an earlier call did not finish.
+    """Train all runs that are not finished.
 
     A run that an earlier call began is resumed.
 
@@ -142,12 +141,12 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
         tool (Path): ``tools/train.py``.
         trials (Sequence[Trial]): The runs.
         jobs (int): Number of runs at the same time, which share the cores.
-        where (Cluster): Where they run. If one fails, those that run end first; at an
-            interruption its jobs on this machine are ended.
+        where (Cluster): Where they run. If one fails, running ones still end; an
+            interruption ends the jobs on this machine.
 
     Returns:
-        list[dict]: For each run its ``key``; ``metric`` and ``value`` that it reads;
-        ``seconds``, without those of earlier calls.
+        list[dict]: For each run its ``key``, ``metric``, ``value`` and ``seconds``;
+        time of earlier calls is not counted.
 
     Raises:
         ValueError: If a work dir holds a finished run with another key, config or
@@ -180,12 +179,11 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
 
 
 def is_begun(out: Path, identity: str) -> bool:
-    """Whether a work dir is of a run, finished or not.
+    """Whether a run was begun in a work dir; it may be finished.
 
     Args:
         out (Path): The work dir.
-        identity (str): All that makes it this run, as written to :data:`BEGUN` when
-            it was begun.
+        identity (str): Key, settings and config of the run, as in :data:`BEGUN`.
     """
     begun = out / BEGUN
     return begun.exists() and begun.read_text(encoding='utf-8') == identity

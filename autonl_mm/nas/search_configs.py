@@ -1,15 +1,19 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Configs of searches: what they are checked for, and models built from them."""
+"""Finished searches: their supernet, and configs and weights of its subnets."""
 import copy
 import os
 from pathlib import Path
 from typing import Tuple, Union
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import save_checkpoint
 
 from autonl_mm.arch import ArchSpec
+from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
+from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.runs import launch
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.model_wrappers import unwrap_model
@@ -20,7 +24,7 @@ from .training.search_hook import SearchHook
 
 
 def search_options(cfg: Config) -> dict:
-    """Options of the SearchHook of a search's config; empty if it has none.
+    """Options of the SearchHook in a search's config; empty if there is none.
 
     Args:
         cfg (Config): The config.
@@ -33,7 +37,7 @@ def search_options(cfg: Config) -> dict:
 
 def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
                 **options) -> Tuple[Runner, SearchHook]:
-    """Build a search's runner with the weights that it ended with.
+    """Build a search's runner with the weights of a checkpoint.
 
     Args:
         cfg (Config): The config of the search.
@@ -42,13 +46,13 @@ def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
         **options: Options of the SearchHook in place of the config's.
 
     Returns:
-        tuple[Runner, SearchHook]: The runner, its model in training mode, and the
-        hook, which has the model and the images that candidates are tried on.
+        tuple[Runner, SearchHook]: The runner with its model in training mode, and the
+        hook with the model and the images for candidates.
 
     Raises:
         BrokenCheckpointError, UnsafeCheckpointError, ValueError: If the checkpoint
-            cannot be loaded or is of another search space, or the config is not that
-            of a search.
+            cannot be loaded or is of another search space, or the config is of no
+            search.
     """
     cfg = cfg.copy()
     hook = SearchHook(**{**search_options(cfg), **options})
@@ -63,12 +67,12 @@ def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
 
 
 def task_config(cfg: Config, model: CostAwareModel, arch: ArchSpec) -> ConfigDict:
-    """Config of the task model with the exported network as its backbone.
+    """Config of the task model with an exported subnet as its backbone.
 
     Args:
         cfg (Config): The search's config.
         model (CostAwareModel): The model of the search.
-        arch (ArchSpec): The exported network.
+        arch (ArchSpec): The subnet.
 
     Returns:
         ConfigDict: The config of the model.
@@ -85,12 +89,12 @@ def task_config(cfg: Config, model: CostAwareModel, arch: ArchSpec) -> ConfigDic
 
 def write_retrain_config(path: Union[str, os.PathLike], base: str,
                          arch: ArchSpec) -> None:
-    """Write a config that overrides only the arch of a base config.
+    """Write a config that inherits from a base config and sets the arch.
 
     Args:
         path (str | Path): The file to write.
         base (str): The base config.
-        arch (ArchSpec): The exported network.
+        arch (ArchSpec): The arch.
     """
     base = os.path.relpath(base, Path(path).parent)
     lines = ''.join(f'    {line!r},\n' for line in
@@ -99,6 +103,33 @@ def write_retrain_config(path: Union[str, os.PathLike], base: str,
                 'model = dict(backbone=dict(arch=[\n'
                 f'{lines}]))\n')
     Config.fromfile(path)  # raises if it cannot be read
+
+
+def write_subnet(folder: Path, cfg: Config, hook: SearchHook, proxy: ProxyLoss,
+                 batches: FixedBatches, subnet: Subnet) -> None:
+    """Write a subnet: ``arch.txt``, ``subnet.pth`` with the inherited weights, and
+    ``retrain.py`` if the config of the search has a ``retrain_base``.
+
+    Args:
+        folder (Path): The folder to write to.
+        cfg (Config): The config of the search.
+        hook (SearchHook): The search's, with its model.
+        proxy (ProxyLoss): The search's.
+        batches (FixedBatches): The images on which BN's statistics are measured.
+        subnet (Subnet): The subnet.
+    """
+    arch = hook.supernet.space.arch(subnet)
+    with hook.model.exported_as(subnet):
+        proxy.recalibrate(batches)
+        state = {name: value.detach().cpu().clone()
+                 for name, value in hook.model.model.state_dict().items()}
+    if not is_main_process():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / 'arch.txt', arch.to_text())
+    save_checkpoint(dict(meta=dict(), state_dict=state), str(folder / 'subnet.pth'))
+    if cfg.get('retrain_base'):
+        write_retrain_config(folder / 'retrain.py', cfg.retrain_base, arch)
 
 
 def build_supernet(cfg: Config) -> AutoNLSuperNet:

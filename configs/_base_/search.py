@@ -1,8 +1,7 @@
-# What a search adds to training: the schedule and the records of the gates, and BN
-# that is recalibrated before each evaluation, because its statistics lag behind the
-# gates. The network is chosen at the end of the warm-up. If thresholds moved before
-# that, the supernet would be trained towards one network, and the other candidates
-# would look bad when they are evaluated.
+# Hooks of a search: the schedule and the records of the gates, and recalibration of BN
+# before each evaluation, because its statistics lag behind the gates. The subnet is
+# chosen at the end of the warm-up. If thresholds moved before that, the supernet would
+# be trained towards one subnet, and other candidates would get worse losses.
 custom_hooks = [
     dict(
         type='autonl_mm.SearchHook',

@@ -14,7 +14,7 @@ SPACE = SUPERNET.space
 
 def trained(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [(SUPERNET.sample(generator), float(i % 7)) for i in range(count)]
+    return [(SUPERNET.sample_subnet(generator), float(i % 7)) for i in range(count)]
 
 
 def test_what_was_written_is_fitted(tmp_path):
@@ -22,9 +22,9 @@ def test_what_was_written_is_fitted(tmp_path):
     path = tmp_path / 'finalists.json'
     predictor = fit(list(groups.values()), SPACE)
     write_finalists(path, groups, predictor, SPACE)
-    others = [choices for choices, _ in trained(5, seed=2)]
+    others = [subnet for subnet, _ in trained(5, seed=2)]
     assert fit_to_others(path, others, SPACE) == pytest.approx(
-        predictor([SPACE.specs(choices) for choices in others]))
+        predictor([SPACE.specs(subnet) for subnet in others]))
 
 
 def test_a_network_knows_nothing_of_its_own_loss(tmp_path):

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from search_spaces import latencies
 
 from autonl_mm import ArchSpec, count_macs
+from autonl_mm.experiments import trials
 from autonl_mm.nas.search_configs import build_supernet
 
 tool = load_tool('tools/choose_arch.py')
@@ -27,9 +28,9 @@ def test_several_targets(tiny_search, searched, tmp_path, monkeypatch, capsys, s
                  '--out', tmp_path, *COUNTS]
     call_main(monkeypatch, tool, *arguments)
     out = capsys.readouterr().out
-    assert 'choosing: 8 networks for each of 10 costs, seed 0, ' in out
+    assert 'choosing: 8 candidates for each of 10 costs, seed 0, ' in out
     assert 'on 2 batches of 4 training images\n' in out
-    rows = json.loads((tmp_path / 'choices.json').read_text())
+    rows = json.loads((tmp_path / 'chosen.json').read_text())
     assert [row['goal'] for row in rows] == ['macs_400k', 'macs_600k']
     for row, target in zip(rows, (400e3, 600e3)):
         folder = tmp_path / row['goal']
@@ -37,7 +38,7 @@ def test_several_targets(tiny_search, searched, tmp_path, monkeypatch, capsys, s
         assert macs_of(arch) == row['macs'] and abs(row['macs'] / target - 1) <= 0.02
         assert f'| {row["macs"]:,.6g} |' in out
 
-        # the config builds the network, which takes the weights strictly
+        # the config builds the subnet, which takes the weights strictly
         cfg = Config.fromfile(folder / 'retrain.py')
         init_default_scope(cfg.default_scope)
         cfg.model.data_preprocessor = cfg.data_preprocessor
@@ -46,31 +47,31 @@ def test_several_targets(tiny_search, searched, tmp_path, monkeypatch, capsys, s
         assert row['params'] == sum(p.numel() for p in model.parameters())
         state = torch.load(folder / 'subnet.pth', weights_only=True)['state_dict']
         model.load_state_dict(state)
-        # BN is that of the network: a batch of its training images is normalised
+        # BN has the subnet's statistics
         assert not torch.equal(
             state['backbone.layers.0.bn.running_var'],
             torch.load(checkpoint, weights_only=False)['state_dict'][
                 'model.backbone.layers.0.bn.running_var'])
 
     record = json.loads((tmp_path / 'pareto.json').read_text())
-    networks = record['networks']
-    assert len(networks) > 40 and len({tuple(n['arch']) for n in networks}) > 40
-    front = sorted((n for n in networks if n['on_front']), key=lambda n: n['macs'])
+    rows = record['candidates']
+    assert len(rows) > 40 and len({tuple(n['arch']) for n in rows}) > 40
+    front = sorted((n for n in rows if n['on_front']), key=lambda n: n['macs'])
     assert len(front) >= 2
     for a, b in zip(front, front[1:]):
         assert a['loss'] > b['loss']
-    for n in networks:
+    for n in rows:
         assert macs_of(ArchSpec.from_text('\n'.join(n['arch']))) == n['macs']
         assert n['batches'] < 2 or n['on_front'] or any(
             f['macs'] <= n['macs'] and f['loss'] <= n['loss'] for f in front)
     assert (tmp_path / 'pareto.png').stat().st_size > 5000
 
     # again: nothing is tried, the same is chosen
-    before = (tmp_path / 'choices.json').read_text()
-    written = (tmp_path / 'tried.json').stat().st_mtime_ns
+    before = (tmp_path / 'chosen.json').read_text()
+    written = (tmp_path / 'losses.json').stat().st_mtime_ns
     call_main(monkeypatch, tool, *arguments)
-    assert (tmp_path / 'choices.json').read_text() == before
-    assert (tmp_path / 'tried.json').stat().st_mtime_ns == written
+    assert (tmp_path / 'chosen.json').read_text() == before
+    assert (tmp_path / 'losses.json').stat().st_mtime_ns == written
     assert "of networks that were tried with batches 2, now 1" in main_error(
         monkeypatch, tool, *arguments, '--num-samples', 4)
 
@@ -83,7 +84,7 @@ def test_limits(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     call_main(monkeypatch, tool, tiny_search, searched[0] / 'epoch_6.pth', '--out',
               tmp_path / 'out', '--max', 'latency=700', '--max', 'params=9e3',
               '--latency', path, *COUNTS)
-    row, = json.loads((tmp_path / 'out/choices.json').read_text())
+    row, = json.loads((tmp_path / 'out/chosen.json').read_text())
     assert row['latency'] <= 700 and row['params'] <= 9000
     assert row['goal'] == 'latency_max_700_params_max_9k'
     assert (tmp_path / 'out' / row['goal'] / 'subnet.pth').exists()
@@ -96,13 +97,13 @@ def test_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     """The best by the fit to the losses is written; trainings are stubs here."""
     runs = []
 
-    def train_all(path, trials, jobs, where):
+    def train_all(path, queue, jobs, where):
         assert path == ROOT / 'tools/train.py' and jobs == 1
-        runs.extend(trials)
+        runs.extend(queue)
         return [dict(value=float('nan') if i == 3 else abs(i - 2))
-                for i in range(len(trials))]
+                for i in range(len(queue))]
 
-    monkeypatch.setattr(tool.trials, 'train_all', train_all)
+    monkeypatch.setattr(trials, 'train_all', train_all)
     call_main(monkeypatch, tool, tiny_search, searched[0] / 'epoch_6.pth', '--targets',
               500e3, '--out', tmp_path, *COUNTS, '--finalists', 4, *SHORT, '--jobs', 1)
     out = capsys.readouterr().out
@@ -113,7 +114,7 @@ def test_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     archs = [trial.key['arch'] for trial in runs]
     assert len(set(archs)) == len(archs) == 4
     assert archs[2] == (tmp_path / 'macs_500k/arch.txt').read_text()
-    row, = json.loads((tmp_path / 'choices.json').read_text())
+    row, = json.loads((tmp_path / 'chosen.json').read_text())
     assert row['arch'] == archs[2].splitlines()
     found = json.loads((tmp_path / 'finalists.json').read_text())
     assert [row['arch'] for row in found] == [a.splitlines() for a in archs]
@@ -130,11 +131,11 @@ def test_rounds_of_finalists(
     """Later ones are predicted from the earlier ones; trainings are stubs here."""
     runs = []
 
-    def train_all(path, trials, jobs, where):
-        runs.append([trial.key['arch'] for trial in trials])
-        return [dict(value=10 - len(runs) + 0.01 * i) for i in range(len(trials))]
+    def train_all(path, queue, jobs, where):
+        runs.append([trial.key['arch'] for trial in queue])
+        return [dict(value=10 - len(runs) + 0.01 * i) for i in range(len(queue))]
 
-    monkeypatch.setattr(tool.trials, 'train_all', train_all)
+    monkeypatch.setattr(trials, 'train_all', train_all)
     arguments = [
         tiny_search, searched[0] / 'epoch_6.pth', '--targets', 450e3, 550e3, '--out',
         tmp_path, *COUNTS, '--finalists', 3, 2, *SHORT, '--jobs', 1]
@@ -149,7 +150,7 @@ def test_rounds_of_finalists(
     assert 'macs_550k: 2 more finalists, training losses of 6.0000 to 6.0100\n' in out
     finalists = json.loads((tmp_path / 'finalists.json').read_text())
     assert len(finalists) == 10
-    rows = json.loads((tmp_path / 'choices.json').read_text())
+    rows = json.loads((tmp_path / 'chosen.json').read_text())
     for row, target, archs in zip(rows, (450, 550), runs[2:]):
         assert all(abs(macs_of(ArchSpec.from_text(arch)) / target / 1e3 - 1) <= 0.02
                    for arch in archs)
@@ -159,7 +160,7 @@ def test_rounds_of_finalists(
         assert row['arch'] == (tmp_path / f'macs_{target}k/arch.txt'
                                ).read_text().splitlines()
         assert 0 < row['loss'] < 10
-    # again: the same networks
+    # again: the same subnets
     before, runs[:] = list(runs), []
     call_main(monkeypatch, tool, *arguments)
     assert runs == before
@@ -192,7 +193,7 @@ def test_ranks_choose_alike(tiny_search, searched, tmp_path):
     results = run_ranks(2, *arguments, '--launcher', 'pytorch')
     assert 'on 1 batches of 4' in results[0].stdout
     assert 'choosing' not in results[1].stdout
-    row, = json.loads((tmp_path / 'choices.json').read_text())
+    row, = json.loads((tmp_path / 'chosen.json').read_text())
     assert abs(row['macs'] / 500e3 - 1) <= 0.02
     # another number of ranks tries other batches
     result = run_tool(*arguments, check=False)

@@ -99,7 +99,7 @@ def test_ranks_by_the_fit_to_finalists(run, tmp_path, searched, tiny_search,
     """Losses that fall with the MACs predict accuracies that rise with them."""
     supernet = build_supernet(Config.fromfile(tiny_search))
     space, generator = supernet.space, torch.Generator().manual_seed(0)
-    trained = [supernet.sample(generator) for _ in range(60)]
+    trained = [supernet.sample_subnet(generator) for _ in range(60)]
     trained = [(c, -count_macs(space.arch(c), 32, 2).total / 1e6) for c in trained]
     file = tmp_path / 'finalists.json'
     write_finalists(file, dict(all=trained), fit([trained], space), space)

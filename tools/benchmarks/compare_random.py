@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Compare a searched network with random networks of the same cost.
 
-Runs the search (unless --arch gives its result), samples random networks of
-the same space and cost, and trains all networks from scratch in the same way:
-the searched network, the same without LightNL, the same with the largest
-LightNL everywhere (neither with --only-random), and the random ones. Prints a
-table, and how well the supernet ranks the random networks. Finished runs are
-not repeated, so an interrupted comparison continues.
+Runs the search (unless --arch gives its result), samples random networks of the same
+space and cost, and trains all networks from scratch in the same way: the searched
+network, the searched network without LightNL and with the largest LightNL everywhere
+(unless --only-random), and the random networks. Prints a table, and how well the
+supernet ranks the random networks. Finished runs are not repeated, so an interrupted
+comparison continues.
 """
 import argparse
 import json
@@ -49,15 +49,15 @@ def parse_args():
         help='notation file of a finished search; default: run the search')
     parser.add_argument(
         '--checkpoint',
-        help='checkpoint of the finished search, by which the random networks are '
-        'ranked; default: that of the search that was run')
+        help='checkpoint of the finished search, which ranks the random networks; '
+        'default: the last one of the search that was run')
     parser.add_argument(
         '--inherited',
         type=Path,
         metavar='FILE',
-        help='weights that the searched network inherits from the supernet, as '
-        'choose_arch.py and export_arch.py write them: it is fine-tuned from them too, '
-        'in the same time as the training from scratch')
+        help='weights that the searched network inherits from the supernet, written by '
+        'choose_arch.py or export_arch.py, to fine-tune too, in the same time as the '
+        'training from scratch')
     parser.add_argument(
         '--num-random',
         type=int,
@@ -75,8 +75,8 @@ def parse_args():
     parser.add_argument(
         '--target',
         type=float,
-        help='MACs of the random networks, which are then those of rank_correlation.py '
-        "--target; default: the searched network's")
+        help='MACs of the random networks; with the same --target rank_correlation.py '
+        "samples the same ones; default: the searched network's MACs")
     parser.add_argument(
         '--only-random',
         action='store_true',
@@ -88,9 +88,9 @@ def parse_args():
 def with_light_nl_everywhere(arch, space):
     """The network with the largest LightNL of the space wherever it allows one."""
     blocks = []
-    for stage, choices in zip(arch.stages, space.stages):
-        if choices[0].nl[-1]:
-            largest = choices[0].largest
+    for stage, own in zip(arch.stages, space.stages):
+        if own[0].nl[-1]:
+            largest = own[0].largest
             stage = [replace(b, nl_ratio=largest.nl_ratio, nl_stride=largest.nl_stride,
                              normalize=largest.normalize) for b in stage]
         blocks += stage
@@ -142,7 +142,7 @@ def table(archs, results, cost_of_arch):
 
 
 def verdict(results):
-    """The searched network against the mean of the random ones, in one line."""
+    """The searched network against the mean of the random networks, in one line."""
     means = {k: statistics.mean(r['value'] for r in v)
              for k, v in results.items()}
     others = [m for k, m in means.items() if k.startswith('random')]
@@ -192,17 +192,17 @@ def main():
             raise ValueError(
                 f'the searched network has {cost(searched):,.6g} MACs, which is not '
                 f'within {args.tolerance:.0%} of --target {target:,.6g}')
-        rng, choices = random.Random(0), {}
+        rng, subnets = random.Random(0), {}
         for i in range(args.num_random):
-            choices[f'random {i}'] = random_subnet(
+            subnets[f'random {i}'] = random_subnet(
                 space, lambda c: cost(space.arch(c)), target * (1 - args.tolerance),
                 target * (1 + args.tolerance), rng)
-        archs.update({name: space.arch(c) for name, c in choices.items()})
+        archs.update({name: space.arch(c) for name, c in subnets.items()})
         starts = {name: (arch, None) for name, arch in archs.items()}
         if args.inherited:
             archs[FINE_TUNED] = searched
             starts[FINE_TUNED] = (searched, args.inherited)
-        seeds = {name: range(random_seeds if name in choices else args.seeds)
+        seeds = {name: range(random_seeds if name in subnets else args.seeds)
                  for name in archs}
         jobs = list(dict.fromkeys(
             (arch, seed, weights) for seed in range(max(args.seeds, random_seeds))
@@ -217,7 +217,7 @@ def main():
             checkpoint = find_resumable(args.work_dir / 'search')
         losses = []
         if checkpoint and args.num_random >= 3:
-            losses = supernet_losses(cfg, checkpoint, list(choices.values()),
+            losses = supernet_losses(cfg, checkpoint, list(subnets.values()),
                                      args.work_dir / 'supernet')
     except (FileNotFoundError, ValueError, RuntimeError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
@@ -229,7 +229,7 @@ def main():
     if losses:
         rows = [dict(loss=loss, macs=cost(archs[name]),
                      value=statistics.mean(r['value'] for r in results[name]))
-                for name, loss in zip(choices, losses)]
+                for name, loss in zip(subnets, losses)]
         text += '\n\nranks of the random networks by '
         text += '; by '.join(describe_ranks(rows))
     text += '\n\n' + trials.summary(done, args.jobs)

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Compare the steps from a conventional non-local block to LightNL.
 
-Trains the network of a config with each of its ``steps`` as plug-ins, all in
-the same way and with the same seeds, and prints the MACs, parameters and
-accuracy of each, and how much it differs from the first step with the same seed.
-Finished runs are not repeated, so an interrupted comparison continues.
+Trains the network of a config with each of its ``steps`` as plug-ins, all in the same
+way and with the same seeds. Prints MACs, parameters and accuracy of each step, and its
+difference from the first step, seed by seed. Finished runs are not repeated, so an
+interrupted comparison continues.
 """
 import argparse
 import statistics
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from scipy.stats import t
 
 from autonl_mm.experiments import trials
 from autonl_mm.experiments.cluster import Cluster
@@ -24,10 +25,6 @@ from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.digest import digest
 
 TOOLS = Path(__file__).resolve().parents[1]
-# 97.5% quantiles of Student's t by degrees of freedom, the normal's from 30 on
-T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20,
-               2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09, 2.09, 2.08, 2.07,
-               2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 1.96)
 
 
 def parse_args():
@@ -40,11 +37,10 @@ def parse_args():
     parser.add_argument(
         '--pretrained',
         type=Path,
-        help='work dir of a finished comparison of the same steps: each network '
-        'starts with the backbone that was trained there, of the same step and '
-        'seed')
+        help='work dir of a finished comparison of the same steps and seeds, whose '
+        'trained backbones each network starts with')
     configs.add_input_shape(
-        parser, (32, 32), 'the MACs are counted for it; default 32')
+        parser, (32, 32), 'image size for the MACs; default 32')
     parser.add_argument(
         '--no-train',
         action='store_true',
@@ -78,7 +74,7 @@ def last_checkpoint(work_dir, name, seed):
         raise FileNotFoundError(f'--pretrained: {last} does not exist, expected '
                                 'the work dir of a finished comparison of the '
                                 'same steps and seeds')
-    # The name in it is that at the time of the run; the folder may have moved.
+    # It holds the path at the time of the run; the folder may have moved.
     return last.parent / Path(last.read_text().strip()).name
 
 
@@ -110,13 +106,12 @@ def paired_difference(values, others):
     """
     differences = [a - b for a, b in zip(values, others, strict=True)]
     n = len(differences)
-    quantile = T_QUANTILES[min(n - 1, len(T_QUANTILES)) - 1]
     return (statistics.mean(differences),
-            quantile * statistics.stdev(differences) / n**0.5)
+            t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5)
 
 
 def costs(cfg, input_shape):
-    """Parameters and MACs of a network, the latter in two ways.
+    """Parameters of a network, and its MACs in two ways.
 
     Args:
         cfg (Config): The config.

@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """How well a supernet ranks networks that share its weights.
 
-Samples random networks of the search space, at one cost and over the whole range of
-costs, and trains each from scratch. Compares the ranks of their accuracies with those
-of the losses that the search would give them: Kendall's tau and Spearman's rho with
-95% bootstrap intervals. Larger networks are better, so over a range of costs the count
-of MACs alone ranks well; its correlation is printed beside, and with --finalists that
-of the fit by which choose_arch.py decides. Finished runs, also those of
+Samples random subnets of the search space, at one cost and over the whole range of
+costs, and trains each network from scratch. Compares the ranks of their accuracies with
+the ranks of their losses with the supernet's weights: Kendall's tau and Spearman's rho
+with 95% bootstrap intervals. Larger networks are better, so over a range of costs the
+count of MACs alone ranks well; its correlation is printed too, and with --finalists the
+correlation of the fit by which choose_arch.py decides. Finished runs, also of
 compare_random.py in the same work dir, are not repeated.
 """
 import argparse
@@ -64,25 +64,25 @@ def parse_args():
         help='default: both')
     parser.add_argument(
         '--finalists', type=Path, metavar='FILE',
-        help='finalists.json of choose_arch.py: print too how well the fit to its '
-        'short trainings ranks the networks of one cost')
+        help='finalists.json of choose_arch.py, to print how well the fit to its short '
+        'trainings ranks the networks of one cost')
     return parser.parse_args()
 
 
 def sample_sets(supernet, macs, target, args):
-    """Subnet of the networks.
+    """Sample the subnets.
 
     Args:
         supernet (AutoNLSuperNet): The supernet, with MACs as its cost.
-        macs (Callable): From choices to MACs.
+        macs (Callable): From a subnet to its MACs.
         target (float): The one cost.
         args (Namespace): Arguments of the tool.
 
     Returns:
-        dict[str, list]: Subnet of the networks of each set.
+        dict[str, list[Subnet]]: The subnets of each set.
 
     Raises:
-        ValueError: If no network of the search space has such a cost.
+        ValueError: If no subnet of the search space has such a cost.
     """
     sets = {}
     least, most = supernet.cost_range()
@@ -102,10 +102,10 @@ def sample_sets(supernet, macs, target, args):
             # in the middle of equal parts of the range, on a logarithmic scale
             cost = least * (most / least)**((i + 0.5) / args.num_networks)
             supernet.sample_around(cost)
-            choices = supernet.sample(generator)
-            while abs(macs(choices) / cost - 1) > args.tolerance:
-                choices = supernet.sample(generator)
-            sets['range'].append(choices)
+            subnet = supernet.sample_subnet(generator)
+            while abs(macs(subnet) / cost - 1) > args.tolerance:
+                subnet = supernet.sample_subnet(generator)
+            sets['range'].append(subnet)
     return sets
 
 
@@ -169,13 +169,13 @@ def main():
             raise ValueError('--finalists needs networks of one cost: give --sets cost')
         sets = sample_sets(
             supernet, lambda c: arch_macs(space.arch(c)), target, args)
-        networks = [choices for chosen in sets.values() for choices in chosen]
-        archs = [space.arch(choices) for choices in networks]
+        subnets = [subnet for chosen in sets.values() for subnet in chosen]
+        archs = [space.arch(subnet) for subnet in subnets]
         fitted = []
         if args.finalists:
             fitted = fit_to_others(args.finalists, sets['cost'], space)
         losses = supernet_losses(
-            cfg, args.checkpoint, networks, args.work_dir / 'supernet')
+            cfg, args.checkpoint, subnets, args.work_dir / 'supernet')
         jobs = list(dict.fromkeys(
             (arch, seed) for seed in range(args.seeds) for arch in archs))
         done = trials.train_all(

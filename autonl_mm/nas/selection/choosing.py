@@ -1,75 +1,97 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The best network of a trained supernet for limits of cost."""
+"""From a trained supernet to the best subnet for a target or for limits of cost.
+
+Candidates are compared by their losses with the supernet's weights (:func:`choose`),
+then finalists by their losses after short trainings from scratch
+(:func:`best_finalist`).
+"""
 from dataclasses import dataclass
 from math import isfinite
-from typing import Callable, Dict, Hashable, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 
 from autonl_mm.nas.supernet.cost_table import CostTable
-from autonl_mm.nas.supernet.space import Subnet
+from autonl_mm.nas.supernet.space import SearchSpace, Subnet
 
-from .evolution import NUM_MUTATIONS, evolution_search, nan_last
+from .evolution import NUM_MUTATIONS, Losses, evolution_search, nan_last
 from .loss_cache import LossCache
-from .loss_predictor import LossPredictor, Network
+from .loss_predictor import Blocks, LossPredictor
 
-# Samples after which a search for networks that meet a goal ends
+# Half-width of the range of costs around a target, as a share of it
+TOLERANCE = 0.02
+# Samples after which a search for subnets that meet a goal ends
 TRIES = 20000
-# Of a limit that is no target: where networks are sampled, as a share of it
+# With limits only, subnets are sampled around this share of each
 BELOW = 0.95
 # Blocks in which finalists differ, one more than evolution changes at once
 MIN_DIFFERENCE = NUM_MUTATIONS + 1
-# Networks of which the predicted best are trained
+# Sampled subnets, of which the predicted best are trained
 PREDICTED = 4000
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a network may cost.
+    """The costs that a subnet may have.
 
     Args:
         name (str): For logs and folders.
-        ranges (dict[str, tuple[float, float]]): By the name of a cost its minimum and
-            its maximum.
-        around (dict[str, float]): By the name of a cost the mean of the networks that
-            are sampled.
+        tables (dict[str, CostTable]): The costs by name.
+        ranges (dict[str, tuple[float, float]]): Minimum and maximum of some costs.
+        around (dict[str, float]): Mean cost of sampled subnets, by the cost's name.
+            With several, each sample takes one of them at random.
     """
     name: str
+    tables: Dict[str, CostTable]
     ranges: Dict[str, Tuple[float, float]]
     around: Dict[str, float]
 
-    def allows(self, tables: Dict[str, CostTable], choices: Subnet) -> bool:
-        """Whether a network is in all ranges.
+    def allows(self, subnet: Subnet) -> bool:
+        """Whether all costs of a subnet are in their ranges.
 
         Args:
-            tables (dict[str, CostTable]): The costs.
-            choices (list[tuple[int, ...]]): The network.
+            subnet (Subnet): The subnet.
         """
-        return all(low <= tables[name].cost_of(choices) <= high
+        return all(low <= self.tables[name].cost_of(subnet) <= high
                    for name, (low, high) in self.ranges.items())
+
+    def sampler(self, generator: torch.Generator) -> Callable[[], Subnet]:
+        """A function that samples subnets around the goal; some may not meet it.
+
+        Args:
+            generator (Generator): Source of random numbers.
+        """
+        chances = [(self.tables[name], self.tables[name].probabilities(cost))
+                   for name, cost in self.around.items()]
+
+        def sample() -> Subnet:
+            turn = torch.randint(len(chances), (), generator=generator)
+            table, probabilities = chances[turn]
+            return table.sample_subnet(probabilities, generator)
+
+        return sample
 
 
 def make_goal(tables: Dict[str, CostTable], maxima: Dict[str, float],
-              cost: str = '', target: Optional[float] = None,
-              tolerance: float = 0.0) -> Goal:
+              cost: str = '', target: Optional[float] = None) -> Goal:
     """The goal of a target, of limits, or of both.
 
     Args:
         tables (dict[str, CostTable]): The costs by name.
-        maxima (dict[str, float]): By the name of a cost its limit.
+        maxima (dict[str, float]): Limits by the cost's name.
         cost (str): Name of the target's cost. Defaults to ''.
-        target (float, optional): A cost to be met. Defaults to None.
-        tolerance (float): By how much it may be missed, as a share. Defaults to 0.
+        target (float, optional): Cost to be met within :data:`TOLERANCE`.
+            Defaults to None.
 
     Raises:
-        ValueError: If no network of the space can meet it.
+        ValueError: If no subnet of the space can meet it.
     """
     ranges, around, words = {}, {}, []
     for name, limit in maxima.items():
         low, high = tables[name].range()
         if limit < low:
             raise ValueError(
-                f'--max {name}={limit:g} is below the cheapest network of the search '
+                f'--max {name}={limit:g} is below the cheapest subnet of the search '
                 f'space, {low:,.6g} {tables[name].unit}')
         ranges[name] = (0.0, limit)
         around[name] = min(max(BELOW * limit, low), high)
@@ -80,11 +102,11 @@ def make_goal(tables: Dict[str, CostTable], maxima: Dict[str, float],
             raise ValueError(
                 f'a target of {target:,.6g} {tables[cost].unit} is outside of the '
                 f'search space, {low:,.6g} to {high:,.6g}')
-        most = min(target * (1 + tolerance), ranges.get(cost, (0, float('inf')))[1])
-        ranges[cost] = (target * (1 - tolerance), most)
+        most = min(target * (1 + TOLERANCE), ranges.get(cost, (0, float('inf')))[1])
+        ranges[cost] = (target * (1 - TOLERANCE), most)
         around = {cost: target}
         words.insert(0, f'{cost}_{_short(target)}')
-    return Goal('_'.join(words), ranges, around)
+    return Goal('_'.join(words), tables, ranges, around)
 
 
 def _short(value: float) -> str:
@@ -95,159 +117,149 @@ def _short(value: float) -> str:
     return f'{value:g}'
 
 
-def choose(goal: Goal, tables: Dict[str, CostTable], tried: LossCache, batches: int,
-           candidates: int, seed: int, network: Callable[[Subnet], Hashable]
-           ) -> Tuple[Subnet, float]:
-    """The network of the lowest loss that a goal allows.
+def choose(goal: Goal, space: SearchSpace, losses: Losses, batches: int,
+           candidates: int, seed: int, start: Optional[Subnet] = None
+           ) -> Tuple[Subnet, float, float]:
+    """The candidate of the lowest loss that a goal allows, found by evolution.
 
     Args:
-        goal (Goal): What it may cost.
-        tables (dict[str, CostTable]): The costs.
-        tried (LossCache): The losses.
-        batches (int): Number of batches that they are of.
-        candidates (int): Networks to try.
-        seed (int): Of the candidates.
-        network (Callable): The network of choices, so that none is tried twice.
+        goal (Goal): The allowed costs.
+        space (SearchSpace): The space.
+        losses (Callable): Computes or looks up the losses of subnets, see
+            :data:`~autonl_mm.nas.selection.evolution.Losses`.
+        batches (int): Number of batches.
+        candidates (int): Number of candidates to try, a given ``start`` not counted.
+        seed (int): Decides the candidates.
+        start (Subnet, optional): A further candidate, the first one; it need not meet
+            the goal. Defaults to None, a sampled one.
 
     Returns:
-        tuple[list[tuple[int, ...]], float]: The network and its mean loss.
+        tuple[Subnet, float, float]: The best subnet, the mean loss of the first
+        candidate, and the best subnet's.
 
     Raises:
-        ValueError: If no sampled network meets the goal.
+        ValueError: If there is no ``start`` and no sampled subnet meets the goal.
     """
     generator = torch.Generator().manual_seed(seed)
-    sample = _sampler(goal, tables, generator)
-
-    def allowed(choices: Subnet) -> bool:
-        return goal.allows(tables, choices)
-
-    start = next((choices for choices in (sample() for _ in range(TRIES))
-                  if allowed(choices)), None)
+    sample = goal.sampler(generator)
+    if start is None:
+        start = next(filter(goal.allows, (sample() for _ in range(TRIES))), None)
+        candidates -= 1
     if start is None:
         raise ValueError(
-            f'none of {TRIES} sampled networks meets {goal.name}: raise a limit, '
+            f'none of {TRIES} sampled subnets meets {goal.name}: raise a limit, '
             'or give a target nearer to the middle of the space')
-    best, _, loss = evolution_search(
-        start, sample, allowed, network, tried.losses, batches, candidates - 1,
-        generator)
-    return best, loss
+    return evolution_search(start, sample, goal.allows, space.specs, losses, batches,
+                            candidates, generator)
 
 
-def _sampler(goal: Goal, tables: Dict[str, CostTable],
-             generator: torch.Generator) -> Callable[[], Subnet]:
-    """Samples networks around a goal, of which not all meet it."""
-    chances: List[Sequence] = [
-        (tables[name], tables[name].probabilities(cost))
-        for name, cost in goal.around.items()]
+def best_candidates(goal: Goal, space: SearchSpace, cache: LossCache, count: int
+                    ) -> List[Subnet]:
+    """The best candidates that a goal allows, the first finalists.
 
-    def sample() -> Subnet:
-        turn = torch.randint(len(chances), (), generator=generator)
-        table, probabilities = chances[turn]
-        return table.sample(probabilities, generator)
-
-    return sample
-
-
-def finalists(goal: Goal, tables: Dict[str, CostTable], tried: LossCache,
-              count: int, network: Callable[[Subnet], Sequence]) -> List[Subnet]:
-    """The best networks that a goal allows, of those that were tried.
-
-    Those that successive halving dropped last come first. Evolution makes near twins of
-    the best, which training would not tell apart, so each finalist differs from all
-    before it in at least :data:`MIN_DIFFERENCE` blocks.
+    Candidates that were tried on more batches come first, because successive halving
+    dropped the others. Near duplicates, of which evolution makes many, are left out.
 
     Args:
-        goal (Goal): What they may cost.
-        tables (dict[str, CostTable]): The costs.
-        tried (LossCache): The losses.
-        count (int): How many; fewer if no more were tried.
-        network (Callable): From choices to the network's blocks.
+        goal (Goal): The allowed costs.
+        space (SearchSpace): The space.
+        cache (LossCache): The losses of the candidates.
+        count (int): Number of subnets; fewer are returned if no more were tried.
     """
     ranked = sorted(
-        ((losses, choices) for choices, losses in tried
-         if losses and goal.allows(tables, choices)),
+        ((losses, subnet) for subnet, losses in cache
+         if losses and goal.allows(subnet)),
         key=lambda row: (-len(row[0]), nan_last(sum(row[0]))))
-    return _apart([choices for _, choices in ranked], [], count, network)
+    return drop_near_duplicates([subnet for _, subnet in ranked], [], count, space)
 
 
-def more_finalists(goal: Goal, tables: Dict[str, CostTable], predictor: LossPredictor,
-                   trained: Sequence[Subnet], count: int, seed: int,
-                   network: Callable[[Subnet], Network]) -> List[Subnet]:
-    """Networks that a goal allows and that are predicted to train best.
+def predicted_candidates(goal: Goal, space: SearchSpace, predictor: LossPredictor,
+                         trained: Iterable[Subnet], count: int, seed: int
+                         ) -> List[Subnet]:
+    """Subnets that a goal allows and that are predicted to train best.
 
-    The best of :data:`PREDICTED` sampled ones. They differ from each other and from
-    those that were trained as :func:`finalists` do.
+    They are the best of :data:`PREDICTED` samples, without near duplicates of each
+    other and of trained subnets.
 
     Args:
-        goal (Goal): What they may cost.
-        tables (dict[str, CostTable]): The costs.
-        predictor (LossPredictor): Fitted to what was trained.
-        trained (Sequence[list[tuple[int, ...]]]): Networks for this goal that were
-            trained.
-        count (int): How many; fewer if no more are found.
-        seed (int): Of the samples.
-        network (Callable): From choices to the network's blocks.
+        goal (Goal): The allowed costs.
+        space (SearchSpace): The space.
+        predictor (LossPredictor): Fitted to trained subnets.
+        trained (Iterable[Subnet]): Subnets that were trained for this goal.
+        count (int): Number of subnets; fewer are returned if no more are found.
+        seed (int): Decides the samples.
     """
-    sample = _sampler(goal, tables, torch.Generator().manual_seed(seed))
-    found: Dict[Hashable, Subnet] = {}
+    sample = goal.sampler(torch.Generator().manual_seed(seed))
+    found: Dict[Blocks, Subnet] = {}
     for _ in range(TRIES):
-        choices = sample()
-        if goal.allows(tables, choices):
-            found.setdefault(network(choices), choices)
+        subnet = sample()
+        if goal.allows(subnet):
+            found.setdefault(space.specs(subnet), subnet)
         if len(found) == PREDICTED:
             break
     ranked = sorted(zip(predictor(list(found)), found.values()), key=lambda row: row[0])
-    return _apart([choices for _, choices in ranked], trained, count, network)
+    return drop_near_duplicates(
+        [subnet for _, subnet in ranked], trained, count, space)
 
 
 def best_finalist(trained: Sequence[Tuple[Subnet, float]], predictor: LossPredictor,
-                  network: Callable[[Subnet], Network]) -> Tuple[Subnet, float]:
-    """The trained network that the fit to all of them says is best.
+                  space: SearchSpace) -> Tuple[Subnet, float]:
+    """The finalist with the lowest predicted loss.
 
-    The loss of one short training scatters by as much as the networks differ. The fit,
-    to which each of them contributes its own loss, averages over many.
+    The loss of one short training scatters by as much as subnets differ. The fit
+    averages over many trainings, the finalist's own among them.
 
     Args:
-        trained (Sequence[tuple[list[tuple[int, ...]], float]]): Networks for a goal and
-            their training losses.
+        trained (Sequence[tuple[Subnet, float]]): Finalists of a goal and their
+            training losses.
         predictor (LossPredictor): Fitted to these and others.
-        network (Callable): From choices to the network's blocks.
+        space (SearchSpace): The space.
 
     Returns:
-        tuple[list[tuple[int, ...]], float]: The network and its own loss.
+        tuple[Subnet, float]: The finalist and its own loss.
 
     Raises:
         ValueError: If no loss is finite.
     """
-    finite = [(choices, loss) for choices, loss in trained if isfinite(loss)]
+    finite = [(subnet, loss) for subnet, loss in trained if isfinite(loss)]
     if not finite:
         raise ValueError(f'none of {len(trained)} finalists has a finite loss')
-    fitted = predictor([network(choices) for choices, _ in finite])
+    fitted = predictor([space.specs(subnet) for subnet, _ in finite])
     return finite[fitted.index(min(fitted))]
 
 
-def _apart(ranked: Sequence[Subnet], others: Sequence[Subnet], count: int,
-           network: Callable[[Subnet], Network]) -> List[Subnet]:
-    """The first of ranked networks that differ from all before and from others."""
-    best: List[Subnet] = []
-    taken = [network(choices) for choices in others]
-    for choices in ranked:
-        blocks = network(choices)
+def drop_near_duplicates(ranked: Iterable[Subnet], others: Iterable[Subnet],
+                         count: int, space: SearchSpace) -> List[Subnet]:
+    """The first subnets that differ from all before and from others.
+
+    Short trainings would not tell near duplicates apart.
+
+    Args:
+        ranked (Iterable[Subnet]): Subnets from the best to the worst.
+        others (Iterable[Subnet]): Further subnets to differ from.
+        count (int): Number of subnets; fewer are returned if no more differ in at
+            least :data:`MIN_DIFFERENCE` blocks.
+        space (SearchSpace): The space.
+    """
+    kept: List[Subnet] = []
+    taken = [space.specs(subnet) for subnet in others]
+    for subnet in ranked:
+        if len(kept) == count:
+            break
+        blocks = space.specs(subnet)
         if all(sum(a != b for a, b in zip(blocks, other)) >= MIN_DIFFERENCE
                for other in taken):
-            best.append(choices)
+            kept.append(subnet)
             taken.append(blocks)
-        if len(best) == count:
-            break
-    return best
+    return kept
 
 
 def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> List[int]:
-    """Indices of the networks than which none is both cheaper and better.
+    """Indices of the subnets of which no other is cheaper and better.
 
     Args:
-        costs (Sequence[float]): By network.
-        losses (Sequence[float]): By network.
+        costs (Sequence[float]): By subnet.
+        losses (Sequence[float]): By subnet.
 
     Returns:
         list[int]: By rising cost.

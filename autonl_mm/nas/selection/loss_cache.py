@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Losses of the networks that were tried, kept in a file."""
+"""Losses of the candidates that were tried, kept in a file."""
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.dist import broadcast_object_list, is_main_process
 
@@ -10,23 +10,24 @@ from autonl_mm.nas.supernet.space import SearchSpace, Subnet
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.text_files import check_json, read_json
 
-Losses = Callable[[Sequence[Subnet], int, int], List[List[float]]]
+from .evolution import Losses
 
 
 class LossCache:
-    """Losses by network and batch, computed once.
+    """Losses by subnet and batch, computed once.
 
-    All searches in one folder share them. Each call writes what it adds, so that after
-    a kill the same searches go through what was tried without computing it again. With
-    several ranks the first one reads and writes.
+    All searches in one folder share the file. Each call writes the losses that it
+    adds, so that the same searches continue after a kill and compute no loss twice.
+    With several ranks the first one reads and writes.
 
     Args:
         path (Path): The file.
-        losses (Callable): Of networks, the losses of each on the batches from one
-            index up to another, see :meth:`ProxyLoss.losses`.
-        fingerprint (dict): What the losses depend on; plain data.
-        space (SearchSpace, optional): The space of the networks. Defaults to None: the
-            file's are not compared with it.
+        losses (Callable): Computes losses, see
+            :data:`~autonl_mm.nas.selection.evolution.Losses`.
+        fingerprint (dict): Identifies the losses: all values that they depend on, plain
+            data.
+        space (SearchSpace, optional): The space of the subnets. Defaults to None: the
+            subnets of the file are not compared with it.
 
     Raises:
         ValueError: If the file is damaged, was made with something else or is of
@@ -60,51 +61,54 @@ class LossCache:
                 f'{self.path} is of networks that were tried with '
                 f'{"; ".join(different)}: remove it, or give another --out')
         for name in record['losses']:
-            if not self._is_network(name):
+            if not self._is_subnet(name):
                 raise ValueError(f'{self.path} is of another search space: losses has '
-                                 f'{name[:80]!r}, which is no network of it: remove '
+                                 f'{name[:80]!r}, which is no subnet of it: remove '
                                  'the file, or give another --out')
         self.known = record['losses']
 
-    def _is_network(self, name: str) -> bool:
+    def _is_subnet(self, name: str) -> bool:
         try:
-            choices = _choices(name)
+            subnet = _subnet(name)
         except ValueError:
             return False
-        inside = self.space is None or self.space.has(choices)
-        return inside and _name(choices) == name
+        inside = self.space is None or self.space.has(subnet)
+        return inside and _name(subnet) == name
 
-    def losses(self, networks: Sequence[Subnet], start: int,
+    def losses(self, subnets: Sequence[Subnet], start: int,
                stop: int) -> List[List[float]]:
-        """As the callable; what is known is not computed again.
+        """Look up losses, and compute those that are not known.
 
         Args:
-            networks (Sequence[list[tuple[int, ...]]]): The networks.
+            subnets (Sequence[Subnet]): The subnets.
             start (int): Index of the first batch.
-            stop (int): Index behind the last.
+            stop (int): Index after the last batch.
+
+        Returns:
+            list[list[float]]: For each subnet one loss for each batch.
         """
         by_count: Dict[int, List[Subnet]] = {}
-        for network in networks:
-            count = len(self.known.setdefault(_name(network), []))
+        for subnet in subnets:
+            count = len(self.known.setdefault(_name(subnet), []))
             if count < stop:
-                by_count.setdefault(count, []).append(network)
+                by_count.setdefault(count, []).append(subnet)
         for count, group in by_count.items():
-            for network, new in zip(group, self.compute(group, count, stop)):
-                self.known[_name(network)] += new
+            for subnet, new in zip(group, self.compute(group, count, stop)):
+                self.known[_name(subnet)] += new
         if by_count and is_main_process():
             record = dict(fingerprint=self.fingerprint, losses=self.known)
             atomic_write(self.path, json.dumps(record))
-        return [self.known[_name(network)][start:stop] for network in networks]
+        return [self.known[_name(subnet)][start:stop] for subnet in subnets]
 
     def __iter__(self) -> Iterator[Tuple[Subnet, List[float]]]:
-        """Each network with the losses that are known of it."""
+        """Each subnet with its known losses."""
         for name, losses in self.known.items():
-            yield _choices(name), losses
+            yield _subnet(name), losses
 
 
-def _name(choices: Subnet) -> str:
-    return ';'.join(','.join(map(str, block)) for block in choices)
+def _name(subnet: Subnet) -> str:
+    return ';'.join(','.join(map(str, block)) for block in subnet)
 
 
-def _choices(name: str) -> Subnet:
+def _subnet(name: str) -> Subnet:
     return [tuple(map(int, block.split(','))) for block in name.split(';')]

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What trained networks say about others: a linear fit to their losses."""
+"""A linear fit to the losses of trained subnets, which predicts those of others."""
 from dataclasses import fields
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
@@ -7,76 +7,76 @@ import numpy as np
 
 from autonl_mm.arch import BlockSpec
 
-# Blocks of a network, None where one is left out
-Network = Sequence[Optional[BlockSpec]]
+# Blocks of a subnet, None where one is left out
+Blocks = Sequence[Optional[BlockSpec]]
 
 # Weight of the penalty on squared coefficients, in units of the squared errors
 PENALTY = 3.0
 
 
 class LossPredictor:
-    """Predicts how well a network trains from the options of its blocks.
+    """Predicts how well a subnet trains from the options of its blocks.
 
     A ridge regression on which options each block has, as in Neural Predictor (Wen et
-    al., 2020) but linear: tens of networks are too few for more. Networks of other
+    al., 2020) but linear: tens of subnets are too few for more. Subnets of other
     costs help too, because the mean of each group is taken out.
 
     Args:
-        groups (Sequence[Sequence[tuple[Network, float]]]): Trained networks and their
-            losses, in a group those of about the same cost. Losses that are not finite
-            are left out.
+        groups (Sequence[Sequence[tuple[Blocks, float]]]): Trained subnets and their
+            losses, in groups of about the same cost. Losses that are not finite are
+            left out.
 
     Raises:
         ValueError: If no loss is finite.
     """
 
-    def __init__(self, groups: Sequence[Sequence[Tuple[Network, float]]]):
-        networks: List[Network] = []
+    def __init__(self, groups: Sequence[Sequence[Tuple[Blocks, float]]]):
+        subnets: List[Blocks] = []
         losses: List[float] = []
         for group in groups:
-            group = [(network, loss) for network, loss in group if np.isfinite(loss)]
+            group = [(blocks, loss) for blocks, loss in group if np.isfinite(loss)]
             if not group:
                 continue
             mean = sum(loss for _, loss in group) / len(group)
-            networks += [network for network, _ in group]
+            subnets += [blocks for blocks, _ in group]
             losses += [loss - mean for _, loss in group]
-        if not networks:
-            raise ValueError('none of the trained networks has a finite loss')
-        options = sorted(set().union(*map(_options, networks)))
+        if not subnets:
+            raise ValueError('none of the trained subnets has a finite loss')
+        options = sorted(set().union(*map(_options, subnets)))
         self.columns: Dict[tuple, int] = {o: i for i, o in enumerate(options)}
-        rows = self._rows(networks)
+        rows = self._rows(subnets)
         self.mean = rows.mean(0)
         rows -= self.mean
         gram = rows @ rows.T
         inverse = np.linalg.inv(gram + PENALTY * np.eye(len(rows)))
         residual = inverse @ np.array(losses)
         self.weights = rows.T @ residual
-        #: Of each trained network in the order of the groups: its loss, and what the
-        #: fit to the other networks predicts of it, both minus the mean of its group
+        #: Loss of each trained subnet in the order of the groups, and its prediction
+        #: by a fit to all other subnets, both minus the mean of its group
         self.left_out: List[Tuple[float, float]] = [
             (loss, loss - r / i)
             for loss, r, i in zip(losses, residual, np.diag(inverse))]
 
-    def __call__(self, networks: Sequence[Network]) -> List[float]:
-        """Predicted losses, minus the mean of the trained networks of their cost.
+    def __call__(self, subnets: Sequence[Blocks]) -> List[float]:
+        """Predicted losses, minus the mean of the trained subnets of their cost.
 
         Args:
-            networks (Sequence[Network]): The networks.
+            subnets (Sequence[Blocks]): The subnets.
         """
-        return ((self._rows(networks) - self.mean) @ self.weights).tolist()
+        return ((self._rows(subnets) - self.mean) @ self.weights).tolist()
 
-    def _rows(self, networks: Sequence[Network]) -> np.ndarray:
-        rows = np.zeros((len(networks), len(self.columns)))
-        for row, network in zip(rows, networks):
-            # an option that no trained network has is not known to matter
-            row[[self.columns[o] for o in _options(network) if o in self.columns]] = 1
+    def _rows(self, subnets: Sequence[Blocks]) -> np.ndarray:
+        rows = np.zeros((len(subnets), len(self.columns)))
+        for row, blocks in zip(rows, subnets):
+            # an option that no trained subnet has is not known to matter
+            row[[self.columns[o] for o in _options(blocks) if o in self.columns]] = 1
         return rows
 
 
-def _options(network: Network) -> Set[tuple]:
+def _options(blocks: Blocks) -> Set[tuple]:
     """``(block, name, option)`` for all blocks."""
     found = set()
-    for i, block in enumerate(network):
+    for i, block in enumerate(blocks):
         if block is None:
             found.add((i, 'left out', 0))
             continue

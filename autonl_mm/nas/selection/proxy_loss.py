@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Losses of networks on the same few images each time."""
+"""Losses of subnets on the same few images each time."""
 import pickle
 from contextlib import contextmanager
 from itertools import islice
@@ -26,74 +26,73 @@ from torch.utils.data import DataLoader, Dataset
 
 from autonl_mm.runs.random_state import preserve_random_states
 
+# Bytes of the batches that are in memory at a time, for each rank
+MAX_BYTES = 4 * 2**30
+
 
 class ProxyLoss:
-    """Losses of networks on a few batches, the same for all.
+    """Losses of subnets on a few batches, the same for all.
 
-    They are batches of the training data, with its augmentation, or of images that
-    were held out from it. BN normalises by each batch, because shared running
-    statistics fit no network. The run is not changed: running statistics and random
-    states are restored.
+    The batches are of training images, with their augmentation, or of held-out images.
+    BN normalises by each batch, because shared running statistics fit no subnet. The
+    run is not changed: running statistics and random states are restored.
 
     Args:
-        runner (Runner): Of the training. Its seed decides which images are
-            loaded, its optimiser's precision is that of the losses, and its training
-            dataloader says how many workers load.
+        runner (Runner): The training's. Its seed decides the images, its optimiser
+            the precision of the losses, its training dataloader the number of workers.
         model (BaseModel): The model.
-        network (Callable): From what a network is named by to a context manager in
-            which the model is that network.
+        as_subnet (Callable): From a subnet to a context manager in which the model is
+            that subnet.
         num_samples (int): Number of images of all ranks together; rounded up
             to whole batches.
-        max_bytes (int): Bytes of the batches in memory at a time, for each rank.
-            Defaults to 4 GiB.
-        dataset (Dataset, optional): The images that were held out. Defaults to None,
-            the training images.
+        dataset (Dataset, optional): Held-out images. Defaults to None, the training
+            images.
 
     Attributes:
-        tried (FixedBatches): The batches that the losses are of.
+        batches (FixedBatches): The batches; at most :data:`MAX_BYTES` of them are in
+            memory at a time.
     """
 
     def __init__(self,
                  runner: Runner,
                  model: BaseModel,
-                 network: Callable[[Any], ContextManager],
+                 as_subnet: Callable[[Any], ContextManager],
                  num_samples: int,
-                 max_bytes: int = 4 * 2**30,
                  dataset: Optional[Dataset] = None):
         self.runner = runner
         self.model = model
-        self.network = network
+        self.as_subnet = as_subnet
         self.held_out = dataset is not None
-        self.tried = FixedBatches(
+        self.batches = FixedBatches(
             runner, dataset if self.held_out else runner.train_dataloader.dataset,
-            num_samples, max_bytes, runner.seed)
+            num_samples, MAX_BYTES, runner.seed)
 
     @property
     def num_batches(self) -> int:
-        """Number of batches that the losses are of, for each rank."""
-        return self.tried.num_batches
+        """Number of batches, for each rank."""
+        return self.batches.num_batches
 
     @torch.no_grad()
-    def losses(self, networks: Sequence[Any], start: int,
+    def losses(self, subnets: Sequence[Any], start: int,
                stop: int) -> List[List[float]]:
         """Losses on the batches from ``start`` to ``stop``, means over ranks.
 
         Args:
-            networks (Sequence): The networks, as they are named.
+            subnets (Sequence[Subnet]): The subnets.
             start (int): Index of the first batch.
-            stop (int): Index behind the last.
+            stop (int): Index after the last batch.
 
         Returns:
-            list[list[float]]: For each network one loss for each batch.
+            list[list[float]]: For each subnet one loss for each batch.
         """
         stop = min(stop, self.num_batches)
-        if start >= stop or not networks:
-            return [[] for _ in networks]
-        rows = [[] for _ in networks]
+        if start >= stop or not subnets:
+            return [[] for _ in subnets]
+        rows = [[] for _ in subnets]
         index = start
-        for part in self.tried.parts(start, stop):
-            for row, network in zip(rows, networks):
-                with self.network(network), _buffers_kept(self.model):
+        for part in self.batches.parts(start, stop):
+            for row, subnet in zip(rows, subnets):
+                with self.as_subnet(subnet), _buffers_kept(self.model):
                     row += self._losses(part, index)
             index += len(part)
         losses = torch.stack([torch.stack(row) for row in rows])
@@ -116,7 +115,7 @@ class ProxyLoss:
 
     @torch.no_grad()
     def recalibrate(self, batches: 'FixedBatches') -> None:
-        """Give BN the statistics of the network that the model is now.
+        """Measure BN's statistics of the model as it is.
 
         They are the means of the means and variances of all batches, over ranks.
 
@@ -142,12 +141,11 @@ class ProxyLoss:
 class FixedBatches:
     """Batches of a dataset, the same each time.
 
-    Those that fit into half of ``max_bytes`` stay in main memory; the others are loaded
-    each time that they are asked for, in parts of the other half, and come out the
-    same.
+    Batches that fit into half of ``max_bytes`` stay in main memory. All others are
+    loaded again for each use, in parts of the other half, and come out the same.
 
     Args:
-        runner (Runner): Of the training; its dataloader says how batches are made.
+        runner (Runner): The training's, whose dataloader makes the batches.
         dataset (Dataset): The images.
         num_samples (int): Number of images of all ranks together; rounded up
             to whole batches.
@@ -159,12 +157,12 @@ class FixedBatches:
         num_batches (int): Number of batches, for each rank.
         kept (list): The batches that stay in memory.
         kept_bytes (int): Their size.
-        is_full (bool): Whether others did not fit.
+        is_full (bool): Whether some did not fit.
     """
 
     def __init__(self, runner: Runner, dataset: Dataset, num_samples: int,
                  max_bytes: int, seed: int):
-        # A separate loader: that of the run is in the middle of an epoch.
+        # A separate loader: the run's is in the middle of an epoch.
         self.loader = runner.train_dataloader
         self.dataset = _Seeded(dataset, runner.seed)
         self.batch_size = self.loader.batch_sampler.batch_size
@@ -178,11 +176,11 @@ class FixedBatches:
         self.is_full = False
 
     def parts(self, start: int, stop: int) -> Iterator[List[Any]]:
-        """The batches: those that stay in memory, then the others in parts.
+        """Batches: first all that stay in memory, then the others in parts.
 
         Args:
             start (int): Index of the first batch.
-            stop (int): Index behind the last.
+            stop (int): Index after the last batch.
         """
         if not self.is_full:
             for batch in self._load(len(self.kept), stop):
@@ -215,7 +213,7 @@ class FixedBatches:
             num_workers=self.loader.num_workers,
             multiprocessing_context=self.loader.multiprocessing_context,
             collate_fn=self.loader.collate_fn,
-            # of its own, so that the run's is not used
+            # so that the run's generator is not used
             generator=torch.Generator())
 
 
@@ -246,7 +244,7 @@ def _num_bytes(batch: Any) -> int:
 
 @contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Restore buffers behind the ``with`` block."""
+    """Restore buffers after the ``with`` block."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield

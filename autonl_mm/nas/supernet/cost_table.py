@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Costs of all networks of a search space, by one cost model."""
+"""Costs of all subnets of a search space, by one cost model."""
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -10,15 +10,15 @@ from autonl_mm.cost import CostModel, Size, iter_blocks
 
 from .space import SearchSpace, Subnet
 
-# Parts of a range of costs, of which each is sampled as often as the others
+# Parts of a range of costs; each is sampled equally often
 NUM_LEVELS = 16
 
 
 class CostTable:
-    """The cost of a network as a sum over its blocks and what all have in common.
+    """The cost of a subnet: a sum over its blocks, and a rest that all have in common.
 
     Args:
-        model (CostModel): Is asked for every candidate block.
+        model (CostModel): Gives the cost of every block of the space.
         space (SearchSpace): The space.
         input_shape (tuple[int, int]): ``(H, W)`` of the image.
         num_classes (int, optional): Outputs of the classifier that is counted, None
@@ -29,7 +29,7 @@ class CostTable:
         unit (str): Unit of the costs.
         blocks (list[Tensor]): For each block its costs, of ``BlockSpace.shape``, in
             float64; 0 where it is left out.
-        rest (float): Cost of what no block has.
+        rest (float): Cost of stem, head and classifier.
 
     Raises:
         ValueError: If a latency table lacks a block.
@@ -50,18 +50,17 @@ class CostTable:
             self.rest -= model.block(block.largest, size)
         self.blocks: List[Tensor] = [known[key] for key in zip(space.blocks, sizes)]
 
-    def cost_of(self, choices: Sequence[Sequence[int]]) -> float:
-        """Cost of a network.
+    def cost_of(self, subnet: Sequence[Sequence[int]]) -> float:
+        """Cost of a subnet.
 
         Args:
-            choices (Sequence[Sequence[int]]): The options of each block by their
-                indices.
+            subnet (Subnet): The subnet.
         """
         return self.rest + sum(
-            table[tuple(choice)].item() for table, choice in zip(self.blocks, choices))
+            table[tuple(choice)].item() for table, choice in zip(self.blocks, subnet))
 
     def range(self) -> Tuple[float, float]:
-        """Minimum and maximum cost of the networks of the space."""
+        """Minimum and maximum cost of the subnets of the space."""
         return (self.rest + sum(t.min().item() for t in self.blocks),
                 self.rest + sum(t.max().item() for t in self.blocks))
 
@@ -79,8 +78,8 @@ class CostTable:
         :math:`e^{-\beta cost}`.
 
         Args:
-            cost (float, optional): The mean cost of networks that are sampled by
-                them. None for uniform ones.
+            cost (float, optional): Mean cost of the sampled subnets. None for equal
+                probabilities.
 
         Returns:
             list[Tensor]: ``(n, )`` for each block of n choices.
@@ -96,16 +95,16 @@ class CostTable:
         beta = (low + high) / 2
         return [(-beta / unit * t).softmax(0) for t in tables]
 
-    def sample(self, probabilities: Sequence[Tensor],
-               generator: torch.Generator) -> Subnet:
-        """A random network.
+    def sample_subnet(self, probabilities: Sequence[Tensor],
+                      generator: torch.Generator) -> Subnet:
+        """A random subnet.
 
         Args:
             probabilities (Sequence[Tensor]): From :meth:`probabilities`.
             generator (Generator): Source of random numbers.
 
         Returns:
-            list[tuple[int, ...]]: The options of each block by their indices.
+            Subnet: The sample.
         """
         flat = [torch.multinomial(p, 1, generator=generator).item()
                 for p in probabilities]

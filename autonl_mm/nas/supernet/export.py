@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""From a supernet to the network that it chose."""
+"""From a supernet to its active subnet."""
 from typing import Dict, Tuple
 
 import torch
@@ -8,40 +8,40 @@ from torch import Tensor
 from autonl_mm.arch import ArchSpec
 from autonl_mm.models import AutoNL
 
+from .space import Subnet
 from .superkernel import cut
 from .supernet import AutoNLSuperNet
 
 
 def export_subnet(supernet: AutoNLSuperNet
                   ) -> Tuple[ArchSpec, Dict[str, Tensor]]:
-    """The chosen network and its weights.
+    """The spec of the active subnet, and its weights.
 
-    In eval mode an AutoNL of the spec, built with the supernet's other
-    arguments (``supernet.kwargs``), with these weights gives the supernet's
-    output.
+    In eval mode an AutoNL of the spec with these weights, built with the supernet's
+    other arguments (``supernet.kwargs``), has the supernet's output.
 
     Args:
         supernet (AutoNLSuperNet): The supernet.
 
     Returns:
-        tuple[ArchSpec, dict[str, Tensor]]: The spec, and an AutoNL state
-        dict of copies.
+        tuple[ArchSpec, dict[str, Tensor]]: The spec, and a state dict of an
+        AutoNL, of copies.
     """
     net = build_subnet(supernet)
     return net.arch(), dict(net.state_dict())
 
 
 def build_subnet(supernet: AutoNLSuperNet) -> AutoNL:
-    """The chosen network with copies of its weights, in the supernet's mode.
+    """The active subnet with copies of its weights, in the supernet's mode.
 
     Args:
         supernet (AutoNLSuperNet): The supernet.
     """
-    choices = supernet.choices()
+    subnet = supernet.active_subnet()
     with torch.device('meta'):
-        net = AutoNL(supernet.space.arch(choices), **supernet.kwargs)
+        net = AutoNL(supernet.space.arch(subnet), **supernet.kwargs)
     source = supernet.state_dict()
-    names = _block_names(supernet, choices)
+    names = _block_names(supernet, subnet)
     state = {}
     for name, value in net.state_dict().items():
         prefix, rest = _split_block(name)
@@ -58,10 +58,10 @@ def _split_block(name: str) -> Tuple[str, str]:
     return prefix, name[len(prefix):]
 
 
-def _block_names(supernet: AutoNLSuperNet, choices) -> Dict[str, str]:
+def _block_names(supernet: AutoNLSuperNet, subnet: Subnet) -> Dict[str, str]:
     """From a block's name in the subnet to its name in the supernet."""
     names = {}
-    choices = iter(choices)
+    choices = iter(subnet)
     for i, stage in enumerate(supernet.space.stages, 1):
         kept = [j for j, block in enumerate(stage)
                 if block.spec(next(choices)) is not None]

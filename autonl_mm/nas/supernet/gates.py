@@ -23,7 +23,9 @@ from torch import Tensor
 STATISTICS = ('relative', 'norm')
 # Decisions whose values are distances, measured in training
 MEASURED = ('nl_ratio', 'nl_stride')
-# Share of the gates of a sampled network that take a number between off and on
+# Share of a batch in the moving averages of the affinities' distances
+DISTANCE_MOMENTUM = 0.1
+# Share of the gates of a sampled subnet that take a number between off and on
 BETWEEN_RATE = 0.1
 # Share of an iteration in the moving averages of importance, which is noisy
 IMPORTANCE_MOMENTUM = 0.0005
@@ -77,12 +79,12 @@ class GateState(nn.Module):
     takes that gradient, averaged over ranks, into moving averages.
 
     **Importance.** The gradient of a gate that is on says what the loss gains by
-    more of its part, which is nothing once the weights behind it are trained, and
+    more of its part, which is nothing once the weights after it are trained, and
     less than nothing under the noise of training: by it alone everything would be
     switched off. What the loss gains by the part as a whole is
     :math:`L(1) - L(0) = \int_0^1 L'(g) dg`, the mean gradient of a gate that is
     somewhere between off and on. So in an iteration that is sampled most gates are
-    those of a random network, a few take a random number from 0 to 1, and
+    those of a random subnet, a few take a random number from 0 to 1, and
     importance and the gradients of thresholds come from those few alone.
 
     Args:
@@ -92,7 +94,6 @@ class GateState(nn.Module):
         skippable (Sequence[bool]): For each block whether its first gate of
             ``expand_ratio`` switches the whole block.
         statistic (str): ``'relative'`` or ``'norm'``, see the module's docstring.
-        momentum (float): Share of a new measurement in the averages of distances.
 
     Attributes:
         slices (list[dict[str, slice]]): For each block the gates of each decision.
@@ -100,10 +101,9 @@ class GateState(nn.Module):
     """
 
     def __init__(self, options: Sequence[Mapping[str, Sequence]],
-                 skippable: Sequence[bool], statistic: str, momentum: float):
+                 skippable: Sequence[bool], statistic: str):
         super().__init__()
         self.statistic = statistic
-        self.momentum = momentum
         self.slices: List[Dict[str, slice]] = []
         count = 0
         for decisions in options:
@@ -179,9 +179,9 @@ class GateState(nn.Module):
         """Write down which numbers the gates take in the next iteration.
 
         Args:
-            on (Tensor, optional): ``(G, )`` of 0 and 1, a sampled network; None
-                for what is decided.
-            rate (float): How often a network is sampled.
+            on (Tensor, optional): ``(G, )`` of 0 and 1, a sampled subnet; None
+                for the active one.
+            rate (float): Probability of a sampled subnet.
             generator (Generator): Source of random numbers.
         """
         self._rate = rate
@@ -259,8 +259,8 @@ class GateState(nn.Module):
     def average_distances(self, distances: Tensor) -> None:
         """Take a batch's distances into the averages, over ranks.
 
-        The gates are decided by an average over batches, since the network
-        that is exported must not change with the batch.
+        The gates are decided by an average over batches, since the
+        exported subnet must not change with the batch.
 
         Args:
             distances (Tensor): ``(G, )``; anything where none are measured.
@@ -268,6 +268,6 @@ class GateState(nn.Module):
         all_reduce(distances, 'mean')  # so that every rank decides alike
         first = self.is_measured & (self.initial == 0)
         self.initial.copy_(distances.clamp(min=1e-12).where(first, self.initial))
-        mean = self.distance.lerp(distances, self.momentum)
+        mean = self.distance.lerp(distances, DISTANCE_MOMENTUM)
         mean = distances.where(first, mean)
         self.distance.copy_(mean.where(self.is_measured, self.distance))

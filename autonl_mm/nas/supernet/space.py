@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What may be searched: a macro-structure and the choices of its blocks."""
+"""Search spaces: a macro-structure and the choices of its blocks."""
 import itertools
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from autonl_mm.arch import ArchSpec, BlockSpec, check_normalize
 
-# A network of a space: of each block the index of the option of each decision
+# A subnet of a space: for each block the index of the option of each decision
 Subnet = List[Tuple[int, ...]]
 
 # A block's decisions in the order of its cost table. Options are written from
@@ -86,7 +86,7 @@ class BlockSpace:
         return self.expand_ratio[0] == 0
 
     def spec(self, choice: Sequence[int]) -> Optional[BlockSpec]:
-        """The block of a choice.
+        """The spec of a choice.
 
         Args:
             choice (Sequence[int]): Index of the option of each decision.
@@ -108,11 +108,11 @@ class BlockSpace:
 
     @property
     def largest(self) -> BlockSpec:
-        """The block that contains all others."""
+        """The spec of the largest block, which contains all others."""
         return self.spec([n - 1 for n in self.shape])
 
     def choices(self) -> Iterator[Tuple[int, ...]]:
-        """Every choice, including those that differ in what is not there."""
+        """Every choice; several may make the same block, such as none."""
         return itertools.product(*(range(n) for n in self.shape))
 
 
@@ -173,7 +173,7 @@ class SearchSpace:
             raise ValueError(
                 'the space has no choices, every option is fixed: give some '
                 'stage more than one kernel_size, expand_ratio, se_ratio, '
-                'nl_ratio or nl_stride, or train the network itself')
+                'nl_ratio or nl_stride, or train an AutoNL')
         return space
 
     @property
@@ -181,40 +181,39 @@ class SearchSpace:
         """All blocks in order."""
         return tuple(block for stage in self.stages for block in stage)
 
-    def has(self, choices: Sequence[Sequence[int]]) -> bool:
-        """Whether choices are a network of this space.
+    def has(self, subnet: Subnet) -> bool:
+        """Whether lists of integers are a subnet of this space.
 
         Args:
-            choices (Sequence[Sequence[int]]): Any lists of integers.
+            subnet (Sequence[Sequence[int]]): Any lists of integers.
         """
-        return len(choices) == len(self.blocks) and all(
+        return len(subnet) == len(self.blocks) and all(
             len(choice) == len(block.shape)
             and all(0 <= i < n for i, n in zip(choice, block.shape))
-            for choice, block in zip(choices, self.blocks))
+            for choice, block in zip(subnet, self.blocks))
 
-    def specs(self, choices: Sequence[Sequence[int]]
-              ) -> Tuple[Optional[BlockSpec], ...]:
-        """The blocks of a choice for every block, None where one is left out.
+    def specs(self, subnet: Subnet) -> Tuple[Optional[BlockSpec], ...]:
+        """The blocks of a subnet, None where one is left out.
 
         Args:
-            choices (Sequence[Sequence[int]]): One for each of ``blocks``, as
-                for :meth:`BlockSpace.spec`.
+            subnet (Subnet): For each of ``blocks`` a choice, see
+                :meth:`BlockSpace.spec`.
         """
-        return tuple(b.spec(c) for b, c in zip(self.blocks, choices))
+        return tuple(b.spec(c) for b, c in zip(self.blocks, subnet))
 
-    def arch(self, choices: Sequence[Sequence[int]]) -> ArchSpec:
-        """The network of a choice for every block.
+    def arch(self, subnet: Subnet) -> ArchSpec:
+        """The spec of a subnet.
 
         Args:
-            choices (Sequence[Sequence[int]]): As for :meth:`specs`.
+            subnet (Subnet): As for :meth:`specs`.
         """
         return ArchSpec(
-            tuple(s for s in self.specs(choices) if s is not None), self.stem_channels,
+            tuple(s for s in self.specs(subnet) if s is not None), self.stem_channels,
             self.head_channels)
 
     @property
     def largest(self) -> ArchSpec:
-        """The network that contains all others."""
+        """The spec of the largest subnet, which contains all others."""
         return ArchSpec(
             tuple(b.largest for b in self.blocks), self.stem_channels,
             self.head_channels)

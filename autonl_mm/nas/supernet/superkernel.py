@@ -1,16 +1,15 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """One block that is every block of its space at once.
 
-Its weights are those of the largest block, and a smaller block's are slices
-of them: the depthwise kernel's core, the first hidden channels, the first
-hidden units of squeeze-excite (Single-Path NAS, arXiv 1904.02877). So all
-choices together cost what the largest costs, LightNL's by feature reuse
-(section 3.2 of the paper).
+It has the weights of the largest block; a smaller block has slices of them: the
+core of the depthwise kernel, the first hidden channels, the first hidden units of
+squeeze-excite (Single-Path NAS, arXiv 1904.02877). So all choices together cost as
+much as the largest, for LightNL by feature reuse (section 3.2 of the paper).
 
 The block *is* the one that its gates choose. Where the paper's formulas break
 that, the gates act elsewhere:
 
-- A zeroed kernel leaves the shift of the BN behind it alive. Hidden channels
+- A zeroed kernel leaves the shift of the BN after it alive. Hidden channels
   are cut off after BN and activation, where squeeze-excite and the project
   convolution read them; LightNL and the whole block after their last BN.
 - Squeeze-excite without hidden units would multiply by sigmoid(0). Off, its
@@ -114,7 +113,7 @@ def affinity_distances(x: Tensor, channels: Sequence[int],
     :math:`\|A_i - A_{gt}\|^2`, an affinity of a wider stride having zeros
     where it does not sample. For strides that says little: it is about
     :math:`1 - 1/s^2` of :math:`\|A_{gt}\|^2` whatever the features, though the
-    BN behind LightNL takes the smaller sum for the same. Hence
+    BN after LightNL takes the smaller sum for the same. Hence
     ``'relative'``: :math:`1 - \cos^2` of the angle between the affinities,
     or, for strides, between the Gram matrices of what they sample.
 
@@ -292,12 +291,12 @@ class SearchableMBConv(MBConv):
                        out * block_on.to(out.dtype))
         return out
 
-    def forward_as(self, x: Tensor, spec: BlockSpec) -> Tuple[Tensor, Set[str]]:
-        """What one block of the space computes, at the cost of that block.
+    def forward_spec(self, x: Tensor, spec: BlockSpec) -> Tuple[Tensor, Set[str]]:
+        """Run as one block of the space, at its cost.
 
-        Its weights are views of the supernet's, which get the gradients, and so are
-        its running statistics, which are updated. With gates the same would cost as
-        much as the largest block.
+        Its weights and running statistics are views of the largest block's, which get
+        the gradients and the updates. With gates the same would cost as much as the
+        largest block.
 
         Args:
             x (Tensor): ``(N, C_in, H, W)``.
@@ -305,7 +304,7 @@ class SearchableMBConv(MBConv):
 
         Returns:
             tuple[Tensor, set[str]]: ``(N, C_out, H', W')``, and the names of the
-            parameters that it used.
+            used parameters.
         """
         if spec not in self._smaller:
             with torch.device('meta'):

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""AutoNLSuperNet, all networks of a search space at once."""
+"""AutoNLSuperNet, all subnets of a search space at once."""
 from contextlib import contextmanager
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -16,10 +16,10 @@ from autonl_mm.registry import MODELS
 from .cost_table import CostTable
 from .gates import STATISTICS, GateState
 from .knapsack import solve_knapsack
-from .space import DECISIONS, BlockSpace, SearchSpace
+from .space import DECISIONS, BlockSpace, SearchSpace, Subnet
 from .superkernel import SearchableMBConv
 
-# How far beyond its threshold a gate is put when a network is chosen
+# How far beyond its threshold the value of a switched gate is
 SWITCHED_MARGIN = 0.05
 
 
@@ -27,9 +27,9 @@ SWITCHED_MARGIN = 0.05
 class AutoNLSuperNet(AutoNL):
     """Supernet of AutoNL's search (section 3.2 of the paper), a backbone.
 
-    Its weights are those of the largest network of the space, which the gates
-    cut down; see :class:`SearchableMBConv`, and :class:`GateState` for how they
-    change in a training step. Train it inside of a :class:`CostAwareModel`.
+    It has the weights of the largest subnet of the space, which the gates cut down to
+    the active subnet; see :class:`SearchableMBConv`, and :class:`GateState` for how
+    gates change in a training step. Train it inside of a :class:`CostAwareModel`.
 
     Args:
         space (str | Mapping): ``'mnasnet'``, the paper's, or a dict, see
@@ -44,10 +44,8 @@ class AutoNLSuperNet(AutoNL):
             ``'relative'``, or ``'norm'``, the paper's squared norms, which do
             not move; see :mod:`autonl_mm.nas.supernet.gates`. Defaults to
             ``'relative'``.
-        momentum (float): Share of a batch in the moving averages of the
-            affinities' distances. Defaults to 0.1.
         normalize (str): What every LightNL divides by, ``'rms'`` or ``'size'``,
-            also in the chosen network. Defaults to ``'rms'``.
+            also in subnets. Defaults to ``'rms'``.
         **kwargs: As for :class:`AutoNL`, but for ``arch`` and ``with_cp``.
 
     Raises:
@@ -64,10 +62,9 @@ class AutoNLSuperNet(AutoNL):
                  num_classes: Optional[int] = 1000,
                  out_indices: Optional[Sequence[int]] = None,
                  statistic: str = 'relative',
-                 momentum: float = 0.1,
                  normalize: str = 'rms',
                  **kwargs):
-        for name, reason in (('arch', 'its gates choose the network'),
+        for name, reason in (('arch', 'its gates choose the subnet'),
                              ('with_cp', 'affinities would be measured '
                               'twice')):
             if name in kwargs:
@@ -75,9 +72,6 @@ class AutoNLSuperNet(AutoNL):
         if statistic not in STATISTICS:
             raise ValueError(f'statistic is {statistic!r}, expected one of '
                              f'{STATISTICS}')
-        if not 0 < momentum <= 1:
-            raise ValueError(f'momentum is {momentum}, expected a number in '
-                             '(0, 1]')
         space = SearchSpace.from_config(space, normalize)
         last_stage = len(space.stages)
         if out_indices is None:
@@ -94,13 +88,13 @@ class AutoNLSuperNet(AutoNL):
         self.space = space
         self.gate_state = GateState(
             [block.options for block in self.blocks],
-            [block.space.skippable for block in self.blocks], statistic, momentum)
+            [block.space.skippable for block in self.blocks], statistic)
         self.gate_state.remember(self._energies())
         self.kwargs = dict(kwargs, out_indices=self.out_indices)
         self.input_shape = check_input_shape(input_shape)
         self.with_head = max(self.out_indices) > last_stage
-        # blocks of the network that the supernet is for now, None for the gates'
-        self._network: Optional[List[Optional[BlockSpec]]] = None
+        # blocks of the subnet that runs instead of the active one, if any
+        self._running: Optional[Tuple[Optional[BlockSpec], ...]] = None
         self.num_classes = num_classes if self.with_head else None
         self.set_cost_model(MacsModel())
 
@@ -109,7 +103,7 @@ class AutoNLSuperNet(AutoNL):
         return SearchableMBConv(*self._block_args.pop(0), **kwargs)
 
     def init_weights(self) -> None:
-        """As AutoNL; the gates measure the weights against these."""
+        """As AutoNL; gates compare the weights with these initial ones."""
         super().init_weights()
         if not isinstance(self.init_cfg,
                           dict) or self.init_cfg.get('type') != 'Pretrained':
@@ -122,7 +116,7 @@ class AutoNLSuperNet(AutoNL):
                 for b in s]
 
     def set_cost_model(self, model: CostModel) -> None:
-        """Ask a cost model for every candidate block.
+        """Count costs by a cost model.
 
         Args:
             model (CostModel): The cost model.
@@ -136,7 +130,7 @@ class AutoNLSuperNet(AutoNL):
         self.sample_around(None)
 
     def table_of(self, model: CostModel) -> CostTable:
-        """The costs of all networks by a cost model.
+        """The costs of all subnets by a cost model.
 
         Args:
             model (CostModel): The cost model.
@@ -148,28 +142,28 @@ class AutoNLSuperNet(AutoNL):
             model, self.space, self.input_shape, self.num_classes, self.with_head)
 
     def sample_around(self, cost: Union[float, Sequence[float], None]) -> None:
-        r"""Set which networks :meth:`sample` returns.
+        r"""Set the distribution of :meth:`sample_subnet`.
 
-        How important a part is depends on the rest of the network: a second
-        block much where it is one of four, little where it is one of nine.
-        So networks are sampled with probabilities in proportion to
-        :math:`e^{-\beta cost}`, from all of the space but around the cost
-        that is searched for; among networks of equal costs they are uniform.
+        How important a part is depends on the rest of the subnet: a second block
+        matters much where it is one of four, little where it is one of nine. So
+        subnets are sampled around the target's cost, but from all of the space, with
+        probabilities in proportion to :math:`e^{-\beta cost}`; subnets of equal costs
+        are equally probable.
 
         Args:
-            cost (float | Sequence[float], optional): The mean cost of the samples;
-                of several, one is drawn for each sample. Defaults to None, uniform
-                samples.
+            cost (float | Sequence[float], optional): Mean cost of the samples; each
+                sample takes one of several at random. None for equal
+                probabilities.
         """
         costs = cost if isinstance(cost, Sequence) else [cost]
         self._chances = [self.cost_table.probabilities(c) for c in costs]
 
     def cost_range(self) -> Tuple[float, float]:
-        """Minimum and maximum cost of the networks of the space."""
+        """Minimum and maximum cost of the subnets of the space."""
         return self.cost_table.range()
 
     def cost(self, relaxed: bool = False) -> Tensor:
-        """Cost of the network that the gates choose.
+        """Cost of the active subnet.
 
         It is the expectation of the blocks' costs under independent
         decisions. While gates are hard that is exactly the cost of
@@ -218,13 +212,13 @@ class AutoNLSuperNet(AutoNL):
         return [{name: numbers[gates] for name, gates in own.items()}
                 for own in self.gate_state.slices]
 
-    def choices(self) -> List[Tuple[int, ...]]:
-        """Index of the chosen option of every decision, by block."""
+    def active_subnet(self) -> Subnet:
+        """The subnet that the gates choose."""
         return [_choice(margins) for margins in self._margins()]
 
     def arch(self) -> ArchSpec:
-        """The network that the gates choose."""
-        return self.space.arch(self.choices())
+        """The spec of the active subnet."""
+        return self.space.arch(self.active_subnet())
 
     @torch.no_grad()
     def gates(self) -> Dict[str, dict]:
@@ -255,55 +249,54 @@ class AutoNLSuperNet(AutoNL):
                     **own)
         return result
 
-    def sample(self, generator: torch.Generator) -> List[Tuple[int, ...]]:
-        """A random network, as :meth:`sample_around` says.
+    def sample_subnet(self, generator: torch.Generator) -> Subnet:
+        """A random subnet, from the distribution of :meth:`sample_around`.
 
         Args:
             generator (Generator): Source of random numbers.
 
         Returns:
-            list[tuple[int, ...]]: As :meth:`choices`.
+            Subnet: The sample.
         """
         chances = self._chances[0]
         if len(self._chances) > 1:
             chances = self._chances[
                 torch.randint(len(self._chances), (), generator=generator)]
-        return self.cost_table.sample(chances, generator)
+        return self.cost_table.sample_subnet(chances, generator)
 
     def sample_gates(self, rate: float, seed: int) -> None:
         """Set the gates of the next training iteration, see :class:`GateState`.
 
         Args:
-            rate (float): Probability of taking a network that is sampled as a
-                whole, rather than what is decided. 0 is the paper's rule, in
-                which the gradient is that of what is decided.
-            seed (int): Of the sample, which depends on nothing else, so that
-                all ranks and a resumed run have the same.
+            rate (float): Probability of a sampled subnet in place of the active one.
+                With 0, the paper's rule, the gradient is that of the active subnet.
+            seed (int): Decides the sample alone, so that all ranks and a resumed run
+                have the same.
         """
         if not rate:
             self.gate_state.stop_sampling()
             return
         generator = torch.Generator().manual_seed(seed)
-        on = self._on(self.sample(generator))
+        on = self._on(self.sample_subnet(generator))
         sampled = torch.rand((), generator=generator) < rate
         self.gate_state.sample(on if sampled else None, rate, generator)
 
-    def _on(self, choices: Sequence[Sequence[int]]) -> Tensor:
-        """``(G, )`` of bool, the gates of a network, on the CPU."""
+    def _on(self, subnet: Subnet) -> Tensor:
+        """``(G, )`` of bool, the gates of a subnet, on the CPU."""
         return torch.cat([
             torch.arange(len(block.options[name]) - 1) < option
-            for block, choice in zip(self.blocks, choices)
+            for block, choice in zip(self.blocks, subnet)
             for name, option in zip(DECISIONS, choice) if name in block.options
         ])
 
     @torch.no_grad()
     def fit_budget(self, low: float, high: float) -> float:
-        """Choose the most important network whose cost lies in an interval.
+        """Choose the most important subnet whose cost lies in an interval.
 
-        The importance of a network is the sum of that of its parts: the
+        The importance of a subnet is the sum of that of its parts: the
         task's loss, linear in the gates. That makes it a knapsack, see
         :func:`solve_knapsack`. While no importance was measured the margins take
-        its place, and a network inside of the interval stays as it is.
+        its place, and an active subnet inside of the interval stays.
 
         Args:
             low (float): Minimum cost.
@@ -327,38 +320,38 @@ class AutoNLSuperNet(AutoNL):
         flat = solve_knapsack([v.ravel() for v in values],
                               [t.numpy().ravel() for t in table.blocks],
                               low - table.rest, high - table.rest)
-        self.choose([np.unravel_index(i, block.shape)
+        self.set_active_subnet([np.unravel_index(i, block.shape)
                      for i, block in zip(flat, self.space.blocks)])
         return self.cost().item()
 
     @torch.no_grad()
-    def choose(self, choices: Sequence[Sequence[int]]) -> None:
-        """Switch the gates to a network.
+    def set_active_subnet(self, subnet: Subnet) -> None:
+        """Switch the gates to a subnet.
 
         A gate is switched by moving its threshold, so that the decision stays
         ``1(v > t)``.
 
         Args:
-            choices (Sequence[Sequence[int]]): As :meth:`choices`.
+            subnet (Subnet): The subnet.
         """
         threshold = self.gate_state.threshold
         for slices, margins, choice in zip(self.gate_state.slices, self._margins(),
-                                           choices):
+                                           subnet):
             for name, option in zip(DECISIONS, choice):
-                # gates behind the first one that is off say nothing
+                # gates after the first one that is off have no effect
                 for i, margin in enumerate(margins.get(name, [])[:option + 1]):
                     on = i < option
                     if (margin > 0) != on:
                         wanted = SWITCHED_MARGIN if on else -SWITCHED_MARGIN
                         threshold[slices[name].start + i] += margin - wanted
 
-    def cost_of(self, choices: Sequence[Sequence[int]]) -> float:
-        """Cost of a network.
+    def cost_of(self, subnet: Subnet) -> float:
+        """Cost of a subnet.
 
         Args:
-            choices (Sequence[Sequence[int]]): As :meth:`choices`.
+            subnet (Subnet): The subnet.
         """
-        return self.cost_table.cost_of(choices)
+        return self.cost_table.cost_of(subnet)
 
     def switch_to_deploy(self) -> None:
         """A supernet has no deploy form.
@@ -368,27 +361,28 @@ class AutoNLSuperNet(AutoNL):
         """
         raise TypeError(
             'an AutoNLSuperNet has no deploy form, its gates still choose: '
-            'export the network that it found (tools/export_arch.py, or '
+            'export the active subnet (tools/export_arch.py, or '
             'export_subnet()) and switch that')
 
     @contextmanager
-    def as_network(self, choices: Sequence[Sequence[int]]) -> Iterator[None]:
-        """Be one network of the space, whatever the gates say, at its cost.
+    def run_subnet(self, subnet: Subnet) -> Iterator[None]:
+        """Run as one subnet in the ``with`` block, whatever the gates are.
 
-        Its weights are views of the supernet's, so that training it trains these.
+        It computes at the subnet's cost, with views of the supernet's weights, which
+        it trains.
 
         Args:
-            choices (Sequence[Sequence[int]]): As :meth:`choices`.
+            subnet (Subnet): The subnet.
         """
-        self._network = [b.spec(c) for b, c in zip(self.space.blocks, choices)]
+        self._running = self.space.specs(subnet)
         try:
             yield
         finally:
-            self._network = None
+            self._running = None
 
-    def _forward_as_network(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def _forward_subnet(self, x: Tensor) -> Tuple[Tensor, ...]:
         outs, unused = [], []
-        specs = iter(self._network)
+        specs = iter(self._running)
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Sequential):
                 x = layer(x)
@@ -396,7 +390,7 @@ class AutoNLSuperNet(AutoNL):
                 for block in layer:
                     spec, used = next(specs), set()
                     if spec is not None:
-                        x, used = block.forward_as(x, spec)
+                        x, used = block.forward_spec(x, spec)
                     unused += [p for name, p in block.named_parameters()
                                if name not in used and p.requires_grad]
             if i in self.out_indices:
@@ -411,8 +405,8 @@ class AutoNLSuperNet(AutoNL):
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """As AutoNL; in training the affinities' distances are measured."""
         self._check_input(x)
-        if self._network is not None:
-            return self._forward_as_network(x)
+        if self._running is not None:
+            return self._forward_subnet(x)
         state = self.gate_state
         gates = iter(self._by_block(state(self._values())))
         distances, slots = None, iter([None] * len(self.blocks))
@@ -438,7 +432,7 @@ def _total_importance(space: BlockSpace, parts: Dict[str, List[float]]
     """Sum over the parts that every choice has, of ``space.shape``.
 
     Args:
-        space (BlockSpace): The choices.
+        space (BlockSpace): The subnet.
         parts (dict[str, list[float]]): Importance of the part of every gate.
     """
     def of(name):

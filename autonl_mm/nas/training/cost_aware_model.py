@@ -3,13 +3,14 @@
 import hashlib
 from contextlib import contextmanager, nullcontext
 from os import PathLike
-from typing import ContextManager, Dict, Iterator, Optional, Sequence, Tuple, Union
+from typing import ContextManager, Dict, Iterator, Optional, Sequence, Union
 
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
 from autonl_mm.cost import LatencyTable
+from autonl_mm.nas.selection.choosing import TOLERANCE
 from autonl_mm.nas.supernet.export import build_subnet
 from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.nas.supernet.supernet import AutoNLSuperNet
@@ -17,9 +18,6 @@ from autonl_mm.registry import MODELS
 from autonl_mm.runs.checkpoints import fit_wrappers, load_checkpoint, weights_of
 
 from .soft_targets import caught_logits, logits_layer, soft_loss
-
-# Half-width of the interval around the target that a search is held in.
-TOLERANCE = 0.02
 
 
 @MODELS.register_module()
@@ -29,8 +27,8 @@ class CostAwareModel(BaseModel):
     The paper's objective is :math:`CE(w, t) + \lambda \log(cost(t))`, whose
     outcome depends on :math:`\lambda` and on the length of the run. With
     ``target`` the penalty is :math:`\lambda |\log(cost / target)|`, and
-    wherever the cost leaves the ``budget``, the costs that are allowed so far,
-    the most important network inside of it is chosen, see
+    wherever the cost leaves the ``budget``, the range of costs allowed so far, the
+    most important subnet inside of it is chosen, see
     :meth:`AutoNLSuperNet.fit_budget`. The search hook narrows the budget from
     the whole space to 2% around the target.
 
@@ -88,12 +86,12 @@ class CostAwareModel(BaseModel):
         min_cost, max_cost = supernet.cost_range()
         if target is not None and not min_cost <= target <= max_cost:
             raise ValueError(
-                f'target is {target:,g} {unit}, but the networks of this '
+                f'target is {target:,g} {unit}, but the subnets of this '
                 f'space cost {min_cost:,.6g} to {max_cost:,.6g} {unit} at '
                 f'{supernet.input_shape[0]}x{supernet.input_shape[1]}')
         self.narrow_budget(1.0)
         supernet.sample_around(target)
-        self.train_networks(())
+        self.train_subnets(())
 
     @property
     def task_model(self) -> BaseModel:
@@ -123,7 +121,7 @@ class CostAwareModel(BaseModel):
                     if isinstance(m, AutoNLSuperNet))
 
     def narrow_budget(self, progress: float) -> None:
-        """Set the costs that are allowed.
+        """Set the range of allowed costs.
 
         Args:
             progress (float): From 0, the whole space, to 1, 2% around the
@@ -141,8 +139,8 @@ class CostAwareModel(BaseModel):
         """Bring the cost into the budget.
 
         Args:
-            force (bool): Whether to choose the most important network inside of
-                the budget even if the present one lies in it. Defaults to False.
+            force (bool): Whether to choose the most important subnet inside of the
+                budget even if the active one lies in it. Defaults to False.
         """
         if self.target is None:
             return
@@ -151,12 +149,17 @@ class CostAwareModel(BaseModel):
             self.supernet.fit_budget(low, high)
 
     @contextmanager
-    def exported(self) -> Iterator[None]:
-        """The task model with the chosen network in the supernet's place.
+    def exported_as(self, subnet: Subnet) -> Iterator[None]:
+        """The task model with an exported subnet in the supernet's place.
 
-        It computes the same in a fraction of the time.
+        It computes the same as the supernet in a fraction of the time. The subnet
+        stays the active one after the ``with`` block.
+
+        Args:
+            subnet (Subnet): The subnet.
         """
         supernet = self.supernet
+        supernet.set_active_subnet(subnet)
         name, = [n for n, m in self.model.named_modules() if m is supernet]
         parent, _, child = name.rpartition('.')
         parent = self.model.get_submodule(parent)
@@ -166,52 +169,37 @@ class CostAwareModel(BaseModel):
         finally:
             setattr(parent, child, supernet)
 
-    @contextmanager
-    def network(self, choices: Sequence[Tuple[int, ...]]) -> Iterator[None]:
-        """The task model with one network of the space in the supernet's place.
-
-        The gates are those of this network from then on.
+    def train_subnets(self, subnets: Sequence[Subnet],
+                      soft_targets: bool = False) -> None:
+        """Set the subnets that the next iterations train.
 
         Args:
-            choices (Sequence[tuple[int, ...]]): The options of each block.
-        """
-        with torch.no_grad():
-            self.supernet.choose(choices)
-        with self.exported():
-            yield
-
-    def train_networks(self, networks: Sequence[Subnet],
-                       soft_targets: bool = False) -> None:
-        """Set what the next iterations train.
-
-        Args:
-            networks (Sequence[list[tuple[int, ...]]]): Whole networks, each on the
-                batch. The loss is the mean of theirs. Empty for what the gates are.
-            soft_targets (bool): Whether the first one teaches the others: these learn
-                its outputs instead of the annotations, and their losses are added up,
-                as in BigNAS. Defaults to False.
+            subnets (Sequence[Subnet]): Each is trained on the whole batch; the loss is
+                the mean of their losses. Empty for gates.
+            soft_targets (bool): Whether the first subnet teaches the others: these
+                learn its outputs instead of the annotations, and the losses are added
+                up, as in BigNAS. Defaults to False.
 
         Raises:
-            ValueError: If there are to be soft targets, and the task model has no
-                logits.
+            ValueError: If ``soft_targets`` is set and the task model has no logits.
         """
         if soft_targets:
             logits_layer(self.model)
-        self.step_networks = networks
+        self.step_subnets = subnets
         self.soft_targets = soft_targets
 
-    def _losses_of_networks(self, inputs, data_samples) -> Dict[str, Tensor]:
-        """The losses of the first network, changed to those of the whole step.
+    def _losses_of_subnets(self, inputs, data_samples) -> Dict[str, Tensor]:
+        """The losses of all subnets of a step.
 
-        All networks are in one forward pass, and so in one backward pass, which
+        All subnets are in one forward pass, and so in one backward pass, which
         distributed training, mixed precision and accumulation need. The price is the
         memory of all their activations.
         """
-        first, *others = self.step_networks
-        with self.supernet.as_network(first), self._caught() as teacher:
+        first, *others = self.step_subnets
+        with self.supernet.run_subnet(first), self._caught() as teacher:
             losses = self.model(inputs, data_samples, mode='loss')
-        for network in others:
-            with self.supernet.as_network(network), self._caught() as student:
+        for subnet in others:
+            with self.supernet.run_subnet(subnet), self._caught() as student:
                 own = self.model(inputs, data_samples, mode='loss')
             if self.soft_targets:
                 loss = soft_loss(student[0], teacher[0])
@@ -221,7 +209,7 @@ class CostAwareModel(BaseModel):
                 losses[name] = _total(losses[name]) + _total(own[name])
         if not self.soft_targets:
             for name in [name for name in losses if 'loss' in name]:
-                losses[name] = _total(losses[name]) / len(self.step_networks)
+                losses[name] = _total(losses[name]) / len(self.step_subnets)
         return losses
 
     def _caught(self) -> ContextManager:
@@ -237,8 +225,8 @@ class CostAwareModel(BaseModel):
         """
         if mode != 'loss':
             return self.model(inputs, data_samples, mode=mode)
-        if self.step_networks:
-            losses = self._losses_of_networks(inputs, data_samples)
+        if self.step_subnets:
+            losses = self._losses_of_subnets(inputs, data_samples)
             # No gate moves, so that the cost is no objective. A zero, because
             # distributed training waits for the thresholds' gradient.
             losses['loss_cost'] = self.supernet.gate_state.threshold.sum() * 0

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Which networks of a space a training step has."""
+"""The subnets of a training step."""
 from typing import Callable, List, Tuple
 
 import torch
@@ -9,7 +9,7 @@ from autonl_mm.nas.supernet.space import Subnet
 
 
 def extremes(table: CostTable) -> Tuple[Subnet, Subnet]:
-    """The largest network of a space, which contains all others, and the cheapest.
+    """The largest subnet of a space, which contains all others, and the cheapest.
 
     Args:
         table (CostTable): Costs of the space.
@@ -20,16 +20,16 @@ def extremes(table: CostTable) -> Tuple[Subnet, Subnet]:
     return largest, cheapest
 
 
-def networks_of_step(table: CostTable, count: int,
+def sandwich_subnets(table: CostTable, count: int,
                      sample: Callable[[int], List[Subnet]]) -> List[Subnet]:
-    """The networks of a training step by the sandwich rule.
+    """The subnets of a training step by the sandwich rule.
 
-    The largest one comes first and the cheapest second (Yu and Huang, ICCV 2019,
+    The largest comes first and the cheapest second (Yu and Huang, ICCV 2019,
     arXiv 1903.05134).
 
     Args:
         table (CostTable): Costs of the space.
-        count (int): Number of networks, at least 2.
-        sample (Callable): From a number to so many sampled networks.
+        count (int): Number of subnets, at least 2.
+        sample (Callable): Samples a given number of subnets.
     """
     return [*extremes(table), *sample(count - 2)]

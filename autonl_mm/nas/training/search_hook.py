@@ -12,7 +12,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import Dataset
 
 from autonl_mm.datasets.holdout_dataset import count_shared
-from autonl_mm.nas.selection.evolution import evolution_search
+from autonl_mm.nas.selection.choosing import choose, make_goal
 from autonl_mm.nas.selection.proxy_loss import ProxyLoss
 from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.nas.supernet.supernet import AutoNLSuperNet
@@ -22,83 +22,75 @@ from autonl_mm.runs.model_wrappers import unwrap_model
 from autonl_mm.runs.random_state import seed_iterations, set_seed
 
 from .cost_aware_model import CostAwareModel
-from .sampling import networks_of_step
+from .sampling import sandwich_subnets
 
 
 @HOOKS.register_module()
 class SearchHook(Hook):
     """Schedule and records of a search with a :class:`CostAwareModel`.
 
-    **Schedule.** Some iterations train a network that is sampled, see
-    :class:`GateState`, at a rate that falls during the warm-up from
-    ``warmup_sample_rate`` to ``sample_rate``: since all gates are on at first,
-    indicators are dropped, as in Single-Path NAS. During the warm-up the
-    thresholds are held. Their gradients reach the optimiser all the same, whose
-    averages would otherwise start from zero and let the first steps leap. From
-    then on to ``freeze_at`` thresholds move and a target's budget narrows; a
-    ``sample_rate`` of 0 is the paper's rule. At ``freeze_at`` the network for
-    the target is chosen; then thresholds are held again, and the network
-    trains as it was chosen.
+    **Schedule.** Some iterations train a sampled subnet, see :class:`GateState`, at a
+    rate that falls during the warm-up from ``warmup_sample_rate`` to ``sample_rate``:
+    since all gates are on at first, indicators are dropped, as in Single-Path NAS.
+    During the warm-up the thresholds are held. Their gradients reach the optimiser all
+    the same, whose averages would otherwise start from zero and let the first steps
+    leap. From then on to ``freeze_at`` thresholds move and a target's budget narrows; a
+    ``sample_rate`` of 0 is the paper's rule. At ``freeze_at`` the subnet for the target
+    is chosen. Then thresholds are held again, and only the chosen subnet is trained.
 
-    **The choice.** The importance of each part is measured by itself, and parts
-    are less important together than one by one. So the most important network is
-    the first of many candidates within 2% of the target, all of them cut from
-    the supernet and tried on the same training images, and the one of the
-    lowest loss is chosen, see
-    :func:`~autonl_mm.nas.selection.evolution.evolution_search`.
-    ``candidates=0`` takes the most important network.
+    **The choice.** The importance of each part is measured by itself, and parts are
+    less important together than one by one. So the most important subnet is only the
+    first of many candidates within 2% of the target. All candidates run with the
+    supernet's weights on the same images, and the candidate of the lowest loss is
+    chosen, see :func:`~autonl_mm.nas.selection.choosing.choose`. ``candidates=0`` takes
+    the most important subnet.
 
-    **Whole networks.** With ``networks`` an iteration trains so many networks instead,
-    and nothing else before the choice: the largest and the cheapest of the space, and
-    sampled ones, each at its own cost (see :meth:`AutoNLSuperNet.as_network`).
-    Importance is not measured then, and thresholds are held: all is left to the
-    candidates. Networks are sampled around the target, without one over the whole range
-    of costs. Without a target the supernet serves all targets: ``warmup`` and
-    ``freeze_at`` are 1, and ``tools/choose_arch.py`` chooses afterwards.
+    **Sandwich rule.** With ``subnets`` each iteration before the choice trains so many
+    subnets and no gates: the largest and the cheapest of the space, and sampled ones,
+    each at its own cost (see :meth:`AutoNLSuperNet.run_subnet`). Importance is not
+    measured, and thresholds are held: only the candidates decide. Subnets are sampled
+    around the target, or over the whole range of costs if there is none. Without a
+    target the supernet serves all targets: ``warmup`` and ``freeze_at`` are 1, and
+    ``tools/choose_arch.py`` chooses afterwards.
 
-    **Records.** After every epoch one log line with cost, target and the
-    decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the
-    work dir, and the gates' margins to the visualizer. In a loop that counts
-    iterations, such as mmseg's, with every checkpoint instead, as
-    ``gates/iter_N.json``.
+    **Records.** After every epoch one log line with cost, target and the decision of
+    every block, ``arch.txt`` and ``gates/epoch_N.json`` in the work dir, and the gates'
+    margins in the visualizer. In an iteration-based loop, such as mmseg's, records are
+    written with every checkpoint instead, as ``gates/iter_N.json``.
 
-    **Resume.** Random numbers of an epoch depend on the seed and the epoch
-    alone, or on the seed and the iteration in a loop that counts these; those of an
-    iteration's gates always do. So a resumed run goes on as if it had not stopped.
-    Workers of a dataloader must not persist beyond the epoch for that.
+    **Resume.** Random numbers of an epoch depend on the seed and the epoch alone, in an
+    iteration-based loop on the seed and the iteration; random numbers of an iteration's
+    gates always do. So a resumed run continues as if it had not stopped. For that,
+    workers of a dataloader must not persist beyond the epoch.
 
     Args:
-        warmup (float): Share of the iterations without moving gates.
+        warmup (float): Share of the iterations in which gates do not move.
             Defaults to 0.6.
-        freeze_at (float): Share of the iterations after which nothing is
-            sampled and the budget is narrowest. Defaults to 0.9.
-        warmup_sample_rate (float): Rate of sampling a network at the start.
+        freeze_at (float): Share of the iterations after which no subnet is sampled and
+            the budget is narrowest. Defaults to 0.9.
+        warmup_sample_rate (float): Probability of a sampled subnet at the start.
             Defaults to 0.5.
-        sample_rate (float): Rate after the warm-up. Defaults to 0.25.
-        candidates (int): Networks to try besides the most important one.
+        sample_rate (float): Probability after the warm-up. Defaults to 0.25.
+        candidates (int): Subnets to try besides the most important one.
             Defaults to 256.
-        num_samples (int): Training images to try them on, of all ranks
-            together. Defaults to 8192.
-        max_bytes (int): Bytes of these images in memory at a time, for each rank.
-            What does not fit is loaded again for each round of candidates.
-            Defaults to 4 GiB.
-        networks (int): Whole networks that an iteration trains on its batch, at least
-            2. Defaults to 0, the gates' rule.
-        soft_targets (bool): Whether the others learn what the largest one says
-            instead of the annotations, see
+        num_samples (int): Images to try candidates on, of all ranks together.
+            Defaults to 8192.
+        subnets (int): Subnets that each iteration trains by the sandwich rule, at
+            least 2. Defaults to 0, gates.
+        soft_targets (bool): Whether the largest subnet teaches the others, which learn
+            its outputs instead of the annotations, see
             :func:`~autonl_mm.nas.training.soft_targets.soft_loss`. Defaults to False.
-        held_out (dict, optional): Config of the dataset of the images on which
+        held_out (dict, optional): Config of a dataset of held-out images, on which
             candidates are tried instead of training images, such as a
             :class:`~autonl_mm.datasets.HoldoutDataset`. Its pipeline must load the
             annotations. Defaults to None.
 
     Raises:
-        ValueError: If an argument is out of range, the model to train is
-            not a CostAwareModel, or images that are held out are trained on or
-            evaluated on.
+        ValueError: If an argument is out of range, the model to train is not a
+            CostAwareModel, or held-out images are trained on or evaluated on.
     """
 
-    # Before PreciseBNHook and CheckpointHook, which need the gates that were chosen.
+    # Before PreciseBNHook and CheckpointHook, which need the chosen subnet.
     priority = 'ABOVE_NORMAL'
 
     def __init__(self,
@@ -108,8 +100,7 @@ class SearchHook(Hook):
                  sample_rate: float = 0.25,
                  candidates: int = 256,
                  num_samples: int = 8192,
-                 max_bytes: int = 4 * 2**30,
-                 networks: int = 0,
+                 subnets: int = 0,
                  soft_targets: bool = False,
                  held_out: Optional[dict] = None):
         if not 0 <= warmup <= freeze_at <= 1:
@@ -122,32 +113,30 @@ class SearchHook(Hook):
                                  'below 1')
         for name, number, least in (('candidates', candidates, 0),
                                     ('num_samples', num_samples, 1),
-                                    ('max_bytes', max_bytes, 1),
-                                    ('networks', networks, 2 if networks else 0)):
+                                    ('subnets', subnets, 2 if subnets else 0)):
             if number < least:
                 raise ValueError(
                     f'{name} is {number}, expected an integer of at least {least}')
-        if soft_targets and not networks:
-            raise ValueError('soft_targets is True, but networks is 0: set the number '
-                             'of networks that an iteration trains')
-        if networks and not candidates and freeze_at < 1:
+        if soft_targets and not subnets:
+            raise ValueError('soft_targets is True, but subnets is 0: set the number '
+                             'of subnets that an iteration trains')
+        if subnets and not candidates and freeze_at < 1:
             raise ValueError(
-                f'candidates is 0, but with networks={networks} nothing else tells '
-                'networks apart: set candidates, or networks=0')
+                f'candidates is 0, but with subnets={subnets} only candidates tell '
+                'subnets apart: set candidates, or subnets=0')
         self.warmup = warmup
         self.freeze_at = freeze_at
         self.warmup_sample_rate = warmup_sample_rate
         self.sample_rate = sample_rate
         self.candidates = candidates
         self.num_samples = num_samples
-        self.max_bytes = max_bytes
-        self.networks = networks
+        self.subnets = subnets
         self.soft_targets = soft_targets
         self.held_out = held_out
         self.chooses = True  # unless the model has no target
 
     def rate(self, progress: float) -> float:
-        """Rate of sampling networks when a share of the iterations is done."""
+        """Probability of a sampled subnet after a share of the iterations."""
         if progress < self.warmup:
             share = progress / self.warmup
             return self.warmup_sample_rate + share * (
@@ -158,7 +147,7 @@ class SearchHook(Hook):
         """Take the model and the images for candidates from a runner.
 
         Args:
-            runner (Runner): Of the training, or of a finished one.
+            runner (Runner): Of a training or of a finished one.
         """
         self.before_run(runner)
         self.images = build_held_out(runner, self.held_out)
@@ -174,19 +163,19 @@ class SearchHook(Hook):
                 'cost_weight=...)')
         self.model: CostAwareModel = model
         self.supernet: AutoNLSuperNet = model.supernet
-        self.choices = None  # until the network is chosen
-        self.chooses = model.target is not None or not self.networks
+        self.chosen: Optional[Subnet] = None  # until freeze_at
+        self.chooses = model.target is not None or not self.subnets
         if not self.chooses:
             if self.warmup < 1:
                 raise ValueError(
                     f'warmup is {self.warmup} and CostAwareModel has no target, but '
-                    f'with networks={self.networks} only a target is chosen for: set '
-                    'a target, or warmup=1 and freeze_at=1 to train for all targets')
+                    f'with subnets={self.subnets} a choice needs a target: set one, or '
+                    'warmup=1 and freeze_at=1 to train for all targets')
             self.supernet.sample_around(self.supernet.cost_table.levels())
-        self.recorded = None  # the iterations that were done at the last record
+        self.recorded = None  # number of iterations at the last record
 
     def before_train(self, runner: Runner) -> None:
-        """Remove the records that are still to come, and seed the iterations."""
+        """Remove later records of an earlier run, and seed the iterations."""
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             seed_iterations(runner)
         self.images = build_held_out(runner, self.held_out)
@@ -212,8 +201,8 @@ class SearchHook(Hook):
         """Set the budget and the gates of the iteration."""
         progress = runner.iter / runner.max_iters
         seed = runner.seed * 1_000_003 + runner.iter
-        if self.networks:
-            self._set_networks(runner, progress, seed)
+        if self.subnets:
+            self._set_subnets(progress, seed)
         else:
             self.supernet.sample_gates(self.rate(progress), seed)
         self._narrow(progress)
@@ -222,24 +211,24 @@ class SearchHook(Hook):
         self.loss_scale = scaler.get_scale() if scaler else 1.0
         self.held = None
         moves = self.warmup <= progress < self.freeze_at
-        if self.networks or not moves:
+        if self.subnets or not moves:
             if self.chooses:
                 self.model.enforce_budget()
             self.held = self.supernet.gate_state.threshold.detach().clone()
-        if progress >= self.freeze_at and self.choices is None:
-            self.choices = self.supernet.choices()
+        if progress >= self.freeze_at and self.chosen is None:
+            self.chosen = self.supernet.active_subnet()
 
-    def _set_networks(self, runner: Runner, progress: float, seed: int) -> None:
+    def _set_subnets(self, progress: float, seed: int) -> None:
         if progress >= self.freeze_at:
-            self.model.train_networks([self.choices or self.supernet.choices()])
+            self.model.train_subnets([self.chosen or self.supernet.active_subnet()])
             return
 
         def sample(count: int) -> List[Subnet]:
             generator = torch.Generator().manual_seed(seed)
-            return [self.supernet.sample(generator) for _ in range(count)]
+            return [self.supernet.sample_subnet(generator) for _ in range(count)]
 
-        self.model.train_networks(
-            networks_of_step(self.supernet.cost_table, self.networks, sample),
+        self.model.train_subnets(
+            sandwich_subnets(self.supernet.cost_table, self.subnets, sample),
             self.soft_targets)
 
     def _narrow(self, progress: float) -> None:
@@ -252,58 +241,51 @@ class SearchHook(Hook):
         self.model.enforce_budget(force=True)
         if self.candidates and self.model.target is not None:
             self._try_candidates(runner)
-        self.choices = self.supernet.choices()
+        self.chosen = self.supernet.active_subnet()
 
     def proxy_loss(self, runner: Runner) -> ProxyLoss:
-        """The losses that candidates are compared by.
+        """The losses by which candidates are compared.
 
         Args:
-            runner (Runner): Of the training, or built for it with its optimiser.
+            runner (Runner): Of the training, with its optimiser.
         """
         return ProxyLoss(
-            runner, self.model.model, self.model.network, self.num_samples,
-            self.max_bytes, self.images)
+            runner, self.model.model, self.model.exported_as, self.num_samples,
+            self.images)
 
     def _try_candidates(self, runner: Runner) -> None:
         supernet = self.supernet
-        low, high = self.model.budget
+        goal = make_goal(dict(cost=supernet.cost_table), {}, 'cost', self.model.target)
+        low, high = goal.ranges['cost']
         proxy = self.proxy_loss(runner)
-        runner.logger.info(f'search: trying {self.candidates} networks of '
+        runner.logger.info(f'search: trying {self.candidates} subnets of '
                            f'{low:,.6g} to {high:,.6g} '
                            f'{supernet.cost_model.unit} on {describe_images(proxy)}')
 
         threshold = supernet.gate_state.threshold
         before = threshold.detach().clone()
-        generator = torch.Generator().manual_seed(runner.seed)
-        best, loss_before, loss = evolution_search(
-            supernet.choices(),
-            sample=lambda: supernet.sample(generator),
-            allowed=lambda choices: low <= supernet.cost_of(choices) <= high,
-            network=supernet.space.specs,
-            losses=proxy.losses,
-            batches=proxy.num_batches,
-            candidates=self.candidates,
-            generator=generator)
-        # from where they were, so that no more gates move than have to
+        best, loss_before, loss = choose(
+            goal, supernet.space, proxy.losses, proxy.num_batches, self.candidates,
+            runner.seed, start=supernet.active_subnet())
+        # Candidates moved the thresholds. From where they were before, the best one
+        # moves as few as possible.
         with torch.no_grad():
             threshold.copy_(before)
-        supernet.choose(best)
-        runner.logger.info(f'search: the most important network has a loss '
-                           f'of {loss_before:.4f}, the best one {loss:.4f}')
-        if proxy.tried.is_full:
+        supernet.set_active_subnet(best)
+        runner.logger.info(f'search: the most important subnet has a loss of '
+                           f'{loss_before:.4f}, the best one {loss:.4f}')
+        if proxy.batches.is_full:
             runner.logger.info(
-                f'search: {len(proxy.tried.kept)} of the batches stayed in memory, the '
-                'others were loaded again for each round; a larger max_bytes keeps '
-                'more')
+                f'search: {len(proxy.batches.kept)} of the batches stayed in memory, '
+                'all others were loaded again for each round')
 
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
-        """Take the gradient of the gates, and let evaluation and recalibration
-        of BN see the decided network. It is chosen here when thresholds are held
-        from the next iteration on.
+        """Measure importance, and make the chosen subnet the active one, also for
+        evaluation and recalibration of BN. At ``freeze_at`` it is chosen here.
         """
         state = self.supernet.gate_state
         state.average_importance(self.loss_scale)
@@ -311,9 +293,9 @@ class SearchHook(Hook):
         if self.held is not None:
             with torch.no_grad():
                 state.threshold.copy_(self.held)
-        if self.choices is not None:
-            # Weights, and with them what gates compare, go on changing.
-            self.supernet.choose(self.choices)
+        if self.chosen is not None:
+            # Weights change, and with them the values of the gates.
+            self.supernet.set_active_subnet(self.chosen)
         if (runner.iter / runner.max_iters < self.freeze_at <=
                 (runner.iter + 1) / runner.max_iters):
             self._choose(runner)
@@ -336,8 +318,8 @@ class SearchHook(Hook):
         Args:
             runner (Runner): The runner.
             kind (str): ``'epoch'`` or ``'iter'``.
-            number (int): Number of epochs or iterations that are done.
-            iters (int): Number of iterations that are done.
+            number (int): Number of finished epochs or iterations.
+            iters (int): Number of finished iterations.
         """
         self.recorded = iters
         self._narrow(iters / runner.max_iters)
@@ -370,7 +352,7 @@ class SearchHook(Hook):
                     json.dumps(record, indent=1) + '\n')
 
     def after_train(self, runner: Runner) -> None:
-        """Warn of a search that chose nothing."""
+        """Warn if every gate is on, or every gate off."""
         if not self.chooses:
             runner.logger.info('search: the supernet is trained for all targets, '
                                'choose for some with tools/choose_arch.py')
@@ -387,14 +369,14 @@ class SearchHook(Hook):
 
 
 def build_held_out(runner: Runner, config: Optional[dict]) -> Optional[Dataset]:
-    """The images on which candidates are tried.
+    """Build the dataset of held-out images.
 
     Args:
         runner (Runner): Of the training.
-        config (dict, optional): Of their dataset, None for training images.
+        config (dict, optional): The dataset's; None if no images are held out.
 
     Raises:
-        ValueError: If some are trained on or evaluated on.
+        ValueError: If some of its images are trained on or evaluated on.
     """
     if config is None:
         return None
@@ -413,12 +395,12 @@ def build_held_out(runner: Runner, config: Optional[dict]) -> Optional[Dataset]:
 
 
 def describe_images(proxy: ProxyLoss) -> str:
-    """What candidates are tried on, for the log.
+    """The images on which candidates are tried, for the log.
 
     Args:
         proxy (ProxyLoss): The losses.
     """
-    return (f'{proxy.num_batches} batches of {proxy.tried.batch_size} '
+    return (f'{proxy.num_batches} batches of {proxy.batches.batch_size} '
             f'{"held-out" if proxy.held_out else "training"} images')
 
 
@@ -441,7 +423,7 @@ def describe(supernet: AutoNLSuperNet) -> str:
         str: Blocks as ``stage.block kernel, expand ratio, SE, LightNL``,
         ``-`` for one that is skipped, with bars between stages.
     """
-    choices = iter(supernet.choices())
+    choices = iter(supernet.active_subnet())
     stages = []
     for i, stage in enumerate(supernet.space.stages, 1):
         words = []

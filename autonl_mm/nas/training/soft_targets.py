@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Soft targets: what a network says, for others to learn."""
+"""Soft targets: outputs of one subnet, for others to learn."""
 from contextlib import contextmanager
 from typing import Iterator, List
 
@@ -29,9 +29,9 @@ def logits_layer(model: nn.Module) -> nn.Module:
     if not isinstance(layer, nn.Module):
         raise ValueError(
             f'soft_targets is True, but a {type(model).__name__} has no logits of '
-            'classes that another network could learn, expected a classifier with a '
+            'classes that another subnet could learn, expected a classifier with a '
             'head or a segmentor with a decode_head: set soft_targets=False, then all '
-            'networks learn from the annotations')
+            'subnets learn from the annotations')
     return layer
 
 
@@ -55,7 +55,7 @@ def caught_logits(model: nn.Module) -> Iterator[List[Tensor]]:
 
 
 def soft_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross entropy with another network's distribution over classes.
+    """Cross entropy with another subnet's distribution over classes.
 
     In-place distillation of BigNAS (Yu et al., ECCV 2020, arXiv 2003.11142, section
     3.1): the teacher is trained in the same step, and gets no gradient from this.

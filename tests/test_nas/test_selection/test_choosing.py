@@ -12,12 +12,12 @@ from autonl_mm.experiments.ranking import rank_correlations
 from autonl_mm.nas import AutoNLSuperNet
 from autonl_mm.nas.selection.choosing import (
     MIN_DIFFERENCE,
+    best_candidates,
     best_finalist,
     choose,
-    finalists,
     make_goal,
-    more_finalists,
     pareto_front,
+    predicted_candidates,
 )
 from autonl_mm.nas.selection.loss_cache import LossCache
 from autonl_mm.nas.selection.loss_predictor import LossPredictor
@@ -36,34 +36,32 @@ class Losses:
     def __init__(self):
         self.computed = []
 
-    def __call__(self, networks, start, stop):
-        self.computed += [(repr(n), i) for n in networks for i in range(start, stop)]
+    def __call__(self, subnets, start, stop):
+        self.computed += [(repr(n), i) for n in subnets for i in range(start, stop)]
         return [[sum(c[3] for c in n) + TABLES['macs'].cost_of(n) * 1e-9 + 0.1 * i
-                 for i in range(start, stop)] for n in networks]
+                 for i in range(start, stop)] for n in subnets]
 
 
-network = SPACE.specs
-
-
-def search(goal, tried, seed=0, candidates=60):
-    return choose(goal, TABLES, tried, BATCHES, candidates, seed, network)
+def search(goal, cache, seed=0, candidates=60):
+    best, _, loss = choose(goal, SPACE, cache.losses, BATCHES, candidates, seed)
+    return best, loss
 
 
 @pytest.mark.parametrize('maxima, cost, target', [
     ({}, 'macs', 500e3), ({}, 'params', 8e3), (dict(params=9e3), 'macs', 450e3),
     (dict(latency=600, params=9e3), '', None), (dict(macs=600e3), '', None)])
 def test_what_is_chosen_meets_the_goal(maxima, cost, target, tmp_path):
-    goal = make_goal(TABLES, maxima, cost, target, 0.02)
+    goal = make_goal(TABLES, maxima, cost, target)
     losses = Losses()
-    tried = LossCache(tmp_path / 'tried.json', losses, {})
+    tried = LossCache(tmp_path / 'losses.json', losses, {})
     best, loss = search(goal, tried)
     for name, limit in maxima.items():
         assert TABLES[name].cost_of(best) <= limit
     if target:
         assert abs(TABLES[cost].cost_of(best) / target - 1) <= 0.02
-    for network, _ in tried:
-        assert goal.allows(TABLES, network)
-    # the best of all that were tried on all batches
+    for subnet, _ in tried:
+        assert goal.allows(subnet)
+    # the best of all candidates that were tried on all batches
     whole = [sum(own) / BATCHES for _, own in tried if len(own) == BATCHES]
     assert loss == min(whole)
     assert len(losses.computed) == len(set(losses.computed))
@@ -75,15 +73,15 @@ def test_what_is_chosen_meets_the_goal(maxima, cost, target, tmp_path):
 ])
 def test_goals_that_cannot_be_met(maxima, cost, target, words):
     with pytest.raises(ValueError, match=words):
-        make_goal(TABLES, maxima, cost, target, 0.02)
+        make_goal(TABLES, maxima, cost, target)
 
 
 def test_a_goal_that_nothing_meets(tmp_path, monkeypatch):
     monkeypatch.setattr('autonl_mm.nas.selection.choosing.TRIES', 50)
     low = TABLES['params'].range()[0]
-    goal = make_goal(TABLES, dict(params=low), 'macs', 700e3, 0.02)
-    with pytest.raises(ValueError, match='none of 50 sampled networks meets macs_700'):
-        search(goal, LossCache(tmp_path / 'tried.json', Losses(), {}))
+    goal = make_goal(TABLES, dict(params=low), 'macs', 700e3)
+    with pytest.raises(ValueError, match='none of 50 sampled subnets meets macs_700'):
+        search(goal, LossCache(tmp_path / 'losses.json', Losses(), {}))
 
 
 class KilledError(Exception):
@@ -92,7 +90,7 @@ class KilledError(Exception):
 
 def test_goes_on_after_a_kill(tmp_path):
     """Nothing is computed twice, and the result is the same."""
-    goals = [make_goal(TABLES, {}, 'macs', cost, 0.02) for cost in (450e3, 500e3)]
+    goals = [make_goal(TABLES, {}, 'macs', cost) for cost in (450e3, 500e3)]
     whole = Losses()
     tried = LossCache(tmp_path / 'whole.json', whole, dict(seed=1))
     expected = [search(goal, tried) for goal in goals]
@@ -105,19 +103,19 @@ def test_goes_on_after_a_kill(tmp_path):
                 raise KilledError
             return losses(*args)
 
-        tried = LossCache(tmp_path / 'tried.json', killed, dict(seed=1))
+        tried = LossCache(tmp_path / 'losses.json', killed, dict(seed=1))
         try:
             assert [search(goal, tried) for goal in goals] == expected
         except KilledError:
             assert calls < 100
         done += losses.computed
     assert sorted(done) == sorted(whole.computed)
-    assert json.loads((tmp_path / 'tried.json').read_text()) == json.loads(
+    assert json.loads((tmp_path / 'losses.json').read_text()) == json.loads(
         (tmp_path / 'whole.json').read_text())
 
 
 def test_what_was_tried_otherwise_is_not_used(tmp_path):
-    path = tmp_path / 'tried.json'
+    path = tmp_path / 'losses.json'
     LossCache(path, Losses(), dict(seed=1, batches=8)).losses(
         [[(0, ) * 6]], 0, 1)
     with pytest.raises(ValueError, match='tried with seed 1, now 2: remove it'):
@@ -164,58 +162,57 @@ def test_pareto_front():
 
 def test_a_loss_that_is_not_a_number_is_the_last_finalist(tmp_path):
     goal = make_goal(TABLES, {'macs': 1e12})
-    generator = torch.Generator().manual_seed(0)
-    networks = [SUPERNET.sample(generator) for _ in range(40)]
+    subnets = sampled(40)
     numbers = {repr(n): [float('nan') if i % 3 == 0 else i] for i, n in
-               enumerate(networks)}
+               enumerate(subnets)}
     tried = LossCache(
-        tmp_path / 'tried.json',
+        tmp_path / 'losses.json',
         lambda some, start, stop: [numbers[repr(n)] for n in some], {})
-    tried.losses(networks, 0, 1)
+    tried.losses(subnets, 0, 1)
     found = [numbers[repr(n)][0] for n in
-             finalists(goal, TABLES, tried, 100, network)]
+             best_candidates(goal, SPACE, tried, 100)]
     numbered = [n for n in found if n == n]
     assert 1 < len(numbered) < len(found)
     assert found[:len(numbered)] == sorted(numbered)
 
 
 def test_finalists_are_the_best_that_the_goal_allows(tmp_path):
-    goals = [make_goal(TABLES, {}, 'macs', macs, 0.02) for macs in (450e3, 550e3)]
-    tried = LossCache(tmp_path / 'tried.json', Losses(), {})
+    goals = [make_goal(TABLES, {}, 'macs', macs) for macs in (450e3, 550e3)]
+    tried = LossCache(tmp_path / 'losses.json', Losses(), {})
     for goal in goals:
         best, loss = search(goal, tried)
-        found = finalists(goal, TABLES, tried, 4, network)
+        found = best_candidates(goal, SPACE, tried, 4)
         assert found[0] == best and len(found) == 4
-        assert all(goal.allows(TABLES, c) for c in found)
+        assert all(goal.allows(c) for c in found)
         rows = {repr(c): losses for c, losses in tried}
         order = [(-len(rows[repr(c)]), sum(rows[repr(c)])) for c in found]
         assert order == sorted(order)
         assert order[0] == (-BATCHES, pytest.approx(loss * BATCHES))
-        every = finalists(goal, TABLES, tried, 10**6, network)
+        every = best_candidates(goal, SPACE, tried, 10**6)
         assert every[:4] == found
 
         def apart(a, b):
-            return sum(x != y for x, y in zip(network(a), network(b)))
+            return sum(x != y for x, y in zip(SPACE.specs(a), SPACE.specs(b)))
 
         for i, c in enumerate(every):
             assert all(apart(c, other) >= MIN_DIFFERENCE for other in every[:i])
-        # whatever was left out is a near twin of a finalist
+        # whatever was left out is a near duplicate of a finalist
         for c, losses in tried:
-            if goal.allows(TABLES, c) and losses and c not in every:
+            if goal.allows(c) and losses and c not in every:
                 assert min(apart(c, other) for other in every) < MIN_DIFFERENCE
 
 
 def sampled(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [SUPERNET.sample(generator) for _ in range(count)]
+    return [SUPERNET.sample_subnet(generator) for _ in range(count)]
 
 
-def additive_loss(choices):
+def additive_loss(subnet):
     """A loss that each block adds to, by what it is."""
     return 2 + sum(
         0.1 if spec is None else
         0.02 * i * (spec.kernel_size == 3) + 0.01 * spec.expand_ratio - spec.nl_ratio
-        for i, spec in enumerate(network(choices)))
+        for i, spec in enumerate(SPACE.specs(subnet)))
 
 
 def rho(pairs):
@@ -223,13 +220,13 @@ def rho(pairs):
     return rank_correlations(a, b)[1].value
 
 
-def test_the_predictor_ranks_networks_that_it_has_not_seen():
+def test_the_predictor_ranks_unseen_subnets():
     known, others = sampled(60), sampled(40, seed=1)
-    rows = [(network(c), additive_loss(c)) for c in known]
+    rows = [(SPACE.specs(c), additive_loss(c)) for c in known]
     # the costs of a group and its mean loss do not matter
     groups = [rows[:20], [(blocks, loss + 5) for blocks, loss in rows[20:]]]
     predictor = LossPredictor(groups)
-    predicted = predictor([network(c) for c in others])
+    predicted = predictor([SPACE.specs(c) for c in others])
     truth = [additive_loss(c) for c in others]
     assert rho(list(zip(predicted, truth))) > 0.9
     assert rho(predictor.left_out) > 0.85
@@ -246,53 +243,54 @@ def test_the_predictor_ranks_networks_that_it_has_not_seen():
 
 
 def test_the_predictor_leaves_out_what_is_not_finite():
-    rows = [(network(c), additive_loss(c)) for c in sampled(20)]
-    bad = [(network(c), float('nan')) for c in sampled(5, seed=1)]
-    blocks = [network(c) for c in sampled(5, seed=2)]
+    rows = [(SPACE.specs(c), additive_loss(c)) for c in sampled(20)]
+    bad = [(SPACE.specs(c), float('nan')) for c in sampled(5, seed=1)]
+    blocks = [SPACE.specs(c) for c in sampled(5, seed=2)]
     assert LossPredictor([rows + bad, bad])(blocks) == LossPredictor([rows])(blocks)
-    with pytest.raises(ValueError, match='none of the trained networks has a finite'):
+    with pytest.raises(ValueError, match='none of the trained subnets has a finite'):
         LossPredictor([bad, []])
 
 
 def test_the_fit_decides_better_than_one_loss():
-    """Losses that scatter by twice as much as the networks differ."""
+    """Losses that scatter by twice as much as the subnets differ."""
     rng = np.random.default_rng(0)
     by_loss, by_fit = [], []
     for seed in range(20):
-        networks = sampled(40, seed=seed)
-        truth = np.array([additive_loss(c) for c in networks])
+        subnets = sampled(40, seed=seed)
+        truth = np.array([additive_loss(c) for c in subnets])
         losses = truth + rng.normal(0, 2 * truth.std(), len(truth))
-        trained = list(zip(networks, losses))
-        predictor = LossPredictor([[(network(c), loss) for c, loss in trained]])
-        best, loss = best_finalist(trained, predictor, network)
-        assert loss == losses[networks.index(best)]
-        by_fit.append(truth[networks.index(best)] - truth.mean())
+        trained = list(zip(subnets, losses))
+        predictor = LossPredictor([[(SPACE.specs(c), loss) for c, loss in trained]])
+        best, loss = best_finalist(trained, predictor, SPACE)
+        assert loss == losses[subnets.index(best)]
+        by_fit.append(truth[subnets.index(best)] - truth.mean())
         by_loss.append(truth[losses.argmin()] - truth.mean())
     assert np.mean(by_fit) < 1.2 * np.mean(by_loss) < 0
 
 
 def test_a_finalist_without_a_finite_loss_is_not_chosen():
     trained = [(c, additive_loss(c)) for c in sampled(20)]
-    predictor = LossPredictor([[(network(c), loss) for c, loss in trained]])
-    best, _ = best_finalist(trained, predictor, network)
+    predictor = LossPredictor([[(SPACE.specs(c), loss) for c, loss in trained]])
+    best, _ = best_finalist(trained, predictor, SPACE)
     left = [(c, float('nan') if c == best else loss) for c, loss in trained]
-    assert best_finalist(left, predictor, network)[0] != best
+    assert best_finalist(left, predictor, SPACE)[0] != best
     with pytest.raises(ValueError, match='none of 1 finalists has a finite loss'):
-        best_finalist([(best, float('inf'))], predictor, network)
+        best_finalist([(best, float('inf'))], predictor, SPACE)
 
 
 def test_further_finalists_are_predicted_to_be_best():
-    goal = make_goal(TABLES, {}, 'macs', 500e3, 0.02)
-    trained = [c for c in sampled(400) if goal.allows(TABLES, c)][:8]
-    predictor = LossPredictor([[(network(c), additive_loss(c)) for c in sampled(60)]])
-    found = more_finalists(goal, TABLES, predictor, trained, 4, 0, network)
-    assert found == more_finalists(goal, TABLES, predictor, trained, 4, 0, network)
-    assert len(found) == 4 and all(goal.allows(TABLES, c) for c in found)
-    predicted = predictor([network(c) for c in found])
+    goal = make_goal(TABLES, {}, 'macs', 500e3)
+    trained = [c for c in sampled(400) if goal.allows(c)][:8]
+    rows = [(SPACE.specs(c), additive_loss(c)) for c in sampled(60)]
+    predictor = LossPredictor([rows])
+    found = predicted_candidates(goal, SPACE, predictor, trained, 4, 0)
+    assert found == predicted_candidates(goal, SPACE, predictor, trained, 4, 0)
+    assert len(found) == 4 and all(goal.allows(c) for c in found)
+    predicted = predictor([SPACE.specs(c) for c in found])
     assert predicted == sorted(predicted)
-    others = [network(c) for c in sampled(400, seed=3) if goal.allows(TABLES, c)]
+    others = [SPACE.specs(c) for c in sampled(400, seed=3) if goal.allows(c)]
     assert predicted[0] <= np.quantile(predictor(others), 0.1)
-    for i, choices in enumerate(found):
+    for i, subnet in enumerate(found):
         for other in trained + found[:i]:
-            assert sum(a != b for a, b in zip(network(choices), network(other))
+            assert sum(a != b for a, b in zip(SPACE.specs(subnet), SPACE.specs(other))
                        ) >= MIN_DIFFERENCE

@@ -11,7 +11,7 @@ BLOCKS, OPTIONS, BATCHES = 6, 4, 16
 
 
 class Candidates:
-    """Networks of 6 blocks of 4 options, whose losses are a table's sums."""
+    """Subnets of 6 blocks of 4 options, whose losses are a table's sums."""
 
     def __init__(self, seed, limit=100):
         generator = torch.Generator().manual_seed(seed)
@@ -25,17 +25,17 @@ class Candidates:
         numbers = torch.randint(OPTIONS, (BLOCKS, ), generator=self.generator)
         return [(n, ) for n in numbers.tolist()]
 
-    def allowed(self, choices):
-        return sum(n for n, in choices) <= self.limit
+    def allowed(self, subnet):
+        return sum(n for n, in subnet) <= self.limit
 
-    def loss(self, choices):
-        return sum(self.table[i, n].item() for i, (n, ) in enumerate(choices))
+    def loss(self, subnet):
+        return sum(self.table[i, n].item() for i, (n, ) in enumerate(subnet))
 
-    def losses(self, networks, start, stop):
+    def losses(self, subnets, start, stop):
         if start == 0:
-            self.tried += map(tuple, networks)
-        return [[self.loss(choices) + n for n in self.noise[start:stop].tolist()]
-                for choices in networks]
+            self.tried += map(tuple, subnets)
+        return [[self.loss(subnet) + n for n in self.noise[start:stop].tolist()]
+                for subnet in subnets]
 
     def search(self, candidates, start=((0, ), ) * BLOCKS):
         return evolution_search(
@@ -47,7 +47,7 @@ def test_finds_what_is_best():
     for seed in range(5):
         space = Candidates(seed)
         best, before, loss = space.search(400)
-        # of 4096 networks it tries a tenth
+        # of 4096 subnets it tries a tenth
         every = sorted(
             space.loss([(n, ) for n in numbers]) for numbers in
             itertools.product(range(OPTIONS), repeat=BLOCKS))
@@ -73,7 +73,7 @@ def test_a_first_that_is_best_stays():
 
 
 def test_ends_where_there_are_no_more():
-    space = Candidates(2, limit=1)  # 7 networks, hard to find
+    space = Candidates(2, limit=1)  # 7 subnets, hard to find
     space.search(50)
     assert 1 <= len(space.tried) <= 7
     space = Candidates(2, limit=-1)
@@ -86,9 +86,9 @@ def test_halving():
     tried = []
     losses = space.losses
 
-    def watched(networks, start, stop):
-        tried.extend([(start, stop)] * len(networks))
-        return losses(networks, start, stop)
+    def watched(subnets, start, stop):
+        tried.extend([(start, stop)] * len(subnets))
+        return losses(subnets, start, stop)
 
     space.losses = watched
     space.search(128)
@@ -104,8 +104,8 @@ def test_halving():
 def test_a_loss_that_is_not_a_number_is_the_worst():
     space = Candidates(5)
     losses = space.losses
-    space.losses = lambda networks, start, stop: [
+    space.losses = lambda subnets, start, stop: [
         [float('nan')] * len(row) if n[0] == (0, ) else row
-        for n, row in zip(networks, losses(networks, start, stop))]
+        for n, row in zip(subnets, losses(subnets, start, stop))]
     best, _, _ = space.search(200)
     assert best[0] != (0, )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from autonl_mm.nas import SearchHook
+from autonl_mm.nas.selection import proxy_loss
 from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
 from autonl_mm.runs import launch
 
@@ -31,7 +32,7 @@ def random_states():
 
 
 @contextmanager
-def no_change(network):
+def no_change(subnet):
     yield
 
 
@@ -59,30 +60,32 @@ def test_the_same_each_time_and_without_a_trace(runner):
 
 
 @pytest.mark.parametrize('share, workers', [(0.1, 0), (0.6, 2), (2, 0)])
-def test_bounded_memory_changes_nothing(share, workers, runner):
+def test_bounded_memory_changes_nothing(share, workers, runner, monkeypatch):
     """However many batches stay in memory, and whoever loads them."""
     model = runner.model.model
     whole = ProxyLoss(runner, model, no_change, 16)
     expected, = whole.losses([0], 0, 4)
-    assert not whole.tried.is_full and len(whole.tried.kept) == 4
+    assert not whole.batches.is_full and len(whole.batches.kept) == 4
     runner.train_dataloader.num_workers = workers
-    proxy = ProxyLoss(runner, model, no_change, 16, int(share * whole.tried.kept_bytes))
+    kept_bytes = whole.batches.kept_bytes
+    monkeypatch.setattr(proxy_loss, 'MAX_BYTES', int(share * kept_bytes))
+    proxy = ProxyLoss(runner, model, no_change, 16)
     before = random_states()
     assert proxy.losses([0], 0, 1) == [expected[:1]]
     assert proxy.losses([0, 1], 1, 4) == [expected[1:]] * 2
     assert proxy.losses([0], 0, 4) == [expected]
-    assert proxy.tried.kept_bytes <= share * whole.tried.kept_bytes / 2
-    assert len(proxy.tried.kept) == {0.1: 0, 0.6: 1, 2: 4}[share]
+    assert proxy.batches.kept_bytes <= share * kept_bytes / 2
+    assert len(proxy.batches.kept) == {0.1: 0, 0.6: 1, 2: 4}[share]
     assert random_states() == before
 
 
-def test_sees_the_network_that_is_asked_for(runner):
+def test_runs_the_subnet(runner):
     supernet = runner.model.supernet
-    choices = supernet.choices()
-    cheapest = [tuple(0 for _ in c) for c in choices]
-    proxy = ProxyLoss(runner, runner.model.model, runner.model.network, 8)
-    (whole, cheap), again = proxy.losses([choices, cheapest], 0, 2), \
-        proxy.losses([choices], 0, 2)
+    subnet = supernet.active_subnet()
+    cheapest = [tuple(0 for _ in c) for c in subnet]
+    proxy = ProxyLoss(runner, runner.model.model, runner.model.exported_as, 8)
+    (whole, cheap), again = proxy.losses([subnet, cheapest], 0, 2), \
+        proxy.losses([subnet], 0, 2)
     assert [whole] == again and whole != cheap
     proxy.losses([cheapest], 0, 1)
     assert supernet.cost().item() == supernet.cost_of(cheapest)
@@ -103,16 +106,16 @@ def test_held_out_images(runner, tmp_path):
     runner._val_loop = None
     hook.open(runner)
     proxy = hook.proxy_loss(runner)
-    assert proxy.held_out and len(proxy.tried.indices) == 6 and proxy.num_batches == 2
+    assert proxy.held_out and len(proxy.batches.indices) == 6 and proxy.num_batches == 2
     seen = []
-    for part in proxy.tried.parts(0, 2):
+    for part in proxy.batches.parts(0, 2):
         seen += [s.img_path for batch in part for s in batch['data_samples']]
     assert sorted(seen) == sorted(
         hook.images.get_data_info(i)['img_path'] for i in range(6))
     expected, = ProxyLoss(runner, runner.model.model, no_change, 6,
                           dataset=hook.images).losses([0], 0, 2)
-    choices = runner.model.supernet.choices()
-    assert proxy.losses([choices], 0, 2)[0] == pytest.approx(expected, abs=1e-5)
+    subnet = runner.model.supernet.active_subnet()
+    assert proxy.losses([subnet], 0, 2)[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_trained_images_are_not_held_out(runner):
@@ -123,13 +126,13 @@ def test_trained_images_are_not_held_out(runner):
 
 
 def test_recalibration(runner):
-    """BN has the statistics of the network, over all batches."""
+    """BN has the statistics of the subnet, over all batches."""
     model, supernet = runner.model, runner.model.supernet
-    choices = supernet.sample(torch.Generator().manual_seed(3))
-    proxy = ProxyLoss(runner, model.model, model.network, 8)
+    subnet = supernet.sample_subnet(torch.Generator().manual_seed(3))
+    proxy = ProxyLoss(runner, model.model, model.exported_as, 8)
     batches = FixedBatches(runner, runner.train_dataloader.dataset, 8, 0, 1)
     states = random_states()
-    with model.network(choices):
+    with model.exported_as(subnet):
         task = copy.deepcopy(model.model)
         proxy.recalibrate(batches)
         measured = [m for m in model.model.modules()
@@ -139,7 +142,7 @@ def test_recalibration(runner):
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
-    with torch.no_grad(), model.network(choices):
+    with torch.no_grad(), model.exported_as(subnet):
         for part in batches.parts(0, 2):
             for batch in part:
                 task(**task.data_preprocessor(batch, True))
@@ -150,6 +153,6 @@ def test_recalibration(runner):
         torch.testing.assert_close(found.running_var, norm.running_var)
     # losses leave them as they are
     before = {k: v.clone() for k, v in model.state_dict().items() if 'gate' not in k}
-    proxy.losses([choices], 0, 2)
+    proxy.losses([subnet], 0, 2)
     for name, value in model.state_dict().items():
         assert 'gate' in name or torch.equal(value, before[name]), name

@@ -8,10 +8,10 @@ from autonl_mm.nas import GateState, indicator
 from autonl_mm.nas.supernet.gates import IMPORTANCE_MOMENTUM
 
 
-def build(*options, skippable=False, statistic='relative', momentum=0.1, **named):
+def build(*options, skippable=False, statistic='relative', **named):
     """Gates of one block, of kernel sizes unless they are named."""
     named = named or dict(kernel_size=options)
-    state = GateState([named], [skippable], statistic, momentum)
+    state = GateState([named], [skippable], statistic)
     return state
 
 
@@ -50,7 +50,7 @@ def test_sampled_values_have_the_same_gradient():
 def test_gates_lie_flat_in_the_order_of_blocks_and_decisions():
     state = GateState(
         [dict(expand_ratio=(0, 3, 6), nl=(False, True), nl_ratio=(0.125, 0.25)), {},
-         dict(kernel_size=(3, 5, 7))], [True, False, False], 'relative', 0.1)
+         dict(kernel_size=(3, 5, 7))], [True, False, False], 'relative')
     assert state.slices == [
         dict(expand_ratio=slice(0, 2), nl=slice(2, 3), nl_ratio=slice(3, 4)), {},
         dict(kernel_size=slice(4, 6))]
@@ -77,14 +77,14 @@ def test_only_training_samples():
     assert state(value).tolist() == [1, 0]
 
 
-def test_a_few_gates_of_a_sampled_network_are_in_between():
+def test_a_few_gates_of_a_sampled_subnet_are_in_between():
     state = build(*range(2001))
-    network = torch.arange(2000) % 2
-    state.sample(network, 0.5, torch.Generator().manual_seed(0))
+    subnet = torch.arange(2000) % 2
+    state.sample(subnet, 0.5, torch.Generator().manual_seed(0))
     on = state(torch.ones(2000)).detach()
     between = (on > 0) & (on < 1)
     assert between.float().mean() == pytest.approx(0.1, abs=0.03)
-    assert torch.equal(on[~between], network[~between].float())
+    assert torch.equal(on[~between], subnet[~between].float())
     assert on[between].mean() == pytest.approx(0.5, abs=0.05)
 
 
@@ -93,7 +93,7 @@ def test_sampling_estimates_the_importance_of_the_whole_part(rate, monkeypatch):
     """Averaged over samples, L(1) - L(0), though L is bent."""
     monkeypatch.setattr('autonl_mm.nas.supernet.gates.IMPORTANCE_MOMENTUM', 0.02)
     count, steps = 1000, 100  # gates that do not depend on each other
-    state = GateState([dict(nl=(False, True))] * count, [False] * count, 'relative', 1.)
+    state = GateState([dict(nl=(False, True))] * count, [False] * count, 'relative')
 
     def loss(g):
         return (3 * g - 1)**4 + g
@@ -156,12 +156,6 @@ def test_nothing_inside_of_what_is_off_is_seen():
     assert (seen > 0).all()
 
 
-def test_threshold_is_one_parameter_by_that_name():
-    names = dict(build(0, 3, 6).named_parameters())
-    assert set(names) == {'threshold'}
-    assert names['threshold'].shape == (2, )
-
-
 def test_energies_are_relative_to_initialisation():
     state = build(3, 5)
     state.remember(torch.tensor([8.0]))
@@ -178,9 +172,11 @@ def test_energies_of_the_paper():
 
 @pytest.mark.parametrize('statistic, expected', [
     ('relative', [1, 1]), ('norm', [4, 10])])
-def test_distances_are_averaged(statistic, expected):
+def test_distances_are_averaged(statistic, expected, monkeypatch):
+    monkeypatch.setattr('autonl_mm.nas.supernet.gates.DISTANCE_MOMENTUM', 0.5)
+
     def fresh():
-        return build(nl_ratio=(0.125, 0.25, 0.5), statistic=statistic, momentum=0.5)
+        return build(nl_ratio=(0.125, 0.25, 0.5), statistic=statistic)
 
     state, unused = fresh(), torch.full((2, ), 9.)
     assert state.values(unused).tolist() == [1, 1]

@@ -90,7 +90,7 @@ def test_target_is_held():
         assert abs(losses_of(model)['cost'].item() / target - 1) <= 0.05
 
 
-def test_best_network_is_chosen_by_force():
+def test_best_subnet_is_chosen_by_force():
     low, high = build().supernet.cost_range()
     model = build(target=(low * high)**0.5)
     model.enforce_budget()
@@ -176,7 +176,8 @@ def test_latency_table_as_cost(tmp_path):
 
 
 @pytest.mark.parametrize('kwargs, words', [
-    (dict(target=1.0), ['target is 1 MACs', 'this space cost', '32x32']),
+    (dict(target=1.0), ['target is 1 MACs', 'this space cost {:,.6g} to {:,.6g}',
+                        '32x32']),
     (dict(target=1e12), ['target is 1e+12 MACs', 'this space cost']),
     (dict(cost_weight=-1), ['cost_weight is -1']),
 ])
@@ -184,14 +185,7 @@ def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError) as error:
         build(**kwargs)
     for word in words:
-        assert word in str(error.value)
-
-
-def test_target_error_names_what_the_space_can_reach():
-    low, high = build().supernet.cost_range()
-    with pytest.raises(ValueError) as error:
-        build(target=1.0)
-    assert f'{low:,.6g} to {high:,.6g}' in str(error.value)
+        assert word.format(*build().supernet.cost_range()) in str(error.value)
 
 
 def test_model_without_a_supernet():
@@ -212,28 +206,28 @@ def test_registered_under_both_names():
     assert MODELS.get('CostAwareModel') is CostAwareModel
 
 
-def whole_networks(model, count):
-    """Networks of the space; nothing of the model is left to chance."""
+def sampled_subnets(model, count):
+    """Subnets of the space; nothing of the model is left to chance."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.
     generator = torch.Generator().manual_seed(0)
-    return [model.supernet.sample(generator) for _ in range(count)]
+    return [model.supernet.sample_subnet(generator) for _ in range(count)]
 
 
-def loss_as(model, network, data):
-    with model.supernet.as_network(network):
+def loss_as(model, subnet, data):
+    with model.supernet.run_subnet(subnet):
         return model.model(**data, mode='loss')['loss']
 
 
-def test_several_networks_in_a_step():
+def test_several_subnets_in_a_step():
     """The mean of their losses, and of their gradients."""
     model = build().train()
-    networks = whole_networks(model, 3)
+    subnets = sampled_subnets(model, 3)
     data = model.data_preprocessor(batch(), True)
-    expected = sum(loss_as(model, n, data) for n in networks) / 3
+    expected = sum(loss_as(model, n, data) for n in subnets) / 3
     grads = torch.autograd.grad(expected, list(model.model.head.parameters()))
-    model.train_networks(networks)
+    model.train_subnets(subnets)
     losses = model(**data, mode='loss')
     assert losses['loss'].item() == pytest.approx(expected.item(), rel=1e-5)
     assert losses['loss_cost'].item() == 0
@@ -243,25 +237,25 @@ def test_several_networks_in_a_step():
         torch.testing.assert_close(parameter.grad, grad)
     assert all(p.grad is not None for p in model.parameters())
     assert not model.supernet.gate_state.threshold.grad.any()
-    model.train_networks(())
+    model.train_subnets(())
     assert losses_of(model)['loss'].item() != expected.item()
 
 
 def test_soft_targets():
     """The first learns from the labels, the others only what the first says."""
     model = build().train()
-    networks = whole_networks(model, 3)
+    subnets = sampled_subnets(model, 3)
     data = model.data_preprocessor(batch(), True)
     logits = []
-    for network in networks:
-        with model.supernet.as_network(network):
+    for subnet in subnets:
+        with model.supernet.run_subnet(subnet):
             logits.append(model.model(data['inputs'], mode='tensor'))
     target = logits[0].softmax(1).detach()
     expected = sum(-(target * x.log_softmax(1)).sum(1).mean() for x in logits[1:])
-    model.train_networks(networks, soft_targets=True)
+    model.train_subnets(subnets, soft_targets=True)
     losses = model(**data, mode='loss')
     assert losses['loss'].item() == pytest.approx(
-        loss_as(model, networks[0], data).item(), rel=1e-5)
+        loss_as(model, subnets[0], data).item(), rel=1e-5)
     assert losses['loss_soft'].item() == pytest.approx(expected.item(), rel=1e-5)
     total, _ = model.parse_losses(losses)
     assert total.item() == pytest.approx(sum(
@@ -269,9 +263,9 @@ def test_soft_targets():
 
 
 def test_losses_of_lists():
-    """As a detector has them: the mean of the networks' sums."""
+    """As a detector has them: the mean of the subnets' sums."""
     model = build().train()
-    networks = whole_networks(model, 2)
+    subnets = sampled_subnets(model, 2)
     parts = iter([dict(loss_cls=[torch.ones(2), torch.ones(3) * 2], acc=torch.ones(1)),
                   dict(loss_cls=[torch.ones(2) * 5, torch.zeros(3)],
                        acc=torch.zeros(1))])
@@ -282,8 +276,8 @@ def test_losses_of_lists():
 
     model.model = Detector()
     model.model.backbone = build().supernet
-    model.train_networks(networks)
-    losses = model._losses_of_networks(None, None)
+    model.train_subnets(subnets)
+    losses = model._losses_of_subnets(None, None)
     assert losses['loss_cls'].item() == 4 and losses['acc'].item() == 1
 
 
@@ -309,5 +303,5 @@ def test_soft_targets_need_logits():
 
     model.model = RetinaNet(model.supernet)
     with pytest.raises(ValueError, match='a RetinaNet has no logits') as error:
-        model.train_networks([], soft_targets=True)
+        model.train_subnets([], soft_targets=True)
     assert 'soft_targets=False' in str(error.value)

@@ -72,10 +72,10 @@ def test_thresholds_are_held_in_the_warm_up(searched):
 
 def test_tries_candidates_once(searched):
     work_dir, output = searched
-    line, = [x for x in output.splitlines() if 'most important network' in x]
+    line, = [x for x in output.splitlines() if 'most important subnet' in x]
     before, best = map(float, re.findall(r'\d\.\d{4}', line))
     assert best <= before
-    assert 'trying 12 networks of 490,000 to 510,000 MACs' in output
+    assert 'trying 12 subnets of 490,000 to 510,000 MACs' in output
     # in the fifth epoch of six
     assert output.index('search: epoch 4') < output.index(line)
     archs = [json.loads((work_dir / f'gates/epoch_{i}.json').read_text())[
@@ -94,15 +94,15 @@ def test_what_was_chosen_stays(tiny_search, scope):
         train_loop=None)
     hook.before_run(runner)
     hook.before_train_iter(runner, 0)
-    chosen = supernet.choices()
-    assert chosen == list(hook.choices)
+    chosen = supernet.active_subnet()
+    assert chosen == list(hook.chosen)
     with torch.no_grad():
         for name, parameter in supernet.named_parameters():
             if 'threshold' not in name:
                 parameter.mul_(10)  # of a step in which what is off grows
-    assert supernet.choices() != chosen
+    assert supernet.active_subnet() != chosen
     hook.after_train_iter(runner, 0)
-    assert supernet.choices() == chosen
+    assert supernet.active_subnet() == chosen
 
 
 @pytest.mark.parametrize('options', [
@@ -160,8 +160,8 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched,
 
 @pytest.mark.long
 @pytest.mark.parametrize('rule', [
-    {}, pytest.param({'custom_hooks.0.networks': 2}, marks=pytest.mark.slow)])
-def test_a_loop_that_counts_iterations(rule, tiny_search, tmp_path, scope):
+    {}, pytest.param({'custom_hooks.0.subnets': 2}, marks=pytest.mark.slow)])
+def test_an_iteration_based_loop(rule, tiny_search, tmp_path, scope):
     """Records with each checkpoint; killed, it goes on exactly."""
 
     class Kill(Hook):
@@ -205,28 +205,28 @@ def test_a_loop_that_counts_iterations(rule, tiny_search, tmp_path, scope):
 
 
 @pytest.fixture
-def networks_search(tiny_search, tmp_path):
-    """A search that trains whole networks, with all that helps to rank them."""
+def sandwich_search(tiny_search, tmp_path):
+    """A search by the sandwich rule, with soft targets and held-out images."""
     cfg = Config.fromfile(tiny_search)
     images = cfg.train_dataloader.dataset.to_dict()
     parts = [dict(type='autonl_mm.HoldoutDataset', dataset=images, holdout=8,
                   split=split) for split in ('train', 'val')]
     cfg.train_dataloader.dataset = parts[0]
     cfg.custom_hooks[0].update(
-        networks=4, soft_targets=True, held_out=parts[1])
-    cfg.dump(tmp_path / 'networks.py')
-    return tmp_path / 'networks.py'
+        subnets=4, soft_targets=True, held_out=parts[1])
+    cfg.dump(tmp_path / 'sandwich.py')
+    return tmp_path / 'sandwich.py'
 
 
 @pytest.mark.long
-def test_whole_networks(networks_search, tmp_path):
+def test_sandwich_rule(sandwich_search, tmp_path):
     """Candidates are tried on held-out images; resumed it goes on exactly."""
     whole, run = tmp_path / 'whole', tmp_path / 'run'
     options = ['--cfg-options', 'default_hooks.checkpoint.max_keep_ckpts=6',
                'optim_wrapper.accumulative_counts=2']
-    output = run_tool('tools/train.py', networks_search, '--work-dir', whole,
+    output = run_tool('tools/train.py', sandwich_search, '--work-dir', whole,
                       *options).stdout
-    assert ('trying 12 networks of 490,000 to 510,000 MACs on 2 batches of 4 held-out '
+    assert ('trying 12 subnets of 490,000 to 510,000 MACs on 2 batches of 4 held-out '
             'images') in output
     assert len(re.findall(r'Epoch\(train\).* loss_soft: \d', output)) >= 12
     records = [json.loads((whole / f'gates/epoch_{i}.json').read_text())
@@ -243,24 +243,24 @@ def test_whole_networks(networks_search, tmp_path):
     for epoch in (3, 5):
         shutil.copy(whole / f'epoch_{epoch}.pth', run)
         (run / 'last_checkpoint').write_text(str(run / f'epoch_{epoch}.pth'))
-        run_tool('tools/train.py', networks_search, '--work-dir', run, '--resume',
+        run_tool('tools/train.py', sandwich_search, '--work-dir', run, '--resume',
                  *options)
         same_search(whole, run, 'epoch_6')
         (run / 'epoch_6.pth').unlink()
 
 
 @pytest.mark.slow
-def test_whole_networks_in_bfloat16(networks_search, tmp_path):
+def test_sandwich_rule_in_bfloat16(sandwich_search, tmp_path):
     output = run_tool(
-        'tools/train.py', networks_search, '--work-dir', tmp_path / 'run', '--amp',
+        'tools/train.py', sandwich_search, '--work-dir', tmp_path / 'run', '--amp',
         '--cfg-options', 'train_cfg.max_epochs=2').stdout
-    assert 'trying 12 networks' in output and 'loss_soft: nan' not in output
+    assert 'trying 12 subnets' in output and 'loss_soft: nan' not in output
     assert ArchSpec.from_file(tmp_path / 'run/arch.txt')
 
 
-def test_for_all_targets(networks_search, tmp_path):
+def test_for_all_targets(sandwich_search, tmp_path):
     """Without a target the range is trained, and nothing is chosen."""
-    arguments = ('tools/train.py', networks_search, '--work-dir', tmp_path / 'run',
+    arguments = ('tools/train.py', sandwich_search, '--work-dir', tmp_path / 'run',
                  '--cfg-options', 'model.target=None', 'train_cfg.max_epochs=2')
     result = run_tool(*arguments, check=False)
     assert result.returncode
@@ -302,7 +302,7 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)
     output = run_ranks(2, script, tiny_search, tmp_path)[0].stdout
-    assert 'trying 12 networks' in output
+    assert 'trying 12 subnets' in output
     a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
     assert a['arch'] == b['arch']
     for kind in ('gates', 'state'):
@@ -319,10 +319,10 @@ def test_two_ranks_hold_identical_gates(tiny_search, tmp_path):
 
 
 @pytest.mark.long
-def test_two_ranks_train_whole_networks(networks_search, tmp_path):
+def test_two_ranks_by_the_sandwich_rule(sandwich_search, tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)
-    output = run_ranks(2, script, networks_search, tmp_path)[0].stdout
+    output = run_ranks(2, script, sandwich_search, tmp_path)[0].stdout
     assert 'on 1 batches of 4 held-out images' in output
     a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
     assert a['arch'] == b['arch']
@@ -348,11 +348,10 @@ def test_rate():
     (dict(sample_rate=-1), ['sample_rate is -1']),
     (dict(candidates=-1), ['candidates is -1']),
     (dict(num_samples=0), ['num_samples is 0']),
-    (dict(max_bytes=0), ['max_bytes is 0']),
-    (dict(networks=-1), ['networks is -1']),
-    (dict(networks=1), ['networks is 1', 'at least 2']),
-    (dict(soft_targets=True), ['soft_targets', 'networks is 0']),
-    (dict(networks=2, candidates=0), ['candidates is 0', 'networks=2']),
+    (dict(subnets=-1), ['subnets is -1']),
+    (dict(subnets=1), ['subnets is 1', 'at least 2']),
+    (dict(soft_targets=True), ['soft_targets', 'subnets is 0']),
+    (dict(subnets=2, candidates=0), ['candidates is 0', 'subnets=2']),
 ])
 def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError) as error:
@@ -405,20 +404,12 @@ def test_search_without_the_wrapper(tiny_search, tmp_path):
     assert 'CostAwareModel' in result.stdout.splitlines()[-1]
 
 
-def test_hook_without_the_wrapper():
-    class Runner:
-        model = AutoNLSuperNet(TINY_SPACE)
-
-    with pytest.raises(ValueError, match='CostAwareModel'):
-        SearchHook().before_run(Runner())
-
-
 @pytest.mark.parametrize('change, words', [
     (dict(), ['after each iteration', 'train_cfg.val_interval=12']),
     ({'custom_hooks.1.interval': 12}, ['custom_hooks[1]', 'InfiniteSampler',
                                        "dict(type='DefaultSampler', shuffle=True)"]),
 ])
-def test_recalibration_in_a_loop_that_counts_iterations(change, words, tiny_search):
+def test_recalibration_in_an_iteration_based_loop(change, words, tiny_search):
     cfg = Config.fromfile(tiny_search)
     check_search(cfg)
     cfg.train_cfg = dict(by_epoch=False, max_iters=36, val_interval=12)

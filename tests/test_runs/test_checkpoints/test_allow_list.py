@@ -5,7 +5,10 @@ import os
 import pickle
 import random
 import threading
+import zipfile
 from collections import Counter, OrderedDict
+from contextlib import suppress
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -349,6 +352,20 @@ def test_sizes_in_the_old_format(tmp_path):
     for bad in ((HUGE, ['0']), (4, []), (4, ['0', '0']), (4, ['1']), (4, None),
                 (5, ['0'], 4)):
         assert_refused(old_format(tmp_path / 'a.pth', *bad), BrokenCheckpointError)
+
+
+@pytest.mark.parametrize('names', permutations(('data.pkl', 'DATA.PKL')))
+def test_what_torch_reads_is_checked(tmp_path, names):
+    """torch finds a record whatever the case of its name is."""
+    contents = dict(zip(names, (dict(a=1), Call(Name('builtins.bytearray'), (5, )))))
+    for order in (names, names[::-1]):
+        with zipfile.ZipFile(tmp_path / 'a.pth', 'w') as archive:
+            for name in order:
+                archive.writestr(
+                    f'x/{name}', b'\x80\x02' + dump(contents[name]) + b'.')
+            archive.writestr('x/version', '3\n')
+        with suppress(UnsafeCheckpointError, BrokenCheckpointError):
+            assert load_checkpoint(tmp_path / 'a.pth') == dict(a=1)
 
 
 def test_deep_content(tmp_path):

@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Imports run downwards, and there is no circle."""
 import ast
+import re
 from graphlib import TopologicalSorter
 
 import pytest
@@ -72,6 +73,24 @@ def test_imports_run_downwards(name):
         if unit(target) != unit(name):
             assert LEVEL[unit(target)] < LEVEL[unit(name)], (
                 f'{MODULES[name]}:{node.lineno} imports {target}, which is above')
+
+
+RUNS = [name for name in MODULES if unit(name) == 'runs']
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_runs_could_be_a_package_of_its_own(name):
+    """It imports nothing else of this one, and knows no network of it.
+
+    The distribution's name is no knowledge: it is the scope of registered classes, the
+    key in a checkpoint's meta and the start of names of temporary files.
+    """
+    assert {unit(target) for target, _ in imported(MODULES[name])} <= {'runs'}
+    text = MODULES[name].read_text().replace('autonl_mm', '')
+    # a variable of the environment, which is the user's to set
+    text = text.replace('AUTONL_KEEP_MEMORY', '').replace('nothing here knows AutoNL', '')
+    word = re.search(r'autonl|lightnl|super_?net|subnet|\bcost_?aware', text, re.I)
+    assert word is None, f'{MODULES[name]} speaks of {word[0]}'
 
 
 def test_there_is_no_circle():

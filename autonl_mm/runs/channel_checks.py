@@ -73,7 +73,7 @@ def check_channels(cfg: dict, model: nn.Module) -> None:
     strides = getattr(backbone, 'out_strides', None)
     if not isinstance(channels, tuple) or not isinstance(strides, tuple):
         return
-    cfg = cfg.get('model', cfg)  # of a CostAwareModel
+    cfg = cfg.get('model', cfg)  # of a model that wraps a task model
     name = type(backbone).__name__
     gives = (f'{name} gives {len(channels)} feature maps of {list(channels)} '
              f'channels at strides {list(strides)} for out_indices '

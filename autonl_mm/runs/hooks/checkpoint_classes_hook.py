@@ -3,8 +3,8 @@
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..checkpoints import MismatchError
 from ..classes import built_leaves, classes_of, different_classes
-from .resume_check_hook import MismatchError
 
 
 class CheckpointClassesHook(Hook):

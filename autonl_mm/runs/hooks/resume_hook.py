@@ -39,6 +39,7 @@ class ResumeHook(Hook):
     def __init__(self):
         self.states = None
         self.interim: Optional[str] = None
+        self.last_before: Optional[str] = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the states of the generators from the checkpoint."""
@@ -70,11 +71,15 @@ class ResumeHook(Hook):
                 f'resume: {skip} batches of epoch {loop.epoch + 1} are skipped')
             loop.run_epoch = partial(_end_epoch, loop, skip, get_random_state())
             self.interim = runner._load_from
+            self.last_before = runner.message_hub.runtime_info.get('last_ckpt')
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Remove the middle of the epoch when its end is saved."""
+        """Remove the checkpoint of the middle of an epoch after the next one is saved.
+
+        With a checkpoint interval above 1, this is some epochs later.
+        """
         last = runner.message_hub.runtime_info.get('last_ckpt') or ''
-        if not self.interim or not osp.isfile(last):
+        if not self.interim or last == self.last_before or not osp.isfile(last):
             return
         interim, self.interim = osp.abspath(self.interim), None
         own = osp.dirname(interim) == osp.abspath(runner.work_dir)

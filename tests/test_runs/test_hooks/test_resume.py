@@ -80,7 +80,8 @@ class Signal(Hook):
 
 
 def build(work_dir, *, loop='epoch', workers=0, batch_size=2, count=12, model=None,
-          classes=('a', 'b'), hooks=(), counts=1, end=3, val=False, **kwargs):
+          classes=('a', 'b'), hooks=(), counts=1, end=3, val=False, interval=1,
+          **kwargs):
     torch.manual_seed(0)  # for the model
     kwargs.setdefault('randomness', dict(seed=3))
     by_epoch = loop == 'epoch'
@@ -107,7 +108,7 @@ def build(work_dir, *, loop='epoch', workers=0, batch_size=2, count=12, model=No
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(type='autonl_mm.SafeCheckpointHook', by_epoch=by_epoch,
-                            interval=1 if by_epoch else steps,
+                            interval=interval if by_epoch else steps,
                             save_best='acc' if val else None, rule='greater')),
         custom_hooks=[dict(type='EMAHook')], log_level='WARNING',
         # mmengine's message hubs are shared by runs of one name
@@ -159,6 +160,25 @@ def test_a_stopped_run_goes_on_exactly(loop, workers, at, counts, name, tmp_path
     same(final(tmp_path / 'run'), final(tmp_path / 'whole'))
     if loop == 'epoch':  # what was saved in the middle of an epoch is gone
         assert not list((tmp_path / 'run').glob('iter_*'))
+
+
+def test_the_middle_of_an_epoch_stays_until_a_later_checkpoint_is_saved(tmp_path):
+    """With an interval of 2 that is two epochs later; a kill before must find it."""
+    how = dict(interval=2, end=4)
+    with pytest.raises(Stopped):  # in epoch 3, after epoch_2.pth was saved
+        build(tmp_path / 'run', hooks=[Signal(14)], **how).train()
+    seen = {}
+
+    class Look(Hook):
+        priority = 'VERY_LOW'
+
+        def before_train_epoch(self, runner):
+            seen[runner.epoch] = os.listdir(tmp_path / 'run')
+
+    resume(tmp_path / 'run', hooks=[Look()], **how)
+    assert 'iter_15.pth' in seen[3]  # after epoch 3, which is not saved
+    assert not list((tmp_path / 'run').glob('iter_*'))
+    assert (tmp_path / 'run/epoch_4.pth').exists()
 
 
 @pytest.mark.parametrize('workers', [0, 1])

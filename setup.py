@@ -36,7 +36,8 @@ def optional():
 def add_mim_extension():
     """Put configs and tools into ``autonl_mm/.mim``, where mim looks for them.
 
-    A development install gets links, a distribution gets copies.
+    A development install gets links, a distribution gets copies, without the scripts
+    of tools/research, which need a checkout.
     """
     mim = ROOT / 'autonl_mm/.mim'
     develop = {'develop', 'editable_wheel'} & set(sys.argv)
@@ -51,7 +52,8 @@ def add_mim_extension():
             target.symlink_to(os.path.relpath(source, mim))
         elif source.is_dir():
             shutil.copytree(
-                source, target, ignore=shutil.ignore_patterns('__pycache__'))
+                source, target,
+                ignore=shutil.ignore_patterns('__pycache__', 'research'))
         else:
             shutil.copy(source, target)
 

@@ -21,7 +21,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 
 from autonl_mm import AUTONL_L, AUTONL_S, count_macs
 from autonl_mm.cost import light_nl_macs
-from autonl_mm.measure.timing import built_macs
+from autonl_mm.measure.counting import built_macs
 from autonl_mm.nas import CostAwareModel
 from autonl_mm.runs.dataset_configs import leaf_datasets
 

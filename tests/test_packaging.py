@@ -68,7 +68,7 @@ def test_wheel_carries_configs_and_tools(distributions):
                  *ROOT.glob('autonl_mm/**/*.h')]:
         if '.mim' not in path.parts:
             assert str(path.relative_to(ROOT)) in names
-    assert not any('__pycache__' in name for name in names)
+    assert not any('__pycache__' in name or 'tools/research' in name for name in names)
     assert not any(name.startswith('tests/') for name in names)
     assert set(zipfile.ZipFile(wheel_of_sdist).namelist()) == names
 

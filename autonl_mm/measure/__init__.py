@@ -1,2 +1,2 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Timing, counting, and synthetic inputs."""
+"""Time, memory and MACs of networks, and synthetic inputs to measure them."""

@@ -21,7 +21,7 @@ from autonl_mm.deploy import load
 from autonl_mm.export import export
 from autonl_mm.export.engines import ENGINES, Settings
 from autonl_mm.export.engines.onnxruntime import KEY
-from autonl_mm.measure.timing import _status
+from autonl_mm.measure.memory import _status
 from autonl_mm.runs.checkpoints import (
     BrokenCheckpointError,
     UnsafeCheckpointError,

@@ -34,7 +34,7 @@ from pickles import (
     write,
 )
 
-from autonl_mm.measure.timing import _status
+from autonl_mm.measure.memory import _status
 from autonl_mm.runs.checkpoints import (
     BrokenCheckpointError,
     UnsafeCheckpointError,

@@ -42,7 +42,7 @@ def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
               tmp_path / 'out/both.png')
     out = capsys.readouterr().out
     assert out.splitlines()[:5] == [
-        '| step | accuracy/top1, a | accuracy/top1, b |', '|---|---|---|',
+        '| step | accuracy/top1, a | accuracy/top1, b |', '| --- | --- | --- |',
         '| 1 | 51 | - |', '| 2 | 52 | 52 |', '| 3 | - | 53 |'
     ]
     assert 'a: accuracy/top1 52' in out and 'b: accuracy/top1 53' in out

@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import json
+import statistics
 
 import pytest
-import torch
 from conftest import ROOT, call_main, load_tool, main_error, run_tool
 
 SCRIPT = 'tools/benchmarks/benchmark.py'
@@ -10,13 +10,18 @@ tool = load_tool(SCRIPT)
 
 
 @pytest.fixture
-def run(tiny_arch, tmp_path, monkeypatch, capsys):
+def names(tiny_arch):
+    return [str(tiny_arch), f'{tiny_arch}:no-light-nl']
+
+
+@pytest.fixture
+def run(names, tmp_path, monkeypatch, capsys):
     """Runs the tool here; returns what it printed and what it wrote."""
 
-    def run(*arguments):
+    def run(*arguments, networks=names):
         out = tmp_path / 'measurements.json'
         monkeypatch.setenv('AUTONL_KEEP_MEMORY', '0')
-        call_main(monkeypatch, tool, '--archs', tiny_arch, '--rounds', '2',
+        call_main(monkeypatch, tool, '--networks', *networks, '--rounds', '2',
                   '--batch-size', '2', '--input-shape', '32', '--device', 'cpu',
                   '--out', out, *arguments)
         return capsys.readouterr().out, json.loads(out.read_text())
@@ -24,37 +29,42 @@ def run(tiny_arch, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_networks_with_and_without(run, tiny_arch):
+def mean_ratio(times, base):
+    return pytest.approx(statistics.mean(a / b for a, b in zip(times, base)))
+
+
+def test_networks_with_and_without(run, names):
     text, record = run('--parts', 'networks')
     rows = {(r['form'], r['kind'], r['network']): r for r in record['networks']}
-    name = str(tiny_arch)
     assert list(rows) == [
         (form, kind, n) for form, kind in (('eager', 'forward'),
                                            ('eager', 'training'),
                                            ('fused', 'forward'))
-        for n in (name, name + ':no-light-nl')]
+        for n in names]
     for (_, _, network), row in rows.items():
         assert len(row['seconds']) == 2
-        assert ('ratio' in row) == (network == name)
-    with_, without = (rows['fused', 'forward', n]['seconds']
-                      for n in (name, name + ':no-light-nl'))
-    assert rows['fused', 'forward', name]['ratio'] == pytest.approx(
-        sum(a / b for a, b in zip(with_, without)) / 2)
+        assert ('ratio' in row) == (network == names[0])
+    with_, without = (rows['fused', 'forward', n]['seconds'] for n in names)
+    assert rows['fused', 'forward', names[0]]['ratio'] == mean_ratio(with_, without)
     assert 'measured on the CPU' in text and '1 thread,' in text
-    assert f'| {name} | eager | forward | ' in text
+    assert f'| {names[0]} | eager | forward | ' in text
     assert 'allocator: left as it is' in text
     assert record['forms'] == ['eager', 'fused']
 
 
 @pytest.mark.long
-def test_normalize(run, tiny_arch):
-    text, record = run('--parts', 'normalize')
-    assert [(r['form'], r['kind']) for r in record['normalize']] == [
-        ('eager', 'forward'), ('eager', 'training'), ('fused', 'forward'),
-        ('onnxruntime', 'forward')]
-    for row in record['normalize']:
-        assert row['network'] == str(tiny_arch) and len(row['seconds']) == 2
-        assert f'| {row["form"]} | {row["kind"]} | ' in text
+def test_variants_in_onnxruntime_relative_to_one(run, tiny_arch):
+    paper, bounded, add = (f'{tiny_arch}:{variant}'
+                           for variant in ('size', 'rms', 'add-only'))
+    text, record = run('--parts', 'networks', '--forms', 'onnxruntime', '--base', paper,
+                       networks=[paper, bounded, add])
+    rows = {r['network']: r for r in record['networks']}
+    assert list(rows) == [paper, bounded, add]
+    assert {(r['form'], r['kind']) for r in rows.values()} == {
+        ('onnxruntime', 'forward')}
+    assert 'ratio' not in rows[paper] and f'| ratio to {paper} |' in text
+    assert rows[add]['ratio'] == mean_ratio(rows[add]['seconds'],
+                                            rows[paper]['seconds'])
 
 
 def test_depthwise(run):
@@ -62,8 +72,7 @@ def test_depthwise(run):
     rows = record['depthwise']
     assert len(rows) == text.count('| 5x5 |') + text.count('| 3x3 |') == 4
     for row in rows:
-        assert row['ratio'] == pytest.approx(
-            sum(a / b for a, b in zip(row['ours'], row['torch'])) / 2)
+        assert row['ratio'] == mean_ratio(row['ours'], row['torch'])
 
 
 def test_without_a_compiler(run, monkeypatch):
@@ -71,33 +80,10 @@ def test_without_a_compiler(run, monkeypatch):
         raise RuntimeError('no compiler')
 
     monkeypatch.setattr(tool, 'load_fused_operators', fail)
-    text, record = run('--parts', 'ablation')
+    text, record = run('--parts', 'profile')
     assert 'left out: no compiler' in text and record['forms'] == ['eager']
     with pytest.raises(SystemExit, match='no compiler'):
-        run('--parts', 'ablation', '--forms', 'fused')
-
-
-def test_fused_form(tiny_arch):
-    x = tool.image(2, 32, 32, 'cpu')
-    torch.manual_seed(1)
-    want = tool.inference(str(tiny_arch), x)()
-    torch.manual_seed(1)
-    with torch.profiler.profile() as profile:
-        got = tool.inference(str(tiny_arch), x, 'fused')()
-    torch.testing.assert_close(got, want)
-    assert 'autonl_mm::mbconv' in {e.key for e in profile.key_averages()}
-
-
-def test_ablation(run, tiny_arch):
-    text, record = run('--parts', 'ablation')
-    name = str(tiny_arch)
-    assert [r['network'] for r in record['ablation']] == [
-        f'{name}:no-light-nl', f'{name}:add-only', f'{name}:convolution-only', name]
-    base = record['ablation'][0]['seconds']
-    for row in record['ablation']:
-        assert row['ratio'] == pytest.approx(
-            sum(a / b for a, b in zip(row['seconds'], base)) / 2)
-        assert f'| {row["network"]} | ' in text
+        run('--parts', 'profile', '--forms', 'fused')
 
 
 def test_layer(run):
@@ -123,34 +109,33 @@ def test_what_does_not_fit_is_left_out(run, monkeypatch):
     assert text.count('does not fit') == 3
 
 
-def test_memory_and_growth(run, tiny_arch, monkeypatch):
+def test_memory_and_growth(run, names, monkeypatch):
     # separate processes are measured in the tests of peak_memory
     asked = []
 
     def peak(make_step, args, device):
         make_step(*args)()
         asked.append(args)
-        return 3.0 * args[3] * args[4] * (
-            1.1 if not args[1].endswith(tool.NO_LIGHT_NL) else 1)
+        return 3.0 * args[3] * args[4] * (1.1 if args[1] == names[0] else 1)
 
     monkeypatch.setattr(tool, 'peak_memory', peak)
     text, record = run('--parts', 'memory', 'scaling', '--input-shapes', '32x32',
                        '32x64', '64x64')
     with_it, without = record['memory']
     assert with_it['ratio']['peak'] == pytest.approx(1.1)
-    assert '| 1.100 |' in text
+    assert '| 1.100 |' in text and without['ratio'] == {}
     tensors = [row['mib']['of tensors'] for row in (with_it, without)]
     assert tensors[0] > tensors[1] > 0
     assert with_it['ratio']['of tensors'] == tensors[0] / tensors[1]
     assert [(r['kind'], len(r['seconds'])) for r in record['scaling']] == [
-        ('forward', 3), ('training', 3), ('fused', 3)]
+        ('forward', 3), ('training', 3), ('fused', 3)] * 2
     for row in record['scaling']:
         assert row['slope_of_memory'] == pytest.approx(1)
         pixels = [32 * 32, 32 * 64, 64 * 64]
         assert row['slope_of_time'] == tool.slope(pixels, row['seconds'])
-    assert ('training', str(tiny_arch), 1, 32, 64, 'cpu') in asked
+    assert ('training', names[0], 1, 32, 64, 'cpu') in asked
     text, record = run('--parts', 'scaling', '--input-shapes', '32x32', '64x64',
-                       '--forms', 'eager')
+                       '--forms', 'eager', networks=names[:1])
     assert [r['kind'] for r in record['scaling']] == ['forward', 'training']
 
 
@@ -158,46 +143,7 @@ def test_slope():
     assert tool.slope([10, 100, 1000], [3, 300, 30000]) == pytest.approx(2)
 
 
-@pytest.mark.long
-def test_mnasnet(run, monkeypatch):
-    pytest.importorskip('timm')
-    pytest.importorskip('onnxruntime')
-    # compiling and exporting take minutes; they have tests of their own
-    real = tool.inference
-    monkeypatch.setattr(tool, 'inference',
-                        lambda name, x, form='eager': real(name, x))
-    monkeypatch.setattr(tool, 'onnx_session', real)
-    text, record = run('--parts', 'mnasnet')
-    rows = record['mnasnet']
-    names = [*tool.AGAINST_MNASNET, tool.MNASNET]
-    assert [(r['batch_size'], r['engine'], r['network']) for r in rows] == [
-        (n, engine, name) for n in (1, 2)
-        for engine in ('PyTorch', 'onnxruntime') for name in names]
-    for i, row in enumerate(rows):
-        mnasnet = rows[i // len(names) * len(names) + len(names) - 1]
-        assert row['ratio'] == pytest.approx(sum(
-            a / b for a, b in zip(row['seconds'], mnasnet['seconds'])) / 2)
-        assert row['form'] in (tool.FORMS[:-1] if row['engine'] == 'PyTorch'
-                               else [''])
-    monkeypatch.setattr(tool, 'timm', None)
-    text, record = run('--parts', 'mnasnet')
-    assert 'timm is not installed' in text and record['mnasnet'] == []
-
-
-def test_onnx_session(tiny_arch):
-    pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    torch.manual_seed(0)
-    x = tool.image(2, 32, 32, 'cpu')
-    torch.manual_seed(1)
-    want = tool.inference(str(tiny_arch), x)()
-    torch.manual_seed(1)
-    got, = tool.onnx_session(str(tiny_arch), x)()
-    assert (torch.from_numpy(got) - want).abs().max() <= \
-        1e-4 * want.abs().max()
-
-
-def test_profile_and_cpu_time(run, tiny_arch):
+def test_profile_and_cpu_time(run):
     text, record = run('--parts', 'profile', '--cpu-time')
     with_, without = (row['ms'] for row in record['profile'])
     assert 'aten.bmm.default' in with_ and 'aten.bmm.default' not in without
@@ -208,11 +154,10 @@ def test_profile_and_cpu_time(run, tiny_arch):
     (['--rounds', '0'], 'at least 1'),
     (['--input-shape', '16'], 'at least 32'),
     (['--layer-shapes', '8x24x56'], "'8x24x56', expected NxCxHxW:STRIDE"),
-    (['--input-shapes', '224', '448'], "'224', expected HxW"),
     (['--input-shapes', '64x64', '16x64'], "'16x64', expected HxW"),
     (['--input-shapes', '64x64', '64x64'], 'at least two'),
-    (['--forms', 'graphs'], 'need a GPU'),
-    (['--archs', 'nowhere.txt'], 'nowhere.txt'),
+    (['--networks', 'nowhere.txt'], 'nowhere.txt'),
+    (['--base', 's'], "--base is 's', which is not in --networks"),
 ])
 def test_bad_input(arguments, words, monkeypatch):
     assert words in main_error(monkeypatch, tool, '--device', 'cpu', *arguments)
@@ -228,8 +173,7 @@ def test_with_torch_mmengine_and_mmcv_lite_alone(tiny_arch, tmp_path):
         '    sys.modules[name] = None\n'
         'del sys.argv[0]\n'
         'runpy.run_path(sys.argv[0], run_name="__main__")\n')
-    out = run_tool(bare, ROOT / SCRIPT, '--parts', 'networks', 'mnasnet',
-                   '--archs', tiny_arch, '--rounds', '1', '--batch-size', '1',
-                   '--input-shape', '32', '--device', 'cpu', fresh=True).stdout
+    out = run_tool(bare, ROOT / SCRIPT, '--parts', 'networks', '--networks', tiny_arch,
+                   '--rounds', '1', '--batch-size', '1', '--input-shape', '32',
+                   '--device', 'cpu', fresh=True).stdout
     assert '| eager | training | ' in out
-    assert 'timm is not installed' in out

@@ -1,5 +1,4 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-import inspect
 import json
 import sys
 from itertools import combinations
@@ -8,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import load_tool
+from conftest import call_main, load_tool, main_error
 
 pytest.importorskip('sklearn')
 pytest.importorskip('tqdm')
@@ -21,8 +20,12 @@ FEW = [
 ]
 
 
-def run(out, *args):
-    tool.main([f'--out={out}', *FEW, *args])
+@pytest.fixture
+def run(monkeypatch):
+    def run(out, *args):
+        call_main(monkeypatch, tool, f'--out={out}', *FEW, *args)
+
+    return run
 
 
 def contents(folder):
@@ -36,7 +39,8 @@ def contents(folder):
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp('demo')
-    run(out)
+    with pytest.MonkeyPatch.context() as patch:
+        call_main(patch, tool, f'--out={out}', *FEW)
     return out
 
 
@@ -67,22 +71,15 @@ def test_layout(demo):
         assert image.dtype == np.uint8
 
 
-def test_determinism(demo, tmp_path):
-    run(tmp_path / 'same')
-    assert contents(tmp_path / 'same') == contents(demo)
-
-    run(tmp_path / 'other', '--seed=1')
-    first, other = contents(demo), contents(tmp_path / 'other')
-    assert set(first) == set(other)
-    assert not [name for name in first if first[name] == other[name]]
-
-
-def test_counts_do_not_change_earlier_images(demo, tmp_path):
+def test_counts_do_not_change_earlier_images(demo, run, tmp_path):
+    """Files are identical byte for byte."""
     run(tmp_path, '--cls-train=12', '--det-val=6', '--seg-train=3')
     first, other = contents(demo), contents(tmp_path)
     shared = [n for n in set(first) & set(other) if n.endswith('g')]
     assert len(shared) == 14 + 14 + 2 * (3 + 4)
     assert all(first[name] == other[name] for name in shared)
+    for name in 'det/annotations/instances_train.json', 'det/train/000000.jpg':
+        assert first[name] == other[name]
 
 
 def test_sets_do_not_repeat_each_other(demo):
@@ -108,15 +105,15 @@ def test_split_of_scans():
 
 
 @pytest.mark.parametrize('name', tool.SETS)
-def test_no_scan_in_both_splits(name, tmp_path, monkeypatch):
+def test_no_scan_in_both_splits(name, run, tmp_path, monkeypatch):
     """Records the scans that are used while the files are written."""
     streams, draw_digit = tool.streams, tool.draw_digit
     seen = dict(train=set(), val=set())
     current = []
 
-    def spy_streams(name, split, count, seed):
+    def spy_streams(name, split, count):
         current[:] = [split]
-        return streams(name, split, count, seed)
+        return streams(name, split, count)
 
     def spy_draw_digit(scan, side):
         seen[current[0]].add(scan.tobytes())
@@ -124,7 +121,7 @@ def test_no_scan_in_both_splits(name, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tool, 'streams', spy_streams)
     monkeypatch.setattr(tool, 'draw_digit', spy_draw_digit)
-    getattr(tool, f'make_{name}')(tmp_path, 60, 60)
+    run(tmp_path, '--sets', name, f'--{name}-train=60', f'--{name}-val=60')
     assert min(map(len, seen.values())) > 50
     assert not seen['train'] & seen['val']
 
@@ -225,14 +222,13 @@ def test_digits_stand_out():
             assert ink < low - 35 or ink > high + 35
 
 
-def test_already_there(tmp_path, capsys):
+def test_already_there(run, tmp_path, capsys):
     args = ('--sets', 'cls')
     run(tmp_path, *args)
     assert [p.name for p in tmp_path.iterdir()] == ['cls']
     meta = json.loads((tmp_path / 'cls/meta.json').read_text())
-    assert meta == dict(
-        made_by='make_demo_data', version=tool.VERSION, set='cls', train=10,
-        val=4, size=64, seed=0)
+    assert meta == dict(made_by='make_demo_data', version=tool.VERSION, set='cls',
+                        train=10, val=4, size=64)
 
     # same settings: kept
     mark = tmp_path / 'cls/mark'
@@ -243,21 +239,15 @@ def test_already_there(tmp_path, capsys):
     assert mark.exists()
 
     # other settings: an error, before any other set is made
-    for other in ('--seed=1', '--cls-val=5', '--cls-size=48'):
+    for other in ('--cls-val=5', '--cls-size=48'):
         with pytest.raises(SystemExit) as error:
             run(tmp_path, '--sets', 'det', 'cls', other)
-        assert '--overwrite' in str(error.value)
+        assert 'other settings' in str(error.value)
         assert '\n' not in str(error.value)
         assert mark.exists() and not (tmp_path / 'det').exists()
 
-    # replaced, without a trace of the old one
-    run(tmp_path, *args, '--cls-val=5', '--overwrite')
-    assert not mark.exists()
-    assert (tmp_path / 'cls/val/digit_4/000004.jpg').exists()
-    assert [p.name for p in tmp_path.iterdir()] == ['cls']
 
-
-def test_version_counts_as_a_setting(tmp_path, monkeypatch):
+def test_version_counts_as_a_setting(run, tmp_path, monkeypatch):
     run(tmp_path, '--sets', 'cls')
     monkeypatch.setattr(tool, 'VERSION', tool.VERSION + 1)
     with pytest.raises(SystemExit, match='version'):
@@ -265,21 +255,20 @@ def test_version_counts_as_a_setting(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('meta', [None, '{', '[]', '{"made_by": "me"}'])
-def test_never_replaces_what_others_made(tmp_path, meta):
+def test_never_replaces_what_others_made(run, tmp_path, meta):
     (tmp_path / 'det').mkdir()
     (tmp_path / 'det/precious.jpg').touch()
     if meta is not None:
         (tmp_path / 'det/meta.json').write_text(meta)
     before = contents(tmp_path)
     with pytest.raises(SystemExit, match='not made by this tool'):
-        run(tmp_path, '--sets', 'det', '--overwrite')
+        run(tmp_path, '--sets', 'det')
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize('name', tool.SETS)
-@pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
-def test_interruption_leaves_no_half_set(name, error, tmp_path, monkeypatch):
-    make = getattr(tool, f'make_{name}')
+@pytest.mark.parametrize('error', [KeyboardInterrupt, BufferError])
+def test_interruption_leaves_no_half_set(name, error, run, tmp_path, monkeypatch):
     write_image = tool.write_image
     written = []
 
@@ -291,56 +280,27 @@ def test_interruption_leaves_no_half_set(name, error, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tool, 'write_image', fail_at_seventh)
     with pytest.raises(error):
-        make(tmp_path, 10, 4)
+        run(tmp_path, '--sets', name)
     assert not list(tmp_path.iterdir())
-
-    # after that it can be made, and a failing --overwrite keeps it
-    assert make(tmp_path, 10, 4)
-    before = contents(tmp_path)
-    written.clear()
-    with pytest.raises(error):
-        make(tmp_path, 10, 4, seed=1, overwrite=True)
-    assert contents(tmp_path) == before
+    run(tmp_path, '--sets', name)  # after that it can be made
     assert [p.name for p in tmp_path.iterdir()] == [name]
-    assert not make(tmp_path, 10, 4)
 
 
 @pytest.mark.parametrize('args, words', [
-    (['--cls-train=-1'], 'argument --cls-train: must be at least 1'),
-    (['--det-val=0'], 'argument --det-val: must be at least 1'),
-    (['--cls-size=0'], 'argument --cls-size: must be at least 32'),
-    (['--seg-size=0'], 'argument --seg-size: must be at least 80'),
-    (['--seed=-1'], 'argument --seed: must be at least 0'),
-    (['--cls-train=many'], "argument --cls-train: 'many' is not an integer"),
-    (['--sets', 'flowers'], 'argument --sets: invalid choice'),
+    (['--cls-train=-1'], '--cls-train is -1, expected at least 1'),
+    (['--det-val=0'], '--det-val is 0, expected at least 1'),
+    (['--cls-size=0'], '--cls-size is 0, expected at least 32'),
+    (['--seg-size=79'], '--seg-size is 79, expected at least 80'),
 ])
-def test_bad_values(args, words, tmp_path, capsys):
-    with pytest.raises(SystemExit) as error:
-        run(tmp_path, *args)
-    assert error.value.code == 2
-    assert words in capsys.readouterr().err
+def test_bad_values(args, words, tmp_path, monkeypatch):
+    assert words in main_error(monkeypatch, tool, '--out', tmp_path, *args)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    'kwargs', [dict(train=-1), dict(val=0), dict(size=0), dict(seed=-1)])
-def test_bad_values_of_functions(kwargs, tmp_path):
-    with pytest.raises(ValueError, match='at least'):
-        tool.make_det(tmp_path, **kwargs)
-
-
 @pytest.mark.parametrize('name, size', tool.MIN_SIZE.items())
-def test_smallest_size(name, size, tmp_path):
-    assert getattr(tool, f'make_{name}')(tmp_path, 30, 30, size)
-
-
-def test_options_have_the_functions_defaults():
-    args = vars(tool.parse_args([]))
-    for name in tool.SETS:
-        parameters = inspect.signature(
-            getattr(tool, f'make_{name}')).parameters
-        for key in ('train', 'val', 'size'):
-            assert args[f'{name}_{key}'] == parameters[key].default
+def test_smallest_size(name, size, run, tmp_path):
+    run(tmp_path, '--sets', name, f'--{name}-train=30', f'--{name}-size={size}')
+    assert (tmp_path / name).is_dir()
 
 
 @pytest.mark.parametrize('module, package', [('sklearn', 'scikit-learn'),
@@ -350,8 +310,6 @@ def test_missing_package(module, package, tmp_path, monkeypatch):
         if name.split('.')[0] == module:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(SystemExit) as error:
-        run(tmp_path)
-    assert str(error.value).endswith(f'pip install {package}')
-    assert '\n' not in str(error.value)
+    message = main_error(monkeypatch, tool, '--out', tmp_path)
+    assert message.endswith(f'pip install {package}')
     assert not list(tmp_path.iterdir())

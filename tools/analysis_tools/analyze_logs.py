@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 
 from autonl_mm.runs import outputs
 from autonl_mm.runs.scalars import metric_of, read_scalars
+from autonl_mm.runs.tables import markdown_table
 
 
 class Run(NamedTuple):
@@ -31,9 +32,6 @@ class Run(NamedTuple):
     def of(cls, work_dir: Path) -> 'Run':
         """Read the logs in a work dir.
 
-        Args:
-            work_dir (Path): The work dir.
-
         Raises:
             FileNotFoundError: If there are no logs.
             ValueError: If no training or no evaluation was logged.
@@ -45,25 +43,19 @@ class Run(NamedTuple):
         return cls(work_dir, train, evaluation, folder)
 
     def with_metric(self, metric: str) -> 'Run':
-        """The run with those of its evaluations that have a metric."""
+        """The run without the evaluations that lack a metric."""
         return self._replace(
             evaluation=[r for r in self.evaluation if metric in r])
 
     def summary(self, metric: str, plot: Path) -> str:
-        """Last metric, duration, checkpoint and plot of the run, in one line.
-
-        Args:
-            metric (str): The evaluation metric.
-            plot (Path): File of the plot.
-        """
+        """Last metric, duration, checkpoint and plot of the run, in one line."""
         config = next(self.work_dir.glob('*.py'), None)
         last = self.work_dir / 'last_checkpoint'
         log = self.folder / f'{self.folder.name}.log'
         # mmengine names a run's folder by the time it starts
         start = datetime.strptime(self.folder.name, '%Y%m%d_%H%M%S')
         seconds = log.stat().st_mtime - start.timestamp()
-        checkpoint = os.path.relpath(
-            last.read_text()) if last.exists() else 'none'
+        checkpoint = os.path.relpath(last.read_text()) if last.exists() else 'none'
         return (f'{config.stem if config else self.work_dir.name}: '
                 f'{metric} {self.evaluation[-1][metric]:.4g} after '
                 f'{timedelta(seconds=round(seconds))} '
@@ -91,33 +83,25 @@ def plot_curves(runs: List[Run], metric: str, out: Path) -> None:
     plt.close(fig)
 
 
-def print_table(runs: List[Run], metric: str) -> None:
-    """Print a table: one row per evaluated step, one column per run."""
+def table(runs: List[Run], metric: str) -> str:
+    """A Markdown table: one row per evaluated step, one column per run."""
     names = [metric] if len(runs) == 1 else [
-        f'{metric}, {run.work_dir.name}' for run in runs
-    ]
-    print(f'| step | {" | ".join(names)} |\n|---|{"---|" * len(runs)}')
+        f'{metric}, {run.work_dir.name}' for run in runs]
     values = [{r['step']: r[metric] for r in run.evaluation} for run in runs]
-    for step in sorted(set().union(*values)):
-        cells = [f'{v[step]:.4g}' if step in v else '-' for v in values]
-        print(f'| {step} | {" | ".join(cells)} |')
+    return markdown_table(['step', *names], [
+        [step, *(f'{v[step]:.4g}' if step in v else '-' for v in values)]
+        for step in sorted(set().union(*values))])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dirs', type=Path, nargs='+', metavar='work_dir',
+                        help='work dir of a training run')
     parser.add_argument(
-        'work_dirs',
-        type=Path,
-        nargs='+',
-        metavar='work_dir',
-        help='work dir of a training run')
-    parser.add_argument(
-        '--metric',
-        default='',
+        '--metric', default='',
         help='evaluation metric; default: mIoU, or else the first that was logged')
     parser.add_argument(
-        '--out',
-        type=Path,
+        '--out', type=Path,
         help='file for the plot; default: curve.png in the first work dir')
     args = parser.parse_args()
     plot = args.out or args.work_dirs[0] / 'curve.png'
@@ -132,8 +116,7 @@ def main() -> None:
         plot_curves(runs, metrics[0], plot)
     except (OSError, ValueError) as e:
         sys.exit(f'analyze_logs.py: {e}')
-    print_table(runs, metrics[0])
-    print()
+    print(f'{table(runs, metrics[0])}\n')
     for run in runs:
         print(run.summary(metrics[0], plot))
 

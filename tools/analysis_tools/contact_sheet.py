@@ -14,7 +14,7 @@ from typing import List
 import cv2
 import numpy as np
 
-from autonl_mm.runs import outputs
+from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.atomic_files import atomic_write
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
@@ -22,14 +22,7 @@ GAP = 6  # pixels of white between images
 
 
 def find_images(folder: Path, count: int) -> List[Path]:
-    """Images below a folder, at even distances in the sorted names.
-
-    Args:
-        folder (Path): The folder; its subfolders are searched too.
-        count (int): Maximum number of images.
-
-    Returns:
-        list[Path]: At most ``count`` images.
+    """At most ``count`` images below a folder, at even distances in the sorted names.
 
     Raises:
         FileNotFoundError: If there is no image.
@@ -55,10 +48,9 @@ def make_sheet(images: List[np.ndarray], columns: int,
         np.ndarray: ``(H, W, 3)``.
     """
     cells = [
-        cv2.resize(
-            p, (width, max(1, round(p.shape[0] * width / p.shape[1]))),
-            interpolation=cv2.INTER_AREA
-            if width < p.shape[1] else cv2.INTER_CUBIC) for p in images
+        cv2.resize(p, (width, max(1, round(p.shape[0] * width / p.shape[1]))),
+                   interpolation=cv2.INTER_AREA if width < p.shape[1] else
+                   cv2.INTER_CUBIC) for p in images
     ]
     rows = []
     for i in range(0, len(cells), columns):
@@ -75,24 +67,20 @@ def make_sheet(images: List[np.ndarray], columns: int,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'folders', type=Path, nargs='+', metavar='folder', help='folder of images')
-    parser.add_argument(
-        '--out', type=Path, required=True, help='file to write, .png or .jpg')
-    parser.add_argument(
-        '--show-number',
-        type=int,
-        default=6,
-        help='number of images of each folder')
-    parser.add_argument('--columns', type=int, default=2, help='images in a row')
-    parser.add_argument(
-        '--width', type=int, default=480, help='width of each image in pixels')
+    parser.add_argument('folders', type=Path, nargs='+', metavar='folder',
+                        help='folder of images')
+    parser.add_argument('--out', type=Path, required=True,
+                        help='file to write, .png or .jpg')
+    parser.add_argument('--show-number', type=int, default=6,
+                        help='number of images of each folder, default 6')
+    parser.add_argument('--columns', type=int, default=2,
+                        help='images in a row, default 2')
+    parser.add_argument('--width', type=int, default=480,
+                        help='width of each image in pixels, default 480')
     args = parser.parse_args()
     try:
         outputs.check_file('--out', args.out, ('.png', '.jpg', '.jpeg'))
-        if min(args.show_number, args.columns, args.width) < 1:
-            raise ValueError('--show-number, --columns and --width must be at '
-                             'least 1')
+        configs.check_positive(args, 'show_number', 'columns', 'width')
         found = [find_images(f, args.show_number) for f in args.folders]
         names = [[p.name for p in paths] for paths in found]
         if any(n != names[0] for n in names):

@@ -11,16 +11,17 @@ untrained first stage on a noise image.
 import argparse
 import sys
 from functools import partial
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.model import ModuleList
 from torch import nn
 
-import autonl_mm  # noqa: F401
+from autonl_mm.measure.counting import count_parameters
 from autonl_mm.models import input_channels
 from autonl_mm.runs import configs
+from autonl_mm.runs.tables import markdown_table
 
 Size = Tuple[int, int]
 
@@ -84,20 +85,15 @@ def parts(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
                 yield f'{name}.{inner}', stage
 
 
-def table(model: nn.Module, macs: Dict[str, int]) -> List[str]:
-    """Lines of a Markdown table; the last one is the whole model."""
-
-    def row(name, params, macs):
-        return f'| {name} | {params:,} | {macs / 1e6:,.2f} |'
-
-    lines = ['| part | parameters | MACs, M |', '|---|---|---|']
-    for name, module in parts(model):
-        params = sum(p.numel() for p in module.parameters())
-        if params or macs.get(name):
-            lines.append(row(name, params, macs.get(name, 0)))
-    params = sum(p.numel() for p in model.parameters())
-    lines.append(row('all', params, macs['']))
-    return lines
+def table(model: nn.Module, macs: Dict[str, int]) -> str:
+    """A Markdown table; the last row is the whole model."""
+    rows = [(name, count_parameters(module), macs.get(name, 0))
+            for name, module in parts(model)]
+    rows = [row for row in rows if any(row[1:])]
+    rows.append(('all', count_parameters(model), macs['']))
+    return markdown_table(
+        ['part', 'parameters', 'MACs, M'],
+        [[name, f'{params:,}', f'{count / 1e6:,.2f}'] for name, params, count in rows])
 
 
 def main():
@@ -112,7 +108,7 @@ def main():
     macs = count_parts(model, inputs, samples)
     height, width = inputs.shape[2:]
     print(f'{args.config}, one image of {height}x{width}\n')
-    print('\n'.join(table(model, macs)))
+    print(table(model, macs))
 
 
 if __name__ == '__main__':

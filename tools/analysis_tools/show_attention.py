@@ -30,38 +30,21 @@ def parse_args():
     configs.add_config_args(parser)
     parser.add_argument('checkpoint', help='checkpoint of the model')
     parser.add_argument(
-        '--layer',
-        nargs='+',
-        required=True,
-        metavar='NAME',
+        '--layer', nargs='+', required=True, metavar='NAME',
         help='LightNL layers by their names in the model, one row of the plot '
         'each; the message for a wrong name lists all')
     parser.add_argument(
-        '--points',
-        nargs='+',
-        required=True,
-        metavar='X,Y',
+        '--points', nargs='+', required=True, metavar='X,Y',
         help='positions in pixels of the image, one column of the plot each')
     configs.add_input_shape(
         parser, help='the image is resized to it; default: not resized')
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('attention.png'),
-        help='file for the plot, default attention.png')
+    parser.add_argument('--out', type=Path, default=Path('attention.png'),
+                        help='file for the plot, default attention.png')
     return parser.parse_args()
 
 
 def parse_point(text, height, width):
-    """Parse a position in pixels.
-
-    Args:
-        text (str): ``x,y``.
-        height (int): Height of the image.
-        width (int): Width of the image.
-
-    Returns:
-        tuple[float, float]: x and y.
+    """x and y from a text such as ``'120,80'``, in pixels of an image.
 
     Raises:
         ValueError: If the text has another form, or the position is outside
@@ -79,17 +62,10 @@ def parse_point(text, height, width):
 
 
 def find_layers(model, names):
-    """LightNL layers of a model by name.
-
-    Args:
-        model (nn.Module): The model.
-        names (list[str]): Names as in ``model.named_modules()``.
-
-    Returns:
-        dict[str, LightNL]: The layers.
+    """LightNL layers of a model by their names in ``model.named_modules()``.
 
     Raises:
-        ValueError: If a name is not that of a LightNL layer.
+        ValueError: If a name does not name a LightNL layer.
     """
     layers = {name: module for name, module in model.named_modules()
               if isinstance(module, LightNL)}
@@ -131,12 +107,10 @@ def attention(model, layers, image, points):
         def hook(layer, args):
             x, = args
             h, w = x.shape[2:]
-            positions = torch.tensor(
-                [[int(y * h / height), int(x_ * w / width)]
-                 for x_, y in points])
-            rows[name] = affinity_rows(x.float(), layer.nl_channels,
-                                       layer.stride, positions,
-                                       layer.normalize)[0]
+            positions = torch.tensor([[int(y * h / height), int(x_ * w / width)]
+                                      for x_, y in points])
+            rows[name] = affinity_rows(x.float(), layer.nl_channels, layer.stride,
+                                       positions, layer.normalize)[0]
 
         return hook
 
@@ -165,35 +139,26 @@ def plot(image, rows, points, size, out):
     """
     height, width = image.shape[:2]
     fig, axes = plt.subplots(
-        len(rows),
-        len(points) + 1,
-        figsize=(3 * (len(points) + 1), 3 * height / width * len(rows) + 0.6),
-        squeeze=False)
+        len(rows), len(points) + 1, squeeze=False,
+        figsize=(3 * (len(points) + 1), 3 * height / width * len(rows) + 0.6))
     for line, (name, maps) in zip(axes, rows.items()):
         for ax in line:
             ax.imshow(image[:, :, ::-1])
             ax.axis('off')
-        line[0].set_title(f'{name}, {maps.shape[1]}x{maps.shape[2]}',
-                          fontsize=8)
+        line[0].set_title(f'{name}, {maps.shape[1]}x{maps.shape[2]}', fontsize=8)
         for i, (x, y) in enumerate(points):
             line[0].plot(x, y, 'o', markeredgecolor='black', color='yellow')
             line[0].annotate(str(i + 1), (x, y), xytext=(5, 5),
                              textcoords='offset points', color='yellow')
             limit = maps[i].abs().max().item() or 1.
             line[i + 1].imshow(
-                maps[i].numpy(),
-                cmap='RdBu_r',
-                vmin=-limit,
-                vmax=limit,
-                alpha=0.65,
+                maps[i].numpy(), cmap='RdBu_r', vmin=-limit, vmax=limit, alpha=0.65,
                 extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5),
                 interpolation='nearest')
-            line[i + 1].plot(x, y, 'o', markeredgecolor='black',
-                             color='yellow')
+            line[i + 1].plot(x, y, 'o', markeredgecolor='black', color='yellow')
             line[i + 1].set_title(f'{i + 1}: up to {limit:.2g}', fontsize=8)
             # cuts off the padding, which the maps cover too
-            line[i + 1].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5,
-                                                            -0.5))
+            line[i + 1].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     fig.tight_layout()
     outputs.save_figure(fig, out, dpi=110)
     plt.close(fig)

@@ -14,11 +14,14 @@ import torch
 from mmengine.config import Config
 
 from autonl_mm.deploy import switch_to_deploy
-from autonl_mm.measure.timing import Spread, count_parameters, device_name, interleaved
+from autonl_mm.measure.counting import count_parameters
+from autonl_mm.measure.passes import without_grad
+from autonl_mm.measure.timing import Spread, device_name, interleaved
 from autonl_mm.models import input_channels
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
 from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.tables import markdown_table
 
 FORMS = ('as trained', 'deploy form')
 
@@ -40,7 +43,7 @@ def parse_args():
 
 
 def forward_pass(cfg, shape, form, args):
-    """A forward pass of a model in channels_last.
+    """A forward pass of a model in channels_last, and the number of its parameters.
 
     Args:
         cfg (Config): The config.
@@ -49,7 +52,7 @@ def forward_pass(cfg, shape, form, args):
         args (Namespace): Arguments of the tool.
 
     Returns:
-        tuple[Callable, int]: The pass, and the number of the model's parameters.
+        tuple[Callable, int]: Both.
     """
     model = configs.build_model(cfg)
     parameters = count_parameters(model)
@@ -58,12 +61,7 @@ def forward_pass(cfg, shape, form, args):
     model.to(args.device).to(memory_format=torch.channels_last)
     images = torch.randn(args.batch_size, input_channels(model), *shape).to(
         args.device, memory_format=torch.channels_last)
-
-    def step():
-        with torch.no_grad():
-            return model(images, mode='tensor')
-
-    return step, parameters
+    return without_grad(model, images), parameters
 
 
 def measure(args):
@@ -94,8 +92,7 @@ def measure(args):
         cfg = Config.fromfile(path)
         shape = configs.parse_shape(shapes[i] if shapes else None, cfg)
         for form in FORMS:
-            calls[i, form], parameters = forward_pass(
-                cfg, shape, form, args)
+            calls[i, form], parameters = forward_pass(cfg, shape, form, args)
         models.append(dict(name=Path(path).stem, input_shape=list(shape),
                            parameters=parameters, seconds={}))
     for (i, form), times in interleaved(
@@ -114,16 +111,11 @@ def main():
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'benchmark_forward.py: {e}')
     print(f'\nForward pass, batch {args.batch_size}, channels_last, '
-          f'{results["device"]}, ms: median (fastest to slowest)\n\n'
-          f'| model | image | {" | ".join(FORMS)} |\n|---|---|{"---|" * len(FORMS)}')
-    for model in results['models']:
-        cells = []
-        for form in FORMS:
-            spread = Spread.of([1e3 * t for t in model['seconds'][form]])
-            cells.append(
-                f'{spread.median:.1f} ({spread.low:.1f} to {spread.high:.1f})')
-        print(f'| {model["name"]} | {"x".join(map(str, model["input_shape"]))} | '
-              f'{" | ".join(cells)} |')
+          f'{results["device"]}, ms: median (fastest to slowest)\n')
+    print(markdown_table(['model', 'image', *FORMS], [
+        [model['name'], 'x'.join(map(str, model['input_shape'])),
+         *(f'{Spread.of([1e3 * t for t in model["seconds"][form]]):.1f}'
+           for form in FORMS)] for model in results['models']]))
     if args.out:
         atomic_write(args.out, json.dumps(results, indent=1))
 

@@ -28,6 +28,7 @@ from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.dataset_configs import check_data
+from autonl_mm.runs.tables import markdown_table
 
 DECODERS = ('cv2', 'pillow', 'turbojpeg')
 
@@ -38,32 +39,20 @@ def parse_args():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     configs.add_config_args(parser)
     parser.add_argument(
-        '--phase',
-        choices=['train', 'val', 'test'],
-        default='train',
-        help='which data loader of the config')
+        '--phase', choices=['train', 'val', 'test'], default='train',
+        help='which data loader of the config, default train')
     parser.add_argument(
-        '--decoders',
-        nargs='+',
-        choices=DECODERS,
-        default=DECODERS,
-        help='imdecode_backend of mmcv; those not installed are left out')
+        '--decoders', nargs='+', choices=DECODERS, default=DECODERS,
+        help='imdecode_backend of mmcv; default: all that are installed')
     parser.add_argument(
-        '--workers',
-        type=int,
-        nargs='+',
-        default=[0, os.cpu_count()],
+        '--workers', type=int, nargs='+', default=[0, os.cpu_count()],
         help='numbers of worker processes; default: 0 and the number of cores')
     parser.add_argument(
-        '--num-samples',
-        type=int,
-        default=512,
-        help='images in a pass; fewer if the data set has fewer')
+        '--num-samples', type=int, default=512,
+        help='images in a pass, or all if the data set has fewer; default 512')
     parser.add_argument(
-        '--rounds',
-        type=int,
-        default=5,
-        help='passes of each combination, in turns')
+        '--rounds', type=int, default=5,
+        help='passes of each combination, in turns, default 5')
     parser.add_argument('--out', type=Path, help='file for the measurements, .json')
     return parser.parse_args()
 
@@ -106,15 +95,10 @@ def make_pass(cfg, dataset, indices, workers):
     Returns:
         Callable: Without arguments. Workers start with the first call.
     """
-    loader = Runner.build_dataloader(
-        dict(
-            copy.deepcopy({k: v for k, v in cfg.items() if k != 'dataset'}),
-            dataset=dataset,
-            sampler=indices,
-            batch_sampler=None,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=False))
+    loader = Runner.build_dataloader(dict(
+        copy.deepcopy({k: v for k, v in cfg.items() if k != 'dataset'}),
+        dataset=dataset, sampler=indices, batch_sampler=None, num_workers=workers,
+        persistent_workers=workers > 0, pin_memory=False))
 
     def load():
         for _ in loader:
@@ -128,9 +112,9 @@ def main():
     name = f'{args.phase}_dataloader'
     try:
         outputs.check_file('--out', args.out)
-        if min(args.num_samples, args.rounds) < 1 or min(args.workers) < 0:
-            raise ValueError('--num-samples and --rounds must be at least 1, '
-                             '--workers at least 0')
+        configs.check_positive(args, 'num_samples', 'rounds')
+        if min(args.workers) < 0:
+            raise ValueError(f'--workers has {min(args.workers)}, expected at least 0')
         cfg = configs.read_config(args)
         check_data(cfg, [name])
         init_default_scope(cfg.default_scope)
@@ -157,8 +141,7 @@ def main():
         indices = np.random.default_rng(0).permutation(
             len(dataset))[:args.num_samples].tolist()
         for workers in args.workers:
-            calls[decoder, workers] = make_pass(loader, dataset, indices,
-                                                workers)
+            calls[decoder, workers] = make_pass(loader, dataset, indices, workers)
     if not calls:
         sys.exit('benchmark_loader.py: no decoder of --decoders is installed')
     times = interleaved(calls, args.rounds)
@@ -167,25 +150,16 @@ def main():
     print(f'{args.config}, {name}, {len(indices)} images, batch '
           f'{loader.batch_size}, {os.cpu_count()} cores; images per second, '
           f'median (minimum to maximum) of {args.rounds} passes in turns\n')
-    head = ['decoder'] + [f'{w} workers' if w else 'one core'
-                          for w in args.workers]
-    print('| ' + ' | '.join(head) + ' |')
-    print('|' + '---|' * len(head))
-    for decoder in dict.fromkeys(d for d, _ in rates):
-        spreads = [Spread.of(rates[decoder, w]) for w in args.workers]
-        print(f'| {decoder} | ' + ' | '.join(
-            f'{s.median:.0f} ({s.low:.0f} to {s.high:.0f})'
-            for s in spreads) + ' |')
+    print(markdown_table(
+        ['decoder', *(f'{w} workers' if w else 'one core' for w in args.workers)],
+        [[decoder, *(f'{Spread.of(rates[decoder, w]):.0f}' for w in args.workers)]
+         for decoder in dict.fromkeys(d for d, _ in rates)]))
     if args.out:
-        atomic_write(
-            args.out,
-            json.dumps(
-                dict(
-                    vars(args), out=str(args.out), batch_size=loader.batch_size,
-                    cores=os.cpu_count(), rates=[
-                        dict(decoder=d, workers=w, images_per_second=values)
-                        for (d, w), values in rates.items()
-                    ]), indent=1))
+        atomic_write(args.out, json.dumps(dict(
+            vars(args), out=str(args.out), batch_size=loader.batch_size,
+            cores=os.cpu_count(), rates=[
+                dict(decoder=d, workers=w, images_per_second=values)
+                for (d, w), values in rates.items()]), indent=1))
 
 
 if __name__ == '__main__':

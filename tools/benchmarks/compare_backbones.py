@@ -16,16 +16,13 @@ import matplotlib
 import torch
 from mmengine.config import Config
 
-from autonl_mm.measure.timing import (
-    Spread,
-    built_macs,
-    count_parameters,
-    device_name,
-    interleaved,
-)
+from autonl_mm.measure.counting import built_macs, count_parameters
+from autonl_mm.measure.passes import without_grad
+from autonl_mm.measure.timing import Spread, device_name, interleaved
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
 from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.tables import markdown_table
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -60,25 +57,17 @@ KINDS = ('latency', 'batch_latency', 'training')
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--networks',
-        nargs='+',
-        default=list(NETWORKS),
-        metavar='NAME',
-        help=f'default: {" ".join(NETWORKS)}; the path of any classifier\'s '
-        'config can be given too')
+        '--networks', nargs='+', default=list(NETWORKS), metavar='NAME',
+        help=f'default: {" ".join(NETWORKS)}; or the path of a classifier\'s config')
     configs.add_input_shape(parser, (224, 224), 'default 224')
     parser.add_argument(
-        '--batch-size',
-        type=int,
-        default=32,
-        help='images in the batch, for its latency and for training')
+        '--batch-size', type=int, default=32,
+        help='images in the batch, for its latency and for training; default 32')
     parser.add_argument(
-        '--rounds', type=int, default=9, help='measurements of each')
+        '--rounds', type=int, default=9, help='measurements of each, default 9')
     parser.add_argument(
-        '--channels-last',
-        action='store_true',
-        help='use the memory layout that is faster for depthwise convolutions '
-        'on a CPU')
+        '--channels-last', action='store_true',
+        help='memory layout in which depthwise convolutions are faster on a CPU')
     configs.add_device(parser)
     parser.add_argument('--out', type=Path, help='file for the measurements, .json')
     parser.add_argument('--plot', type=Path, help='file for the plot, .png')
@@ -108,37 +97,22 @@ def build(network):
     return model, published or (path.stem, None, None)
 
 
-def make_calls(model, args):
-    """The calls of a model that are timed.
-
-    Args:
-        model (nn.Module): A classifier.
-        args (Namespace): Arguments of the tool.
-
-    Returns:
-        dict[str, Callable]: One call for each of :data:`KINDS`.
-    """
-    layout = (torch.channels_last if args.channels_last else
-              torch.contiguous_format)
-    model.to(args.device).to(memory_format=layout)
-    one, batch = (
-        torch.randn(n, 3, *args.input_shape).to(
-            args.device, memory_format=layout) for n in (1, args.batch_size))
+def make_call(kind, model, args):
+    """One of :data:`KINDS` of calls of a classifier, which it is prepared for."""
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    model.to(args.device).to(memory_format=layout).train(kind == 'training')
+    x = torch.randn(1 if kind == 'latency' else args.batch_size, 3, *args.input_shape)
+    x = x.to(args.device, memory_format=layout)
+    if kind != 'training':
+        return without_grad(model, x)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
-    def infer(x):
-        model.eval()
-        with torch.no_grad():
-            model(x)
-
     def train():
-        model.train()
         optimizer.zero_grad()
-        model(batch).square().mean().backward()
+        model(x).square().mean().backward()
         optimizer.step()
 
-    return dict(latency=lambda: infer(one), batch_latency=lambda: infer(batch),
-                training=train)
+    return train
 
 
 def measure(models, args):
@@ -151,40 +125,29 @@ def measure(models, args):
     Returns:
         dict[str, dict[str, list[float]]]: Seconds by model and kind.
     """
-    calls = {name: make_calls(model, args) for name, model in models.items()}
     times = {name: {} for name in models}
     for kind in KINDS:
-        of_kind = interleaved({name: c[kind] for name, c in calls.items()},
-                           args.rounds, args.device, warmup=kind == 'latency')
-        for name, values in of_kind.items():
+        calls = {name: make_call(kind, model, args) for name, model in models.items()}
+        for name, values in interleaved(calls, args.rounds, args.device,
+                                        warmup=kind == 'latency').items():
             times[name][kind] = values
     return times
 
 
 def table(rows, batch_size):
-    """The comparison as Markdown.
-
-    Args:
-        rows (list[dict]): One per network.
-        batch_size (int): Images in the batch.
-    """
-    head = ['network', 'MACs', 'parameters', '1 image, ms',
-            f'{batch_size} images, ms', 'training, images/s',
-            'published top-1, %', 'source']
-    lines = [head, ['---'] * len(head)]
+    """The comparison as Markdown, one row for each network."""
+    lines = []
     for row in rows:
         cells = [row['name'], f'{row["macs"] / 1e6:.1f} M',
                  f'{row["parameters"] / 1e6:.2f} M']
         for kind in KINDS:
-            values = [1e3 * t for t in row['seconds'][kind]]
-            if kind == 'training':
-                values = [batch_size / t for t in row['seconds'][kind]]
-            spread = Spread.of(values)
-            cells.append(f'{spread.median:.1f} ({spread.low:.1f} to '
-                         f'{spread.high:.1f})')
-        cells += [str(row['top1'] or '-'), row['source'] or '-']
-        lines.append(cells)
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+            values = [batch_size / t if kind == 'training' else 1e3 * t
+                      for t in row['seconds'][kind]]
+            cells.append(f'{Spread.of(values):.1f}')
+        lines.append([*cells, row['top1'] or '-', row['source'] or '-'])
+    return markdown_table(
+        ['network', 'MACs', 'parameters', '1 image, ms', f'{batch_size} images, ms',
+         'training, images/s', 'published top-1, %', 'source'], lines)
 
 
 def colour_of(row):
@@ -210,14 +173,8 @@ def place_label(ax, text, point, colour, taken):
         [(4, 'left'), (-4, 'right'), (0, 'center')],
         [(4, 'bottom'), (-4, 'top')]):
         label = ax.annotate(
-            text,
-            point,
-            xytext=(dx, dy),
-            textcoords='offset points',
-            ha=ha,
-            va=va,
-            fontsize=8,
-            color=colour)
+            text, point, xytext=(dx, dy), textcoords='offset points', ha=ha, va=va,
+            fontsize=8, color=colour)
         box = label.get_window_extent()
         inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
         if inside and not box.count_overlaps(taken):
@@ -269,20 +226,15 @@ def main():
     try:
         outputs.check_file('--out', args.out)
         outputs.check_file('--plot', args.plot)
-        if min(args.rounds, args.batch_size) < 1:
-            raise ValueError('--rounds and --batch-size must be at least 1')
+        configs.check_positive(args, 'rounds', 'batch_size')
         args.input_shape = configs.parse_shape(args.input_shape, minimum=32)
         for network in args.networks:
             model, (name, top1, source) = build(network)
             models[network] = model
-            rows.append(
-                dict(
-                    config=network,
-                    name=name,
-                    macs=built_macs(model, 3, *args.input_shape),
-                    parameters=count_parameters(model),
-                    top1=top1,
-                    source=source))
+            rows.append(dict(
+                config=network, name=name, top1=top1, source=source,
+                macs=built_macs(model, 3, *args.input_shape),
+                parameters=count_parameters(model)))
     except (FileNotFoundError, ImportError, ValueError) as e:
         sys.exit(f'compare_backbones.py: {e}')
     if args.device == 'cpu':
@@ -295,7 +247,7 @@ def main():
     title = (f'{height}x{width}, {device_name(args.device)}{layout}, torch '
              f'{torch.__version__}')
     print(f'{title}; median (minimum to maximum) of {args.rounds} alternating '
-          'runs; accuracies are those of the papers\n')
+          'runs; accuracies are from the papers\n')
     print(table(rows, args.batch_size))
     if args.out:
         record = dict(vars(args), out=str(args.out), plot=str(args.plot),

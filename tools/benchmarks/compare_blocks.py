@@ -18,18 +18,14 @@ import torch
 from mmcv.cnn import build_plugin_layer
 from tqdm import tqdm
 
-from autonl_mm.measure.timing import (
-    Spread,
-    built_macs,
-    count_parameters,
-    device_name,
-    interleaved,
-    peak_memory,
-)
+from autonl_mm.measure.counting import built_macs, count_parameters
+from autonl_mm.measure.memory import peak_memory
+from autonl_mm.measure.timing import Spread, device_name, interleaved
 from autonl_mm.models import PluginBackbone
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
 from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.tables import markdown_table
 
 NORM = dict(type='BN')
 # The paper's comparison is of the paper's form.
@@ -62,33 +58,23 @@ MOBILENET = dict(type='mmpretrain.MobileNetV2')
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--input-shapes',
-        nargs='+',
-        default=INPUT_SHAPES,
-        metavar='HxWxC',
+        '--input-shapes', nargs='+', default=INPUT_SHAPES, metavar='HxWxC',
         help=f'feature maps, default {" ".join(INPUT_SHAPES)}')
     parser.add_argument(
-        '--blocks',
-        nargs='+',
-        default=list(BLOCKS),
-        choices=list(BLOCKS),
-        metavar='NAME',
-        help=f'default: all, {"; ".join(BLOCKS)}')
+        '--blocks', nargs='+', default=list(BLOCKS), choices=list(BLOCKS),
+        metavar='NAME', help=f'default: all, {"; ".join(BLOCKS)}')
     parser.add_argument(
         '--batch-size', type=int, default=1, help='feature maps, default 1')
     parser.add_argument(
-        '--rounds', type=int, default=15, help='measurements of each')
+        '--rounds', type=int, default=15, help='measurements of each, default 15')
     parser.add_argument(
-        '--memory-limit',
-        type=float,
-        metavar='MIB',
-        help='on a CPU: blocks that need more are not timed; default: half of '
-        'the free memory')
+        '--memory-limit', type=float, metavar='MIB',
+        help='memory of a block on a CPU, beyond which it is not timed; default: half '
+        'of the free memory')
     configs.add_device(parser)
     parser.add_argument(
-        '--macs-only',
-        action='store_true',
-        help='print MACs and parameters only, measure nothing')
+        '--macs-only', action='store_true',
+        help='count MACs and parameters, measure nothing')
     parser.add_argument('--out', help='file for the measurements, .json')
     return parser.parse_args()
 
@@ -131,12 +117,11 @@ def make_step(name, input_shape, batch_size, device, train):
     return step
 
 
-def in_mobilenet(names, image=224):
-    """MACs and parameters that blocks add to MobileNetV2.
+def in_mobilenet(names):
+    """MACs and parameters that blocks add to MobileNetV2 at 224x224.
 
     Args:
         names (list[str]): Keys of :data:`BLOCKS`, or :data:`PAPERS`.
-        image (int): Height and width of the image. Defaults to 224.
 
     Returns:
         dict[str, dict[str, int]]: ``macs`` and ``parameters`` of each.
@@ -144,24 +129,21 @@ def in_mobilenet(names, image=224):
 
     def cost(plugins):
         net = PluginBackbone(MOBILENET, plugins)
-        return built_macs(net, 3, image, image), count_parameters(net)
+        return built_macs(net, 3, 224, 224), count_parameters(net)
 
     base = cost([])
     added = {}
     for name in tqdm(names, desc='MobileNetV2', leave=False):
+        cfg = BLOCKS['LightNL, ratio 1/4' if name == PAPERS else name]
         if name == PAPERS:
-            cfg = BLOCKS['LightNL, ratio 1/4']
             plugins = [
                 dict(cfg=dict(cfg, stride=2), target=r'layer[123]\.\d+\.conv'),
                 dict(cfg=cfg, target=r'layer[4567]\.\d+\.conv')
             ]
-        elif BLOCKS[name] is None:
-            plugins = []
         else:
-            plugins = [dict(cfg=BLOCKS[name], target=r'layer\d\.\d+\.conv')]
+            plugins = [dict(cfg=cfg, target=r'layer\d\.\d+\.conv')] if cfg else []
         macs, parameters = cost(plugins)
-        added[name] = dict(macs=macs - base[0],
-                           parameters=parameters - base[1])
+        added[name] = dict(macs=macs - base[0], parameters=parameters - base[1])
     return added
 
 
@@ -222,25 +204,16 @@ def cells_of(row):
         return cells + [row['failure'], '', '']
     if 'memory_mib' in row:
         for kind in ('forward', 'training'):
-            spread = Spread.of(row[f'{kind}_ms'])
-            cells.append(f'{spread.median:.3g} ({spread.low:.3g} to '
-                         f'{spread.high:.3g})')
+            cells.append(f'{Spread.of(row[f"{kind}_ms"]):.3g}')
         cells.append(f'{row["memory_mib"]:,.0f}')
     return cells
-
-
-def markdown(head, rows):
-    """A table as Markdown."""
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
 def main():
     args = parse_args()
     try:
         outputs.check_file('--out', args.out)
-        if args.rounds < 1 or args.batch_size < 1:
-            raise ValueError('--rounds and --batch-size must be at least 1')
+        configs.check_positive(args, 'rounds', 'batch_size')
         shapes = configs.parse_shapes('--input-shapes', args.input_shapes,
                                       'HxWxC')
         if min(channels for _, _, channels in shapes) < 8:
@@ -257,13 +230,13 @@ def main():
         print(f'batch {args.batch_size}, {device_name(args.device)}, torch '
               f'{torch.__version__}; median (minimum to maximum) of '
               f'{args.rounds} alternating runs\n')
-    print(markdown(head, map(cells_of, rows)))
+    print(markdown_table(head, map(cells_of, rows)))
 
     added = in_mobilenet([*args.blocks, PAPERS])
     papers = added[PAPERS]['macs']
     print('\nadded to MobileNetV2 by a block after each of its 17 blocks, at '
           '224x224:\n')
-    print(markdown(
+    print(markdown_table(
         ['block', 'MACs added', "relative to the paper's LightNL",
          'parameters added'],
         [[name, f'{a["macs"] / 1e6:,.2f} M', f'{a["macs"] / papers:.3g} times',

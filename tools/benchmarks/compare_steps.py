@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from autonl_mm.experiments import trials
 from autonl_mm.experiments.cluster import Cluster
-from autonl_mm.measure.timing import built_macs, count_parameters
+from autonl_mm.measure.counting import built_macs, count_parameters
 from autonl_mm.models import input_channels
 from autonl_mm.models.layers import LightNL
 from autonl_mm.runs import configs, outputs

@@ -24,10 +24,11 @@ from autonl_mm.measure.classifiers import (
     NO_LIGHT_NL,
     network_by_name,
 )
-from autonl_mm.measure.timing import Spread, device_name, interleaved
+from autonl_mm.measure.timing import Spread, device_name, interleaved, median_ratio
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
 from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.tables import markdown_table
 
 try:
     import matplotlib
@@ -47,13 +48,14 @@ def parse_args():
     parser.add_argument(
         '--engines', nargs='+',
         choices=[name for name, engine in ENGINES.items() if engine.runs],
-        help='default: those that are installed')
+        help='default: all that are installed')
     parser.add_argument(
         '--networks', nargs='+', default=list(NETWORKS), metavar='NETWORK',
         help=f'default: {", ".join(NETWORKS)}; {NETWORK_HELP}; or one of timm\'s')
     parser.add_argument(
         '--threads', nargs='+', type=int, default=[1, 2], help='default: 1 2')
-    parser.add_argument('--rounds', type=int, default=50, help='measurements of each')
+    parser.add_argument(
+        '--rounds', type=int, default=50, help='measurements of each, default 50')
     configs.add_input_shape(parser, [224, 224], 'default: 224 224')
     parser.add_argument('--out', help='JSON file for all measurements')
     parser.add_argument('--plot', help='file for a plot; its ending gives the format')
@@ -74,7 +76,7 @@ def measure(engine, files, shape, rounds):
     """
     keep_freed_memory()
     return interleaved({name: load_bare(engine, shape, Path(file))
-                     for name, file in files.items()}, rounds, warmup=True)
+                        for name, file in files.items()}, rounds, warmup=True)
 
 
 def measure_engine(engine, networks, args, folder):
@@ -110,25 +112,20 @@ def measure_engine(engine, networks, args, folder):
             record = dict(engine=engine, threads=threads, network=name, seconds=seconds)
             for base in (BASE, name + NO_LIGHT_NL):
                 if base in times and base != name:
-                    record[f'ratio to {base}'] = statistics.median(
-                        a / b for a, b in zip(seconds, times[base]))
+                    record[f'ratio to {base}'] = median_ratio(seconds, times[base])
             records.append(record)
     return records
 
 
 def print_table(records, names):
     """Print medians, and ratios to mnasnet_100 and to the same without LightNL."""
-    rows = sorted({(r['engine'], r['threads']) for r in records},
-                  key=lambda key: (list(ENGINES).index(key[0]), key[1]))
-    print('\n| network | ' + ' | '.join(f'{e}, {t}' for e, t in rows) + ' |\n|'
-          + '---|' * (len(rows) + 1))
-    for name in names:
-        cells = []
-        for key in rows:
-            found = [r for r in records
-                     if (r['engine'], r['threads'], r['network']) == (*key, name)]
-            cells.append(cell(found[0]) if found else '-')
-        print(f'| {name} | ' + ' | '.join(cells) + ' |')
+    found = {(r['engine'], r['threads'], r['network']): cell(r) for r in records}
+    columns = sorted({key[:2] for key in found},
+                     key=lambda key: (list(ENGINES).index(key[0]), key[1]))
+    print('\n' + markdown_table(
+        ['network', *(f'{engine}, {threads}' for engine, threads in columns)],
+        [[name, *(found.get((*key, name), '-') for key in columns)]
+         for name in names]))
     print(f'\nms (ratio to {BASE}; ratio to the same without LightNL), by engine and '
           'threads')
 

@@ -6,8 +6,8 @@ has the share of images whose features or outputs are not finite, and of those
 that are finite but beyond ten times the median of the undisturbed images; an
 image's size is its largest absolute value.
 
-With checkpoints, each is measured with the LightNL that it was trained with, the
-paper's, the bounded one or none; they must fit the config otherwise. Without, the
+Each checkpoint is measured with the LightNL that it was trained with: the paper's, the
+bounded one or none. Everything else of it must fit the config. Without checkpoints, the
 config's network is measured at initialisation in each of these forms, with all
 weights of LightNL's normalisation 1 and BN statistics of training images.
 """
@@ -37,6 +37,7 @@ from autonl_mm.runs.checkpoints import (
     UnsafeCheckpointError,
     weights_of,
 )
+from autonl_mm.runs.tables import markdown_table
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -62,10 +63,6 @@ def parse_args():
     configs.add_config_args(parser)
     parser.add_argument('checkpoints', nargs='*', metavar='checkpoint',
                         help='checkpoint files; default: at initialisation')
-    parser.add_argument(
-        '--normalize', nargs='+', choices=FORMS, default=list(FORMS),
-        help='what LightNL divides by at initialisation, none for no LightNL; '
-        'default: all')
     configs.add_input_shape(parser)
     parser.add_argument(
         '--num-samples', type=int, default=256, help='test images, default 256')
@@ -74,7 +71,6 @@ def parse_args():
         help='training images for BN statistics at initialisation, default 768')
     parser.add_argument(
         '--batch-size', type=int, default=32, help='images at a time, default 32')
-    parser.add_argument('--seed', type=int, default=0, help='of the initialisation')
     configs.add_device(parser)
     parser.add_argument('--out', help='file for the measurements, .json')
     parser.add_argument('--plot', help='file for the plot, such as stability.png')
@@ -142,20 +138,19 @@ def trained(cfg, path):
 
 
 @torch.no_grad()
-def initialised(cfg, form, batches, seed, device='cpu'):
+def initialised(cfg, form, batches, device):
     """The model as it is before training, with LightNL switched on.
 
     Args:
         cfg (Config): The config.
         form (str): One of :data:`FORMS`.
         batches (list[Tensor]): Training images, for the statistics of BN.
-        seed (int): Of the initialisation; the same weights for every form.
-        device (str): Where to put it. Defaults to ``'cpu'``.
+        device (str): Where to put it.
 
     Returns:
         nn.Module: The model in eval mode.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)  # the same weights for every form
     model = configs.build_model(cfg)
     logging.disable(logging.INFO)  # mmengine lists every parameter
     model.init_weights()
@@ -227,16 +222,8 @@ def run(model, images, contrast=1.0):
 
 
 def disturbed(images, kind, value):
-    """Disturb a batch of images with pixels from 0 to 255.
-
-    Args:
-        images (Tensor): ``(N, 3, H, W)``.
-        kind (str): Key of :data:`CONDITIONS`.
-        value (float): How much.
-
-    Returns:
-        Tensor: ``(N, 3, H', W')``.
-    """
+    """Images ``(N, 3, H, W)`` with pixels from 0 to 255, disturbed by one of
+    :data:`CONDITIONS`: ``(N, 3, H', W')``."""
     if kind == 'brightness':
         return (images * value).clamp(0, 255)
     if kind == 'resolution':
@@ -312,23 +299,15 @@ def table(results):
         results (dict[str, list[dict]]): By name of the network, as
             :func:`measure` returns them.
     """
-    head = ['images', *results]
-    lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
-    for rows in zip(*results.values()):
-        cells = [f'{rows[0]["kind"]} {rows[0]["value"]:g}']
-        cells += [f'{100 * r["either"]["not_finite"]:.1f} + '
-                  f'{100 * r["either"]["beyond"]:.1f}' for r in rows]
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+    return markdown_table(['images', *results], [
+        [f'{rows[0]["kind"]} {rows[0]["value"]:g}',
+         *(f'{100 * r["either"]["not_finite"]:.1f} + '
+           f'{100 * r["either"]["beyond"]:.1f}' for r in rows)]
+        for rows in zip(*results.values())])
 
 
 def plot(results, path):
-    """Plot the shares of images that are not finite or beyond.
-
-    Args:
-        results (dict[str, list[dict]]): As for :func:`table`.
-        path (str): The file.
-    """
+    """Plot the shares of images that are not finite or beyond."""
     kinds = [kind for kind in CONDITIONS if kind != 'constant']
     figure, axes = plt.subplots(
         1, len(kinds), figsize=(3 * len(kinds), 3), sharey=True,
@@ -351,16 +330,7 @@ def plot(results, path):
 
 
 def networks(args, cfg, shape):
-    """The networks to measure, one after the other.
-
-    Args:
-        args (Namespace): The tool's arguments.
-        cfg (Config): The config.
-        shape (tuple[int, int]): Height and width of the images.
-
-    Yields:
-        tuple[str, nn.Module]: Name and network.
-    """
+    """The networks to measure, one after the other, each with its name."""
     for path in args.checkpoints:
         model, form = trained(cfg, path)
         # Checkpoints of a comparison often have one name in different folders.
@@ -370,8 +340,8 @@ def networks(args, cfg, shape):
         return
     samples = config_images(cfg, 'train_dataloader', args.num_calibration)
     batches = to_batch(samples, len(samples), shape).split(args.batch_size)
-    for form in dict.fromkeys(args.normalize):
-        yield form, initialised(cfg, form, batches, args.seed, args.device)
+    for form in FORMS:
+        yield form, initialised(cfg, form, batches, args.device)
 
 
 def main():

@@ -22,35 +22,19 @@ that package. They are enlarged::
 
 A scan is used either for training or for validation, never for both, and the
 split is the same in all three sets. Every image has its own random stream. So
-with the same ``--seed`` (and the same versions of NumPy and OpenCV) the files
-are identical byte for byte, and a larger number of images does not change the
-first ones.
-
-A set is moved to its place when it is complete. A killed run may leave a hidden
-folder such as ``.cls.tmp``, which the next run removes.
-
-Example:
-    python tools/dataset_converters/make_demo_data.py --out data/demo
+with the same versions of NumPy and OpenCV the files are identical byte for byte,
+and a larger number of images does not change the first ones.
 """
 import argparse
 import json
 import sys
 from pathlib import Path
-from typing import (
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import cv2
 import numpy as np
 
+from autonl_mm.runs import configs
 from autonl_mm.runs.atomic_files import atomic_dir
 
 # Increase it with every change that alters the files, so that sets of an older
@@ -58,7 +42,8 @@ from autonl_mm.runs.atomic_files import atomic_dir
 VERSION = 1
 CLASSES = tuple(f'digit_{d}' for d in range(10))
 BACKGROUND = 10  # label value of the background in the segmentation set
-SETS = ('cls', 'det', 'seg')
+# Numbers of training and validation images, and side of the images
+SETS = dict(cls=(4000, 500, 64), det=(600, 100, 160), seg=(600, 100, 160))
 SPLITS = ('train', 'val')
 # Side of a scan in the images of det and seg, in pixels; in cls, relative to the
 # side of the image.
@@ -86,31 +71,24 @@ class Digit(NamedTuple):
 
     @property
     def mask(self) -> np.ndarray:
-        """np.ndarray: The digit's pixels, bool, of shape (h, w)."""
+        """The digit's pixels, bool, ``(h, w)``."""
         return self.alpha >= 0.5
 
     @property
     def box(self) -> Tuple[int, int, int, int]:
-        """tuple: The tight box as (x, y, w, h)."""
+        """The tight box as (x, y, w, h)."""
         height, width = self.alpha.shape
         return self.x, self.y, width, height
 
     @property
     def window(self) -> Tuple[slice, slice]:
-        """tuple: The slices of rows and columns that cut out the box."""
-        x, y, width, height = self.box
-        return slice(y, y + height), slice(x, x + width)
+        """The slices of rows and columns that cut out the box."""
+        height, width = self.alpha.shape
+        return slice(self.y, self.y + height), slice(self.x, self.x + width)
 
 
 def load_scans() -> Dict[str, Scans]:
-    """Load the scans and split each class into 80 % and 20 %.
-
-    The split is the same for all seeds, so a network trained on one demo set
-    can be tested on any other.
-
-    Returns:
-        dict: The :data:`Scans` of 'train' and of 'val'.
-    """
+    """The scans, each class split into 80 % for 'train' and 20 % for 'val'."""
     from sklearn.datasets import load_digits
     digits = load_digits()
     rng = np.random.default_rng(0)
@@ -149,15 +127,8 @@ def draw_digit(scan: np.ndarray, side: int) -> np.ndarray:
 
 
 def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Mix a gradient, low-frequency noise, stripes and checks at random.
-
-    Args:
-        rng (np.random.Generator): Random stream of the image.
-        size (int): Side of the image.
-
-    Returns:
-        np.ndarray: The texture, of shape (size, size), from 0 to 1.
-    """
+    """A random mixture of a gradient, low-frequency noise, stripes and checks,
+    ``(size, size)`` from 0 to 1."""
     y, x = np.mgrid[:size, :size]
 
     def wave(period: float) -> np.ndarray:
@@ -181,15 +152,7 @@ def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def draw_colour(rng: np.random.Generator, luminance: float) -> np.ndarray:
-    """Sample a colour of a given luminance.
-
-    Args:
-        rng (np.random.Generator): Random stream of the image.
-        luminance (float): Luminance, from 0 to 255.
-
-    Returns:
-        np.ndarray: Red, green and blue, from 0 to 255, of shape (3, ).
-    """
+    """A random colour of a luminance, as RGB ``(3, )``, all from 0 to 255."""
     chroma = rng.uniform(-1, 1, 3)
     chroma -= chroma @ LUMA
     room = min(luminance, 255 - luminance, 90)
@@ -215,12 +178,11 @@ def place_digits(rng: np.random.Generator, scans: Scans,
         rng (np.random.Generator): Random stream of the image.
         scans (Scans): The scans to choose from.
         labels (Sequence[int]): Labels of the digits.
-        sides (tuple): Smallest and largest side of a scan in pixels.
+        sides (tuple[int, int]): Smallest and largest side of a scan in pixels.
         size (int): Side of the image.
 
     Returns:
-        list: The digits. No two share a pixel, and the IoU of their boxes is
-        at most 0.1.
+        list[Digit]: No two share a pixel, and the IoU of their boxes is at most 0.1.
     """
     digits: List[Digit] = []
     taken = np.zeros((size, size), bool)
@@ -243,16 +205,7 @@ def place_digits(rng: np.random.Generator, scans: Scans,
 
 def draw_image(rng: np.random.Generator, digits: Sequence[Digit],
                  size: int) -> np.ndarray:
-    """Draw a background and the digits on it.
-
-    Args:
-        rng (np.random.Generator): Random stream of the image.
-        digits (Sequence[Digit]): The digits with their positions.
-        size (int): Side of the image.
-
-    Returns:
-        np.ndarray: The image, RGB, of shape (size, size, 3), uint8.
-    """
+    """Draw a background and the digits on it: RGB, ``(size, size, 3)``, uint8."""
     # The background stays in a band of luminances and every digit outside of
     # it, so a digit is legible on any texture. Above or below a band of at
     # most 60 there is room for a contrast of 97 or more.
@@ -315,52 +268,43 @@ def write_image(path: Path, image: np.ndarray) -> None:
     path.write_bytes(data.tobytes())
 
 
-def streams(name: str, split: str, count: int,
-            seed: int) -> Iterator[Tuple[int, np.random.Generator]]:
+def streams(name: str, split: str,
+            count: int) -> Iterator[Tuple[int, np.random.Generator]]:
     """Yield index and random stream of each image, with a progress bar."""
     from tqdm import tqdm
     for index in tqdm(range(count), desc=f'{name}/{split}', unit='img'):
-        key = [seed, SETS.index(name), SPLITS.index(split), index]
+        key = [0, list(SETS).index(name), SPLITS.index(split), index]
         yield index, np.random.default_rng(key)
 
 
 def draw_scene(rng: np.random.Generator, scans: Scans,
                size: int) -> Tuple[np.ndarray, List[Digit]]:
-    """Draw an image of det or seg, with 1 to 5 digits.
-
-    Args:
-        rng (np.random.Generator): Random stream of the image.
-        scans (Scans): The scans to choose from.
-        size (int): Side of the image.
-
-    Returns:
-        tuple: The image, RGB, of shape (size, size, 3), and its digits.
-    """
+    """Draw an image of det or seg, and its 1 to 5 digits."""
     labels = rng.integers(10, size=rng.integers(1, 6))
     digits = place_digits(rng, scans, labels, SCENE_SIDES, size)
     return draw_image(rng, digits, size), digits
 
 
-def write_cls(root: Path, split: str, scans: Scans, count: int, size: int,
-              seed: int) -> None:
+def write_cls(root: Path, split: str, scans: Scans, count: int,
+              size: int) -> None:
     """Write one split of the classification set below ``root``."""
     for name in CLASSES:
         (root / split / name).mkdir(parents=True)
     sides = tuple(round(size * share) for share in CLS_SIDES)
-    for index, rng in streams('cls', split, count, seed):
+    for index, rng in streams('cls', split, count):
         label = index % 10  # in turn, which balances the classes
         digits = place_digits(rng, scans, [label], sides, size)
         write_image(root / split / CLASSES[label] / f'{index:06d}.jpg',
-                      draw_image(rng, digits, size))
+                    draw_image(rng, digits, size))
 
 
-def write_det(root: Path, split: str, scans: Scans, count: int, size: int,
-              seed: int) -> None:
+def write_det(root: Path, split: str, scans: Scans, count: int,
+              size: int) -> None:
     """Write one split of the detection set below ``root``."""
     (root / split).mkdir()
     (root / 'annotations').mkdir(exist_ok=True)
     images, annotations = [], []
-    for index, rng in streams('det', split, count, seed):
+    for index, rng in streams('det', split, count):
         image, digits = draw_scene(rng, scans, size)
         file_name = f'{index:06d}.jpg'
         write_image(root / split / file_name, image)
@@ -368,16 +312,11 @@ def write_det(root: Path, split: str, scans: Scans, count: int, size: int,
             dict(id=index + 1, file_name=file_name, width=size, height=size))
         for digit in digits:
             polygons, area = digit_polygons(digit)
-            annotations.append(
-                dict(
-                    # from 1: pycocotools treats a match with id 0 as none
-                    id=len(annotations) + 1,
-                    image_id=index + 1,
-                    category_id=digit.label + 1,
-                    bbox=list(digit.box),
-                    area=area,
-                    iscrowd=0,
-                    segmentation=polygons))
+            annotations.append(dict(
+                # from 1: pycocotools treats a match with id 0 as none
+                id=len(annotations) + 1, image_id=index + 1,
+                category_id=digit.label + 1, bbox=list(digit.box), area=area,
+                iscrowd=0, segmentation=polygons))
     coco = dict(
         info=dict(
             description='autonl_mm demo data: handwritten digits of '
@@ -394,14 +333,14 @@ def write_det(root: Path, split: str, scans: Scans, count: int, size: int,
     path.write_text(json.dumps(coco))
 
 
-def write_seg(root: Path, split: str, scans: Scans, count: int, size: int,
-              seed: int) -> None:
+def write_seg(root: Path, split: str, scans: Scans, count: int,
+              size: int) -> None:
     """Write one split of the segmentation set below ``root``."""
     image_dir = root / 'leftImg8bit' / split / 'demo'
     label_dir = root / 'gtFine' / split / 'demo'
     image_dir.mkdir(parents=True)
     label_dir.mkdir(parents=True)
-    for index, rng in streams('seg', split, count, seed):
+    for index, rng in streams('seg', split, count):
         image, digits = draw_scene(rng, scans, size)
         labels = np.full((size, size), BACKGROUND, np.uint8)
         for digit in digits:
@@ -411,36 +350,18 @@ def write_seg(root: Path, split: str, scans: Scans, count: int, size: int,
         write_image(label_dir / f'{stem}_gtFine_labelTrainIds.png', labels)
 
 
-def make_meta(name: str, train: int, val: int, size: int, seed: int) -> dict:
-    """The settings of a set, as recorded in its ``meta.json``.
-
-    Raises:
-        ValueError: If a number is too small.
-    """
-    if min(train, val) < 1 or seed < 0 or size < MIN_SIZE[name]:
-        raise ValueError(
-            f'{name}: needs at least 1 image per split, a seed of at least 0 '
-            f'and a size of at least {MIN_SIZE[name]}, got train={train}, '
-            f'val={val}, seed={seed}, size={size}')
-    return dict(
-        made_by='make_demo_data', version=VERSION, set=name, train=train,
-        val=val, size=size, seed=seed)
+WRITERS = dict(cls=write_cls, det=write_det, seg=write_seg)
 
 
-def already_there(path: Path, meta: dict, overwrite: bool = False) -> bool:
-    """Whether the set exists with the same settings and can be kept.
+def already_there(path: Path, meta: dict) -> bool:
+    """Whether a set exists with the same settings.
 
     Args:
         path (Path): Folder of the set.
-        meta (dict): The settings.
-        overwrite (bool): Whether an existing set that this tool made is
-            replaced. Defaults to False.
-
-    Returns:
-        bool: True if the set can be kept, False if it must be made.
+        meta (dict): The settings, as in its ``meta.json``.
 
     Raises:
-        FileExistsError: If the folder must not be replaced.
+        FileExistsError: If the folder is another set, or not made by this tool.
     """
     if not path.exists():
         return False
@@ -450,154 +371,63 @@ def already_there(path: Path, meta: dict, overwrite: bool = False) -> bool:
     except (OSError, ValueError, TypeError, KeyError):
         ours = False
     if not ours:
-        # not even with --overwrite: it may be the only copy of other data
         raise FileExistsError(
-            f'{path} was not made by this tool: choose another --out or '
-            'remove it')
-    if overwrite:
-        return False
-    if found != meta:
-        differ = ', '.join(
-            f'{key} is {found.get(key)}, not {value}'
-            for key, value in meta.items() if found.get(key) != value)
-        raise FileExistsError(
-            f'{path} was made with other settings ({differ}): give '
-            '--overwrite to replace it')
+            f'{path} was not made by this tool: choose another --out')
+    differ = ', '.join(f'{key} is {found.get(key)}, not {value}'
+                       for key, value in meta.items() if found.get(key) != value)
+    if differ:
+        raise FileExistsError(f'{path} was made with other settings ({differ}): remove '
+                              'it, or choose another --out')
     return True
 
 
-def _make(out: Union[str, Path], write: Callable[..., None], meta: dict,
-          overwrite: bool) -> bool:
+def make_set(path: Path, meta: dict) -> None:
     """Make a whole set, or nothing if it fails."""
-    out = Path(out)
-    final = out / meta['set']
-    if already_there(final, meta, overwrite):
-        return False
     scans = load_scans()
-    with atomic_dir(final) as folder:
+    with atomic_dir(path) as folder:
         for split in SPLITS:
-            write(folder, split, scans[split], meta[split], meta['size'],
-                  meta['seed'])
+            WRITERS[meta['set']](folder, split, scans[split], meta[split], meta['size'])
         (folder / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n')
-    return True
 
 
-def make_cls(out: Union[str, Path], train: int = 4000, val: int = 500,
-             size: int = 64, seed: int = 0, overwrite: bool = False) -> bool:
-    """Make the classification set: ImageNet folders, one digit per image.
-
-    Args:
-        out (str or Path): The folder to make ``cls`` in.
-        train (int): Number of training images. Defaults to 4000.
-        val (int): Number of validation images. Defaults to 500.
-        size (int): Side of the images, (size, size, 3). Defaults to 64.
-        seed (int): Seed of everything except the split. Defaults to 0.
-        overwrite (bool): Whether an existing set is made again. Defaults to
-            False.
-
-    Returns:
-        bool: True if the set was made, False if it existed with the same
-        settings.
-
-    Raises:
-        FileExistsError: If ``cls`` exists with other settings and
-            ``overwrite`` is False, or was not made by this tool.
-        ValueError: If a number is too small.
-    """
-    meta = make_meta('cls', train, val, size, seed)
-    return _make(out, write_cls, meta, overwrite)
-
-
-def make_det(out: Union[str, Path], train: int = 600, val: int = 100,
-             size: int = 160, seed: int = 0, overwrite: bool = False) -> bool:
-    """Make the detection set: COCO with boxes and polygons of 1 to 5 digits.
-
-    Digit d has the category id d + 1. For arguments and errors see
-    :func:`make_cls`; the defaults are 600 and 100 images of
-    (160, 160, 3).
-    """
-    meta = make_meta('det', train, val, size, seed)
-    return _make(out, write_det, meta, overwrite)
-
-
-def make_seg(out: Union[str, Path], train: int = 600, val: int = 100,
-             size: int = 160, seed: int = 0, overwrite: bool = False) -> bool:
-    """Make the segmentation set: Cityscapes folders with 11 train ids.
-
-    The label maps, (size, size) of uint8, are d at the pixels of digit d and 10
-    at the background. For arguments and errors see :func:`make_cls`; the
-    defaults are 600 and 100 images of (160, 160, 3).
-    """
-    meta = make_meta('seg', train, val, size, seed)
-    return _make(out, write_seg, meta, overwrite)
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    """An argparse type for integers of at least ``minimum``."""
-
-    def integer(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f'{text!r} is not an integer') from None
-        if value < minimum:
-            raise argparse.ArgumentTypeError(
-                f'must be at least {minimum}, got {value}')
-        return value
-
-    return integer
-
-
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Make the demo data sets from handwritten digits.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
         '--out', type=Path, default='data/demo', help='folder for the sets')
     parser.add_argument(
-        '--sets', nargs='+', choices=SETS, default=SETS, help='sets to make')
-    for name, train, val, size in (('cls', 4000, 500, 64),
-                                   ('det', 600, 100, 160),
-                                   ('seg', 600, 100, 160)):
-        parser.add_argument(
-            f'--{name}-train', type=at_least(1), default=train, metavar='N',
-            help='number of training images')
-        parser.add_argument(
-            f'--{name}-val', type=at_least(1), default=val, metavar='N',
-            help='number of validation images')
-        parser.add_argument(
-            f'--{name}-size', type=at_least(MIN_SIZE[name]), default=size,
-            metavar='PIXELS', help='side of the images')
-    parser.add_argument(
-        '--seed', type=at_least(0), default=0, help='another seed gives other '
-        'images; the split of the scans is always the same')
-    parser.add_argument(
-        '--overwrite', action='store_true', help='make existing sets again, '
-        'also with other settings')
-    return parser.parse_args(argv)
+        '--sets', nargs='+', choices=SETS, default=list(SETS), help='sets to make')
+    for name, defaults in SETS.items():
+        for key, default, text in zip(('train', 'val', 'size'), defaults, (
+                'number of training images', 'number of validation images',
+                f'side of the images in pixels, at least {MIN_SIZE[name]}')):
+            parser.add_argument(
+                f'--{name}-{key}', type=int, default=default, metavar='N', help=text)
+    return parser.parse_args()
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
-    makers = dict(cls=make_cls, det=make_det, seg=make_seg)
-    settings = {
-        name: {
-            key: getattr(args, f'{name}_{key}')
-            for key in ('train', 'val', 'size')
-        }
-        for name in SETS if name in args.sets
-    }
+def main() -> None:
+    args = parse_args()
+    metas = []
     try:
         # All checks come first, so that nothing is made if a later set fails.
-        for name, kwargs in settings.items():
-            meta = make_meta(name, seed=args.seed, **kwargs)
-            already_there(args.out / name, meta, args.overwrite)
-        for name, kwargs in settings.items():
-            made = makers[name](
-                args.out, seed=args.seed, overwrite=args.overwrite, **kwargs)
-            print(f'{args.out / name}: {"made" if made else "already there"}')
-    except FileExistsError as error:
+        for name in SETS:
+            configs.check_positive(args, f'{name}_train', f'{name}_val')
+            train, val, size = (
+                getattr(args, f'{name}_{key}') for key in ('train', 'val', 'size'))
+            if size < MIN_SIZE[name]:
+                raise ValueError(f'--{name}-size is {size}, expected at least '
+                                 f'{MIN_SIZE[name]}')
+            meta = dict(made_by='make_demo_data', version=VERSION, set=name,
+                        train=train, val=val, size=size)
+            if name in args.sets:
+                metas.append((meta, already_there(args.out / name, meta)))
+        for meta, there in metas:
+            if not there:
+                make_set(args.out / meta['set'], meta)
+            print(f'{args.out / meta["set"]}: {"already there" if there else "made"}')
+    except (FileExistsError, ValueError) as error:
         sys.exit(f'make_demo_data.py: {error}')
     except ModuleNotFoundError as error:
         module = error.name.split('.')[0]

@@ -1,19 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Predictions of tools/test.py in half precision, compared with float32."""
 import mmengine
-import pytest
 import torch
 from conftest import ROOT, call_main, load_tool, main_error, run_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import save_checkpoint
 
-tool = load_tool('tools/benchmarks/compare_predictions.py')
-
-
-def classified(*predicted):
-    return [dict(pred_label=torch.tensor([label]), img_path=f'{i}.jpg')
-            for i, label in enumerate(predicted)]
+tool = load_tool('tools/research/compare_predictions.py')
 
 
 def test_half_precision(image_folder, tiny_arch, tmp_path, scope, monkeypatch,
@@ -43,22 +37,6 @@ def test_half_precision(image_folder, tiny_arch, tmp_path, scope, monkeypatch,
     equal = sum(int(a['pred_label'] == b['pred_label']) for a, b in zip(full, half))
     assert capsys.readouterr().out == (
         f'{equal} of 16 labels agree, {100 * equal / 16:.2f} %\n')
-    assert 'c.pkl' in main_error(monkeypatch, tool, out[0], tmp_path / 'c.pkl')
-
-
-def test_agreement():
-    agreement = tool.agreement
-    segmented = [dict(pred_sem_seg=dict(data=torch.zeros(1, 2, 2)))]
-    one = classified(1, 2, 3, 4)
-    assert agreement(one, classified(1, 2, 3, 5)) == (3, 4)
-    assert agreement(segmented, segmented) == (4, 4)
-    for other, words in ((one[:3], '4 predictions against 3'),
-                         (one[::-1], '0.jpg against 3.jpg')):
-        with pytest.raises(ValueError, match=words):
-            agreement(one, other)
-    found = [dict(pred_instances={})]
-    with pytest.raises(ValueError, match='a classifier or a segmentor'):
-        agreement(found, found)
 
 
 def test_one_precision_at_a_time(tmp_path, monkeypatch):

@@ -104,11 +104,21 @@ def _send_peak(sender, make_step: Callable, args: tuple,
     sender.send((_status('VmHWM') - before) / 2**20)
 
 
+def free_memory(device: str = 'cpu') -> int:
+    """Memory that is available on a device, in bytes."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    return _entry('/proc/meminfo', 'MemAvailable')
+
+
 def _status(field: str) -> int:
     """An entry of this process's ``/proc`` status, in bytes."""
     # getrusage would include the memory of the parent when it started this one.
-    for line in Path('/proc/self/status').read_text().splitlines():
+    return _entry('/proc/self/status', field)
+
+
+def _entry(file: str, field: str) -> int:
+    for line in Path(file).read_text().splitlines():
         if line.startswith(f'{field}:'):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f'/proc/self/status has no {field}: memory can only be '
-                       'measured on Linux')
+    raise RuntimeError(f'{file} has no {field}: memory can only be measured on Linux')

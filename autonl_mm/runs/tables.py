@@ -4,7 +4,7 @@ from typing import Any, Iterable, Sequence
 
 
 def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table.
+    """Write a table: the first column is left-aligned, all others right-aligned.
 
     Args:
         header (Sequence): Titles of the columns.
@@ -17,7 +17,7 @@ def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     Raises:
         ValueError: If a row has another number of cells; names the row.
     """
-    lines = [list(header), ['---'] * len(header)]
+    lines = [list(header), ['---'] + ['---:'] * (len(header) - 1)]
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f'the row {list(row)} has {len(row)} cells, expected '

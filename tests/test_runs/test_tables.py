@@ -6,7 +6,7 @@ from autonl_mm.runs.tables import markdown_table
 
 def test_a_table():
     assert markdown_table(['net', 'ms'], [('a|b', 1.5), ('c', 2)]).split('\n') == [
-        '| net | ms |', '| --- | --- |', r'| a\|b | 1.5 |', '| c | 2 |']
+        '| net | ms |', '| --- | ---: |', r'| a\|b | 1.5 |', '| c | 2 |']
 
 
 def test_a_row_of_another_length_is_named():

@@ -37,9 +37,10 @@ def measured(tmp_path_factory):
     path = tmp_path_factory.mktemp('blocks') / 'blocks.json'
     printed = io.StringIO()
     with known_to_forks(tool) as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(tool, 'BLOCKS', {name: tool.BLOCKS[name] for name in NAMES})
+        patch.setattr(tool, 'free_memory', lambda: 1200 * 2**20)
         call_main(patch, tool, '--input-shapes', '48x48x8', '128x128x8', '--rounds',
-                  '2', '--blocks', *NAMES, '--memory-limit', '600', '--device',
-                  'cpu', '--out', path)
+                  '2', '--device', 'cpu', '--out', path)
     return printed.getvalue(), json.loads(path.read_text())
 
 

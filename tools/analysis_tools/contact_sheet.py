@@ -22,11 +22,8 @@ GAP = 6  # pixels of white between images
 
 
 def find_images(folder: Path, count: int) -> List[Path]:
-    """At most ``count`` images below a folder, at even distances in the sorted names.
-
-    Raises:
-        FileNotFoundError: If there is no image.
-    """
+    """At most ``count`` images below a folder, at even distances in the sorted
+    names."""
     paths = sorted(
         p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
     if not paths:
@@ -37,16 +34,8 @@ def find_images(folder: Path, count: int) -> List[Path]:
 
 def make_sheet(images: List[np.ndarray], columns: int,
                width: int) -> np.ndarray:
-    """Put images into rows; each row is as high as its highest image.
-
-    Args:
-        images (list[np.ndarray]): ``(H, W, 3)`` each.
-        columns (int): Images in a row.
-        width (int): Width in pixels that each image is resized to.
-
-    Returns:
-        np.ndarray: ``(H, W, 3)``.
-    """
+    """Resize images ``(H, W, 3)`` to a width, and put them into rows that are as
+    high as their highest image."""
     cells = [
         cv2.resize(p, (width, max(1, round(p.shape[0] * width / p.shape[1]))),
                    interpolation=cv2.INTER_AREA if width < p.shape[1] else

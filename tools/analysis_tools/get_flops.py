@@ -37,12 +37,8 @@ def parse_args():
 
 def make_inputs(model: nn.Module, shape: Size, scope: Optional[str]
                 ) -> Tuple[torch.Tensor, list]:
-    """A noise image after the model's preprocessor.
-
-    Returns:
-        tuple: The image ``(1, C, H, W)``, padded if the preprocessor pads,
-        and the data sample from which detectors read its size.
-    """
+    """A noise image ``(1, C, H, W)`` after the model's preprocessor, which may pad;
+    and the data sample from which detectors read its size."""
     torch.manual_seed(0)
     data = dict(inputs=[torch.randint(
         0, 256, (input_channels(model), *shape), dtype=torch.uint8)])

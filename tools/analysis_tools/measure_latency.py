@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from autonl_mm.cost import LatencyTable, iter_blocks, strided
-from autonl_mm.experiments.random_subnets import random_subnet
 from autonl_mm.experiments.ranking import rank_correlations
 from autonl_mm.export.bare import load_bare, write_bare
 from autonl_mm.export.engines import ENGINES, Settings
@@ -39,20 +38,17 @@ from autonl_mm.runs.atomic_files import atomic_write
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     configs.add_config_args(parser)
-    parser.add_argument(
-        '--out',
-        default='latency.json',
-        help='file for the table, default latency.json')
+    parser.add_argument('--out', default='latency.json',
+                        help='file for the table, default latency.json')
     parser.add_argument(
         '--batch-size', type=int, default=1, help='images at a time, default 1')
     parser.add_argument(
-        '--rounds', type=int, default=15, help='measurements of each block')
+        '--rounds', type=int, default=15, help='measurements of each block, default 15')
     parser.add_argument(
         '--engine',
         choices=[name for name, engine in ENGINES.items() if engine.runs],
         help='measure in this engine, in deploy form; default: PyTorch')
-    parser.add_argument(
-        '--threads', type=int, help="default: torch's number")
+    parser.add_argument('--threads', type=int, help="default: torch's number")
     parser.add_argument(
         '--num-networks', type=int, default=20,
         help='random networks that the table is fitted to, default 20; 0 for none')
@@ -61,16 +57,9 @@ def parse_args():
 
 
 def candidates(supernet):
-    """The layers that the latency table of a supernet needs.
-
-    Args:
-        supernet (AutoNLSuperNet): The supernet.
-
-    Returns:
-        dict[str, tuple[nn.Module, tuple[int, int, int]]]: From a key of
-        LatencyTable to the layer and the ``(C, H, W)`` of its input. Blocks of
-        equal shape have the same key.
-    """
+    """The layers that the latency table of a supernet needs: by key of LatencyTable
+    the layer and the ``(C, H, W)`` of its input. Blocks of equal shape have the same
+    key."""
     arch, shape = supernet.space.largest, supernet.input_shape
     kwargs = {k: v for k, v in supernet.kwargs.items()
               if k in ('conv_cfg', 'norm_cfg', 'act_cfg')}
@@ -99,16 +88,7 @@ def candidates(supernet):
 
 
 def measure(layers, args, folder):
-    """Measure layers in turns.
-
-    Args:
-        layers (dict): As :func:`candidates` returns them.
-        args (Namespace): The tool's arguments.
-        folder (Path): For files of an engine.
-
-    Returns:
-        dict[str, float]: Median milliseconds by key.
-    """
+    """Median milliseconds of layers by key, measured in turns."""
     calls, inputs = {}, {}
     for key, (layer, shape) in layers.items():
         shape = (args.batch_size, *shape)
@@ -126,52 +106,18 @@ def measure(layers, args, folder):
     return {key: 1e3 * Spread.of(t).median for key, t in without_drift(times).items()}
 
 
-def random_networks(supernet, count):
-    """Random networks of a space.
-
-    Args:
-        supernet (AutoNLSuperNet): The supernet.
-        count (int): How many.
-
-    Returns:
-        list[ArchSpec]: They differ from each other if the space has so many.
-    """
-    space, rng = supernet.space, random.Random(0)
-    return [space.arch(random_subnet(space, lambda choices: 0, 0, 0, rng))
-            for _ in range(count)]
+def random_networks(space, count):
+    """Random networks of a space, as :class:`ArchSpec`."""
+    rng = random.Random(0)
+    return [space.arch([tuple(rng.randrange(n) for n in block.shape)
+                        for block in space.blocks]) for _ in range(count)]
 
 
 def predict(latency, archs, input_shape):
-    """Sums over the layers of networks.
-
-    Args:
-        latency (dict[str, float]): Milliseconds by key.
-        archs (list[ArchSpec]): The networks.
-        input_shape (tuple[int, int]): ``(H, W)`` of the image.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray]: Milliseconds, and numbers of layers.
-    """
+    """Sums over the layers of networks in milliseconds, and numbers of layers."""
     table = LatencyTable(latency)
     sums = [table.network(arch, input_shape) for arch in archs]
     return np.array(sums), np.array([len(arch.blocks) + 2. for arch in archs])
-
-
-def fit(sums, counts, measured):
-    """Factor of an entry, and cost of a call, that fit whole networks best.
-
-    Args:
-        sums (np.ndarray): Sums over the layers.
-        counts (np.ndarray): Numbers of layers.
-        measured (np.ndarray): Latencies of the whole networks.
-
-    Returns:
-        tuple[float, float]: What an entry is multiplied by, and what is added.
-    """
-    # relative errors count, not those of the slowest networks alone
-    rows = np.stack([sums, counts], 1) / measured[:, None]
-    factor, added = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0]
-    return float(factor), float(added)
 
 
 def fit_table(latency, sums, counts, measured):
@@ -179,7 +125,9 @@ def fit_table(latency, sums, counts, measured):
 
     Args:
         latency (dict[str, float]): Milliseconds by key.
-        sums, counts, measured (np.ndarray): As for :func:`fit`.
+        sums (np.ndarray): Sums over the layers of networks.
+        counts (np.ndarray): Numbers of layers.
+        measured (np.ndarray): Latencies of the whole networks.
 
     Returns:
         tuple[dict[str, float], dict]: The table, and what was found: ``factor`` and
@@ -188,9 +136,12 @@ def fit_table(latency, sums, counts, measured):
         is predicted by the fit to all others.
     """
 
-    def apply(rows):
+    def fit(rows):
         if len(measured[rows]) >= 3:
-            factor, added = fit(sums[rows], counts[rows], measured[rows])
+            # relative errors count, not those of the slowest networks alone
+            terms = np.stack([sums, counts], 1)[rows] / measured[rows][:, None]
+            factor, added = map(
+                float, np.linalg.lstsq(terms, np.ones(len(terms)), rcond=None)[0])
             if factor > 0 and factor * min(latency.values()) + added > 0:
                 return factor, added
         # no entry may become negative
@@ -199,9 +150,9 @@ def fit_table(latency, sums, counts, measured):
     every = np.arange(len(measured))
     left_out = []
     for i in every:
-        factor, added = apply(every[every != i])
+        factor, added = fit(every[every != i])
         left_out.append((factor * sums[i] + added * counts[i]) / measured[i] - 1)
-    factor, added = apply(every)
+    factor, added = fit(every)
     found = dict(
         factor=factor, added_ms=added,
         error_of_sums=float(np.median(abs(sums / measured - 1))),
@@ -210,14 +161,7 @@ def fit_table(latency, sums, counts, measured):
 
 
 def check(args):
-    """Refuse bad arguments.
-
-    Args:
-        args (Namespace): The tool's arguments.
-
-    Raises:
-        ImportError, ValueError: If one is bad; names it.
-    """
+    """Refuse bad arguments by an ImportError or ValueError that names the argument."""
     configs.check_positive(args, 'rounds', 'batch_size')
     if args.threads is not None:
         configs.check_positive(args, 'threads')
@@ -244,7 +188,7 @@ def main():
         print(keep_freed_memory())
     layers, start = candidates(supernet), time.time()
     shape = supernet.input_shape
-    archs = random_networks(supernet, args.num_networks)
+    archs = random_networks(supernet.space, args.num_networks)
     image = (supernet.in_channels, *shape)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -255,13 +199,9 @@ def main():
         except RuntimeError as e:
             sys.exit(f'measure_latency.py: {" ".join(str(e).split())}')
     record = dict(
-        engine=args.engine or 'pytorch',
-        device=device_name(args.device),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        batch_size=args.batch_size,
-        rounds=args.rounds,
-        input_shape=shape)
+        engine=args.engine or 'pytorch', device=device_name(args.device),
+        threads=torch.get_num_threads(), torch=torch.__version__,
+        batch_size=args.batch_size, rounds=args.rounds, input_shape=shape)
     print(f'{len(latency)} entries in {time.time() - start:.0f} s, '
           f'{record["engine"]}')
     if archs:

@@ -44,12 +44,7 @@ def parse_args():
 
 
 def parse_point(text, height, width):
-    """x and y from a text such as ``'120,80'``, in pixels of an image.
-
-    Raises:
-        ValueError: If the text has another form, or the position is outside
-            of the image.
-    """
+    """x and y in pixels of an image, from a text such as ``'120,80'``."""
     try:
         x, y = (float(part) for part in text.split(','))
     except ValueError:
@@ -62,11 +57,7 @@ def parse_point(text, height, width):
 
 
 def find_layers(model, names):
-    """LightNL layers of a model by their names in ``model.named_modules()``.
-
-    Raises:
-        ValueError: If a name does not name a LightNL layer.
-    """
+    """LightNL layers of a model by their names in ``model.named_modules()``."""
     layers = {name: module for name, module in model.named_modules()
               if isinstance(module, LightNL)}
     for name in names:
@@ -88,12 +79,8 @@ def attention(model, layers, image, points):
         points (list[tuple[float, float]]): x and y in pixels of ``image``.
 
     Returns:
-        tuple[dict[str, Tensor], tuple[int, int]]: From the name of the layer
-        to one row per point, ``(P, h, w)``; and ``(H', W')``, the size of the
-        image after the model has padded it.
-
-    Raises:
-        ValueError: If the backbone does not run one of the layers.
+        tuple[dict[str, Tensor], tuple[int, int]]: By layer one row per point,
+        ``(P, h, w)``; and ``(H', W')``, the size of the padded image.
     """
     inputs = torch.from_numpy(image.transpose(2, 0, 1).copy())
     data = model.data_preprocessor(
@@ -128,15 +115,8 @@ def attention(model, layers, image, points):
 
 
 def plot(image, rows, points, size, out):
-    """Plot one attention map for each layer and position.
-
-    Args:
-        image (np.ndarray): ``(H, W, 3)`` in BGR.
-        rows (dict[str, Tensor]): From the layer to its maps, ``(P, h, w)``.
-        points (list[tuple[float, float]]): x and y in pixels of ``image``.
-        size (tuple[int, int]): ``(H', W')`` in pixels that the maps cover.
-        out (Path): File for the plot.
-    """
+    """Plot the maps ``(P, h, w)`` of each layer, which cover ``size`` pixels, over
+    an image."""
     height, width = image.shape[:2]
     fig, axes = plt.subplots(
         len(rows), len(points) + 1, squeeze=False,

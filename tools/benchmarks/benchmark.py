@@ -23,13 +23,10 @@ import platform
 import statistics
 import sys
 import time
-from collections import defaultdict
-from pathlib import Path
 
 import torch
 import torch.nn as nn
 from mmcv.cnn import NonLocal2d
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autonl_mm.deploy import switch_to_deploy
 from autonl_mm.export.engines import ENGINES, Settings
@@ -40,7 +37,7 @@ from autonl_mm.measure.classifiers import (
     network_by_name,
 )
 from autonl_mm.measure.comparison_blocks import EinsumLightNL
-from autonl_mm.measure.memory import peak_memory, peak_of_tensors
+from autonl_mm.measure.memory import free_memory, peak_memory, peak_of_tensors
 from autonl_mm.measure.passes import (
     FORMS,
     FUSED,
@@ -59,12 +56,13 @@ from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.tables import markdown_table
 
 NETWORKS = tuple(name + variant for name in NAMES for variant in ('', NO_LIGHT_NL))
-# The LightNL layers of AutoNL-S at 224, and two of a dense task.
-LAYER_SHAPES = ('8x24x56x56:2', '8x40x28x28:2', '8x80x14x14:1', '8x96x14x14:1',
-                '8x192x7x7:1', '8x320x7x7:1', '1x24x256x256:2', '1x96x64x64:1')
+# The LightNL layers of AutoNL-S at 224, and two of a dense task: N, C, H, W, stride
+LAYER_SHAPES = ((8, 24, 56, 56, 2), (8, 40, 28, 28, 2), (8, 80, 14, 14, 1),
+                (8, 96, 14, 14, 1), (8, 192, 7, 7, 1), (8, 320, 7, 7, 1),
+                (1, 24, 256, 256, 2), (1, 96, 64, 64, 1))
 # The last depthwise convolutions of AutoNL-S at 64 and 128, and one that is not small
 DEPTHWISE_SHAPES = ((576, 5, 2), (1152, 5, 4), (320, 3, 2), (480, 5, 8))
-INPUT_SHAPES = ('224x224', '320x320', '512x512', '512x1024', '1024x2048')
+SCALING_SHAPES = ((224, 224), (320, 320), (512, 512), (512, 1024), (1024, 2048))
 
 
 def parse_args():
@@ -93,14 +91,6 @@ def parse_args():
         'each block as one operator; fused-compile; onnxruntime. The last three are '
         'forward passes on a CPU. Default: eager and fused on a CPU, eager and compile '
         'on a GPU')
-    parser.add_argument(
-        '--layer-shapes', nargs='+', default=LAYER_SHAPES,
-        metavar='NxCxHxW:STRIDE', help='feature maps and strides of the part '
-        f'layer, default {" ".join(LAYER_SHAPES)}')
-    parser.add_argument(
-        '--input-shapes', nargs='+', default=INPUT_SHAPES, metavar='HxW',
-        help='images of the part scaling, at least two, default '
-        f'{" ".join(INPUT_SHAPES)}')
     parser.add_argument(
         '--cpu-time', action='store_true',
         help='measure the CPU time of all threads instead of wall-clock time, for a '
@@ -183,7 +173,7 @@ def layer(args):
     rows = []
     kinds = ['forward', *['fused'] * ('fused' in args.forms), 'training']
     limit = free_memory(args.device) / 2
-    for n, c, h, w, stride in args.layer_shapes:
+    for n, c, h, w, stride in LAYER_SHAPES:
         x = torch.randn(n, c, h, w, device=args.device)
         last = x.contiguous(memory_format=torch.channels_last)
         for kind in kinds:
@@ -290,13 +280,13 @@ def memory(args):
 def scaling(args):
     """Growth of time and memory with the number of pixels."""
     rows = []
-    pixels = [h * w for h, w in args.input_shapes]
+    pixels = [h * w for h, w in SCALING_SHAPES]
     for name in args.networks:
         for kind in SCALING_KINDS:
             if kind == 'fused' and kind not in args.forms:
                 continue
             steps = {size: (kind, name, 1, *size, args.device)
-                     for size in args.input_shapes}
+                     for size in SCALING_SHAPES}
             times = interleaved({size: memory_step(*step) for size, step in
                                  steps.items()}, args.rounds, args.device,
                                 clock=args.clock)
@@ -310,7 +300,7 @@ def scaling(args):
     print_table(
         'Growth with the number of pixels, batch 1; slope in a log-log plot, 1 is '
         'linear',
-        ['network', 'pass', *map(size_text, args.input_shapes), 'slope'],
+        ['network', 'pass', *map(size_text, SCALING_SHAPES), 'slope'],
         [[r['network'], f'{r["kind"]}, {unit}',
           *[f'{v:,.0f}' for v in values], f'{r["slope_of_" + what]:.3f}']
          for r in rows for what, unit, values in (
@@ -326,20 +316,6 @@ def slope(x, y):
 
 
 # -------------------------------------------------------------------- profile
-class OperatorTimes(TorchDispatchMode):
-    """CPU seconds of every operator that is called, in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.seconds = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        start = time.process_time()
-        out = func(*args, **(kwargs or {}))
-        self.seconds.append((func, time.process_time() - start))
-        return out
-
-
 def profile(args):
     """Milliseconds of each operator of a forward pass, on a CPU."""
     if on_gpu(args.device):
@@ -348,21 +324,20 @@ def profile(args):
     x = noise(args.batch_size, *args.input_shape)
     rows = []
     for name in args.networks:
-        step, runs = inference(network_by_name(name), x), []
+        step = inference(network_by_name(name), x)
         step()
-        for _ in range(args.rounds):
-            with OperatorTimes() as mode:
+        with torch.profiler.profile(
+                activities=[torch.profiler.ProfilerActivity.CPU]) as measured:
+            for _ in range(args.rounds):
                 step()
-            runs.append(mode.seconds)
-        operators = defaultdict(float)
-        for calls in zip(*runs):  # the same call in every round
-            operators[str(calls[0][0])] += 1e3 * min(s for _, s in calls)
-        rows.append(dict(network=name, ms=operators))
+        rows.append(dict(network=name, ms={
+            event.key: event.self_cpu_time_total / 1e3 / args.rounds
+            for event in measured.key_averages()}))
     top = sorted({o for row in rows for o in row['ms']},
                  key=lambda o: -max(row['ms'].get(o, 0) for row in rows))[:12]
     print_table(
-        'Operators of a forward pass in deploy form, ms of CPU time, minimum of '
-        f'{args.rounds} runs, batch {args.batch_size}',
+        'Operators of a forward pass in deploy form, ms without operators they call, '
+        f'mean of {args.rounds} runs, batch {args.batch_size}',
         ['operator', *args.networks],
         [[operator, *[f'{row["ms"].get(operator, 0):.2f}' for row in rows]]
          for operator in top] +
@@ -388,25 +363,12 @@ def size_text(size):
     return 'x'.join(map(str, size))
 
 
-def free_memory(device):
-    """Free memory of a device in bytes."""
-    if on_gpu(device):
-        return torch.cuda.mem_get_info(device)[0]
-    for line in Path('/proc/meminfo').read_text().splitlines():
-        if line.startswith('MemAvailable:'):
-            return int(line.split()[1]) * 1024
-
-
 def print_table(title, header, rows):
     print(f'{title}\n\n{markdown_table(header, rows)}\n', flush=True)
 
 
 def check(args):
-    """Check the arguments and set the defaults that depend on the device.
-
-    Raises:
-        ImportError, ValueError: If an option does not suit the device or the others.
-    """
+    """Check the arguments and set the defaults that depend on the device."""
     gpu = on_gpu(args.device)
     if gpu and not torch.cuda.is_available():
         raise ValueError('--device is cuda, but torch finds no GPU')
@@ -418,12 +380,6 @@ def check(args):
                          f'{args.device}')
     args.clock = time.process_time if args.cpu_time else time.perf_counter
     args.input_shape = configs.parse_shape(args.input_shape, minimum=32)
-    args.input_shapes = configs.parse_shapes(
-        '--input-shapes', args.input_shapes, 'HxW', 32)
-    args.layer_shapes = configs.parse_shapes(
-        '--layer-shapes', args.layer_shapes, 'NxCxHxW:STRIDE')
-    if len(set(args.input_shapes)) < 2:
-        raise ValueError('--input-shapes has one shape, expected at least two')
     if args.base and args.base not in args.networks:
         raise ValueError(f'--base is {args.base!r}, which is not in --networks')
     for name in args.networks:

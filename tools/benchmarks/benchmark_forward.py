@@ -43,17 +43,8 @@ def parse_args():
 
 
 def forward_pass(cfg, shape, form, args):
-    """A forward pass of a model in channels_last, and the number of its parameters.
-
-    Args:
-        cfg (Config): The config.
-        shape (tuple[int, int]): Height and width of the images.
-        form (str): One of :data:`FORMS`.
-        args (Namespace): Arguments of the tool.
-
-    Returns:
-        tuple[Callable, int]: Both.
-    """
+    """A forward pass of a model in channels_last, in one of :data:`FORMS`, and the
+    number of its parameters."""
     model = configs.build_model(cfg)
     parameters = count_parameters(model)
     if form == 'deploy form':
@@ -66,14 +57,6 @@ def forward_pass(cfg, shape, form, args):
 
 def measure(args):
     """Measure all configs.
-
-    Args:
-        args (Namespace): Arguments of the tool.
-
-    Returns:
-        dict: ``device``, ``batch_size`` and ``models``, a list of dicts
-        with the config's ``name``, ``input_shape``, ``parameters``, and ``seconds``
-        from the form to its measurements.
 
     Raises:
         FileNotFoundError: If a config does not exist.

@@ -58,18 +58,9 @@ def parse_args():
 
 
 def set_decoder(node, decoder):
-    """Set the decoder of every transform in a config that loads images.
-
-    The transform is replaced by LoadImageOrSkip, as mmcv's own does not
-    initialise turbojpeg.
-
-    Args:
-        node (Any): A part of a config, changed in place.
-        decoder (str): The ``imdecode_backend``.
-
-    Returns:
-        int: The number of transforms.
-    """
+    """Set the decoder of every transform in a config that loads images; returns
+    their number. LoadImageOrSkip replaces mmcv's transform, which does not
+    initialise turbojpeg."""
     if isinstance(node, (list, tuple)):
         return sum(set_decoder(item, decoder) for item in node)
     if not isinstance(node, dict):
@@ -84,17 +75,7 @@ def set_decoder(node, decoder):
 
 
 def make_pass(cfg, dataset, indices, workers):
-    """A pass over some images of a data set.
-
-    Args:
-        cfg (dict): The dataloader of the config.
-        dataset (Dataset): The data set.
-        indices (list[int]): Indices of the images.
-        workers (int): Number of worker processes.
-
-    Returns:
-        Callable: Without arguments. Workers start with the first call.
-    """
+    """A pass over the images of these indices. Workers start with the first call."""
     loader = Runner.build_dataloader(dict(
         copy.deepcopy({k: v for k, v in cfg.items() if k != 'dataset'}),
         dataset=dataset, sampler=indices, batch_sampler=None, num_workers=workers,

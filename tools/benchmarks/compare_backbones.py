@@ -7,7 +7,6 @@ as median, minimum and maximum. Prints a table, and on request writes JSON and
 plots the published accuracy against measured latency and against MACs.
 """
 import argparse
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -26,7 +25,6 @@ from autonl_mm.runs.tables import markdown_table
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-from matplotlib.transforms import Bbox
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/mmpretrain/{}_32xb128_in1k.py'
@@ -34,19 +32,18 @@ AUTONL = 'Li et al. 2020, arXiv 2004.01961'
 # From the config to the name, the published top-1 accuracy on ImageNet and its
 # source. No accuracy was measured here.
 NETWORKS = {
-    'shufflenet-v2-150':
-    ('ShuffleNetV2 1.5', 72.6, 'Ma et al. 2018, arXiv 1807.11164'),
-    'mobilenet-v2': ('MobileNetV2', 72.0, 'Sandler et al. 2018, arXiv '
-                     '1801.04381'),
+    'shufflenet-v2-150': (
+        'ShuffleNetV2 1.5', 72.6, 'Ma et al. 2018, arXiv 1807.11164'),
+    'mobilenet-v2': ('MobileNetV2', 72.0, 'Sandler et al. 2018, arXiv 1801.04381'),
     'mobilenet-v2-light-nl': ('MobileNetV2-LightNL', 75.0, AUTONL),
     'fbnet-c': ('FBNet-C', 74.9, 'Wu et al. 2019, arXiv 1812.03443'),
     'mnasnet-a1': ('MnasNet-A1', 75.2, 'Tan et al. 2019, arXiv 1807.11626'),
-    'mobilenet-v3-large': ('MobileNetV3-Large', 75.2,
-                           'Howard et al. 2019, arXiv 1905.02244'),
+    'mobilenet-v3-large': (
+        'MobileNetV3-Large', 75.2, 'Howard et al. 2019, arXiv 1905.02244'),
     'mixnet-s': ('MixNet-S', 75.8, 'Tan and Le 2019, arXiv 1907.09595'),
     'mixnet-m': ('MixNet-M', 77.0, 'Tan and Le 2019, arXiv 1907.09595'),
-    'efficientnet-b0': ('EfficientNet-B0', 77.1,
-                        'Tan and Le 2019, arXiv 1905.11946'),
+    'efficientnet-b0': (
+        'EfficientNet-B0', 77.1, 'Tan and Le 2019, arXiv 1905.11946'),
     'autonl-s': ('AutoNL-S', 76.5, AUTONL),
     'autonl-l': ('AutoNL-L', 77.7, AUTONL),
 }
@@ -75,19 +72,8 @@ def parse_args():
 
 
 def build(network):
-    """Build the classifier of a config, and look up its published accuracy.
-
-    Args:
-        network (str): Key of :data:`NETWORKS` or path of a config.
-
-    Returns:
-        tuple: The model, and a tuple of its name, accuracy and source; the
-        latter two are None if unknown.
-
-    Raises:
-        FileNotFoundError: If there is no such config.
-        ValueError: If it is a search.
-    """
+    """The classifier of a key of :data:`NETWORKS` or of a config; and its name, its
+    published accuracy and the source, the latter two None if unknown."""
     published = NETWORKS.get(network)
     path = ROOT / CONFIG.format(network) if published else Path(network)
     if not path.is_file():
@@ -116,15 +102,7 @@ def make_call(kind, model, args):
 
 
 def measure(models, args):
-    """Time every model, in turns for each kind of measurement.
-
-    Args:
-        models (dict[str, nn.Module]): The models.
-        args (Namespace): Arguments of the tool.
-
-    Returns:
-        dict[str, dict[str, list[float]]]: Seconds by model and kind.
-    """
+    """Seconds by model and kind; the models are measured in turns for each kind."""
     times = {name: {} for name in models}
     for kind in KINDS:
         calls = {name: make_call(kind, model, args) for name, model in models.items()}
@@ -156,66 +134,27 @@ def colour_of(row):
     return '#b33a3a' if own else '#4c78a8'
 
 
-def place_label(ax, text, point, colour, taken):
-    """Write a label beside a point, where it overlaps nothing if possible.
-
-    Args:
-        ax (Axes): The axes, with final layout and limits.
-        text (str): The label.
-        point (tuple[float, float]): The point, in data coordinates.
-        colour (str): Colour of the label.
-        taken (list[Bbox]): Boxes to keep clear of, in pixels.
-
-    Returns:
-        Bbox: Box of the label, in pixels.
-    """
-    for (dx, ha), (dy, va) in itertools.product(
-        [(4, 'left'), (-4, 'right'), (0, 'center')],
-        [(4, 'bottom'), (-4, 'top')]):
-        label = ax.annotate(
-            text, point, xytext=(dx, dy), textcoords='offset points', ha=ha, va=va,
-            fontsize=8, color=colour)
-        box = label.get_window_extent()
-        inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
-        if inside and not box.count_overlaps(taken):
-            break
-        label.remove()
-    else:
-        ax.add_artist(label)
-    return box
-
-
 def plot(rows, out, title):
-    """Plot published accuracy against latency and against MACs.
-
-    Args:
-        rows (list[dict]): One per network; those without a published accuracy
-            are left out.
-        out (Path): File for the plot.
-        title (str): Title, with input shape and device.
-    """
+    """Plot published accuracy against latency and against MACs."""
     rows = [row for row in rows if row['top1']]
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, dpi=110)
     labels = ('measured latency for one image, ms', 'MACs, millions')
     xs = (lambda r: 1e3 * Spread.of(r['seconds']['latency']).median,
           lambda r: r['macs'] / 1e6)
     for ax, label, x_of in zip(axes, labels, xs):
-        for row in rows:
-            ax.plot(x_of(row), row['top1'], 'o', color=colour_of(row))
+        for i, row in enumerate(sorted(rows, key=x_of)):
+            point = x_of(row), row['top1']
+            ax.plot(*point, 'o', color=colour_of(row))
+            above = i % 2 == 0  # so that labels of neighbours do not overlap
+            ax.annotate(row['name'], point, (4, 4 if above else -4),
+                        textcoords='offset points', fontsize=8, color=colour_of(row),
+                        va='bottom' if above else 'top')
         ax.set_xlabel(label)
-        ax.margins(x=0.2, y=0.1)
+        ax.margins(x=0.25, y=0.1)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel('published ImageNet top-1, %')
     fig.suptitle(title, fontsize=10)
     fig.tight_layout()
-    for ax, x_of in zip(axes, xs):
-        # labels must not cover the points either
-        taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8)
-                 for x, y in ax.transData.transform(
-                     [(x_of(row), row['top1']) for row in rows])]
-        for row in rows:
-            taken.append(place_label(ax, row['name'], (x_of(row), row['top1']),
-                                     colour_of(row), taken))
     outputs.save_figure(fig, out)
     plt.close(fig)
 

@@ -11,7 +11,6 @@ products.
 import argparse
 import contextlib
 import json
-import os
 import sys
 
 import torch
@@ -19,7 +18,7 @@ from mmcv.cnn import build_plugin_layer
 from tqdm import tqdm
 
 from autonl_mm.measure.counting import built_macs, count_parameters
-from autonl_mm.measure.memory import peak_memory
+from autonl_mm.measure.memory import free_memory, peak_memory
 from autonl_mm.measure.timing import Spread, device_name, interleaved
 from autonl_mm.models import PluginBackbone
 from autonl_mm.runs import configs, outputs
@@ -61,16 +60,7 @@ def parse_args():
         '--input-shapes', nargs='+', default=INPUT_SHAPES, metavar='HxWxC',
         help=f'feature maps, default {" ".join(INPUT_SHAPES)}')
     parser.add_argument(
-        '--blocks', nargs='+', default=list(BLOCKS), choices=list(BLOCKS),
-        metavar='NAME', help=f'default: all, {"; ".join(BLOCKS)}')
-    parser.add_argument(
-        '--batch-size', type=int, default=1, help='feature maps, default 1')
-    parser.add_argument(
         '--rounds', type=int, default=15, help='measurements of each, default 15')
-    parser.add_argument(
-        '--memory-limit', type=float, metavar='MIB',
-        help='memory of a block on a CPU, beyond which it is not timed; default: half '
-        'of the free memory')
     configs.add_device(parser)
     parser.add_argument(
         '--macs-only', action='store_true',
@@ -87,24 +77,12 @@ def build(name, channels):
     return build_plugin_layer(cfg, in_channels=channels)[1]
 
 
-def make_step(name, input_shape, batch_size, device, train):
-    """A forward pass of a block, with the backward pass in training.
-
-    Args:
-        name (str): Key of :data:`BLOCKS`.
-        input_shape (tuple[int, int, int]): ``(H, W, C)`` of the feature map.
-        batch_size (int): Feature maps in the batch.
-        device (str): Where to run.
-        train (bool): Whether there is a backward pass, also to the input of
-            the block.
-
-    Returns:
-        Callable: The step.
-    """
+def make_step(name, input_shape, device, train):
+    """A forward pass of a block for ``(H, W, C)``; in training with the backward
+    pass, also to the input."""
     height, width, channels = input_shape
     block = build(name, channels).to(device).train(train)
-    x = torch.randn(
-        batch_size, channels, height, width, device=device, requires_grad=train)
+    x = torch.randn(1, channels, height, width, device=device, requires_grad=train)
 
     def step():
         with contextlib.nullcontext() if train else torch.no_grad():
@@ -118,14 +96,8 @@ def make_step(name, input_shape, batch_size, device, train):
 
 
 def in_mobilenet(names):
-    """MACs and parameters that blocks add to MobileNetV2 at 224x224.
-
-    Args:
-        names (list[str]): Keys of :data:`BLOCKS`, or :data:`PAPERS`.
-
-    Returns:
-        dict[str, dict[str, int]]: ``macs`` and ``parameters`` of each.
-    """
+    """MACs and parameters that blocks add to MobileNetV2 at 224x224, by keys of
+    :data:`BLOCKS` or :data:`PAPERS`."""
 
     def cost(plugins):
         net = PluginBackbone(MOBILENET, plugins)
@@ -147,25 +119,13 @@ def in_mobilenet(names):
     return added
 
 
-def half_of_free_memory():
-    """Half of the free memory, in MiB."""
-    return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**21
-
-
 def compare(input_shape, args):
-    """Rows of the first table for feature maps of one shape.
-
-    Args:
-        input_shape (tuple[int, int, int]): ``(H, W, C)`` of the feature map.
-        args (Namespace): Arguments of the tool.
-
-    Returns:
-        list[dict]: One per block; without times if there is a ``failure``.
-    """
+    """Rows of the first table for feature maps ``(H, W, C)``, without times if there
+    is a ``failure``."""
     height, width, channels = input_shape
-    limit = args.memory_limit or half_of_free_memory()
+    limit = free_memory() / 2**21  # half of it, in MiB
     rows, calls = [], {}
-    for name in tqdm(args.blocks, desc=f'{height}x{width}', leave=False):
+    for name in tqdm(BLOCKS, desc=f'{height}x{width}', leave=False):
         block = build(name, channels)
         row = dict(
             input_shape=input_shape,
@@ -175,7 +135,7 @@ def compare(input_shape, args):
         rows.append(row)
         if args.macs_only:
             continue
-        step = (name, input_shape, args.batch_size, args.device)
+        step = (name, input_shape, args.device)
         try:
             row['memory_mib'] = peak_memory(
                 make_step, (*step, True), args.device,
@@ -213,7 +173,7 @@ def main():
     args = parse_args()
     try:
         outputs.check_file('--out', args.out)
-        configs.check_positive(args, 'rounds', 'batch_size')
+        configs.check_positive(args, 'rounds')
         shapes = configs.parse_shapes('--input-shapes', args.input_shapes,
                                       'HxWxC')
         if min(channels for _, _, channels in shapes) < 8:
@@ -227,12 +187,12 @@ def main():
     head = ['feature map', 'block', 'MACs', 'parameters']
     if not args.macs_only:
         head += ['forward, ms', 'training, ms', 'peak memory, MiB']
-        print(f'batch {args.batch_size}, {device_name(args.device)}, torch '
+        print(f'batch 1, {device_name(args.device)}, torch '
               f'{torch.__version__}; median (minimum to maximum) of '
               f'{args.rounds} alternating runs\n')
     print(markdown_table(head, map(cells_of, rows)))
 
-    added = in_mobilenet([*args.blocks, PAPERS])
+    added = in_mobilenet([*BLOCKS, PAPERS])
     papers = added[PAPERS]['macs']
     print('\nadded to MobileNetV2 by a block after each of its 17 blocks, at '
           '224x224:\n')

@@ -63,34 +63,15 @@ def parse_args():
 
 
 def measure(engine, files, shape, rounds):
-    """Measure files in turns; called in a process of its own.
-
-    Args:
-        engine (str): The engine.
-        files (dict[str, str]): Files by network.
-        shape (tuple[int, ...]): ``N, C, H, W``.
-        rounds (int): Measurements of each.
-
-    Returns:
-        dict[str, list[float]]: Seconds by network.
-    """
+    """Seconds by network, measured in turns in a process of its own."""
     keep_freed_memory()
     return interleaved({name: load_bare(engine, shape, Path(file))
                         for name, file in files.items()}, rounds, warmup=True)
 
 
 def measure_engine(engine, networks, args, folder):
-    """Convert all networks for an engine, and measure them.
-
-    Args:
-        engine (str): The engine.
-        networks (dict[str, nn.Module]): By name.
-        args (Namespace): The tool's arguments.
-        folder (Path): For its files.
-
-    Returns:
-        list[dict]: A record for each network and number of threads.
-    """
+    """Convert all networks for an engine, and measure them: a record for each
+    network and number of threads."""
     shape, files = (1, 3, *args.shape), {}
     for i, (name, network) in enumerate(networks.items()):
         file = folder / f'{engine}-{i}{ENGINES[engine].ending}'
@@ -160,13 +141,10 @@ def plot(records, names, path):
 
 
 def choose_engines(names):
-    """The engines to measure.
-
-    Args:
-        names (list[str], optional): Those asked for; None for all that are installed.
+    """The engines to measure: those named, or all that are installed.
 
     Raises:
-        ImportError: If one that was asked for is not installed, or none is.
+        ImportError: If a named engine is not installed, or none is.
     """
     found = []
     for name, engine in ENGINES.items():

@@ -83,12 +83,8 @@ def light_nls(model):
 
 
 def use_form(model, form):
-    """Give all LightNLs of a model one form.
-
-    Args:
-        model (nn.Module): Changed in place.
-        form (str): One of :data:`FORMS`; with ``'none'`` they add nothing.
-    """
+    """Give all LightNLs of a model one of :data:`FORMS`; with ``'none'`` they add
+    nothing."""
     for layer in light_nls(model):
         if form == 'none':
             layer.branch = lambda x, weight=None: torch.zeros_like(x)
@@ -101,14 +97,7 @@ def use_form(model, form):
 
 
 def trained(cfg, path):
-    """The model of a checkpoint, and the form of its LightNLs.
-
-    Args:
-        cfg (Config): The config.
-        path (str): The checkpoint.
-
-    Returns:
-        tuple[nn.Module, str]: The model in eval mode, and one of :data:`FORMS`.
+    """The model of a checkpoint in eval mode, and the form of its LightNLs.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -139,17 +128,8 @@ def trained(cfg, path):
 
 @torch.no_grad()
 def initialised(cfg, form, batches, device):
-    """The model as it is before training, with LightNL switched on.
-
-    Args:
-        cfg (Config): The config.
-        form (str): One of :data:`FORMS`.
-        batches (list[Tensor]): Training images, for the statistics of BN.
-        device (str): Where to put it.
-
-    Returns:
-        nn.Module: The model in eval mode.
-    """
+    """The model in eval mode as it is before training, with LightNL switched on and
+    BN statistics of batches of training images."""
     torch.manual_seed(0)  # the same weights for every form
     model = configs.build_model(cfg)
     logging.disable(logging.INFO)  # mmengine lists every parameter
@@ -197,17 +177,9 @@ def size_of(value, count):
 
 @torch.no_grad()
 def run(model, images, contrast=1.0):
-    """Sizes of features and outputs for a batch.
-
-    Args:
-        model (nn.Module): The model.
-        images (Tensor): ``(N, 3, H, W)``, as the config's pipeline loads them.
-        contrast (float): Factor of the normalised pixels. Defaults to 1.
-
-    Returns:
-        dict[str, Tensor]: ``features``, of the backbone, and ``outputs``, of the
-        heads, ``(N, )`` each.
-    """
+    """Sizes ``(N, )`` of the backbone's ``features`` and the heads' ``outputs`` for
+    images ``(N, 3, H, W)`` as the config's pipeline loads them, with normalised
+    pixels times ``contrast``."""
     kept = {}
     handle = model.backbone.register_forward_hook(
         lambda module, args, out: kept.update(features=size_of(out, len(images))))
@@ -250,18 +222,12 @@ def compressed(image, quality):
 
 
 def measure(model, images, batch_size, name):
-    """Shares of a network under all conditions.
-
-    Args:
-        model (nn.Module): The network.
-        images (Tensor): ``(N, 3, H, W)``.
-        batch_size (int): Images at a time.
-        name (str): Name of the network, for the progress bar.
+    """Shares of images of a network under all conditions.
 
     Returns:
-        list[dict]: For each condition ``kind`` and ``value``, and for
-        ``features``, for ``outputs`` and for ``either`` the shares of images
-        that are ``not_finite`` and ``beyond``.
+        list[dict]: For each condition ``kind`` and ``value``, and for ``features``, for
+        ``outputs`` and for ``either`` the shares of images that are ``not_finite`` and
+        ``beyond``.
     """
     def sizes(kind, value):
         contrast = value if kind == 'contrast' else 1.0
@@ -293,12 +259,7 @@ def measure(model, images, batch_size, name):
 
 
 def table(results):
-    """The shares as Markdown.
-
-    Args:
-        results (dict[str, list[dict]]): By name of the network, as
-            :func:`measure` returns them.
-    """
+    """The shares as Markdown, a column for each network."""
     return markdown_table(['images', *results], [
         [f'{rows[0]["kind"]} {rows[0]["value"]:g}',
          *(f'{100 * r["either"]["not_finite"]:.1f} + '

@@ -14,20 +14,8 @@ from autonl_mm.runs.atomic_files import atomic_dir
 
 
 def write_folder(dataset, out: Path) -> int:
-    """Write a data set into one folder per class.
-
-    Args:
-        dataset (Sequence): Pairs of PIL image and label, with the attribute
-            ``classes``, the names of the classes.
-        out (Path): The folder. It must not exist, and exists only after all
-            images are written.
-
-    Returns:
-        int: Number of images.
-
-    Raises:
-        FileExistsError: If ``out`` exists.
-    """
+    """Write pairs of PIL image and label into one folder per class. The folder
+    exists only after all images are written."""
     if out.exists():
         raise FileExistsError(f'{out} exists: remove it first')
     with atomic_dir(out) as folder:

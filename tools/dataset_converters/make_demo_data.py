@@ -103,17 +103,9 @@ def load_scans() -> Dict[str, Scans]:
 
 
 def draw_digit(scan: np.ndarray, side: int) -> np.ndarray:
-    """Enlarge a scan smoothly.
-
-    Args:
-        scan (np.ndarray): The scan, of shape (8, 8) with values 0..1.
-        side (int): Side of the enlarged scan in pixels. The digit is usually
-            narrower, and can be one or two pixels higher.
-
-    Returns:
-        np.ndarray: Opacity 0..1 of shape (h, w), cropped to the pixels of at
-        least 0.5, float32.
-    """
+    """Enlarge a scan ``(8, 8)`` smoothly to opacities ``(h, w)`` from 0 to 1,
+    cropped to the pixels of at least 0.5. The digit is usually narrower than
+    ``side``, and can be one or two pixels higher."""
     # With the frame of zeros, strokes at the border get a round end.
     scan = np.pad(scan / scan.max(), 1).astype(np.float32)
     framed = round(side * len(scan) / 8)
@@ -138,16 +130,14 @@ def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
     gradient = wave(rng.uniform(2, 4) * size)
     cells = rng.integers(3, 9)
-    noise = cv2.resize(
-        rng.uniform(-1, 1, (cells, cells)), (size, size),
-        interpolation=cv2.INTER_CUBIC)
+    noise = cv2.resize(rng.uniform(-1, 1, (cells, cells)), (size, size),
+                       interpolation=cv2.INTER_CUBIC)
     stripes = wave(rng.uniform(6, 32))
     cell = rng.integers(5, 24)
     checks = (x // cell + y // cell) % 2 * 2 - 1
     # With a small concentration, mostly one or two of the four dominate.
     weights = rng.dirichlet([0.5] * 4)
-    texture = sum(
-        w * t for w, t in zip(weights, (gradient, noise, stripes, checks)))
+    texture = sum(w * t for w, t in zip(weights, (gradient, noise, stripes, checks)))
     return (texture - texture.min()) / np.ptp(texture)
 
 
@@ -170,20 +160,9 @@ def box_iou(a: Sequence[int], b: Sequence[int]) -> float:
 def place_digits(rng: np.random.Generator, scans: Scans,
                  labels: Sequence[int], sides: Tuple[int, int],
                  size: int) -> List[Digit]:
-    """Choose scans, sizes and positions of digits that do not overlap.
-
-    A digit is left out if no free position is found; the first one never is.
-
-    Args:
-        rng (np.random.Generator): Random stream of the image.
-        scans (Scans): The scans to choose from.
-        labels (Sequence[int]): Labels of the digits.
-        sides (tuple[int, int]): Smallest and largest side of a scan in pixels.
-        size (int): Side of the image.
-
-    Returns:
-        list[Digit]: No two share a pixel, and the IoU of their boxes is at most 0.1.
-    """
+    """Choose scans, sizes and positions of digits that do not overlap: no two share
+    a pixel, and the IoU of their boxes is at most 0.1. A digit is left out if no
+    free position is found; the first one never is."""
     digits: List[Digit] = []
     taken = np.zeros((size, size), bool)
     for label in labels:
@@ -191,9 +170,8 @@ def place_digits(rng: np.random.Generator, scans: Scans,
         for _ in range(30):
             alpha = draw_digit(scan, rng.integers(*sides, endpoint=True))
             height, width = alpha.shape
-            digit = Digit(
-                int(label), alpha, int(rng.integers(size - width + 1)),
-                int(rng.integers(size - height + 1)))
+            digit = Digit(int(label), alpha, int(rng.integers(size - width + 1)),
+                          int(rng.integers(size - height + 1)))
             if taken[digit.window][alpha > 0].any() or any(
                     box_iou(digit.box, other.box) > 0.1 for other in digits):
                 continue
@@ -220,8 +198,7 @@ def draw_image(rng: np.random.Generator, digits: Sequence[Digit],
         rooms = {-1: low, 1: 255 - high}  # of a darker, of a brighter digit
         sign = rng.choice([s for s in rooms if rooms[s] >= MIN_CONTRAST])
         contrast = rng.uniform(MIN_CONTRAST, rooms[sign])
-        colour = draw_colour(
-            rng, low - contrast if sign < 0 else high + contrast)
+        colour = draw_colour(rng, low - contrast if sign < 0 else high + contrast)
         under = image[digit.window]
         under += (colour - under) * digit.alpha[..., None]
 
@@ -230,22 +207,15 @@ def draw_image(rng: np.random.Generator, digits: Sequence[Digit],
 
 
 def digit_polygons(digit: Digit) -> Tuple[List[List[float]], float]:
-    """Trace the outer contours of a digit; holes are filled, as in COCO.
-
-    Args:
-        digit (Digit): The digit with its position.
-
-    Returns:
-        tuple: The polygons, each a flat list x0, y0, x1, y1, ... in pixels of
-        the image (the top left pixel covers 0..1), and their area.
-    """
+    """The outer contours of a digit, each a flat list x0, y0, x1, y1, ... in pixels
+    of the image (the top left pixel covers 0..1), and their area; holes are filled,
+    as in COCO."""
     # Contours run through the centres of pixels, which makes a thin stroke one
     # pixel thinner. After fourfold enlargement it is a quarter of a pixel.
     scale = 4
     height, width = digit.alpha.shape
-    alpha = cv2.resize(
-        digit.alpha, (scale * width, scale * height),
-        interpolation=cv2.INTER_LINEAR)
+    alpha = cv2.resize(digit.alpha, (scale * width, scale * height),
+                       interpolation=cv2.INTER_LINEAR)
     contours, _ = cv2.findContours((alpha >= 0.5).astype(np.uint8),
                                    cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     polygons, area = [], 0.
@@ -285,8 +255,7 @@ def draw_scene(rng: np.random.Generator, scans: Scans,
     return draw_image(rng, digits, size), digits
 
 
-def write_cls(root: Path, split: str, scans: Scans, count: int,
-              size: int) -> None:
+def write_cls(root: Path, split: str, scans: Scans, count: int, size: int) -> None:
     """Write one split of the classification set below ``root``."""
     for name in CLASSES:
         (root / split / name).mkdir(parents=True)
@@ -298,8 +267,7 @@ def write_cls(root: Path, split: str, scans: Scans, count: int,
                     draw_image(rng, digits, size))
 
 
-def write_det(root: Path, split: str, scans: Scans, count: int,
-              size: int) -> None:
+def write_det(root: Path, split: str, scans: Scans, count: int, size: int) -> None:
     """Write one split of the detection set below ``root``."""
     (root / split).mkdir()
     (root / 'annotations').mkdir(exist_ok=True)
@@ -308,8 +276,7 @@ def write_det(root: Path, split: str, scans: Scans, count: int,
         image, digits = draw_scene(rng, scans, size)
         file_name = f'{index:06d}.jpg'
         write_image(root / split / file_name, image)
-        images.append(
-            dict(id=index + 1, file_name=file_name, width=size, height=size))
+        images.append(dict(id=index + 1, file_name=file_name, width=size, height=size))
         for digit in digits:
             polygons, area = digit_polygons(digit)
             annotations.append(dict(
@@ -322,19 +289,14 @@ def write_det(root: Path, split: str, scans: Scans, count: int,
             description='autonl_mm demo data: handwritten digits of '
             'scikit-learn (UCI optdigits, E. Alpaydin and C. Kaynak, 1998)',
             version=str(VERSION)),
-        licenses=[],
-        images=images,
-        annotations=annotations,
-        categories=[
-            dict(id=label + 1, name=name, supercategory='digit')
-            for label, name in enumerate(CLASSES)
-        ])
+        licenses=[], images=images, annotations=annotations,
+        categories=[dict(id=label + 1, name=name, supercategory='digit')
+                    for label, name in enumerate(CLASSES)])
     path = root / 'annotations' / f'instances_{split}.json'
     path.write_text(json.dumps(coco))
 
 
-def write_seg(root: Path, split: str, scans: Scans, count: int,
-              size: int) -> None:
+def write_seg(root: Path, split: str, scans: Scans, count: int, size: int) -> None:
     """Write one split of the segmentation set below ``root``."""
     image_dir = root / 'leftImg8bit' / split / 'demo'
     label_dir = root / 'gtFine' / split / 'demo'
@@ -355,10 +317,6 @@ WRITERS = dict(cls=write_cls, det=write_det, seg=write_seg)
 
 def already_there(path: Path, meta: dict) -> bool:
     """Whether a set exists with the same settings.
-
-    Args:
-        path (Path): Folder of the set.
-        meta (dict): The settings, as in its ``meta.json``.
 
     Raises:
         FileExistsError: If the folder is another set, or not made by this tool.

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What is done with a trained model: its deploy form, and files of other runtimes."""
+"""Deployment of trained models: their deploy form, and loading of exported models."""
 from .export.engines import load
 from .fold import DeployMixin, fold_norms, switch_to_deploy
 

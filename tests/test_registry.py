@@ -243,9 +243,9 @@ def test_one_call_or_one_line_patches_all(how, tmp_path):
         after = state()
         changed = [a != b for a, b in zip(before, after)]
         # CheckpointHook stays mmengine's: ours has a name of its own
-        assert changed == [True] * 11 + [False, True] or changed == [
-            True] * 9 + [False, True, False, True], changed
-        assert HOOKS.get('autonl_mm.SafeCheckpointHook') is not before[11]
+        assert changed == [True] * 12 + [False, True] or changed == [
+            True] * 9 + [False, True, True, False, True], changed
+        assert HOOKS.get('autonl_mm.SafeCheckpointHook') is not before[12]
         print('patched')
     """))
     assert 'patched' in out

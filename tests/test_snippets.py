@@ -53,7 +53,7 @@ def make_files(folder):
         graph, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8)
     set_info(model, dict(
         task='classification', input=[None, 3, 64, 64], outputs=['logits'],
-        preprocess=True, light_nl_scales=[]))
+        preprocess=True, precision='fp32', light_nl_scales=[]))
     for name in ('x.onnx', 'digits.onnx'):
         onnx.save(model, folder / name)
 

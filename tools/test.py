@@ -12,7 +12,7 @@ from mmengine.fileio import dump
 import autonl_mm  # noqa: F401
 from autonl_mm.config_checks import check_archs
 from autonl_mm.export.engine_model import use_exported_model
-from autonl_mm.export.engines import is_engine_file
+from autonl_mm.export.engines import is_exported_model
 from autonl_mm.half import use_half
 from autonl_mm.runs import configs, exit_codes, launch, outputs
 from autonl_mm.runs.classes import built_leaves
@@ -30,7 +30,7 @@ def parse_args():
     launch.add_amp_arg(parser)
     parser.add_argument(
         'checkpoint',
-        help='checkpoint file, or an exported file of tools/deployment')
+        help='checkpoint file, or an exported model')
     parser.add_argument(
         '--dtype',
         choices=['float32', 'float16', 'bfloat16'],
@@ -62,7 +62,7 @@ def check_options(args):
     Raises:
         ValueError: If there is such an option; names it.
     """
-    if is_engine_file(args.checkpoint):
+    if is_exported_model(args.checkpoint):
         for option, given in ((f'--dtype {args.dtype}', args.dtype != 'float32'),
                               ('--amp', args.amp)):
             if given:
@@ -129,7 +129,7 @@ def prepare(args):
     check_archs(cfg.get('model'))
     if not osp.exists(args.checkpoint):
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist')
-    if is_engine_file(args.checkpoint):
+    if is_exported_model(args.checkpoint):
         use_exported_model(cfg, args.checkpoint)
     else:
         cfg.load_from = args.checkpoint

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Networks and their parts in an engine, outside of a task, to measure them."""
+"""Networks without a task in an engine, to measure them."""
 import copy
 from pathlib import Path
 from typing import Callable, Sequence
@@ -14,10 +14,11 @@ from .engines import ENGINES, Settings
 
 
 class BareGraph(nn.Module):
-    """A network with one input and one output as a graph.
+    """Graph of a network without a task.
 
     Args:
-        network (nn.Module): It may return a tuple of one tensor.
+        network (nn.Module): A network with one input and one output, which may be a
+            tuple of one tensor.
     """
 
     task = 'network'
@@ -29,38 +30,39 @@ class BareGraph(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to the network's output."""
+        """Output of the network, from images ``(N, C, H, W)``."""
         out = self.network(x)
         return out[0] if isinstance(out, (tuple, list)) else out
 
 
 def write_bare(engine: str, network: nn.Module, shape: Sequence[int],
-                file: Path) -> None:
-    """Write a network as a file of an engine, without a check.
+               file: Path) -> None:
+    """Export a network without a task, in deploy form and without a check.
 
     Args:
         engine (str): Key of :data:`autonl_mm.export.engines.ENGINES`.
-        network (nn.Module): The network, not changed; its file is in deploy form.
+        network (nn.Module): The network; it is not changed.
         shape (Sequence[int]): ``N, C, H, W`` of its input.
         file (Path): The main file.
 
     Raises:
-        ExportError: If the engine cannot.
+        ExportError: If the engine's converter fails.
     """
     graph = BareGraph(switch_to_deploy(copy.deepcopy(network))).eval()
     ENGINES[engine].write(graph, Settings(tuple(shape)), file)
 
 
 def load_bare(engine: str, shape: Sequence[int], file: Path) -> Callable:
-    """A forward pass of such a file, on numbers that are always the same.
+    """Load a network written by :func:`write_bare`, with a constant random input.
 
     Args:
-        engine, shape, file: As for :func:`write_bare`. The file must stay until the
-            last call.
+        engine (str): Key of :data:`autonl_mm.export.engines.ENGINES`.
+        shape (Sequence[int]): ``N, C, H, W`` of its input.
+        file (Path): The main file, which must stay until the last call.
 
     Returns:
-        Callable: Without arguments, returns a list of ``np.ndarray``. It runs in as
-        many threads as torch has now.
+        Callable: A forward pass. It has no arguments, returns a list of arrays, and
+        runs in as many threads as torch has now.
 
     Raises:
         ValueError: If the engine does not load it.

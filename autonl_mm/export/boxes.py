@@ -1,8 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Box selection for engines without non-maximum suppression, in NumPy.
-
-It is short, so that an app can do the same in its own language.
-"""
+"""NMS in post-processing, in NumPy: short, to be translated to an app's language."""
 from typing import Sequence, Tuple
 
 import numpy as np
@@ -14,24 +11,23 @@ def select_boxes(boxes: np.ndarray, scores: np.ndarray, levels: Sequence[int],
                  min_bbox_size: float = -1) -> Tuple[np.ndarray, np.ndarray]:
     """Select the boxes of one image, as mmdet's single-stage detectors do.
 
-    1. Of each feature map keep the ``nms_pre`` best pairs of box and class whose
-       score is above ``score_thr``.
-    2. Go through all pairs, the best first. Keep one if it overlaps none of the same
-       class that was kept before by more than ``iou_threshold``.
-    3. The first ``max_per_img`` are the result.
+    1. In each feature map keep the ``nms_pre`` best pairs of box and class with a
+       score above ``score_thr``.
+    2. Sort all pairs by score. Drop a pair if its box overlaps a better kept box of
+       the same class by more than ``iou_threshold``.
+    3. Return the first ``max_per_img``.
 
     Args:
         boxes (np.ndarray): ``(M, 4)``: x1, y1, x2, y2 in pixels of the image.
         scores (np.ndarray): ``(M, C)``, from 0 to 1.
-        levels (Sequence[int]): Number of boxes of each feature map; their sum is M.
-        nms_pre (int): See above.
-        score_thr (float): See above.
-        iou_threshold (float): Intersection over union, see above.
-        max_per_img (int): K, see above.
-        class_agnostic (bool): Whether boxes of other classes count in step 2 too.
-            Defaults to False.
-        min_bbox_size (float): A box must be wider and higher than this, in pixels;
-            negative for no limit. Defaults to -1.
+        levels (Sequence[int]): Number of boxes of each feature map; the sum is M.
+        nms_pre (int): See step 1.
+        score_thr (float): See step 1.
+        iou_threshold (float): Intersection over union, see step 2.
+        max_per_img (int): K, see step 3.
+        class_agnostic (bool): Whether step 2 ignores the class. Defaults to False.
+        min_bbox_size (float): Least width and height in pixels, exclusive; negative
+            for no limit. Defaults to -1.
 
     Returns:
         tuple[np.ndarray, np.ndarray]: ``(K, 5)``: x1, y1, x2, y2, score; and the

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The check of an exported file: it is run in its engine and compared with PyTorch."""
+"""The check of an exported model: its engine's outputs are compared with PyTorch's."""
 from pathlib import Path
 from typing import List, NamedTuple, Sequence, Tuple
 
@@ -8,17 +8,17 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .apart import run_in_subprocess
 from .engines import ExportError, load
 from .engines.base import first_line
+from .run_in_subprocess import run_in_subprocess
 
-# Outputs beyond this mean nothing, although they may agree relatively: scores are the
-# softmax of logits, and boxes lie in an image.
+# Largest sensible output: scores are the softmax of logits, boxes lie in an image.
+# Larger outputs may agree relatively and still mean nothing.
 LARGEST = 1e4
 
 
 class Difference(NamedTuple):
-    """Difference between the outputs of a file and of the model.
+    """Difference between the outputs of an exported model and of PyTorch.
 
     Attributes:
         shape (tuple[int, ...]): Shape of the images, ``(N, C, H, W)``.
@@ -30,23 +30,23 @@ class Difference(NamedTuple):
     relative: float
 
 
-def run_apart(file: Path, batches: Sequence[Tensor]) -> List[List[Tensor]]:
-    """Run a file in a process of its own.
+def run_exported(file: Path, batches: Sequence[Tensor]) -> List[List[Tensor]]:
+    """Run an exported model in a subprocess.
 
     Args:
-        file (Path): The file.
-        batches (Sequence[Tensor]): What the file takes, ``(N, C, H, W)`` each.
+        file (Path): The main file.
+        batches (Sequence[Tensor]): Inputs ``(N, C, H, W)``.
 
     Returns:
-        list[list[Tensor]]: Outputs of each batch.
+        list[list[Tensor]]: Outputs for each batch.
 
     Raises:
-        ExportError: If the file does not load, or does not run on a batch.
+        ExportError: If the model does not load, or does not run on a batch.
     """
     try:
         results = run_in_subprocess(_run_file, str(file), [b.numpy() for b in batches])
     except ExportError as e:
-        raise ExportError(f'the file cannot be used: {e}') from None
+        raise ExportError(f'the exported model cannot be used: {e}') from None
     return [[torch.from_numpy(out) for out in outputs] for outputs in results]
 
 
@@ -66,19 +66,19 @@ def _run_file(file: str, batches: List[np.ndarray]) -> List[List[np.ndarray]]:
 
 
 def size_text(images) -> str:
-    """``NxCxHxW`` of images."""
+    """Shape of images as ``NxCxHxW``."""
     return 'x'.join(map(str, images.shape))
 
 
 def check_values(outputs: Sequence[Tensor], source: str) -> None:
-    """Refuse outputs that are not finite or insanely large.
+    """Refuse outputs that are not finite or larger than :data:`LARGEST`.
 
     Args:
         outputs (Sequence[Tensor]): The outputs.
-        source (str): Whose they are, for the message.
+        source (str): Where they come from, for the message.
 
     Raises:
-        ExportError: If they are.
+        ExportError: If an output is not finite or too large.
     """
     for out in outputs:
         largest = out.abs().max().item() if out.numel() else 0
@@ -87,19 +87,19 @@ def check_values(outputs: Sequence[Tensor], source: str) -> None:
         if out.is_floating_point() and largest > LARGEST:
             raise ExportError(
                 f'outputs of {source} are as large as {largest:.2g}, expected at most '
-                f'{LARGEST:g}: with such numbers nothing can be compared. LightNL with '
-                "normalize='size' grows so on some images; with 'rms' it does not")
+                f'{LARGEST:g}: such outputs cannot be compared. LightNL with '
+                "normalize='size' can cause them, 'rms' cannot")
 
 
 def differences(graph: nn.Module, outputs: Sequence[Sequence[Tensor]],
                 expected: Sequence[Sequence[Tensor]], batches: Sequence[Tensor],
                 tolerance: float, engine: str) -> List[Difference]:
-    """Compare outputs of a file with those of the model.
+    """Compare outputs of an exported model with PyTorch's.
 
     Args:
-        graph (TaskGraph): The graph of the file.
-        outputs (Sequence): What the file gave for each batch.
-        expected (Sequence): What the model gave for each batch.
+        graph (TaskGraph): The exported graph.
+        outputs (Sequence): Outputs of the exported model for each batch.
+        expected (Sequence): Outputs of PyTorch for each batch.
         batches (Sequence[Tensor]): Images ``(N, C, H, W)``.
         tolerance (float): Largest allowed difference, relative to the largest
             output.
@@ -110,7 +110,7 @@ def differences(graph: nn.Module, outputs: Sequence[Sequence[Tensor]],
 
     Raises:
         ExportError: If the outputs differ by more, are not finite, or too large.
-        ValueError: If the images do not allow a comparison.
+        ValueError: If the images do not allow a comparison, see ``graph``.
     """
     results = []
     for got, wanted, images in zip(outputs, expected, batches):
@@ -133,22 +133,22 @@ def differences(graph: nn.Module, outputs: Sequence[Sequence[Tensor]],
 def agreement(graph: nn.Module, outputs: Sequence[Sequence[Tensor]],
               expected: Sequence[Sequence[Tensor]], minimum: float,
               engine: str) -> float:
-    """Compare predictions of a file of lower precision with those of the model.
+    """Compare predictions in lower precision with PyTorch's in float32.
 
     Args:
-        graph (TaskGraph): The graph of the file.
-        outputs (Sequence): What the file gave for each batch.
-        expected (Sequence): What the model gave for each batch, in float32.
+        graph (TaskGraph): The exported graph.
+        outputs (Sequence): Outputs of the exported model for each batch.
+        expected (Sequence): Outputs of PyTorch in float32 for each batch.
         minimum (float): Smallest allowed share.
         engine (str): Name of the engine, for messages.
 
     Returns:
-        float: Share of equal predictions: of the class of images or pixels, or of
-        boxes that are found again.
+        float: Share of equal predictions: equal classes of images or pixels, or boxes
+        that are found again.
 
     Raises:
-        ExportError: If fewer are equal, or outputs are not finite or too large.
-        ValueError: If the images do not allow a comparison.
+        ExportError: If the share is smaller, or outputs are not finite or too large.
+        ValueError: If the images do not allow a comparison, see ``graph``.
     """
     for got, wanted in zip(outputs, expected):
         check_values(wanted, 'PyTorch')
@@ -160,6 +160,6 @@ def agreement(graph: nn.Module, outputs: Sequence[Sequence[Tensor]],
     share = sum(n for n, _ in counts) / sum(n for _, n in counts)
     if share < minimum:
         raise ExportError(
-            f'{share:.1%} of the predictions of {engine} are those of float32 in '
-            f'PyTorch, expected at least {minimum:.0%}')
+            f'{share:.1%} of the predictions of {engine} are those of PyTorch in '
+            f'float32, expected at least {minimum:.0%}')
     return share

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A model that runs an exported file, for evaluation."""
+"""A config's model that runs an exported model, for evaluation."""
 import os.path as osp
 from typing import List, Optional, Sequence, Union
 
@@ -20,24 +20,23 @@ from .engines import load
 
 @MODELS.register_module()
 class EngineModel(BaseModel):
-    """A file of ``tools/deployment/export.py`` as a model of a config.
+    """An exported model as a config's model.
 
-    It is used with the config's dataloader and evaluator, like the model from
-    which it was exported. It runs on the CPU.
+    It is evaluated with the config's dataloader and evaluator, on the CPU.
 
     Args:
-        file (str): The file, of any engine that runs here.
+        file (str): Main file of the exported model.
         model (dict): Config of the task model. Its code turns a segmentor's
             logits and a detector's boxes into predictions.
-        data_preprocessor (dict, optional): The config's preprocessor, for
-            building ``model``, and for a file without preprocessing. Defaults to
+        data_preprocessor (dict, optional): The config's preprocessor, to build
+            ``model``, and for an exported model without preprocessing. Defaults to
             None.
 
     Raises:
         ImportError: If the engine is missing.
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is not from this project, is for another task
-            than the model, or its LightNLs divide by something else.
+        ValueError: If this project did not write the exported model, or its task or
+            LightNL's ``normalize`` differ from the config's.
     """
 
     def __init__(self,
@@ -50,7 +49,7 @@ class EngineModel(BaseModel):
         if not session.info['preprocess']:
             preprocessor = data_preprocessor or model.get('data_preprocessor')
             if isinstance(preprocessor, dict) and 'type' not in preprocessor:
-                # as mmpretrain's models have it
+                # mmpretrain's default
                 preprocessor = dict(preprocessor, type='mmpretrain.ClsDataPreprocessor')
         super().__init__(preprocessor)
         self.session = session
@@ -58,7 +57,7 @@ class EngineModel(BaseModel):
         if self.task == 'classification':
             if 'backbone' in model:
                 self._check_normalize(file, MODELS.build(model['backbone']))
-            # Its forward pass returns its input, here logits.
+            # Its forward pass returns its input, the logits.
             self.model = MODELS.build(dict(type='mmpretrain.ClsHead'))
             return
         model = dict(model, data_preprocessor=data_preprocessor
@@ -77,7 +76,7 @@ class EngineModel(BaseModel):
             self.decode_head = self.model.decode_head
 
     def _check_normalize(self, file: str, model: nn.Module) -> None:
-        """Refuse a file of another network than the config's."""
+        """Refuse an exported model whose LightNL differs from the config's."""
         found = self.session.info['light_nl_scales']
         expected = light_nl_scales(model)
         if expected and found != expected:
@@ -95,17 +94,17 @@ class EngineModel(BaseModel):
             inputs (Tensor | Sequence[Tensor]): Images ``(N, 3, H, W)``, or a
                 sequence of ``(3, H, W)``, not normalised.
             data_samples (list, optional): One for each image.
-            mode (str): Only ``'predict'``.
+            mode (str): ``'predict'``.
 
         Returns:
             list: The samples, with predictions.
 
         Raises:
-            ValueError: If ``mode`` is another.
+            ValueError: If ``mode`` is not ``'predict'``.
         """
         if mode != 'predict':
-            raise ValueError(f"mode is {mode!r}, expected 'predict': a file of an "
-                             'engine cannot be trained')
+            raise ValueError(f"mode is {mode!r}, expected 'predict': an exported model "
+                             'cannot be trained')
         if self.task == 'segmentation':
             if len({x.shape for x in inputs}) > 1:
                 return [self.model.predict(x[None], [sample])[0]
@@ -135,7 +134,7 @@ class EngineModel(BaseModel):
         output, = self.session(inputs)
         if self.session.outputs == ['labels']:
             count = self.model.out_channels
-            if count == 1:  # logits at equal distances from the threshold's
+            if count == 1:  # logits below and above the threshold
                 threshold = torch.tensor(self.model.decode_head.threshold).logit()
                 return threshold + 2 * output[:, None].float() - 1
             return F.one_hot(output, count).permute(0, 3, 1, 2).float()
@@ -153,25 +152,24 @@ class EngineModel(BaseModel):
 
 
 def _light_nl(words: Sequence[str]) -> str:
-    """LightNL in a message, from what a file says about it."""
+    """Description of LightNL for a message, from the metadata's words."""
     found = [value for value, word in NORMALIZE.items() if word in words]
     return f'LightNL with normalize {" and ".join(found)}' if found else 'no LightNL'
 
 
 def use_exported_model(cfg: Config, file: str) -> None:
-    """Replace the config's model by an exported file.
+    """Replace the config's model by an exported model.
 
-    Logs and results go to a subfolder of the work dir, named as the file.
+    Logs and results go to a subfolder of the work dir with the file's name.
 
     Args:
-        cfg (Config): Changed in place.
-        file (str): What ``tools/deployment/export.py`` wrote.
+        cfg (Config): The config, changed in place.
+        file (str): Main file of the exported model.
 
     Raises:
         ImportError: If the engine is missing.
         FileNotFoundError: If the file does not exist.
-        ValueError: If ``tools/deployment/export.py`` did not write it, or its engine
-            does not run here.
+        ValueError: If this project did not write it, or its engine does not run here.
     """
     load(file)  # raises for a bad file before any data are read
     cfg.model = dict(type='autonl_mm.EngineModel', file=file, model=cfg.model)

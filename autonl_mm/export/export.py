@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Export of a task model to a file of an engine, with a check against PyTorch."""
+"""Export of a task model to an engine, with a check against PyTorch."""
 import copy
 import shutil
 import tempfile
@@ -20,11 +20,11 @@ from .engines.base import info_file
 from .graphs import graph_type
 from .images import to_batch
 
-# Share of predictions that must be those of float32
+# Smallest share of predictions that are the same as in float32
 AGREEMENT = dict(fp16=0.98, int8=0.9)
-# Added to the export size: sizes at which strides round in different ways
+# Added to height and width, so that strides round in different ways
 LARGER = ((0, 0), (21, 40), (64, 9))
-# For models that take only multiples of their stride
+# As above, for models that take only multiples of their stride
 LARGER_BY_STRIDE = ((0, 0), (32, 64), (64, 0))
 
 
@@ -41,10 +41,9 @@ def make_graph(model: nn.Module,
             :data:`autonl_mm.export.engines.DYNAMIC`. Defaults to ().
         labels (bool): Whether a segmentor gives label maps instead of logits.
             Defaults to False.
-        preprocess (bool): Whether normalisation is part of the graph. Defaults to
-            True.
-        selects_boxes (bool): Whether a detector's graph selects its boxes. Defaults
-            to True.
+        preprocess (bool): Whether the graph does the work of the data preprocessor.
+            Defaults to True.
+        selects_boxes (bool): Whether NMS is in a detector's graph. Defaults to True.
 
     Returns:
         TaskGraph: The graph, in eval mode.
@@ -56,18 +55,18 @@ def make_graph(model: nn.Module,
     graph = kind(switch_to_deploy(copy.deepcopy(model)), preprocess)
     if 'size' in dynamic:
         if hasattr(graph, 'select'):
-            raise ValueError('--dynamic size needs an engine that selects boxes '
-                             'itself: the positions of others are part of the file')
+            raise ValueError('--dynamic size needs an engine with NMS in the file: '
+                             'with NMS in post-processing the size is fixed')
         graph.use_channel_order()
     return graph.eval()
 
 
 def describe(graph: nn.Module, settings: Settings) -> dict:
-    """What a file of a graph says about itself.
+    """Metadata of an exported model.
 
     Args:
-        graph (TaskGraph): The graph.
-        settings (Settings): How it is exported; its own ``info`` is part of it.
+        graph (TaskGraph): The exported graph.
+        settings (Settings): How it is exported; its ``info`` is included.
 
     Returns:
         dict: See :class:`autonl_mm.export.engines.Session`.
@@ -87,7 +86,7 @@ def describe(graph: nn.Module, settings: Settings) -> dict:
 
 def write_file(engine: Engine, graph: nn.Module, settings: Settings,
                file: Path) -> None:
-    """Turn a graph into an engine's files, without a check.
+    """Write an exported model, without a check.
 
     Args:
         engine (Engine): The engine.
@@ -104,7 +103,7 @@ def write_file(engine: Engine, graph: nn.Module, settings: Settings,
 
 
 class Checked(NamedTuple):
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         differences (list[Difference]): In float32, for each batch.
@@ -120,7 +119,7 @@ class Checked(NamedTuple):
 
 
 class Exporter(NamedTuple):
-    """An export of a model, and its check.
+    """Export of a model with a check.
 
     Attributes:
         engine (Engine): The engine.
@@ -141,23 +140,23 @@ class Exporter(NamedTuple):
     agreement: float
 
     def export(self, out: Path) -> Checked:
-        """Write the files if they are right, else leave everything as it was.
+        """Write the exported model if the check passes, else change nothing.
 
         Args:
             out (Path): The main file.
 
         Returns:
-            Checked: What the check found.
+            Checked: Result of the check.
 
         Raises:
-            ExportError: If the converter fails, or the file is wrong.
+            ExportError: If the converter or the check fails.
             ValueError: If the images do not allow a check.
         """
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / out.name
             write_file(self.engine, self.graph, self.settings, file)
             checked = self.check(file)
-            # what describes the others comes last
+            # the metadata come last
             for part in [*self.engine.files(file), info_file(file)]:
                 if part.is_dir():
                     with atomic_dir(out.with_name(part.name)) as target:
@@ -167,13 +166,17 @@ class Exporter(NamedTuple):
         return checked
 
     def check(self, file: Path) -> Checked:
-        """Compare a file with the model.
+        """Compare an exported model with PyTorch.
 
         Args:
             file (Path): The main file.
 
+        Returns:
+            Checked: Result of the check.
+
         Raises:
-            ExportError, ValueError: As :meth:`export`.
+            ExportError: If the check fails.
+            ValueError: If the images do not allow a check.
         """
         if self.settings.precision == 'fp32':
             batches, strided = self.batches()
@@ -187,7 +190,7 @@ class Exporter(NamedTuple):
         if not self.engine.runs:
             self.engine.inspect(file, self.settings, self.graph.outputs)
             return Checked([], None, 0, strided)
-        outputs = check.run_apart(file, inputs)
+        outputs = check.run_exported(file, inputs)
         count = sum(map(len, batches))
         if self.settings.precision == 'fp32':
             found = check.differences(self.graph, outputs, expected, batches,
@@ -198,7 +201,7 @@ class Exporter(NamedTuple):
         return Checked([], share, count, strided)
 
     def batches(self) -> Tuple[List[Tensor], bool]:
-        """Batches for the check, of several sizes and numbers if these are dynamic.
+        """Batches for the check, of several sizes and batch sizes if these are dynamic.
 
         Returns:
             tuple[list[Tensor], bool]: The batches, and whether height and width must
@@ -214,7 +217,7 @@ class Exporter(NamedTuple):
                 sizes = sizes[:1]
             if 'batch' in dynamic:
                 counts += [m for m in (1, 2, 3) if m != n]
-            # several images also where nothing is dynamic
+            # several batches also for a fixed shape
             total = max(len(counts), len(sizes), 3)
             return [to_batch(self.images, counts[i % len(counts)],
                              sizes[i % len(sizes)], 3 * i) for i in range(total)]

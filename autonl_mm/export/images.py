@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Images for checking and calibrating a graph."""
+"""Images for check and calibration."""
 from itertools import islice
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -16,14 +16,14 @@ from autonl_mm.runs.dataset_configs import check_data, leaf_datasets
 
 
 def config_images(cfg: Config, loader: str, count: int) -> List[Tensor]:
-    """Images from a config's data, after its test pipeline.
+    """Images of a config's dataset, processed by its test pipeline.
 
     Args:
         cfg (Config): The config.
-        loader (str): The dataloader whose data to use: ``'train_dataloader'``
-            or ``'test_dataloader'``.
-        count (int): Number of images, taken from a fixed shuffle; all images
-            if there are fewer.
+        loader (str): The dataset's dataloader, ``'train_dataloader'`` or
+            ``'test_dataloader'``.
+        count (int): Number of images, in a fixed random order. Fewer are returned if
+            the dataset has fewer.
 
     Returns:
         list[Tensor]: Images of ``(3, H, W)``, not normalised.
@@ -45,16 +45,13 @@ def config_images(cfg: Config, loader: str, count: int) -> List[Tensor]:
 
 def check_images(cfg: Config, folder: Optional[str], count: int,
                  channels: int = 3) -> Tuple[List[Tensor], str]:
-    """Images with which to check a graph.
-
-    They come from the folder, else from the config's test data, else they are
-    noise.
+    """Images for the check: of a folder, else of the config's test data, else noise.
 
     Args:
         cfg (Config): The config.
         folder (str, optional): A folder of images.
-        count (int): Number of images, at most.
-        channels (int): Channels that the model takes, C. Defaults to 3.
+        count (int): Largest number of images.
+        channels (int): Input channels of the model, C. Defaults to 3.
 
     Returns:
         tuple[list[Tensor], str]: Images of ``(C, H, W)``, and a description of
@@ -62,7 +59,7 @@ def check_images(cfg: Config, folder: Optional[str], count: int,
 
     Raises:
         FileNotFoundError: If a folder is given and has no image.
-        ValueError: If the images of the folder do not have so many channels.
+        ValueError: If a folder is given and C is neither 1 nor 3.
     """
     if folder:
         if channels not in (1, 3):
@@ -99,8 +96,7 @@ def to_batch(images: List[Tensor], count: int, size: Tuple[int, int],
 
     Args:
         images (list[Tensor]): Images of ``(C, h, w)``.
-        count (int): Number of images, N. After the last image follows the
-            first one again.
+        count (int): Number of images, N. The first image follows the last one.
         size (tuple[int, int]): Height and width of the batch, H and W.
         start (int): Index of the first image. Defaults to 0.
 

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Images to calibrate on, and INT8 quantisation of an ONNX file."""
+"""Calibration images, and INT8 quantisation of an exported ONNX model."""
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence
 
@@ -11,7 +11,6 @@ from .engines.base import Session, Settings, calibration_batches
 from .engines.onnx_int8 import (
     DEFAULT_METHOD,
     HISTOGRAMS,
-    OPERATORS,
     default_exclude,
     is_cubic,
     quantize_static,
@@ -26,26 +25,25 @@ OUTLIER = 10
 
 
 def has_outliers(outputs: Sequence[str], info: dict) -> bool:
-    """Whether a network has logits that are unusually large on some images.
+    """Whether a model's logits can be unusually large on some images.
 
     Args:
         outputs (Sequence[str]): Names of its outputs.
-        info (dict): What its file says about itself.
+        info (dict): Metadata, see :class:`autonl_mm.export.engines.Session`.
     """
     return outputs[0] == 'logits' and is_cubic(info)
 
 
 def without_outliers(run: Callable, images: List[Tensor],
                      step: int = 1) -> List[Tensor]:
-    """Remove images on which a network's logits are unusually large.
+    """Remove images on which a model's logits are unusually large.
 
-    LightNL with ``normalize='size'`` is cubic in its input: on a few images in a
-    thousand the feature maps of a trained network grow by many orders of
-    magnitude. A quantisation range that includes them has too few steps for
-    all other images.
+    LightNL with ``normalize='size'`` is cubic in its input. On a few images in a
+    thousand the feature maps of a trained network grow by many orders of magnitude.
+    A quantisation range that includes them has too few steps for all other images.
 
     Args:
-        run (Callable): From images ``(N, C, H, W)`` to a list with their logits.
+        run (Callable): Returns a list with the logits of images ``(N, C, H, W)``.
         images (list[Tensor]): Images of ``(C, H, W)``.
         step (int): N. Defaults to 1, for images of several sizes.
 
@@ -70,10 +68,10 @@ def without_outliers(run: Callable, images: List[Tensor],
 
 
 def usual_images(session: Session, images: List[Tensor]) -> List[Tensor]:
-    """Leave out outliers, where a file has them.
+    """Remove outliers for an exported model that can have them.
 
     Args:
-        session (Session): The file.
+        session (Session): The exported model.
         images (list[Tensor]): Images of ``(C, H, W)``.
 
     Returns:
@@ -91,35 +89,36 @@ def usual_images(session: Session, images: List[Tensor]) -> List[Tensor]:
 def quantize(file: str,
              images: List[Tensor],
              method: str = DEFAULT_METHOD,
-             operators: Sequence[str] = OPERATORS,
              exclude: Optional[Sequence[str]] = None,
              reduce_range: bool = True) -> bytes:
-    """Quantise an ONNX file to INT8.
+    """Quantise an exported ONNX model to INT8.
 
     Args:
-        file (str): A file of ``tools/deployment/export.py --engine onnxruntime``.
-        images (list[Tensor]): Images to calibrate on, ``(C, H, W)``, at sizes
-            that the file takes. Images of several sizes are resized to the first
-            one's for a file with batches and for :data:`HISTOGRAMS`.
-        method, operators, reduce_range: See
-            :func:`autonl_mm.export.engines.onnx_int8.quantize_static`.
-        exclude (Sequence[str], optional): Regular expressions. Nodes whose
-            names match one are not quantised. Defaults to None: those of LightNL
-            with ``normalize='size'``, else none.
+        file (str): The exported model.
+        images (list[Tensor]): Calibration images ``(C, H, W)`` of sizes that the
+            model takes. Images of several sizes are resized to the first image's
+            size for a fixed batch size and for :data:`HISTOGRAMS`.
+        method (str): How ranges are found, see
+            :func:`autonl_mm.export.engines.onnx_int8.quantize_static`. Defaults to
+            ``'quantile'``.
+        exclude (Sequence[str], optional): Regular expressions. Nodes whose names
+            match one are not quantised. Defaults to None, which excludes LightNL with
+            ``normalize='size'``.
+        reduce_range (bool): Whether weights have seven bits. Defaults to True.
 
     Returns:
-        bytes: The content of the quantised file.
+        bytes: Content of the quantised file.
 
     Raises:
-        ValueError: If the file is already quantised or of an opset without
+        ValueError: If the model is already quantised or of an opset without
             quantisation per channel, if no node would be quantised, or if there
             are fewer images than its batch size.
     """
     info = ENGINES['onnxruntime'].info(Path(file))
     import onnx
     if info.get('quantised'):
-        raise ValueError(f'{file} is already quantised: give the file from '
-                         'which it was made')
+        raise ValueError(f'{file} is already quantised: give the exported model '
+                         'from which it was made')
     model = onnx.load(file)
     opset = max((o.version for o in model.opset_import
                  if o.domain in ('', 'ai.onnx')), default=0)
@@ -134,6 +133,6 @@ def quantize(file: str,
     if exclude is None:
         exclude = default_exclude(info)
     model, count = quantize_static(
-        model, batches, exclude, operators, method, reduce_range)
+        model, batches, exclude, method, reduce_range)
     set_info(model, dict(info, quantised=count))
     return model.SerializeToString()

@@ -47,5 +47,5 @@ def test_engines_at_hand(monkeypatch, capsys):
                 monkeypatch.setitem(sys.modules, module, None)
     assert tool.choose_engines(None) == ['onnxruntime']
     assert "pip install 'autonl_mm[ncnn]'" in capsys.readouterr().out
-    with pytest.raises(ImportError, match='ncnn files need ncnn'):
+    with pytest.raises(ImportError, match='ncnn models need ncnn'):
         tool.choose_engines(['ncnn'])

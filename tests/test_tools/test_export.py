@@ -186,7 +186,7 @@ def test_missing_libraries(module, files, monkeypatch):
     (['--images', 'nowhere'], "'nowhere' has no image"),
     (['--input-shape', 64, 64, 64], 'expected a positive height and width'),
     (['--cfg-options', 'model.head.num_classes=3'], 'size mismatch'),
-    (['--opset', 3], 'torch.onnx cannot export'),
+    (['--opset', 3], 'torch.onnx cannot convert'),
 ])
 def test_bad_input(arguments, words, files, monkeypatch):
     config, weights, _ = files('classifier')
@@ -206,7 +206,7 @@ def test_weights_of_another_file(files, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize('arguments, words', [
-    (['--engine', 'mnn', '--out', 'x.onnx'], 'expected a file that ends in .mnn, as'),
+    (['--engine', 'mnn', '--out', 'x.onnx'], 'expected a name that ends in .mnn for'),
     (['--engine', 'litert', '--dynamic', 'batch'], '--dynamic batch cannot be'),
     (['--engine', 'ncnn', '--precision', 'int8'], '--precision int8 cannot be'),
     (['--agreement', 2], '--agreement is 2.0, expected a share'),

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from autonl_mm.export.apart import run_in_subprocess
 from autonl_mm.export.bare import load_bare, write_bare
 from autonl_mm.export.engines import ENGINES, ExportError, Settings
+from autonl_mm.export.run_in_subprocess import run_in_subprocess
 from autonl_mm.measure.classifiers import (
     NAMES,
     NETWORK_HELP,

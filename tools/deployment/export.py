@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Export a trained model as a file of an engine, checked against PyTorch.
+"""Export a trained model to an engine, with a check against PyTorch.
 
-Supported are classifiers of mmpretrain (logits), encoder-decoders of mmseg
-(logits or label maps) and single-stage detectors of mmdet (boxes, scores and
-labels). The file takes images as they come from the config's test pipeline,
-float32 from 0 to 255 in OpenCV's channel order; conversion of the channel order,
-normalisation and padding are in it. It is only written if its outputs, computed by
-the engine in a process of its own, agree with the model's.
+The tool supports classifiers of mmpretrain (logits), encoder-decoders of mmseg (logits
+or label maps) and single-stage detectors of mmdet (boxes, scores and labels). The
+exported model takes images as the config's test pipeline makes them, float32 from 0 to
+255 in OpenCV's channel order. It includes the channel order's conversion,
+normalisation and padding. It is written only if the engine, in a subprocess, gives the
+outputs of PyTorch.
 """
 import argparse
 import os.path as osp
@@ -27,8 +27,8 @@ from autonl_mm.models import input_channels
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
 
-# Images for a check in float32, which compares numbers, and otherwise, which counts
-# predictions
+# Images for the check in float32, which compares numbers, and in lower precision, which
+# counts predictions
 FEW, MANY = 9, 200
 
 
@@ -42,9 +42,9 @@ def parse_args():
         '--engine',
         choices=list(ENGINES),
         default='onnxruntime',
-        help='what will run the file; default onnxruntime')
+        help='engine that will run the exported model; default onnxruntime')
     parser.add_argument(
-        '--out', help="file to write; default: CHECKPOINT with the engine's ending: "
+        '--out', help="file to write; default: CHECKPOINT with the engine's ending, "
         + ', '.join(e.ending for e in ENGINES.values()))
     configs.add_input_shape(parser)
     parser.add_argument(
@@ -58,26 +58,26 @@ def parse_args():
     parser.add_argument(
         '--no-preprocess',
         action='store_true',
-        help="leave the work of the config's data preprocessor to the caller")
+        help="export without the config's data preprocessor: the caller normalises")
     parser.add_argument(
         '--precision',
         choices=PRECISIONS,
         default='fp32',
-        help='fp16: weights in 16 bits; int8: convolutions in 8, calibrated on '
+        help='fp16: weights in 16 bits; int8: convolutions in 8 bits, calibrated on '
         'training images')
     parser.add_argument(
         '--calibrate',
         type=int,
         default=200,
         metavar='N',
-        help='number of training images to calibrate int8 on, default 200')
+        help='number of training images for the calibration of int8; default 200')
     parser.add_argument(
         '--labels',
         action='store_true',
-        help='for segmentors: label maps instead of logits')
+        help='export label maps of a segmentor instead of logits')
     parser.add_argument(
         '--opset', type=int, default=17,
-        help='ONNX opset version, for engines that start from ONNX')
+        help='ONNX opset; only for onnxruntime, openvino and mnn')
     parser.add_argument(
         '--images',
         help="folder of images for the check; default: the config's test data, "
@@ -91,7 +91,7 @@ def parse_args():
     parser.add_argument(
         '--agreement',
         type=float,
-        help='smallest allowed share of predictions that are those of float32; '
+        help='smallest allowed share of predictions that are the same as in float32; '
         'default: '
         + ', '.join(f'{k} {v:g}' for k, v in export.AGREEMENT.items()))
     parser.add_argument(
@@ -105,14 +105,17 @@ def make_settings(args, shape, channels=3):
     Args:
         args (Namespace): The tool's arguments.
         shape (tuple[int, int]): Height and width.
-        channels (int): C. Defaults to 3.
+        channels (int): Input channels. Defaults to 3.
+
+    Returns:
+        Settings: The settings, without calibration images and metadata.
     """
     return Settings((args.batch_size, channels, *shape), args.dynamic,
                     args.precision, [], args.opset)
 
 
 def calibration(args, cfg, graph, settings):
-    """Training images in the form that the graph takes, without outliers.
+    """Calibration images in the form that the graph takes, without outliers.
 
     Args:
         args (Namespace): The tool's arguments.
@@ -121,7 +124,7 @@ def calibration(args, cfg, graph, settings):
         settings (Settings): Settings of the export.
 
     Returns:
-        list[Tensor]: Images ``(C, H, W)``; none if the precision needs none.
+        list[Tensor]: Images ``(C, H, W)``; none unless the precision is int8.
     """
     if settings.precision != 'int8':
         return []
@@ -133,38 +136,45 @@ def calibration(args, cfg, graph, settings):
     if not quantize.has_outliers(graph.outputs, export.describe(graph, settings)):
         return images
     usual = quantize.without_outliers(lambda batch: [graph(batch)], images)
-    print(f'{len(images) - len(usual)} of {len(images)} training images are outliers '
-          'and left out of the calibration')
+    print(f'calibrated without {len(images) - len(usual)} outliers of '
+          f'{len(images)} training images')
     return usual
 
 
-def report(args, engine, graph, session, checked, source):
-    """Print what was written and the results of the check."""
-    out = Path(args.out)
-    files = engine.files(out)
+def report(args, engine, session, settings, checked, source):
+    """Print a description of the exported model and the result of the check.
+
+    Args:
+        args (Namespace): The tool's arguments.
+        engine (Engine): The engine.
+        session (Session, optional): The exported model; None if it cannot run here.
+        settings (Settings): Settings of the export.
+        checked (Checked): Result of the check.
+        source (str): Source of the check's images.
+    """
+    files = engine.files(Path(args.out))
     size = sum(p.stat().st_size for f in files for p in ([*f.rglob('*')] or [f])
                if p.is_file())
-    print(f'{", ".join(map(str, files))}: {graph.task}, {engine.name}, '
-          f'{args.precision}, {size / 2**20:.1f} MiB')
-    n, c, h, w = (side or name for side, name in zip(
-        make_settings(args, args.shape, args.channels).sizes, 'NCHW'))
-    takes = (f'images ({n}, {c}, {h}, {w}), float32, 0 to 255, channels in the order '
-             "of the config's pipeline; normalisation is in the file")
+    print(f'{", ".join(map(str, files))}: {engine.name}, {args.precision}, '
+          f'{size / 2**20:.1f} MiB')
+    shape = ', '.join(
+        str(side or name) for side, name in zip(settings.sizes, 'NCHW'))
     if args.no_preprocess:
-        takes = (f'({n}, {c}, {h}, {w}), float32, what the config\'s data_preprocessor '
-                 'makes of images')
-    print(f'input: {takes}')
+        print(f"input: output of the config's data_preprocessor ({shape}), float32")
+    else:
+        print(f'input: images ({shape}), float32 from 0 to 255, channels in the order '
+              "of the config's pipeline; normalisation is in the exported model")
     if checked.strided:
-        print('height and width must be multiples of 32, as for the model')
+        print('height and width must be multiples of 32, as in PyTorch')
     if session is None:
-        print('The specification was checked. The file was not run: this engine does '
-              'not run here')
+        print('The specification was checked. The exported model was not run, because '
+              'this engine does not run here')
         return
-    print(f'outputs: {", ".join(session.outputs)}; run in a process of its own on '
-          f'{checked.count} images of {source}')
+    print(f'outputs: {", ".join(session.outputs)}; checked on {checked.count} images '
+          f'of {source}')
     if checked.agreement is not None:
-        print(f'{checked.agreement:.1%} of the predictions are those of PyTorch in '
-              'float32')
+        print(f'{checked.agreement:.1%} of the predictions are the same as in PyTorch '
+              'in float32')
         return
     print('\n| images | largest difference from PyTorch | relative to the largest '
           'output |\n|---|---|---|')
@@ -212,8 +222,8 @@ def check(args, engine):
         raise FileNotFoundError(
             f'--out: folder {osp.dirname(args.out)!r} does not exist')
     if not args.out.endswith(engine.ending):
-        raise ValueError(f'--out is {args.out!r}, expected a file that ends in '
-                         f'{engine.ending}, as those of {engine.name}')
+        raise ValueError(f'--out is {args.out!r}, expected a name that ends in '
+                         f'{engine.ending} for {engine.name}')
     if not osp.isdir(args.out):
         outputs.check_file('--out', args.out)
     for other in ENGINES.values():
@@ -239,7 +249,7 @@ def main():
         print(keep_freed_memory())
         args.shape = configs.parse_shape(args.input_shape, cfg)
         model = configs.build_model(cfg)
-        args.channels = input_channels(model)
+        channels = input_channels(model)
         checkpoint = load_checkpoint(
             model, args.checkpoint, map_location='cpu', strict=True)
         graph = export.make_graph(model, args.dynamic, args.labels,
@@ -247,15 +257,15 @@ def main():
         divisor = graph.preprocess.divisor
         if args.no_preprocess and any(side % divisor for side in args.shape):
             raise ValueError(
-                f'--input-shape {args.shape[0]} {args.shape[1]} is no size that the '
-                f'data preprocessor makes: it pads to multiples of {divisor}')
+                f'--input-shape is {args.shape[0]} {args.shape[1]}, expected multiples '
+                f'of {divisor}, to which the data preprocessor pads')
         meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
         info = dict(classes=list(meta['classes'])) if 'classes' in meta else {}
-        settings = make_settings(args, args.shape, args.channels)._replace(info=info)
+        settings = make_settings(args, args.shape, channels)._replace(info=info)
         settings = settings._replace(
             calibration=calibration(args, cfg, graph, settings))
         images, source = check_images(
-            cfg, args.images, FEW if args.precision == 'fp32' else MANY, args.channels)
+            cfg, args.images, FEW if args.precision == 'fp32' else MANY, channels)
         tolerance = engine.tolerance if args.tolerance is None else args.tolerance
         agreement = export.AGREEMENT.get(
             args.precision, 1) if args.agreement is None else args.agreement
@@ -264,7 +274,7 @@ def main():
     except (OSError, ImportError, ValueError, RuntimeError) as e:
         sys.exit(f'export.py: {" ".join(str(e).split())}')
     session = load(args.out) if engine.runs else None
-    report(args, engine, graph, session, checked, source)
+    report(args, engine, session, settings, checked, source)
     if session is not None:
         measure(graph, model, engine, session,
                 to_batch(images, args.batch_size, args.shape), args.rounds)

@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Quantise an ONNX file to INT8, and measure the effect.
+"""Quantise an exported ONNX model to INT8, and measure the effect.
 
-This is onnxruntime's static quantisation, calibrated on the config's training
-images after its test pipeline. The tool prints size, latency and the metrics on
-the config's test data, before and after quantisation.
+The tool runs onnxruntime's static quantisation, calibrated on the config's training
+images after its test pipeline. It prints size, latency and the metrics on the config's
+test data, before and after quantisation.
 """
 import argparse
 import sys
@@ -21,7 +21,6 @@ from autonl_mm.export.engines.onnx_int8 import (
     EXCLUDE,
     HISTOGRAMS,
     METHODS,
-    OPERATORS,
 )
 from autonl_mm.export.images import config_images, to_batch
 from autonl_mm.measure.timing import Spread, device_name, interleaved
@@ -35,7 +34,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('model', help='ONNX file from export.py')
+    parser.add_argument('model', help='exported ONNX model')
     launch.add_common_args(parser)
     parser.add_argument(
         '--out', help='file to write; default: MODEL with the ending -int8.onnx')
@@ -49,37 +48,31 @@ def parse_args():
         choices=list(METHODS),
         default=DEFAULT_METHOD,
         help='how to find the ranges of activations; '
-        f'{" and ".join(HISTOGRAMS)} need one size: images of several sizes are '
-        "resized to the first one's")
-    parser.add_argument(
-        '--operators',
-        nargs='+',
-        default=OPERATORS,
-        help=f'types of nodes to quantise; default: {" ".join(OPERATORS)}')
+        f'{" and ".join(HISTOGRAMS)} resize all images to the first image\'s size')
     parser.add_argument(
         '--exclude',
         nargs='*',
         metavar='REGEX',
         help='keep nodes in float whose names match; default: '
-        f'{" ".join(EXCLUDE)}, and none if LightNL has normalize rms')
+        f"{' '.join(EXCLUDE)} if LightNL has normalize 'size', else none")
     parser.add_argument(
         '--full-range',
         action='store_true',
-        help='use all eight bits for weights; on x86 processors without VNNI such a '
-        'file gives other predictions')
+        help='use all eight bits for weights, which gives other predictions on x86 '
+        'processors without VNNI')
     parser.add_argument(
-        '--no-eval', action='store_true', help='do not compute the metrics')
+        '--no-eval', action='store_true', help='do not compute metrics')
     parser.add_argument(
         '--rounds', type=int, default=10, help='number of latency measurements')
     return parser.parse_args()
 
 
 def evaluate(cfg, file):
-    """Metrics of a file, computed by the config's evaluator.
+    """Metrics of an exported model, computed by the config's evaluator.
 
     Args:
         cfg (Config): The config.
-        file (str): The ONNX file.
+        file (str): Main file of the exported model.
 
     Returns:
         str: Names and values of the metrics.
@@ -109,10 +102,9 @@ def main():
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         images = config_images(cfg, 'train_dataloader', args.num_samples)
         for image in {image.shape: image for image in images}.values():
-            before(image[None])  # raises if the file does not take this size
+            before(image[None])  # raises if the model does not take this size
         usual = quantize.usual_images(before, images)
-        content = quantize.quantize(args.model, usual, args.method,
-                                    args.operators, args.exclude,
+        content = quantize.quantize(args.model, usual, args.method, args.exclude,
                                     not args.full_range)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / 'int8.onnx'

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The engines, and loading of their files."""
+"""The engines, and loading of exported models."""
 from pathlib import Path
 from typing import Union
 
@@ -17,12 +17,12 @@ ENGINES = {engine.name: engine for engine in (
 
 __all__ = [
     'DYNAMIC', 'ENGINES', 'PRECISIONS', 'Engine', 'ExportError', 'Session', 'Settings',
-    'engine_of', 'is_engine_file', 'load'
+    'engine_of', 'is_exported_model', 'load'
 ]
 
 
-def is_engine_file(file: Union[str, Path]) -> bool:
-    """Whether a file's name is one of an exported network.
+def is_exported_model(file: Union[str, Path]) -> bool:
+    """Whether a file's name has the ending of an exported model.
 
     Args:
         file (str | Path): The file.
@@ -31,29 +31,30 @@ def is_engine_file(file: Union[str, Path]) -> bool:
 
 
 def engine_of(file: Union[str, Path]) -> Engine:
-    """The engine of a file, by the ending of its name.
+    """The engine of an exported model, by the ending of its name.
 
     Args:
-        file (str | Path): The file.
+        file (str | Path): The main file.
 
     Raises:
-        ValueError: If no engine's files end so.
+        ValueError: If no engine has this ending.
     """
     for engine in ENGINES.values():
         if str(file).endswith(engine.ending):
             return engine
     known = ', '.join(f'{e.ending} ({e.name})' for e in ENGINES.values())
-    raise ValueError(f'{str(file)!r} is no file of an engine, expected one that ends '
-                     f'in {known}')
+    raise ValueError(f'{str(file)!r} is not an exported model, expected a name that '
+                     f'ends in {known}')
 
 
 def load(file: Union[str, Path]) -> Session:
-    """Load an exported network of any engine, to be run on the CPU.
+    """Load an exported model of any engine, to run on the CPU.
 
     It runs in as many threads as torch has when it is loaded.
 
     Args:
-        file (str | Path): What ``tools/deployment/export.py`` wrote.
+        file (str | Path): Main file of a model exported by
+            ``tools/deployment/export.py``.
 
     Returns:
         Session: Called with images ``(N, C, H, W)`` it returns a list of tensors, the
@@ -61,9 +62,9 @@ def load(file: Union[str, Path]) -> Session:
 
     Raises:
         ImportError: If the engine is missing; says what to install.
-        FileNotFoundError: If the file, or one that belongs to it, does not exist.
+        FileNotFoundError: If one of its files does not exist.
         ValueError: If this project did not write it, the engine does not load it, or
-            cannot run here.
+            the engine cannot run here.
     """
     engine, file = engine_of(file), Path(file)
     if not file.exists():

@@ -1,19 +1,27 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What all engines share: the interface, the files beside a file, and running it.
+"""What all engines share: their interface, the metadata, and running a model.
 
-An engine is a program that runs exported networks, on a phone or elsewhere.
+An engine is a program that runs exported models, on a phone or elsewhere.
 """
 import io
 import json
 import logging
 import subprocess
-import sys
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    Callable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 import torch
@@ -28,7 +36,7 @@ from ..boxes import select_boxes
 DYNAMIC = ('batch', 'size')
 PRECISIONS = ('fp32', 'fp16', 'int8')
 COUNT = range(1, 2**31)
-# What a file says about itself, see :class:`Session`
+# Form of the metadata, see :class:`Session`
 INFO = {
     'task': {'classification', 'detection', 'segmentation'},
     'outputs': [str],
@@ -39,13 +47,13 @@ INFO = {
     'classes?': [(str, int)],
     'select?': {
         'levels': [COUNT], 'nms_pre': int, 'score_thr': float, 'iou_threshold': float,
-        'max_per_img': COUNT, 'class_agnostic?': bool, 'min_bbox_size?': float},
+        'max_per_img': COUNT, 'class_agnostic': bool, 'min_bbox_size': float},
     'quantised?': int,
     str: object}
 
 
 class ExportError(RuntimeError):
-    """The model cannot be exported, or the exported file is wrong."""
+    """The model cannot be exported, or the exported model is wrong."""
 
 
 class Settings(NamedTuple):
@@ -55,13 +63,13 @@ class Settings(NamedTuple):
         shape (tuple[int, ...]): ``N, C, H, W`` of the images.
         dynamic (Sequence[str]): Dimensions that may change between runs, from
             :data:`DYNAMIC`.
-        precision (str): One of :data:`PRECISIONS`. With ``'fp16'`` the weights are
-            stored in 16 bits, with ``'int8'`` weights and feature maps of the
-            convolutions have 8.
-        calibration (list[Tensor]): For ``'int8'``: images ``(C, H, W)`` in the form
-            that the graph takes.
+        precision (str): One of :data:`PRECISIONS`. ``'fp16'`` stores weights in 16
+            bits. ``'int8'`` computes convolutions with weights and feature maps of 8
+            bits.
+        calibration (list[Tensor]): Calibration images ``(C, H, W)`` for ``'int8'``,
+            in the form that the graph takes.
         opset (int): Version of ONNX's operators.
-        info (dict): What the file says about itself, see :class:`Session`.
+        info (dict): Metadata, see :class:`Session`.
     """
     shape: Tuple[int, ...]
     dynamic: Sequence[str] = ()
@@ -72,26 +80,28 @@ class Settings(NamedTuple):
 
     @property
     def sizes(self) -> List[Optional[int]]:
-        """N, C, H and W of the file's input, None for any."""
+        """N, C, H and W of the input, None for any."""
         n, c, h, w = self.shape
         n = None if 'batch' in self.dynamic else n
         return [n, c, *([None, None] if 'size' in self.dynamic else [h, w])]
 
 
 class Session:
-    """A file of an engine, ready to run on the CPU.
+    """An exported model, ready to run on the CPU.
 
-    All engines' sessions take the same images and give the same outputs.
+    The sessions of all engines take the same images and give the same outputs.
 
     Args:
-        file (Path): The file.
-        info (dict): What it says about itself: ``task``; ``outputs``, their names;
-            ``input``, its N, C, H and W, None for any; ``preprocess``, whether
-            normalisation is part of it; ``light_nl_scales``, see
-            :func:`autonl_mm.models.layers.light_nl_scales`; ``precision``; the
-            names of the ``classes``, if they are known; and for a detector without
-            box selection ``select``, the settings of
-            :func:`autonl_mm.export.boxes.select_boxes`.
+        info (dict): Metadata of the exported model: ``task``; ``outputs``, their
+            names; ``input``, its N, C, H and W, None for any; ``preprocess``, whether
+            normalisation is in the exported model; ``light_nl_scales``, see
+            :func:`autonl_mm.models.layers.light_nl_scales`; ``precision``;
+            ``classes``, their names, if they are known; ``quantised``, the number of
+            INT8 nodes in an ONNX model; ``select``, the settings of
+            :func:`autonl_mm.export.boxes.select_boxes` if a detector's NMS is in
+            post-processing.
+        run (Callable): Runs the engine once: takes images as a float32 array of a
+            shape that fits, returns a list of arrays.
 
     Attributes:
         info (dict): As above.
@@ -100,30 +110,24 @@ class Session:
         outputs (list[str]): Names of what a call returns.
     """
 
-    def __init__(self, file: Path, info: dict):
+    def __init__(self, info: dict, run: Callable[[np.ndarray], List[np.ndarray]]):
         self.info = info
+        self.run = run
         self.batch = info['input'][0]
         self.size = tuple(info['input'][2:])
         self.outputs: List[str] = list(info['outputs'])
         if 'select' in info:
             self.outputs = ['dets', 'labels']
 
-    def run(self, images: np.ndarray) -> List[np.ndarray]:
-        """Run the file once.
-
-        Args:
-            images (np.ndarray): Float32, of a shape that the file takes.
-        """
-        raise NotImplementedError
-
     def __call__(self, images: Union[Tensor, np.ndarray]) -> List[Tensor]:
-        """Run the network.
+        """Run the model.
 
         Args:
             images (Tensor | np.ndarray): ``(N, C, H, W)`` as they were loaded, 0 to
-                255, not normalised; for a file without preprocessing as the config's
-                data preprocessor makes them. N may be any number: a file with a
-                fixed batch size runs several times, with the last batch padded.
+                255, not normalised. An exported model without preprocessing takes
+                the output of the config's data preprocessor. N may be any number: a
+                model with a fixed batch size runs several times, with the last batch
+                padded.
 
         Returns:
             list[Tensor]: ``logits (N, classes)`` of a classifier, ``logits
@@ -131,16 +135,16 @@ class Session:
             (N, K, 5)`` and ``labels (N, K)`` of a detector.
 
         Raises:
-            ValueError: If the file takes images of another shape, or fails.
+            ValueError: If the model takes images of another shape, or fails.
         """
         images = np.ascontiguousarray(torch.as_tensor(images).float().numpy())
         if images.ndim != 4 or images.shape[1] != self.info['input'][1]:
-            raise ValueError('the file takes images '
+            raise ValueError('the exported model takes images '
                              f'(N, {self.info["input"][1]}, H, W), got {images.shape}')
         for want, have in zip(self.size, images.shape[2:]):
             if want not in (None, have):
                 raise ValueError(
-                    'the file takes images of '
+                    'the exported model takes images of '
                     f'{self.size[0]}x{self.size[1]}, got one of '
                     f'{images.shape[2]}x{images.shape[3]}: export with '
                     '--dynamic size, or resize the images in the pipeline')
@@ -154,8 +158,8 @@ class Session:
             try:
                 outputs = self.run(part)
             except Exception as e:  # engines' errors have no common class
-                raise ValueError('the engine does not run the file, which may be '
-                                 f'damaged: {first_line(e)}') from e
+                raise ValueError('the engine does not run the exported model, which '
+                                 f'may be damaged: {first_line(e)}') from e
             parts.append([out[:count] for out in outputs])
         outputs = [np.concatenate(outs) for outs in zip(*parts)]
         if 'select' in self.info:
@@ -166,21 +170,23 @@ class Session:
 
 
 class Engine:
-    """How an engine's files are made and run; each has a module of its own.
+    """How an engine's exported models are made and run.
 
     Attributes:
-        name (str): As ``--engine`` takes it.
-        ending (str): Of its main file.
-        modules (tuple[str, ...]): What it imports to export.
-        dynamic (Sequence[str]): Which of :data:`DYNAMIC` it can.
-        precisions (Sequence[str]): Which of :data:`PRECISIONS` it can.
-        selects_boxes (bool): Whether its detectors select their boxes themselves.
-        tolerance (float): Largest difference from PyTorch that is taken for rounding,
+        name (str): Value of ``--engine``.
+        ending (str): Ending of an exported model's main file.
+        part_endings (tuple[str, ...]): Endings of its other files. Defaults to ().
+        modules (tuple[str, ...]): Modules that the export imports.
+        dynamic (Sequence[str]): Supported values of :data:`DYNAMIC`.
+        precisions (Sequence[str]): Supported values of :data:`PRECISIONS`.
+        selects_boxes (bool): Whether NMS is in the exported model.
+        tolerance (float): Largest difference from PyTorch that counts as rounding,
             in float32, relative to the largest output.
-        runs (bool): Whether its files can be run here.
+        runs (bool): Whether its exported models can be run here.
     """
     name: str
     ending: str
+    part_endings: Tuple[str, ...] = ()
     modules: Tuple[str, ...]
     dynamic: Sequence[str] = DYNAMIC
     precisions: Sequence[str] = PRECISIONS
@@ -189,14 +195,14 @@ class Engine:
     runs = True
 
     def check(self, settings: Settings) -> None:
-        """Refuse what the engine cannot, before anything is computed.
+        """Refuse unsupported settings, before anything is computed.
 
         Args:
             settings (Settings): How to export.
 
         Raises:
             ImportError: If a package is missing; says what to install.
-            ValueError: If the settings ask for more than the engine can.
+            ValueError: If the engine does not support a setting.
         """
         for name in self.modules:
             self.require(name)
@@ -210,7 +216,7 @@ class Engine:
                         f'can {", ".join(known) or "none of them"}')
 
     def require(self, name: str) -> ModuleType:
-        """Import a module of the engine, which is an optional dependency.
+        """Import a module of the engine's package, an optional dependency.
 
         Args:
             name (str): Name of the module.
@@ -222,50 +228,51 @@ class Engine:
             return import_module(name)
         except ImportError as e:
             raise ImportError(
-                f'{self.name} files need {name.split(".")[0]}, which cannot be '
+                f'{self.name} models need {name.split(".")[0]}, which cannot be '
                 f"imported ({e}): pip install 'autonl_mm[{self.name}]'") from None
 
     def write(self, graph: nn.Module, settings: Settings, file: Path) -> None:
-        """Turn a graph into files of the engine.
+        """Turn a graph into an exported model.
 
         Args:
             graph (TaskGraph): The graph.
             settings (Settings): How to export it.
-            file (Path): The main file; others may be written beside it.
+            file (Path): The main file. Others are written beside it.
 
         Raises:
-            ExportError: If the engine's converter fails, or warns of layers that the
-                engine does not have.
+            ExportError: If the converter fails, or warns of layers that the engine
+                does not have.
         """
         raise NotImplementedError
 
     def files(self, file: Path) -> List[Path]:
-        """All files of an exported network, without the one that :meth:`info` reads.
+        """All files of an exported model, without the metadata's.
 
         Args:
             file (Path): The main file.
         """
-        return [file]
+        return [file, *map(file.with_suffix, self.part_endings)]
 
     def write_info(self, file: Path, info: dict) -> None:
-        """Store what a file says about itself, beside it: ``FILE.json``.
+        """Store the metadata beside an exported model, as ``FILE.json``.
 
         Args:
             file (Path): The main file.
-            info (dict): See :class:`Session`.
+            info (dict): Metadata, see :class:`Session`.
         """
         info = dict(info, sha256={p.suffix: digest(p) for p in self.files(file)})
         info_file(file).write_text(json.dumps(info, indent=1))
 
     def info(self, file: Path) -> dict:
-        """What a file says about itself.
+        """Read the metadata of an exported model.
 
         Args:
             file (Path): The main file.
 
         Raises:
-            FileNotFoundError: If a file of the network is missing; names it.
-            ValueError: If the files do not belong together, or are of others.
+            FileNotFoundError: If a file is missing; names it.
+            ValueError: If the files do not belong together, or this project did not
+                write them.
         """
         for path in [*self.files(file), info_file(file)]:
             if not path.exists():
@@ -277,11 +284,11 @@ class Engine:
         for path in self.files(file):
             if info['sha256'][path.suffix] != digest(path):
                 raise ValueError(f'{path} is not the file that {info_file(file).name} '
-                                 'is about: export the network again')
+                                 'describes: export the model again')
         return info
 
     def inspect(self, file: Path, settings: Settings, outputs: Sequence[str]) -> None:
-        """Check the specification of a file that cannot be run here.
+        """Check the specification of an exported model that cannot be run here.
 
         Args:
             file (Path): The main file.
@@ -289,44 +296,72 @@ class Engine:
             outputs (Sequence[str]): Names of its outputs.
 
         Raises:
-            ExportError: If it is not as it should be.
+            ExportError: If the specification differs from the settings.
         """
+        raise NotImplementedError
 
-    def open(self, file: Path, info: dict) -> Session:
-        """Load a file.
+    def load(self, file: Path, info: dict) -> Callable[[np.ndarray], List[np.ndarray]]:
+        """Load an exported model, to run in as many threads as torch has now.
 
         Args:
             file (Path): The main file.
-            info (dict): See :class:`Session`.
+            info (dict): Metadata, see :class:`Session`.
+
+        Returns:
+            Callable: The argument ``run`` of :class:`Session`.
+        """
+        raise NotImplementedError
+
+    def open(self, file: Path, info: dict) -> Session:
+        """Load an exported model as a session.
+
+        Args:
+            file (Path): The main file.
+            info (dict): Metadata, see :class:`Session`.
 
         Raises:
             ImportError: If the engine is missing; says what to install.
             ValueError: If the engine does not load it.
         """
-        raise NotImplementedError
+        with self.loading(file):
+            return Session(info, self.load(file, info))
+
+    @contextmanager
+    def loading(self, file: Path) -> Iterator[None]:
+        """Turn the engine's errors into a ValueError that names the file."""
+        try:
+            yield
+        except ImportError:
+            raise
+        except Exception as e:  # engines' errors have no common class
+            raise ValueError(
+                f'{self.name} does not load {file}: {first_line(e)}') from e
 
 
 def info_file(file: Path) -> Path:
-    """The file beside another that says what is in it."""
+    """The file with the metadata of an exported model."""
     return file.with_name(f'{file.name}.json')
 
 
 def checked_info(info, source, **more) -> dict:
-    """What a file says about itself, if this project wrote it.
+    """Check metadata.
 
     Args:
         info (Any): What was read.
-        source (Any): Where, for the message.
-        **more: Forms of further keys, as :data:`INFO` has them.
+        source (Any): Where it was read, for the message.
+        **more: Forms of further keys, see :data:`INFO`.
+
+    Returns:
+        dict: The metadata.
 
     Raises:
-        ValueError: If it is something else; names the key.
+        ValueError: If a value is missing or wrong; names the key.
     """
     forms = [{**INFO, **more}]
     if isinstance(info, dict) and info.get('outputs') == ['boxes', 'scores']:
         forms.append({'select': object, str: object})
     for form in forms:
-        check_json(info, form, f'{source} does not say what the file takes and gives',
+        check_json(info, form, f'{source} does not describe an exported model',
                    'export it again with tools/deployment/export.py')
     return info
 
@@ -338,10 +373,10 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Hide warnings and output of exporters, such as the graphs they print.
+    """Hide the warnings and the output of converters.
 
     Args:
-        *loggers (str): Names of loggers that should log only errors.
+        *loggers (str): Names of loggers that log only errors.
     """
     found = [logging.getLogger(name) for name in loggers]
     levels = [logger.level for logger in found]
@@ -356,15 +391,34 @@ def quiet(*loggers: str) -> Iterator[None]:
                 logger.setLevel(level)
 
 
+@contextmanager
+def converting(converter: str, *loggers: str) -> Iterator[None]:
+    """Convert quietly and without gradients.
+
+    Args:
+        converter (str): Name of the converter, for the message.
+        *loggers (str): Names of loggers that log only errors.
+
+    Raises:
+        ExportError: If the converter raises an error.
+    """
+    try:
+        with quiet(*loggers), torch.no_grad():
+            yield
+    except Exception as e:  # converters' errors have no common class
+        raise ExportError(
+            f'{converter} cannot convert the graph: {first_line(e)}') from e
+
+
 def run_converter(command: Sequence[str], folder: Path) -> str:
-    """Run a converter in a process of its own: some end it when they fail.
+    """Run a converter as a command.
 
     Args:
         command (Sequence[str]): The command.
-        folder (Path): Where to run it.
+        folder (Path): Its working directory.
 
     Returns:
-        str: What it printed.
+        str: Its output.
 
     Raises:
         ExportError: If it fails.
@@ -379,29 +433,21 @@ def run_converter(command: Sequence[str], folder: Path) -> str:
     return result.stdout
 
 
-def run_python(code: str, arguments: Sequence[str], folder: Path) -> str:
-    """As :func:`run_converter`, for a converter that is a Python module.
-
-    Args:
-        code (str): What to run.
-        arguments (Sequence[str]): Its ``sys.argv[1:]``.
-        folder (Path): Where to run it.
-    """
-    return run_converter([sys.executable, '-c', code, *arguments], folder)
-
-
 def calibration_batches(settings: Settings) -> List[np.ndarray]:
-    """Images to calibrate on, in batches of the size of the export.
+    """Calibration images in batches of the exported size.
 
     Args:
         settings (Settings): How to export.
 
+    Returns:
+        list[np.ndarray]: ``(N, C, H, W)`` each.
+
     Raises:
-        ValueError: If there are fewer images than in one batch.
+        ValueError: If there are too few images for one batch.
     """
     images, step = settings.calibration, settings.shape[0]
     if len(images) < step:
         raise ValueError(f'{len(images)} images to calibrate on, expected at least '
-                         f'{step}, the batch size of the file')
+                         f'{step}, the batch size of the exported model')
     return [torch.stack(images[i:i + step]).numpy()
             for i in range(0, len(images) - step + 1, step)]

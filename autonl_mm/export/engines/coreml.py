@@ -5,15 +5,17 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from .base import Engine, ExportError, Session, Settings, first_line, quiet
+from .base import Engine, ExportError, Settings, converting, quiet
 
 # LightNL multiplies three features, which leaves the range of float16.
 PRODUCTS = ('matmul', 'real_div', 'reduce_sum', 'sqrt', 'clip')
 
 
 class CoreMl(Engine):
-    """Made by coremltools from a trace. It runs on Apple's systems only, so that here
-    only the specification is checked."""
+    """Exports through a trace with coremltools.
+
+    Core ML runs on Apple's systems only. Here only the specification is checked.
+    """
 
     name = 'coreml'
     ending = '.mlpackage'
@@ -29,20 +31,16 @@ class CoreMl(Engine):
             precision = ct.transform.FP16ComputePrecision(
                 op_selector=lambda op: op.op_type not in PRODUCTS)
         images = torch.rand(*settings.shape) * 255
-        try:
-            with quiet('coremltools', 'torch.jit'), torch.no_grad():
-                traced = torch.jit.trace(
-                    with_plain_sizes(graph, images), images, check_trace=False)
-                model = ct.convert(
-                    traced, convert_to='mlprogram',
-                    inputs=[ct.TensorType('input', shape=settings.shape)],
-                    outputs=[ct.TensorType(name) for name in graph.outputs],
-                    minimum_deployment_target=ct.target.iOS16,
-                    compute_precision=precision, skip_model_load=True)
-                model.save(str(file))
-        except Exception as e:  # its errors have no common class
-            raise ExportError(f'coremltools cannot convert the graph: '
-                              f'{first_line(e)}') from e
+        with converting('coremltools', 'coremltools', 'torch.jit'):
+            traced = torch.jit.trace(
+                with_plain_sizes(graph, images), images, check_trace=False)
+            model = ct.convert(
+                traced, convert_to='mlprogram',
+                inputs=[ct.TensorType('input', shape=settings.shape)],
+                outputs=[ct.TensorType(name) for name in graph.outputs],
+                minimum_deployment_target=ct.target.iOS16,
+                compute_precision=precision, skip_model_load=True)
+            model.save(str(file))
 
     def inspect(self, file: Path, settings: Settings, outputs) -> None:
         ct = self.require('coremltools')
@@ -58,17 +56,19 @@ class CoreMl(Engine):
                 f'the specification has the type {kind}, inputs {found} and outputs '
                 f'{names}, expected mlProgram, {wanted} and {list(outputs)}')
 
-    def open(self, file: Path, info: dict) -> Session:
+    def open(self, file: Path, info: dict):
         raise ValueError(f'{file} cannot be run here: Core ML runs on macOS and iOS')
 
 
 def with_plain_sizes(graph: nn.Module, images: torch.Tensor) -> nn.Module:
-    """A graph in which sizes are numbers: coremltools 9 fails for those that it has to
-    compute.
+    """Replace computed sizes in a graph by numbers, since coremltools 9 fails for them.
 
     Args:
         graph (TaskGraph): The graph.
-        images (Tensor): What it takes.
+        images (Tensor): Its input, ``(N, C, H, W)``.
+
+    Returns:
+        nn.Module: The graph for this size.
     """
     module = torch.export.export(graph, (images, )).module()
     for node in list(module.graph.nodes):

@@ -1,13 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""ExecuTorch, with XNNPACK for what it can compute."""
+"""ExecuTorch, with XNNPACK for the layers that XNNPACK supports."""
 from pathlib import Path
-from typing import List
+from typing import Callable
 
 import numpy as np
 import torch
 import torch.nn as nn
 
-from .base import Engine, ExportError, Session, Settings, first_line, quiet
+from .base import Engine, Settings, converting
 
 
 class HalfGraph(nn.Module):
@@ -25,29 +25,15 @@ class HalfGraph(nn.Module):
         graph.inputs = lambda x: self.inputs(x).half()
 
     def forward(self, x: torch.Tensor):
-        """As the graph's, with inputs and outputs in float32."""
+        """Outputs of the graph in float32, from images in float32."""
         out = self.task(x)
         if isinstance(out, torch.Tensor):
             return out.float() if out.is_floating_point() else out
         return tuple(o.float() if o.is_floating_point() else o for o in out)
 
 
-class ExecuTorchSession(Session):
-    """See :class:`Session`."""
-
-    def __init__(self, file: Path, info: dict, program):
-        super().__init__(file, info)
-        self.program = program  # must live as long as its method
-        self.method = program.load_method('forward')
-
-    def run(self, images: np.ndarray) -> List[np.ndarray]:
-        # copied: the outputs lie in memory that the next run writes to
-        return [out.numpy().copy()
-                for out in self.method.execute([torch.from_numpy(images)])]
-
-
 class ExecuTorch(Engine):
-    """Made from torch.export."""
+    """Exports through torch.export."""
 
     name = 'executorch'
     ending = '.pte'
@@ -61,23 +47,24 @@ class ExecuTorch(Engine):
             'executorch.backends.xnnpack.partition.xnnpack_partitioner')
         if settings.precision == 'fp16':
             graph = HalfGraph(graph)
-        try:
-            with quiet(), torch.no_grad():
-                program = torch.export.export(
-                    graph, (torch.rand(*settings.shape) * 255, ))
-                program = exir.to_edge_transform_and_lower(
-                    program, partitioner=[partition.XnnpackPartitioner()])
-                file.write_bytes(program.to_executorch().buffer)
-        except Exception as e:  # its errors have no common class
-            raise ExportError(f'ExecuTorch cannot convert the graph: '
-                              f'{first_line(e)}') from e
+        with converting('ExecuTorch'):
+            program = torch.export.export(
+                graph, (torch.rand(*settings.shape) * 255, ))
+            program = exir.to_edge_transform_and_lower(
+                program, partitioner=[partition.XnnpackPartitioner()])
+            file.write_bytes(program.to_executorch().buffer)
 
-    def open(self, file: Path, info: dict) -> ExecuTorchSession:
+    def load(self, file: Path, info: dict) -> Callable:
         runtime = self.require('executorch.runtime').Runtime.get()
         pool = self.require('executorch.extension.pybindings.portable_lib')
         if pool._threadpool_get_thread_count() != torch.get_num_threads():
             pool._unsafe_reset_threadpool(torch.get_num_threads())  # there is no other
-        try:
-            return ExecuTorchSession(file, info, runtime.load_program(str(file)))
-        except Exception as e:  # its errors have no common class
-            raise ValueError(f'ExecuTorch does not load {file}: {first_line(e)}') from e
+        program = runtime.load_program(str(file))
+        method = program.load_method('forward')
+
+        def run(images: np.ndarray, program=program):  # must live as long as its method
+            # copied: the next run writes to the memory of the outputs
+            return [out.numpy().copy()
+                    for out in method.execute([torch.from_numpy(images)])]
+
+        return run

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """LiteRT, formerly TensorFlow Lite."""
 from pathlib import Path
-from typing import List
+from typing import Callable, List
 
 import numpy as np
 import torch
@@ -9,11 +9,9 @@ import torch.nn as nn
 
 from .base import (
     Engine,
-    ExportError,
-    Session,
     Settings,
     calibration_batches,
-    first_line,
+    converting,
     quiet,
 )
 
@@ -22,20 +20,8 @@ INPUT, SIGNATURE = 'args_0', 'serving_default'
 QUANTISED = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
 
 
-class LiteRtSession(Session):
-    """See :class:`Session`."""
-
-    def __init__(self, file: Path, info: dict, interpreter):
-        super().__init__(file, info)
-        self.runner = interpreter.get_signature_runner(SIGNATURE)
-
-    def run(self, images: np.ndarray) -> List[np.ndarray]:
-        outputs = self.runner(**{INPUT: images})
-        return [outputs[f'output_{i}'] for i in range(len(outputs))]
-
-
 class LiteRt(Engine):
-    """Made by litert_torch from torch.export; INT8 is by ai_edge_quantizer."""
+    """Exports through torch.export with litert_torch; INT8 with ai_edge_quantizer."""
 
     name = 'litert'
     ending = '.tflite'
@@ -49,23 +35,16 @@ class LiteRt(Engine):
 
     def write(self, graph: nn.Module, settings: Settings, file: Path) -> None:
         litert = self.require('litert_torch')
-        try:
-            with quiet(), torch.no_grad():
-                litert.convert(
-                    graph, (torch.rand(*settings.shape) * 255, )).export(str(file))
-        except Exception as e:  # its errors have no common class
-            raise ExportError(f'litert_torch cannot convert the graph: '
-                              f'{first_line(e)}') from e
+        with converting('litert_torch'):
+            litert.convert(
+                graph, (torch.rand(*settings.shape) * 255, )).export(str(file))
         if settings.precision != 'fp32':
-            self._quantize(settings, file)
+            with quiet():
+                self._quantize(settings, file)
 
     def _quantize(self, settings: Settings, file: Path) -> None:
-        """Replace a file by one of lower precision."""
+        """Replace a float32 file by one of lower precision."""
         aeq = self.require('ai_edge_quantizer')
-        with quiet():
-            self._quantize_with(aeq, settings, file)
-
-    def _quantize_with(self, aeq, settings: Settings, file: Path) -> None:
         quantizer = aeq.quantizer.Quantizer(str(file))
         if settings.precision == 'fp16':
             quantizer.load_quantization_recipe(
@@ -84,10 +63,13 @@ class LiteRt(Engine):
             result = quantizer.quantize(found)
         result.export_model(str(file), overwrite=True)
 
-    def open(self, file: Path, info: dict) -> LiteRtSession:
-        interpreter = self.require('ai_edge_litert.interpreter').Interpreter
-        try:
-            return LiteRtSession(file, info, interpreter(
-                str(file), num_threads=torch.get_num_threads()))
-        except (RuntimeError, ValueError) as e:
-            raise ValueError(f'LiteRT does not load {file}: {e}') from e
+    def load(self, file: Path, info: dict) -> Callable:
+        interpreter = self.require('ai_edge_litert.interpreter').Interpreter(
+            str(file), num_threads=torch.get_num_threads())
+        runner = interpreter.get_signature_runner(SIGNATURE)
+
+        def run(images: np.ndarray) -> List[np.ndarray]:
+            outputs = runner(**{INPUT: images})
+            return [outputs[f'output_{i}'] for i in range(len(outputs))]
+
+        return run

@@ -2,9 +2,10 @@
 """MNN."""
 import json
 import re
+import sys
 import tempfile
 from pathlib import Path
-from typing import List
+from typing import Callable, List
 
 import cv2
 import numpy as np
@@ -14,36 +15,20 @@ import torch.nn as nn
 from .base import (
     Engine,
     ExportError,
-    Session,
     Settings,
     calibration_batches,
-    run_python,
+    run_converter,
 )
 from .onnx_graph import to_onnx
 
-# The module of MNN's commands, without these: they install a package with which they
-# report each call over the network.
-CONVERT = 'import sys, _tools; _tools.mnnconvert(["mnnconvert", *sys.argv[1:]])'
-QUANTIZE = 'import sys, _tools; _tools.mnnquant(["mnnquant", *sys.argv[1:]])'
+# MNN's own commands install a package that reports each call over the network. This
+# calls their module without it.
+COMMAND = 'import sys, _tools; getattr(_tools, sys.argv[1])(sys.argv[1:])'
 UNKNOWN = re.compile(r'.*(?:not support|unsupport|unknown op|error).*', re.I)
 
 
-class MnnSession(Session):
-    """See :class:`Session`."""
-
-    def __init__(self, file: Path, info: dict, net, expr):
-        super().__init__(file, info)
-        self.net, self.expr = net, expr
-
-    def run(self, images: np.ndarray) -> List[np.ndarray]:
-        planes = self.expr.NCHW
-        inputs = self.expr.const(images, list(images.shape), planes)
-        return [np.array(self.expr.convert(out, planes).read())
-                for out in self.net.forward([inputs])]
-
-
 class Mnn(Engine):
-    """Made from ONNX; INT8 is its own."""
+    """Exports through ONNX; INT8 with MNN's own quantiser."""
 
     name = 'mnn'
     ending = '.mnn'
@@ -61,10 +46,12 @@ class Mnn(Engine):
             folder = Path(name)
             onnx.save(to_onnx(graph, settings), folder / 'graph.onnx')
             half = ['--fp16'] * (settings.precision == 'fp16')
-            out = run_python(CONVERT, [
-                '-f', 'ONNX', '--modelFile', 'graph.onnx', '--MNNModel', 'graph.mnn',
-                '--bizCode', 'autonl_mm', *half], folder)
-            refuse_unknown(out)
+            out = run_command(
+                folder, 'mnnconvert', '-f', 'ONNX', '--modelFile', 'graph.onnx',
+                '--MNNModel', 'graph.mnn', '--bizCode', 'autonl_mm', *half)
+            found = UNKNOWN.search(out)
+            if found:
+                raise ExportError(f'MNN cannot convert the graph: {found[0].strip()}')
             if settings.precision == 'int8':
                 self._quantize(graph, settings, folder)
             if not (folder / 'graph.mnn').exists():
@@ -74,10 +61,9 @@ class Mnn(Engine):
             file.write_bytes((folder / 'graph.mnn').read_bytes())
 
     def _quantize(self, graph: nn.Module, settings: Settings, folder: Path) -> None:
-        """Replace ``graph.mnn`` by a quantised one.
+        """Replace ``graph.mnn`` by its INT8 form.
 
-        MNN reads images from files, and normalises them itself if that is not part of
-        the graph.
+        MNN reads images from files. It normalises them itself if the graph does not.
         """
         n, c, height, width = settings.shape
         if c != 3:
@@ -99,33 +85,27 @@ class Mnn(Engine):
             pixels = (image * std + mean).round().clip(0, 255).astype(np.uint8)
             cv2.imwrite(str(folder / f'images/{i}.png'), pixels.transpose(1, 2, 0))
         (folder / 'config.json').write_text(json.dumps(config))
-        out = run_python(QUANTIZE, ['graph.mnn', 'int8.mnn', 'config.json'], folder)
+        out = run_command(folder, 'mnnquant', 'graph.mnn', 'int8.mnn', 'config.json')
         if not (folder / 'int8.mnn').exists():
             raise ExportError(f'MNN cannot quantise the graph: '
                               f'{out.strip().splitlines()[-1]}')
         (folder / 'int8.mnn').replace(folder / 'graph.mnn')
 
-    def open(self, file: Path, info: dict) -> MnnSession:
+    def load(self, file: Path, info: dict) -> Callable:
         nn, expr = self.require('MNN.nn'), self.require('MNN.expr')
         manager = nn.create_runtime_manager((dict(
             backend='CPU', numThread=torch.get_num_threads(), precision='high'), ))
-        try:
-            net = nn.load_module_from_file(
-                str(file), ['input'], list(info['outputs']), runtime_manager=manager)
-        except Exception as e:  # MNN's errors have no common class
-            raise ValueError(f'MNN does not load {file}: {e}') from e
-        return MnnSession(file, info, net, expr)
+        net = nn.load_module_from_file(
+            str(file), ['input'], list(info['outputs']), runtime_manager=manager)
+
+        def run(images: np.ndarray) -> List[np.ndarray]:
+            inputs = expr.const(images, list(images.shape), expr.NCHW)
+            return [np.array(expr.convert(out, expr.NCHW).read())
+                    for out in net.forward([inputs])]
+
+        return run
 
 
-def refuse_unknown(output: str) -> None:
-    """Refuse a conversion whose output says that a layer is unknown.
-
-    Args:
-        output (str): What the converter printed.
-
-    Raises:
-        ExportError: If it says so.
-    """
-    found = UNKNOWN.search(output)
-    if found:
-        raise ExportError(f'MNN cannot convert the graph: {found[0].strip()}')
+def run_command(folder: Path, *command: str) -> str:
+    """Run one of MNN's commands, see :func:`run_converter`."""
+    return run_converter([sys.executable, '-c', COMMAND, *command], folder)

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from pathlib import Path
-from typing import List
+from typing import Callable, List
 
 import numpy as np
 import torch
@@ -12,48 +12,22 @@ import torch.nn as nn
 from .base import (
     Engine,
     ExportError,
-    Session,
     Settings,
-    first_line,
-    quiet,
+    converting,
     run_converter,
 )
 
-# What pnnx says of layers that ncnn does not have. It writes files nevertheless.
+# pnnx prints this for layers that ncnn does not have, and writes files nevertheless.
 UNKNOWN = re.compile(r'^(?:ignore |.*not (?:supported|implemented)|.*unsupported).*$',
                      re.MULTILINE)
 
 
-class NcnnSession(Session):
-    """See :class:`Session`."""
-
-    def __init__(self, file: Path, info: dict, ncnn, net):
-        super().__init__(file, info)
-        self.ncnn, self.net = ncnn, net
-
-    def run(self, images: np.ndarray) -> List[np.ndarray]:
-        extractor = self.net.create_extractor()
-        # it refers to the array, which must live as long
-        image = self.ncnn.Mat(images[0])
-        extractor.input('in0', image)
-        outputs = []
-        for i, name in enumerate(self.info['outputs']):
-            status, out = extractor.extract(f'out{i}')
-            if status:
-                raise RuntimeError(f'ncnn gives no output out{i} (status {status})')
-            out = np.array(out)
-            if name in ('boxes', 'scores'):
-                # (M, C), with a 1 in front where a layer put one
-                out = out.reshape(-1, out.shape[-1])
-            outputs.append(out[None])
-        return outputs
-
-
 class Ncnn(Engine):
-    """Made by pnnx from a trace; ncnn takes one image at a time."""
+    """Exports through a trace with pnnx; takes one image at a time."""
 
     name = 'ncnn'
     ending = '.param'
+    part_endings = ('.bin', )
     modules = ('ncnn', 'pnnx')
     # LightNL divides by the number of positions, which ncnn cannot compute
     dynamic = ()
@@ -67,20 +41,13 @@ class Ncnn(Engine):
                              'image at a time; autonl_mm.deploy.load runs any number, '
                              'one after the other')
 
-    def files(self, file: Path) -> List[Path]:
-        return [file, file.with_suffix('.bin')]
-
     def write(self, graph: nn.Module, settings: Settings, file: Path) -> None:
         n, c, h, w = settings.shape
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            try:
-                with quiet('torch.jit'), torch.no_grad():
-                    torch.jit.trace(graph, torch.rand(n, c, h, w) * 255,
-                                    check_trace=False).save(folder / 'graph.pt')
-            except Exception as e:  # torch's errors have no common class
-                raise ExportError(f'torch.jit cannot trace the graph: '
-                                  f'{first_line(e)}') from e
+            with converting('torch.jit', 'torch.jit'):
+                torch.jit.trace(graph, torch.rand(n, c, h, w) * 255,
+                                check_trace=False).save(folder / 'graph.pt')
             out = run_converter([
                 self.require('pnnx').EXEC_PATH, 'graph.pt',
                 f'inputshape=[{n},{c},{h},{w}]',
@@ -95,7 +62,7 @@ class Ncnn(Engine):
                                       f'{out.strip().splitlines()[-1]}')
                 target.write_bytes(source.read_bytes())
 
-    def open(self, file: Path, info: dict) -> NcnnSession:
+    def load(self, file: Path, info: dict) -> Callable:
         ncnn = self.require('ncnn')
         net = ncnn.Net()
         net.opt.num_threads = torch.get_num_threads()
@@ -106,6 +73,23 @@ class Ncnn(Engine):
         for path, read in zip(self.files(file), (net.load_param, net.load_model)):
             status = read(str(path))
             if status:
-                raise ValueError(f'ncnn does not load {path} (status {status}): it has '
-                                 'a layer that ncnn does not know, or is damaged')
-        return NcnnSession(file, info, ncnn, net)
+                raise RuntimeError(f'status {status} of {path.name}: it has a layer '
+                                   'that ncnn does not know, or is damaged')
+
+        def run(images: np.ndarray) -> List[np.ndarray]:
+            extractor = net.create_extractor()
+            image = ncnn.Mat(images[0])  # the extractor only refers to it
+            extractor.input('in0', image)
+            outputs = []
+            for i, name in enumerate(info['outputs']):
+                status, out = extractor.extract(f'out{i}')
+                if status:
+                    raise RuntimeError(f'ncnn gives no output out{i} (status {status})')
+                out = np.array(out)
+                if name in ('boxes', 'scores'):
+                    # (M, C), or (1, M, C) after some layers
+                    out = out.reshape(-1, out.shape[-1])
+                outputs.append(out[None])
+            return outputs
+
+        return run

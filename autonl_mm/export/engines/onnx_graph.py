@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A graph in the format ONNX, from which several engines' converters start."""
+"""A graph in ONNX, the input of several engines' converters."""
 import io
 from collections import Counter
 
 import torch
 import torch.nn as nn
 
-from .base import ExportError, Settings, first_line, quiet
+from .base import ExportError, Settings, converting
 
 
 def to_onnx(graph: nn.Module, settings: Settings):
@@ -27,25 +27,20 @@ def to_onnx(graph: nn.Module, settings: Settings):
     axes = {0: 'N'} if 'batch' in settings.dynamic else {}
     if 'size' in settings.dynamic:
         axes.update({2: 'H', 3: 'W'})
-    # The other axes of the outputs follow from these.
+    # The outputs' other axes follow from the input's.
     out_axes = {name: {0: 'N'} for name in graph.outputs if 0 in axes}
     file = io.BytesIO()
-    try:
-        # Tracing warns about every size that is read in Python. The check on
-        # several sizes finds those that matter.
-        with quiet('torch.onnx', 'torch.jit'):
-            torch.onnx.export(
-                graph, (images, ),
-                file,
-                dynamo=False,
-                opset_version=settings.opset,
-                input_names=['input'],
-                output_names=list(graph.outputs),
-                dynamic_axes=dict(input=axes, **out_axes))
-    except Exception as e:  # torch's errors have no common class
-        raise ExportError(
-            f'torch.onnx cannot export the {graph.task} graph: '
-            f'{first_line(e)}') from e
+    # Tracing warns about every size that is read in Python. The check on several
+    # sizes finds the wrong ones.
+    with converting('torch.onnx', 'torch.onnx', 'torch.jit'):
+        torch.onnx.export(
+            graph, (images, ),
+            file,
+            dynamo=False,
+            opset_version=settings.opset,
+            input_names=['input'],
+            output_names=list(graph.outputs),
+            dynamic_axes=dict(input=axes, **out_axes))
     model = onnx.load_from_string(file.getvalue())
     count = operators(model)
     if count['Einsum']:

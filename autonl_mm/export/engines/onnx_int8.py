@@ -9,20 +9,19 @@ import numpy as np
 
 from .base import quiet
 
-# From the name to onnxruntime's method. Our own, quantile, gives all ranges itself.
+# onnxruntime's method by name. quantile is our own and overrides all ranges.
 METHODS = dict(
     quantile='MinMax', minmax='MinMax', entropy='Entropy', percentile='Percentile')
 DEFAULT_METHOD = 'quantile'
-# They put the feature maps of all images into one array.
+# Methods that put the feature maps of all images into one array.
 HISTOGRAMS = ('entropy', 'percentile')
-# Share of the images that fit into the ranges of quantile. A few images with large
-# feature maps would otherwise leave too few steps for all others.
+# Share of the images that fit into a range of quantile. Otherwise a few images with
+# large feature maps leave too few steps for all others.
 QUANTILE = 0.95
-# INT8 makes these faster. Elementwise operators and those that select boxes stay
-# in float.
+# Quantised operators. Elementwise operators and NMS stay in float.
 OPERATORS = ('Conv', 'Gemm', 'MatMul')
-# LightNL is cubic in its input, so it multiplies relative errors of eight bits.
-# With normalize='rms' it is not.
+# LightNL with normalize='size' is cubic in its input, so it multiplies the relative
+# errors of eight bits.
 EXCLUDE = ('light_nl', )
 
 
@@ -45,19 +44,19 @@ class Calibration:
 
 
 def is_cubic(info: dict) -> bool:
-    """Whether a file has LightNL with ``normalize='size'``.
+    """Whether an exported model has LightNL with ``normalize='size'``.
 
     Args:
-        info (dict): What the file says about itself.
+        info (dict): Its metadata.
     """
     return 'paper' in info['light_nl_scales']
 
 
 def default_exclude(info: dict) -> Sequence[str]:
-    """Names of nodes that stay in float.
+    """Regular expressions for nodes that stay in float.
 
     Args:
-        info (dict): What a file says about itself.
+        info (dict): Metadata of the exported model.
     """
     return EXCLUDE if is_cubic(info) else ()
 
@@ -65,23 +64,20 @@ def default_exclude(info: dict) -> Sequence[str]:
 def quantize_static(model,
                     batches: List[np.ndarray],
                     exclude: Sequence[str] = (),
-                    operators: Sequence[str] = OPERATORS,
                     method: str = DEFAULT_METHOD,
                     reduce_range: bool = True) -> Tuple[object, int]:
     """Quantise a model to INT8.
 
-    It gets QDQ nodes, weights quantised per channel, and unsigned activations.
+    The result has QDQ nodes, weights quantised per channel, unsigned activations.
 
     Args:
         model (onnx.ModelProto): The model.
         batches (list[np.ndarray]): Images to calibrate on, ``(N, C, H, W)``.
         exclude (Sequence[str]): Regular expressions. Nodes whose names match one
             are not quantised. Defaults to ().
-        operators (Sequence[str]): Types of nodes to quantise. Defaults to
-            :data:`OPERATORS`.
-        method (str): How ranges are found: a key of :data:`METHODS`. Defaults
-            to ``'quantile'``, by which a share of :data:`QUANTILE`
-            of the images fits into each range.
+        method (str): How ranges are found, a key of :data:`METHODS`. Defaults to
+            ``'quantile'``: a share of :data:`QUANTILE` of the images fits into each
+            range.
         reduce_range (bool): Whether to use seven bits for weights. With eight, sums
             of products saturate on x86 processors without VNNI. Defaults to True.
 
@@ -102,7 +98,7 @@ def quantize_static(model,
         ready, out = Path(folder) / 'ready.onnx', Path(folder) / 'int8.onnx'
         shape_inference.quant_pre_process(model, ready, skip_symbolic_shape=True)
         prepared = onnx.load(ready)
-        nodes = [node for node in prepared.graph.node if node.op_type in operators]
+        nodes = [node for node in prepared.graph.node if node.op_type in OPERATORS]
         excluded = [
             node.name for node in nodes
             if any(re.search(pattern, node.name) for pattern in exclude)
@@ -110,17 +106,17 @@ def quantize_static(model,
         if len(excluded) == len(nodes):
             raise ValueError(
                 f'nothing is left to quantise: the file has {len(nodes)} nodes '
-                f'of type {", ".join(operators)}, and {list(exclude)} exclude '
+                f'of type {", ".join(OPERATORS)}, and {list(exclude)} exclude '
                 'all of them')
         if method == 'quantile':
-            options['TensorQuantOverrides'] = _ranges(prepared, batches, operators)
+            options['TensorQuantOverrides'] = _ranges(prepared, batches)
             batches = batches[:1]  # their ranges are not used
         quantization.quantize_static(
             ready,
             out,
             Calibration(model.graph.input[0].name, batches),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(operators),
+            op_types_to_quantize=list(OPERATORS),
             nodes_to_exclude=excluded,
             per_channel=True,
             reduce_range=reduce_range,
@@ -132,18 +128,16 @@ def quantize_static(model,
         return onnx.load(out), len(nodes) - len(excluded)
 
 
-def _ranges(model, batches: List[np.ndarray],
-            operators: Sequence[str]) -> Dict[str, List[dict]]:
-    """Ranges of what nodes take and give, in the form that onnxruntime takes.
+def _ranges(model, batches: List[np.ndarray]) -> Dict[str, List[dict]]:
+    """Ranges of the quantised nodes' inputs and outputs, in onnxruntime's form.
 
     Args:
         model (onnx.ModelProto): The model; it is changed.
         batches (list[np.ndarray]): Images to calibrate on.
-        operators (Sequence[str]): Types of the nodes.
 
     Returns:
-        dict[str, list[dict]]: By the feature map's name, its least and largest value.
-        A share of :data:`QUANTILE` of the batches has none beyond each.
+        dict[str, list[dict]]: Least and largest value by the feature map's name. A
+        share of :data:`QUANTILE` of the batches has no value beyond each.
     """
     from onnx import helper
     from onnxruntime import InferenceSession, SessionOptions
@@ -151,7 +145,7 @@ def _ranges(model, batches: List[np.ndarray],
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     names = list(dict.fromkeys(
-        name for node in graph.node if node.op_type in operators
+        name for node in graph.node if node.op_type in OPERATORS
         for name in (*node.input, *node.output) if name and name not in weights))
     ends = [f'{name}/{kind}' for kind in ('Min', 'Max') for name in names]
     for end in ends:
@@ -165,7 +159,7 @@ def _ranges(model, batches: List[np.ndarray],
     values = np.array([session.run(ends, {graph.input[0].name: batch})
                        for batch in batches])
     low, high = np.split(values, 2, axis=1)
-    # without interpolation, which would take in a part of the next image
+    # without interpolation, which would include a part of the next image
     low = np.quantile(low, 1 - QUANTILE, axis=0, method='nearest')
     high = np.quantile(high, QUANTILE, axis=0, method='nearest')
     return {name: [dict(rmin=np.float32(min(a, 0)), rmax=np.float32(max(b, 0)))]

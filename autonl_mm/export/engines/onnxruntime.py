@@ -2,7 +2,7 @@
 """onnxruntime: ONNX files."""
 import json
 from pathlib import Path
-from typing import Dict, List
+from typing import Callable, Dict
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from autonl_mm.runs.text_files import parse_json
 
 from .base import (
     Engine,
-    Session,
     Settings,
     calibration_batches,
     checked_info,
@@ -20,24 +19,12 @@ from .base import (
 from .onnx_graph import to_onnx
 from .onnx_int8 import default_exclude, quantize_static
 
-# Key of our entry in a file's metadata
+# Key of our entry in the metadata of an ONNX file
 KEY = 'autonl_mm'
 
 
-class OnnxSession(Session):
-    """See :class:`Session`."""
-
-    def __init__(self, file: Path, info: dict, session):
-        super().__init__(file, info)
-        self.session = session
-        self.input, = session.get_inputs()
-
-    def run(self, images: np.ndarray) -> List[np.ndarray]:
-        return self.session.run(None, {self.input.name: images})
-
-
 class OnnxRuntime(Engine):
-    """Its files say about themselves what others have a file beside them for."""
+    """Metadata is stored in the ONNX file, not in a JSON sidecar."""
 
     name = 'onnxruntime'
     ending = '.onnx'
@@ -61,7 +48,8 @@ class OnnxRuntime(Engine):
         onnx.save(model, file)
 
     def info(self, file: Path) -> dict:
-        session = self._load(file, optimise=False)
+        with self.loading(file):
+            session = self._session(file, optimise=False)
         meta = session.get_modelmeta().custom_metadata_map
         if KEY not in meta:
             raise ValueError(f'{file} was not written by '
@@ -69,10 +57,11 @@ class OnnxRuntime(Engine):
         source = f'the metadata of {file}'
         return checked_info(parse_json(meta[KEY], source), source)
 
-    def open(self, file: Path, info: dict) -> OnnxSession:
-        return OnnxSession(file, info, self._load(file))
+    def load(self, file: Path, info: dict) -> Callable:
+        session = self._session(file)
+        return lambda images: session.run(None, {'input': images})
 
-    def _load(self, file: Path, optimise: bool = True):
+    def _session(self, file: Path, optimise: bool = True):
         runtime = self.require('onnxruntime')
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -82,18 +71,15 @@ class OnnxRuntime(Engine):
         if not optimise:
             options.graph_optimization_level = (
                 runtime.GraphOptimizationLevel.ORT_DISABLE_ALL)
-        try:
-            return runtime.InferenceSession(
-                str(file), options, providers=['CPUExecutionProvider'])
-        except Exception as e:  # onnxruntime's errors have no common class
-            raise ValueError(f'onnxruntime does not load {file}: {e}') from e
+        return runtime.InferenceSession(
+            str(file), options, providers=['CPUExecutionProvider'])
 
 
 def set_info(model, info: Dict) -> None:
-    """Set the metadata of a file.
+    """Set the metadata of an ONNX model.
 
     Args:
-        model (onnx.ModelProto): The file's model, changed in place.
+        model (onnx.ModelProto): The model, changed in place.
         info (dict): The metadata, see :class:`Session`.
     """
     import onnx
@@ -101,10 +87,13 @@ def set_info(model, info: Dict) -> None:
 
 
 def to_half(model):
-    """A model with its weights in float16, which are cast to float32 when it is loaded.
+    """Store weights in float16, cast to float32 when the model is loaded.
 
     Args:
         model (onnx.ModelProto): The model, changed in place.
+
+    Returns:
+        onnx.ModelProto: The model.
     """
     import onnx
     graph, casts = model.graph, []

@@ -4,7 +4,7 @@ import os
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import List
+from typing import Callable, List
 
 import numpy as np
 import torch
@@ -12,34 +12,21 @@ import torch.nn as nn
 
 from .base import (
     Engine,
-    ExportError,
-    Session,
     Settings,
     calibration_batches,
-    first_line,
+    converting,
     quiet,
 )
 from .onnx_graph import to_onnx
 from .onnx_int8 import default_exclude
 
 
-class OpenVinoSession(Session):
-    """See :class:`Session`."""
-
-    def __init__(self, file: Path, info: dict, model):
-        super().__init__(file, info)
-        self.model = model
-
-    def run(self, images: np.ndarray) -> List[np.ndarray]:
-        outputs = self.model([images])
-        return [np.array(outputs[i]) for i in range(len(self.model.outputs))]
-
-
 class OpenVino(Engine):
-    """Made from ONNX; INT8 is NNCF's."""
+    """Exports through ONNX; INT8 with NNCF."""
 
     name = 'openvino'
     ending = '.xml'
+    part_endings = ('.bin', )
     modules = ('onnx', 'openvino')
     selects_boxes = True
 
@@ -48,19 +35,13 @@ class OpenVino(Engine):
         if settings.precision == 'int8' and find_spec('nncf') is None:
             self.require('nncf')  # which says what to install
 
-    def files(self, file: Path) -> List[Path]:
-        return [file, file.with_suffix('.bin')]
-
     def write(self, graph: nn.Module, settings: Settings, file: Path) -> None:
         openvino, onnx = self.require('openvino'), self.require('onnx')
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / 'graph.onnx'
             onnx.save(to_onnx(graph, settings), source)
-            try:
+            with converting('OpenVINO'):
                 model = openvino.Core().read_model(source)
-            except Exception as e:  # OpenVINO's errors have no common class
-                raise ExportError(f'OpenVINO cannot convert the graph: '
-                                  f'{first_line(e)}') from e
             if settings.precision == 'int8':
                 model = self._quantize(model, settings)
             openvino.save_model(
@@ -84,14 +65,15 @@ class OpenVino(Engine):
                     patterns=[f'.*{name}.*' for name in default_exclude(settings.info)],
                     validate=False))
 
-    def open(self, file: Path, info: dict) -> OpenVinoSession:
-        openvino = self.require('openvino')
-        try:
-            model = openvino.Core().compile_model(
-                file, 'CPU', dict(
-                    # on some processors it would take bfloat16
-                    INFERENCE_PRECISION_HINT='f32',
-                    INFERENCE_NUM_THREADS=torch.get_num_threads()))
-        except Exception as e:
-            raise ValueError(f'OpenVINO does not load {file}: {first_line(e)}') from e
-        return OpenVinoSession(file, info, model)
+    def load(self, file: Path, info: dict) -> Callable:
+        model = self.require('openvino').Core().compile_model(
+            file, 'CPU', dict(
+                # on some processors it would take bfloat16
+                INFERENCE_PRECISION_HINT='f32',
+                INFERENCE_NUM_THREADS=torch.get_num_threads()))
+
+        def run(images: np.ndarray) -> List[np.ndarray]:
+            outputs = model([images])
+            return [np.array(outputs[i]) for i in range(len(model.outputs))]
+
+        return run

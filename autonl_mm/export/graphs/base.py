@@ -1,13 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The base class of graphs, and their preprocessing.
 
-A graph takes images ``(N, 3, H, W)`` as the config's pipeline loads them:
-float32 from 0 to 255 in OpenCV's channel order. The work of the data
-preprocessor is part of the graph: channel order, normalisation and padding.
+A graph takes images ``(N, 3, H, W)`` as the config's pipeline loads them: float32 from
+0 to 255 in OpenCV's channel order. It does the work of the data preprocessor: channel
+order, normalisation and padding.
 
-Besides ``forward`` a graph has the methods ``reference``, which runs the
-library's own code on the same images, ``difference``, which compares outputs with
-that reference, and ``agreement``, which compares predictions.
+The method ``reference`` runs the library's own code on the same images. ``difference``
+compares outputs with that reference, ``agreement`` compares predictions.
 """
 from typing import Sequence, Tuple
 
@@ -35,7 +34,7 @@ class Preprocess(nn.Module):
 
     def __init__(self, preprocessor: nn.Module):
         super().__init__()
-        # The three libraries have different names for the same setting.
+        # The three libraries name this setting differently.
         self.flip = any(
             getattr(preprocessor, name, False)
             for name in ('_channel_conversion', 'channel_conversion',
@@ -59,7 +58,7 @@ class Preprocess(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn images into the input of the backbone."""
         if self.flip and x.shape[1] == 3:
-            # Slices, as ncnn has no indexing by a list and no reversal.
+            # slices, because ncnn has neither indexing by a list nor reversal
             x = torch.cat([x[:, 2:3], x[:, 1:2], x[:, 0:1]], 1)
         if self.normalise:
             x = (x - self.mean) / self.std
@@ -71,14 +70,12 @@ class Preprocess(nn.Module):
 
 
 class TaskGraph(nn.Module):
-    """Base of the graphs.
+    """Base of the graphs. Its outputs are logits.
 
     Args:
-        model (nn.Module): A task model in deploy form. The graph keeps it and
-            may change it.
-        preprocess (bool): Whether the work of the data preprocessor is part of the
-            graph. If not, it takes what :meth:`prepare` makes of images. Defaults
-            to True.
+        model (nn.Module): A task model in deploy form, which may be changed.
+        preprocess (bool): Whether the graph does the work of the data preprocessor.
+            If not, its input is the output of :meth:`prepare`. Defaults to True.
     """
 
     task: str
@@ -91,11 +88,11 @@ class TaskGraph(nn.Module):
         self.model = model
 
     def prepare(self, images: Tensor) -> Tensor:
-        """What the graph takes, from images ``(N, C, H, W)`` as they are loaded."""
+        """Input of the graph, from images ``(N, C, H, W)`` as they are loaded."""
         return images if self.preprocesses else self.preprocess(images)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """The input of the backbone, from what the graph takes."""
+        """Input of the backbone, from the input of the graph."""
         return self.preprocess(x) if self.preprocesses else x
 
     def use_channel_order(self) -> None:
@@ -107,35 +104,42 @@ class TaskGraph(nn.Module):
             if isinstance(module, LightNL):
                 module.order = 'channel'
 
+    def scores(self, logits: Tensor) -> Tensor:
+        """Scores whose largest along dimension 1 is the predicted class's.
 
-def top1_agreement(got: Sequence[Tensor],
-                   expected: Sequence[Tensor]) -> Tuple[int, int]:
-    """How often the largest logit is that of the same class.
+        Args:
+            logits (Tensor): ``(N, classes, ...)``.
+        """
+        return logits
 
-    Args:
-        got (Sequence[Tensor]): One tensor, the logits ``(N, classes, ...)``.
-        expected (Sequence[Tensor]): One tensor, the logits of the reference.
+    def agreement(self, got: Sequence[Tensor],
+                  expected: Sequence[Tensor]) -> Tuple[int, int]:
+        """Count equal predictions.
 
-    Returns:
-        tuple[int, int]: Number of images, or pixels, with the same class, and of all.
-    """
-    same = got[0].argmax(1) == expected[0].argmax(1)
-    return int(same.sum()), same.numel()
+        Args:
+            got (Sequence[Tensor]): Outputs.
+            expected (Sequence[Tensor]): Outputs of the reference.
 
+        Returns:
+            tuple[int, int]: Number of images or pixels with the same class, and of
+            all.
+        """
+        same = self.scores(got[0]).argmax(1) == self.scores(expected[0]).argmax(1)
+        return int(same.sum()), same.numel()
 
-def logit_difference(got: Sequence[Tensor],
-                     expected: Sequence[Tensor]) -> Tuple[float, float]:
-    """Largest difference of logits, and the largest logit.
+    def difference(self, got: Sequence[Tensor],
+                   expected: Sequence[Tensor]) -> Tuple[float, float]:
+        """Compare outputs.
 
-    Args:
-        got (Sequence[Tensor]): One tensor, the logits.
-        expected (Sequence[Tensor]): One tensor, the logits of the reference.
+        Args:
+            got (Sequence[Tensor]): Outputs.
+            expected (Sequence[Tensor]): Outputs of the reference.
 
-    Returns:
-        tuple[float, float]: Largest absolute difference (infinity if the
-        shapes differ) and largest absolute value of the reference.
-    """
-    (got, ), (expected, ) = got, expected
-    if got.shape != expected.shape:
-        return float('inf'), 1.
-    return (got - expected).abs().max().item(), expected.abs().max().item()
+        Returns:
+            tuple[float, float]: Largest absolute difference (infinity if the shapes
+            differ) and largest absolute value of the reference.
+        """
+        (got, ), (expected, ) = got, expected
+        if got.shape != expected.shape:
+            return float('inf'), 1.
+        return (got - expected).abs().max().item(), expected.abs().max().item()

@@ -5,11 +5,11 @@ from typing import List
 import torch.nn as nn
 from torch import Tensor
 
-from .base import TaskGraph, logit_difference, top1_agreement
+from .base import TaskGraph
 
 
 class ClassifierGraph(TaskGraph):
-    """Images to ``logits (N, classes)``; their softmax gives the scores."""
+    """Images to ``logits (N, classes)``, whose softmax gives the scores."""
 
     task = 'classification'
     outputs = ('logits', )
@@ -23,6 +23,3 @@ class ClassifierGraph(TaskGraph):
         """Logits of mmpretrain's own code."""
         inputs = model.data_preprocessor(dict(inputs=images))['inputs']
         return [model(inputs, mode='tensor')]
-
-    agreement = staticmethod(top1_agreement)
-    difference = staticmethod(logit_difference)

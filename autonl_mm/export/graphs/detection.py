@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The graph of a single-stage detector of mmdet, including post-processing.
+"""The graphs of a single-stage detector of mmdet.
 
 In shapes, N is the number of images, C of classes, M of candidates from all
 feature maps, and K the maximum number of boxes per image.
@@ -59,10 +59,7 @@ class DetectorGraph(TaskGraph):
 
     A row of ``dets`` holds x1, y1, x2, y2 in pixels of the image, and the score.
     Rows are sorted by score, the best first. Unused rows are zeros with the label
-    -1. The settings of the config's ``test_cfg`` are part of the graph.
-
-    Args:
-        model (nn.Module): A single-stage detector of mmdet in deploy form.
+    -1. The graph includes NMS with the settings of the config's ``test_cfg``.
     """
 
     task = 'detection'
@@ -70,7 +67,7 @@ class DetectorGraph(TaskGraph):
 
     @staticmethod
     def check(model: nn.Module) -> None:
-        """Refuse a detector that this graph does not support.
+        """Refuse an unsupported detector.
 
         Args:
             model (nn.Module): A detector.
@@ -168,7 +165,7 @@ class DetectorGraph(TaskGraph):
         return scores, labels, priors[place], deltas
 
     def _clip(self, boxes: Tensor, x: Tensor) -> Tensor:
-        """Clip boxes to the image, if the box coder does so."""
+        """Clip boxes to the image if the box coder does."""
         if not self.model.bbox_head.bbox_coder.clip_border:
             return boxes
         h, w = x.shape[2:]
@@ -237,11 +234,11 @@ class DetectorGraph(TaskGraph):
 
     def agreement(self, got: Sequence[Tensor],
                   expected: Sequence[Tensor]) -> Tuple[int, int]:
-        """How many boxes are found again: same label, overlap of more than a half.
+        """Count boxes found again: same label and an overlap of more than a half.
 
         Returns:
-            tuple[int, int]: Number of the reference's boxes that are found, and of
-            all.
+            tuple[int, int]: Number of the reference's boxes that are found, and number
+            of all its boxes.
 
         Raises:
             ValueError: If nothing was detected.
@@ -259,7 +256,7 @@ class DetectorGraph(TaskGraph):
 
     @staticmethod
     def _check_detections(expected: Sequence[Tensor]) -> None:
-        """Refuse a comparison with nothing."""
+        """Refuse a reference without boxes."""
         if not expected[1].ge(0).any():
             raise ValueError(
                 'nothing was detected in the images of the check, so there is '
@@ -269,21 +266,19 @@ class DetectorGraph(TaskGraph):
 
     def difference(self, got: Sequence[Tensor],
                    expected: Sequence[Tensor]) -> Tuple[float, float]:
-        """Largest difference between a box and the nearest one.
+        """Largest difference between a box and the nearest box of the same label.
 
-        Each box of one result is compared with the nearest box of the same
-        label in the other, by corners and score, and the other way round. So
-        the order of equal scores does not matter. The other result may lack a
-        box because its score is below the threshold or the list is full. Then
-        the difference is how far the score is above that limit.
+        Boxes are compared by corners and score, in both directions, so the order of
+        equal scores does not matter. If a box is missing because its score is below
+        the threshold or the list is full, the difference is the score's distance to
+        that limit.
 
         Returns:
             tuple[float, float]: The largest difference of scores, or of
             coordinates relative to the largest coordinate; and 1, its scale.
 
         Raises:
-            ValueError: If nothing was detected, so there is nothing to
-                compare.
+            ValueError: If nothing was detected.
         """
         self._check_detections(expected)
         scale = torch.full((5, ), expected[0][..., :4].max().item())
@@ -309,11 +304,11 @@ class DetectorGraph(TaskGraph):
 
 
 class RawDetectorGraph(DetectorGraph):
-    """Images to ``boxes (N, M, 4)`` and ``scores (N, M, C)``, before selection.
+    """Images to ``boxes (N, M, 4)`` and ``scores (N, M, C)``, for NMS afterwards.
 
-    For engines without non-maximum suppression. :attr:`select` has the settings with
-    which :func:`autonl_mm.export.boxes.select_boxes` turns them into the outputs of
-    :class:`DetectorGraph`. Boxes are in pixels of the image.
+    :func:`autonl_mm.export.boxes.select_boxes` turns them into the outputs of
+    :class:`DetectorGraph`, with the settings of :meth:`select`. Boxes are in pixels of
+    the image.
     """
 
     outputs = ('boxes', 'scores')
@@ -329,7 +324,7 @@ class RawDetectorGraph(DetectorGraph):
         return self._clip(torch.cat(boxes, 1), x), torch.cat(scores, 1)
 
     def select(self, shape: Sequence[int]) -> dict:
-        """Settings of the selection, for images of ``(N, 3, H, W)``."""
+        """Settings of ``select_boxes``, for images of ``(N, 3, H, W)``."""
         cfg = self.model.bbox_head.test_cfg
         with torch.no_grad():
             priors = self._levels(torch.zeros(1, *shape[1:]))[2]

@@ -8,11 +8,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import TaskGraph, logit_difference, top1_agreement
+from .base import TaskGraph
 
 
 class SegmentorGraph(TaskGraph):
-    """Images to ``logits (N, classes, H, W)``, for each pixel.
+    """Images to ``logits (N, classes, H, W)`` of all pixels.
 
     Args:
         model (nn.Module): An encoder-decoder of mmseg in deploy form.
@@ -26,7 +26,7 @@ class SegmentorGraph(TaskGraph):
         super().__init__(model, preprocess)
         for module in model.modules():
             if isinstance(module, Upsample) and not module.size:
-                # It computes its size in Python, so a trace would fix the size.
+                # It computes its size in Python: a trace would fix the size.
                 module.forward = partial(
                     F.interpolate,
                     scale_factor=module.scale_factor,
@@ -57,8 +57,8 @@ class SegmentorGraph(TaskGraph):
     def scores(self, logits: Tensor) -> Tensor:
         """Scores ``(N, 2 or more, H, W)`` whose largest is the predicted label's.
 
-        A single channel is the logit of label 1, which a pixel has if its sigmoid
-        exceeds the head's threshold: label 0 gets the threshold's logit.
+        A single channel is the logit of label 1. The threshold's logit becomes the
+        score of label 0.
 
         Args:
             logits (Tensor): ``(N, channels, H, W)``.
@@ -67,13 +67,6 @@ class SegmentorGraph(TaskGraph):
             return logits
         threshold = logits.new_tensor(self.model.decode_head.threshold).logit()
         return torch.cat([threshold.expand_as(logits), logits], 1)
-
-    def agreement(self, got: Sequence[Tensor],
-                  expected: Sequence[Tensor]) -> Tuple[int, int]:
-        """Number of pixels with the reference's label, and of all."""
-        return top1_agreement([self.scores(got[0])], [self.scores(expected[0])])
-
-    difference = staticmethod(logit_difference)
 
 
 class LabelMapGraph(SegmentorGraph):
@@ -91,16 +84,16 @@ class LabelMapGraph(SegmentorGraph):
 
     def agreement(self, got: Sequence[Tensor],
                   expected: Sequence[Tensor]) -> Tuple[int, int]:
-        """Number of pixels with the reference's label, and of all."""
+        """Number of pixels with the reference's label, and number of all pixels."""
         same = got[0] == self.scores(expected[0]).argmax(1)
         return int(same.sum()), same.numel()
 
     def difference(self, got: Sequence[Tensor],
                    expected: Sequence[Tensor]) -> Tuple[float, float]:
-        """Largest gap between the best score and the chosen label's.
+        """Largest gap between the best logit and the chosen label's logit.
 
-        The labels themselves are not compared: where two classes have almost
-        the same logit, rounding decides between them.
+        Labels are not compared, because rounding decides between classes with almost
+        the same logit.
 
         Returns:
             tuple[float, float]: The largest gap (infinity if the shapes differ)

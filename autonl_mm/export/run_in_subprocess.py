@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Calls in a process of their own, which a fault of an engine may end."""
+"""A call in a subprocess, which a crash of an engine may end."""
 import multiprocessing
 from typing import Any, Callable
 
@@ -9,17 +9,17 @@ from .engines.base import ExportError, first_line
 
 
 def run_in_subprocess(function: Callable, *args: Any) -> Any:
-    """Call a function in a process of its own, with as many threads as torch has here.
+    """Call a function in a subprocess, with as many threads as torch has here.
 
     Args:
-        function (Callable): Pickle must find it by its name.
-        *args (Any): Its arguments; NumPy's arrays rather than tensors.
+        function (Callable): The function; pickle must find it by its name.
+        *args (Any): Its arguments, with NumPy arrays instead of tensors.
 
     Returns:
-        Any: What it returns.
+        Any: Its result.
 
     Raises:
-        ExportError: If it raises an error, or its process ends before it returns.
+        ExportError: If it raises an error, or the subprocess ends before it returns.
     """
     context = multiprocessing.get_context('forkserver')
     receiver, sender = context.Pipe(duplex=False)
@@ -31,8 +31,8 @@ def run_in_subprocess(function: Callable, *args: Any) -> Any:
         result, error = receiver.recv()
     except EOFError:
         process.join()
-        raise ExportError('its process ended with status '
-                          f'{process.exitcode}') from None
+        raise ExportError(
+            f'its subprocess ended with status {process.exitcode}') from None
     finally:
         process.join()
     if error:

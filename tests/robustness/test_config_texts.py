@@ -13,6 +13,8 @@ import mmengine
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mmdet.apis import DetInferencer
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
@@ -23,6 +25,7 @@ from yaml.constructor import ConstructorError
 
 from autonl_mm import checkpoint
 from autonl_mm.runs.checkpoints import UnsafeCheckpointError
+from autonl_mm.runs.checkpoints.config_text import inference_settings
 
 checkpoint.install()
 
@@ -132,9 +135,9 @@ def infer(folder):
     """Changes a setting, saves the config with weights and gives them alone to an
     inferencer, with one image."""
 
-    def run(kind, **settings):
+    def run(kind, **changes):
         cfg = make_config(kind)
-        cfg.merge_from_dict({k.replace('__', '.'): v for k, v in settings.items()})
+        cfg.merge_from_dict({k.replace('__', '.'): v for k, v in changes.items()})
         weights = folder / 'weights.pth'
         model = save(kind, cfg, weights)
         image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -240,6 +243,36 @@ def test_what_is_not_needed_is_dropped(infer, folder, kind, what):
         assert palette == CocoDataset.METAINFO['palette']
     assert sys.path == path and not (folder / 'out').exists()
     assert 'init_cfg' not in str(inferencer.cfg)
+
+
+def test_the_text_that_is_data_is_taken(folder):
+    """A resumed run keeps the first run's text in its message hub."""
+    weights = folder / 'weights.pth'
+    save(SEGMENTOR, make_config(SEGMENTOR), weights)
+    content = torch.load(weights, weights_only=False)
+    runtime_info = content['message_hub']['runtime_info']
+    content['meta']['cfg'] = runtime_info['cfg']
+    runtime_info['cfg'] = "path = PosixPath('a')"
+    torch.save(content, weights)
+    MMSegInferencer(None, str(weights), device='cpu')
+
+
+KEYS = st.sampled_from([
+    'model', 'test_dataloader', 'dataset', 'pipeline', 'metainfo', 'visualizer', 'type',
+    '_scope_', 'default_scope', 'init_cfg', 'dtype', 'a'])
+SETTINGS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.binary()
+    | st.sampled_from(TYPES + ['mmseg', 'mmseg.CityscapesDataset', 'BN', 'nms']),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple)
+    | st.dictionaries(KEYS, inner))
+
+
+@settings(max_examples=30, suppress_health_check=[
+    HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(values=st.dictionaries(KEYS, SETTINGS))
+def test_any_settings_are_taken_or_refused(folder, values):
+    with contextlib.suppress(UnsafeCheckpointError):
+        inference_settings(dict(values, model={**values, 'backbone': values}))
 
 
 def test_yaml_files_run_no_code(folder):

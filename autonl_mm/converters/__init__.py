@@ -2,7 +2,7 @@
 """Conversion of the authors' weights: dict in, dict out.
 
 Each release has a module with two functions. ``select(source, ema)`` picks the
-weights out of the content of a checkpoint and reports what it leaves out.
+weights of a checkpoint and reports the tensors left out.
 ``convert(weights, arch)`` returns the state dict of an ``ImageClassifier`` with
 an AutoNL backbone. ``tools/model_converters/autonl_to_mm.py`` reads and writes
 the files.

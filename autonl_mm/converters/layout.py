@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Shared by both converters: the layers to fill, and checked tensors."""
+"""The layers to fill, and checks of tensors, for both converters."""
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
@@ -29,13 +29,11 @@ class Layer:
         role (str): ``'stem'``, ``'expand'``, ``'depthwise'``, ``'se_reduce'``,
             ``'se_expand'``, ``'project'``, ``'nl'`` (LightNL's), ``'head'``
             or ``'fc'``.
-        name (str): Its name in an ``ImageClassifier`` of AutoNL.
-        norm (str, optional): Name of the BN after it; None if it has none.
-        shape (tuple[int, ...]): Shape of its weight in torch.
-        block (BlockSpec, optional): The block that it is part of. Defaults to
-            None.
-        index (int, optional): The block's number in the network, from 0.
-            Defaults to None.
+        name (str): Name in an ``ImageClassifier`` with AutoNL.
+        norm (str, optional): Name of the BN after the layer; None without BN.
+        shape (tuple[int, ...]): Shape of the weight in torch.
+        block (BlockSpec, optional): The layer's block. Defaults to None.
+        index (int, optional): Number of the block, from 0. Defaults to None.
         size (tuple[int, int], optional): ``(H, W)`` of the block's output.
             Defaults to None.
     """
@@ -49,7 +47,7 @@ class Layer:
 
     @property
     def bias(self) -> bool:
-        """Whether it has a bias, as all layers without BN do."""
+        """Whether the layer has a bias, as all layers without BN."""
         return self.norm is None
 
     def __str__(self) -> str:
@@ -74,8 +72,7 @@ def classifier_layers(
         list[Layer]: The layers.
 
     Raises:
-        ConversionError: If LightNL does not divide by the size of the feature
-            map, as in the releases.
+        ConversionError: If the arch does not have ``normalize='size'``.
     """
     if arch.normalize == 'rms':
         raise ConversionError(
@@ -134,41 +131,45 @@ def flatten(tree: Any, prefix: str) -> Iterator[str]:
             yield from flatten(value, f'{prefix}.{i}')
 
 
-def prefer_averages(raw: Mapping[str, Any], shadows: Mapping[str, Any],
-                    left_out: Dict[str, str], suffix: str) -> Dict[str, Any]:
-    """Return the moving averages if there are any, else the weights.
+def weights_or_averages(raw: Mapping[str, Any], shadows: Mapping[str, Any],
+                        left_out: Dict[str, str], pattern: str,
+                        ema: bool) -> Dict[str, Any]:
+    """Choose the moving averages if there are any, else the weights.
 
     Args:
         raw (Mapping): Weights by name.
         shadows (Mapping): Their moving averages by the same names.
-        left_out (dict): The names of weights that averages replace are added
-            to it.
-        suffix (str): Where the averages are, for the error message.
+        left_out (dict): Names of unused weights or averages are added to it.
+        pattern (str): Name of an average in the source, ``{}`` for the weight's.
+        ema (bool): Whether averages are used at all.
 
     Returns:
         dict: Weights by name.
 
     Raises:
-        ConversionError: If only some of the weights have an average: nobody
-            has evaluated a network with a mixture of both.
+        ConversionError: If only some weights have an average: nobody has evaluated
+            a network with a mixture of both.
     """
-    if not shadows:
+    if not ema:
+        left_out.update((pattern.format(name), 'moving average, not wanted')
+                        for name in shadows)
+    if not ema or not shadows:
         return dict(raw)
     alone = [n for n in raw if n not in shadows and not n.endswith(COUNTER)]
     if alone:
         raise ConversionError(
             f'{len(alone)} of {len(raw)} weights have no moving average '
-            f'({suffix}), the others have: {_some(alone)}. Complete the file, '
-            'or convert the weights themselves (ema=False, --no-ema)')
+            f'({pattern.format("<name>")}), the others have: {_some(alone)}. Complete '
+            'the file, or convert the weights themselves (ema=False, --no-ema)')
     left_out.update((name, 'replaced by its moving average') for name in raw
                     if name in shadows)
     return {**raw, **shadows}
 
 
 class SourceTensors:
-    """Tensors of a release, each of which is taken once.
+    """Tensors of a release, to be taken once each.
 
-    Problems are collected, so that one error reports all of them.
+    One error reports all problems.
 
     Args:
         tensors (Mapping[str, Tensor | ndarray]): Tensors by the release's
@@ -194,7 +195,7 @@ class SourceTensors:
         Args:
             name (str): Its name.
             shape (tuple[int, ...]): The shape that it must have.
-            what (Any): What it is used for, for the error message.
+            what (Any): Its use, for the error message.
             dtype (torch.dtype): Dtype of the result. Defaults to float32.
 
         Returns:
@@ -224,22 +225,22 @@ class SourceTensors:
         return torch.zeros(shape, dtype=dtype)
 
     def ambiguous(self, problem: str, names: List[str]) -> None:
-        """Record that some tensors cannot be assigned to layers.
+        """Record tensors that cannot be assigned to layers.
 
         Args:
-            problem (str): Why.
-            names (list[str]): The tensors; they are not reported as unknown.
+            problem (str): The reason.
+            names (list[str]): The tensors, which are not reported as unknown.
         """
         self._problems['ambiguous'].append(problem)
         for name in names:
             self._left.pop(name, None)
 
     def finish(self, arch: ArchSpec, num_blocks: int) -> None:
-        """Check that there were no problems and no tensor is left.
+        """Check that there was no problem and no tensor is left.
 
         Args:
-            arch (ArchSpec): The network that the tensors should fit.
-            num_blocks (int): Number of blocks that the tensors seem to have.
+            arch (ArchSpec): The network to fill.
+            num_blocks (int): Number of blocks in the tensors' names.
 
         Raises:
             ConversionError: If there was a problem or a tensor is left.

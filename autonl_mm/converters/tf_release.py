@@ -24,7 +24,7 @@ from .layout import (
     Layer,
     SourceTensors,
     classifier_layers,
-    prefer_averages,
+    weights_or_averages,
 )
 
 AVERAGE = '/ExponentialMovingAverage'
@@ -44,17 +44,16 @@ _BN = dict(
 
 def select(source: Mapping[str, Any],
            ema: bool = True) -> Tuple[Dict[str, Any], Dict[str, str]]:
-    """Pick the weights out of the variables of a checkpoint.
+    """Pick the weights of a checkpoint's variables.
 
     Args:
         source (Mapping[str, ndarray]): Variables by name.
-        ema (bool): Whether ``<name>/ExponentialMovingAverage`` is used
-            instead of ``<name>`` if there are such averages. Defaults to
-            True.
+        ema (bool): Whether ``<name>/ExponentialMovingAverage`` replaces ``<name>`` if
+            there are such averages. Defaults to True.
 
     Returns:
-        tuple[dict, dict]: Weights by name, without the suffix; and, by name,
-        the reason why each other variable is left out.
+        tuple[dict, dict]: Weights by name, without the suffix; and the reasons for
+        the variables left out, by name.
 
     Raises:
         ConversionError: If only some weights have an average.
@@ -69,12 +68,7 @@ def select(source: Mapping[str, Any],
             shadows[name[:-len(AVERAGE)]] = value
         else:
             raw[name] = value
-    if not ema:
-        left_out.update((name + AVERAGE, 'moving average, not wanted')
-                        for name in shadows)
-        return raw, left_out
-    return prefer_averages(raw, shadows, left_out,
-                           f'<name>{AVERAGE}'), left_out
+    return weights_or_averages(raw, shadows, left_out, '{}' + AVERAGE, ema), left_out
 
 
 def convert(weights: Mapping[str, Any], arch: ArchSpec) -> Dict[str, Tensor]:
@@ -89,16 +83,15 @@ def convert(weights: Mapping[str, Any], arch: ArchSpec) -> Dict[str, Tensor]:
         weights (Mapping[str, ndarray]): As :func:`select` returns them:
             convolutions ``(kh, kw, in, out)``, depthwise ones ``(kh, kw, C,
             1)``, the linear layer ``(in, out)``.
-        arch (ArchSpec): The network with these weights.
+        arch (ArchSpec): The network of these weights.
 
     Returns:
         dict[str, Tensor]: The classifier's state dict, ``backbone.*`` and
         ``head.fc.*``, in float32.
 
     Raises:
-        ConversionError: If a variable is missing, unknown, of another shape
-            or not finite, or if it is unclear which layer it belongs to;
-            names it.
+        ConversionError: If a variable is missing, unknown, ambiguous, of another
+            shape or not finite; names it.
     """
     source = SourceTensors(weights)
     num_classes = 0

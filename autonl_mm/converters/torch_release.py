@@ -24,24 +24,24 @@ from .layout import (
     SourceTensors,
     classifier_layers,
     flatten,
-    prefer_averages,
+    weights_or_averages,
 )
 
 
 def select(source: Mapping[str, Any],
            ema: bool = True) -> Tuple[Dict[str, Tensor], Dict[str, str]]:
-    """Pick the weights out of a checkpoint of the release.
+    """Pick the weights of a checkpoint of the release.
 
     Args:
         source (Mapping): A state dict, or a training checkpoint ``{'model':
             ..., 'optimizer': ..., 'ema': {'shadow': {name: tensor}}, ...}``.
             Names may have the prefixes of wrappers, such as ``module.``.
-        ema (bool): Whether moving averages are used instead of the weights
-            if there are any. Defaults to True.
+        ema (bool): Whether moving averages replace the weights if there are any.
+            Defaults to True.
 
     Returns:
-        tuple[dict, dict]: Weights by name, without these; and, by name,
-        the reason why each other tensor is left out.
+        tuple[dict, dict]: Weights by name, without the prefixes; and the reasons for
+        the tensors left out, by name.
 
     Raises:
         ConversionError: If there is no state dict, or only some weights have
@@ -65,11 +65,7 @@ def select(source: Mapping[str, Any],
                 reason = 'optimiser' if key == 'optimizer' else 'training state'
                 left_out.update((n, reason) for n in flatten(value, key))
     raw = _unwrapped(raw)
-    if not ema:
-        left_out.update((f'ema.shadow.{n}', 'moving average, not wanted')
-                        for n in shadows)
-        return raw, left_out
-    return prefer_averages(raw, shadows, left_out, "in 'ema.shadow'"), left_out
+    return weights_or_averages(raw, shadows, left_out, 'ema.shadow.{}', ema), left_out
 
 
 def _unwrapped(tensors: Mapping[str, Any]) -> Dict[str, Any]:
@@ -92,7 +88,7 @@ def convert(weights: Mapping[str, Tensor],
 
     Args:
         weights (Mapping[str, Tensor]): As :func:`select` returns them.
-        arch (ArchSpec): The network with these weights.
+        arch (ArchSpec): The network of these weights.
         input_shape (tuple[int, int]): ``(H, W)`` of the training images.
             Defaults to (224, 224).
 

@@ -43,11 +43,11 @@ def parse_args(argv=None):
         '--source',
         choices=['auto', 'torch', 'tf'],
         default='auto',
-        help='the release; auto recognises it by the files')
+        help='the release; auto recognises it from the files')
     parser.add_argument(
         '--no-ema',
         action='store_true',
-        help='convert the weights themselves, not their moving averages')
+        help='convert the weights instead of their moving averages')
     return parser.parse_args(argv)
 
 
@@ -173,14 +173,14 @@ def read_source(src, source):
 
 
 def check_complete(state, arch):
-    """Compare names and shapes of weights with those of the network.
+    """Compare names and shapes of converted weights with the network's.
 
     Args:
         state (dict[str, Tensor]): Converted weights of a classifier.
         arch (ArchSpec): The network.
 
     Raises:
-        ValueError: If they differ, which would be an error of the converters.
+        ValueError: If they differ.
     """
     built = {
         f'backbone.{k}': v.shape

@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Write a file to publish from a training checkpoint: only the weights.
+"""Write the weights of a training checkpoint to a file to publish.
 
-mmengine's EMA hook saves the averaged weights as ``state_dict`` and the other
-ones as ``ema_state_dict``, so the averaged ones are published.
+For a run with mmengine's EMA hook these are the averaged weights, which the hook saves
+as ``state_dict``.
 """
 import argparse
 import hashlib
@@ -27,31 +27,30 @@ SAFETENSORS = '.safetensors'
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('src', help='checkpoint of any of the codebases')
+    parser.add_argument('src', help='checkpoint of any codebase')
     parser.add_argument(
         'dst',
-        help='file to write, .pth or .safetensors; the first eight digits of '
-        'its SHA-256 are added to its name')
+        help='file to write, .pth or .safetensors; its name gets the first eight '
+        'digits of its SHA-256')
     parser.add_argument(
         '--safetensors',
         action='store_true',
-        help='write a .safetensors file besides the .pth file')
+        help='write a .safetensors file too')
     return parser.parse_args(argv)
 
 
 def pick_weights(checkpoint, source):
-    """The weights of a checkpoint; no two tensors share memory.
+    """The weights of a checkpoint.
 
     Args:
         checkpoint (dict): A checkpoint with ``state_dict``, or a state dict.
-        source (str): Where it is from, for the message.
+        source (str): Name of the checkpoint, for the message.
 
     Returns:
-        dict[str, Tensor]: The weights, on the CPU.
+        dict[str, Tensor]: The weights, on the CPU. No two tensors share memory.
 
     Raises:
-        ValueError: If there is no state dict, or it has other values than
-            tensors.
+        ValueError: If there is no state dict, or a value is not a tensor.
     """
     state = weights_of(checkpoint, source)
     if not state:

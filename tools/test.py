@@ -68,7 +68,7 @@ def check_options(args):
             if given:
                 raise ValueError(
                     f'{option} does not apply to {args.checkpoint}: the precision '
-                    'of an exported file is fixed when it is written. Remove the '
+                    'of an exported model is fixed when it is written. Remove the '
                     'option, or evaluate the checkpoint')
     if args.amp and args.dtype != 'float32':
         raise ValueError(f'--amp and --dtype {args.dtype} exclude each other: '

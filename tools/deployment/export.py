@@ -19,6 +19,7 @@ from mmengine.runner import load_checkpoint
 import autonl_mm  # noqa: F401
 from autonl_mm.deploy import load
 from autonl_mm.export import export, quantize
+from autonl_mm.export.check import size_text
 from autonl_mm.export.engines import DYNAMIC, ENGINES, PRECISIONS, Settings
 from autonl_mm.export.engines.base import info_file
 from autonl_mm.export.images import check_images, config_images, to_batch
@@ -26,6 +27,7 @@ from autonl_mm.measure.timing import Spread, device_name, interleaved
 from autonl_mm.models import input_channels
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.tables import markdown_table
 
 # Images for the check in float32, which compares numbers, and in lower precision, which
 # counts predictions
@@ -176,15 +178,23 @@ def report(args, engine, session, settings, checked, source):
         print(f'{checked.agreement:.1%} of the predictions are the same as in PyTorch '
               'in float32')
         return
-    print('\n| images | largest difference from PyTorch | relative to the largest '
-          'output |\n|---|---|---|')
-    for shape, absolute, relative in checked.differences:
-        print(f'| {"x".join(map(str, shape))} | {absolute:.2g} | '
-              f'{relative:.2g} |')
+    print('\n' + markdown_table(
+        ['images', 'largest difference from PyTorch', 'relative to the largest output'],
+        [('x'.join(map(str, shape)), f'{absolute:.2g}', f'{relative:.2g}')
+         for shape, absolute, relative in checked.differences]))
 
 
 def measure(graph, model, engine, session, images, rounds):
-    """Print latencies, measured in turns."""
+    """Print latencies, measured alternately.
+
+    Args:
+        graph (TaskGraph): The exported graph.
+        model (nn.Module): The task model.
+        engine (Engine): The engine.
+        session (Session): The exported model.
+        images (Tensor): ``(N, C, H, W)``.
+        rounds (int): Measurements of each.
+    """
     inputs = graph.prepare(images)
     with torch.no_grad():
         times = interleaved(
@@ -195,13 +205,11 @@ def measure(graph, model, engine, session, images, rounds):
             },
             rounds,
             warmup=True)
-    shape = 'x'.join(map(str, images.shape))
-    print(f'\n| {shape} on {device_name("cpu")} | median, ms | fastest | '
-          'slowest |\n|---|---|---|---|')
-    for name, values in times.items():
-        spread = Spread.of([1e3 * t for t in values])
-        print(f'| {name} | {spread.median:.1f} | {spread.low:.1f} | '
-              f'{spread.high:.1f} |')
+    print('\n' + markdown_table(
+        [f'{size_text(images)} on {device_name("cpu")}', 'median, ms', 'fastest',
+         'slowest'],
+        [(name, *(f'{1e3 * t:.1f}' for t in Spread.of(values)))
+         for name, values in times.items()]))
 
 
 def check(args, engine):

@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 
 import autonl_mm  # noqa: F401
 from autonl_mm.export import quantize
+from autonl_mm.export.check import size_text
 from autonl_mm.export.engine_model import use_exported_model
 from autonl_mm.export.engines import load
 from autonl_mm.export.engines.onnx_int8 import (
@@ -28,6 +29,7 @@ from autonl_mm.runs import configs, launch, outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.dataset_configs import check_data
 from autonl_mm.runs.scalars import format_metrics
+from autonl_mm.runs.tables import markdown_table
 
 
 def parse_args():
@@ -123,15 +125,13 @@ def main():
     print(f'{args.out}: {after.info["quantised"]} nodes quantised, calibrated '
           f'({args.method}) on {len(usual)} training images, '
           f'{len(images) - len(usual)} outliers left out; latency of '
-          f'{"x".join(map(str, batch.shape))} on {device_name("cpu")}')
-    print('\n| file | MiB | ms, median | fastest | slowest | metrics |\n'
-          '|---|---|---|---|---|---|')
-    for file, values in zip((args.model, args.out), times.values()):
-        spread = Spread.of([1e3 * t for t in values])
-        metrics = '-' if args.no_eval else evaluate(cfg, file)
-        print(f'| {Path(file).name} | {Path(file).stat().st_size / 2**20:.1f} '
-              f'| {spread.median:.1f} | {spread.low:.1f} | {spread.high:.1f} | '
-              f'{metrics} |')
+          f'{size_text(batch)} on {device_name("cpu")}')
+    rows = [(Path(file).name, f'{Path(file).stat().st_size / 2**20:.1f}',
+             *(f'{1e3 * t:.1f}' for t in Spread.of(values)),
+             '-' if args.no_eval else evaluate(cfg, file))
+            for file, values in zip((args.model, args.out), times.values())]
+    print('\n' + markdown_table(
+        ['file', 'MiB', 'ms, median', 'fastest', 'slowest', 'metrics'], rows))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A model and its exported file make the same predictions."""
+"""A model and its exported model make the same predictions."""
 import copy
 
 import pytest
@@ -131,7 +131,7 @@ def test_detector(make, name):
 
 @pytest.mark.parametrize('name', ['classifier', 'segmentor', 'retinanet'])
 def test_of_another_light_nl(name, make, tmp_path, scope):
-    """The file knows which one it has."""
+    """The metadata describe LightNL."""
     make(name)
     file = str(tmp_path / 'x.onnx')
     assert load(file).info['light_nl_scales'] == ['paper']

@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Files of all engines: they compute what PyTorch computes, or are not written.
+"""Exported models of all engines give the outputs of PyTorch, or are not written.
 
-The engines whose packages are small are needed by the fast tests. Those of the others
-are slow tests, which say what to install.
+The fast tests need the engines with small packages. The slow tests need the other
+engines, and say what to install.
 """
 import copy
 import json
@@ -28,7 +28,7 @@ from autonl_mm.models.layers.light_nl import light_nl
 
 FAST = ['onnxruntime', 'openvino', 'mnn', 'ncnn']
 SLOW = ['litert', 'executorch', 'coreml']
-# of all engines, the parts whose converters are slow are marked
+# engines with a slow converter are marked
 ALL = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 NEEDED = dict(mnn='MNN', litert='litert_torch', coreml='coremltools')
 
@@ -53,8 +53,8 @@ def make(scope):
 
 
 def run_export(name, model, file, shape=(1, 3, 64, 96), preprocess=True, minimum=0.5,
-               images=9, apart=False, **settings):
-    """Export, with the check in this process unless it is to be a process apart."""
+               images=9, subprocess=False, **settings):
+    """Export, with the check in this process or in a subprocess."""
     server()  # whose forks have imported the libraries
     engine = ENGINES[name]
     settings = Settings(shape, **settings)
@@ -67,7 +67,7 @@ def run_export(name, model, file, shape=(1, 3, 64, 96), preprocess=True, minimum
     exporter = export.Exporter(engine, model, graph, settings,
                                list(noise(images, 96, 96)), engine.tolerance, minimum)
     with pytest.MonkeyPatch.context() as patch:
-        if not apart:
+        if not subprocess:
             patch.setattr(
                 check, 'run_in_subprocess', lambda function, *args: function(*args))
         return exporter.export(file)
@@ -84,7 +84,7 @@ def test_classifier(name, make, tmp_path):
     """Any number of images, also of an engine that takes one at a time."""
     need(name)
     model, file = make('classifier'), tmp_path / f'x{ENGINES[name].ending}'
-    found = run_export(name, model, file, apart=name in ('onnxruntime', 'mnn'))
+    found = run_export(name, model, file, subprocess=name in ('onnxruntime', 'mnn'))
     if not ENGINES[name].runs:
         assert not found.differences
         with pytest.raises(ValueError, match='runs on macOS and iOS'):
@@ -112,7 +112,7 @@ def test_classifier(name, make, tmp_path):
     *(pytest.param(name, task, marks=pytest.mark.slow) for name in SLOW
       for task in ('segmentor', 'ssdlite', 'retinanet'))])
 def test_other_tasks(name, task, make, tmp_path):
-    """Boxes are selected in the file or behind it, with the same result."""
+    """NMS in the file and in post-processing give the same boxes."""
     need(name)
     model, file = make(task), tmp_path / f'x{ENGINES[name].ending}'
     run_export(name, model, file)
@@ -273,9 +273,9 @@ def test_files_that_do_not_belong_together(make, tmp_path):
 
 
 OTHERS = (None, True, -1, 0.5, 'a\n', [], {})
-# Keys that not every file has
+# Optional keys
 NOT_EVERYWHERE = {'classes', 'quantised'}
-# Values that may be of another type than they are
+# Values of another type that are right too
 ALSO_RIGHT = [
     ('input', 0, None), ('input', 2, None), ('input', 3, None), ('classes', 0, -1),
     ('classes', 1, -1), ('select', 'score_thr', -1), ('select', 'iou_threshold', -1),
@@ -461,7 +461,7 @@ def test_config_of_a_file_without_preprocessing(make, tmp_path):
 @pytest.mark.parametrize('name', [n for n in ALL if n != 'onnxruntime'][:-1]
                          + ['onnxruntime'])
 def test_snippet_of_the_page(name, make, tmp_path, monkeypatch):
-    """The lines of Python that run a file without this project, as they stand."""
+    """The page's Python code runs an exported model without this project."""
     need(name)
     ending = ENGINES[name].ending
     snippet, = (s for s in snippets(ROOT / 'docs/deployment.md', 'py')

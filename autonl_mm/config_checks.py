@@ -5,7 +5,7 @@ from typing import Optional
 from mmengine.config import Config
 
 from .arch import resolve_arch
-from .runs.channel_checks import config_parts, type_name
+from .runs.configs import config_parts, type_name
 
 
 def check_archs(model: Optional[dict]) -> None:

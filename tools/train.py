@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import autonl_mm  # noqa: F401
 from autonl_mm.config_checks import check_archs, check_search
 from autonl_mm.runs import exit_codes, launch, outputs
-from autonl_mm.runs.channel_checks import check_checkpoints
+from autonl_mm.runs.configs import check_checkpoints
 from autonl_mm.runs.data_checks import check_datasets, check_loaders
 from autonl_mm.runs.dataset_configs import check_data
 from autonl_mm.runs.lock import lock

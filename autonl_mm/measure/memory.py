@@ -1,12 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Peak memory of a step, of a process or of tensors alone."""
 import itertools
-import multiprocessing
 import resource
 from pathlib import Path
 from typing import Callable, Optional
 
 import torch
+
+from autonl_mm.runs.subprocesses import ProcessEndedError, call_in_process
 
 
 def peak_memory(make_step: Callable,
@@ -41,23 +42,10 @@ def peak_memory(make_step: Callable,
         torch.cuda.reset_peak_memory_stats(device)
         _make_and_run(make_step, args)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    # Each process is a fork of one that has done the imports and nothing else.
-    context = multiprocessing.get_context('forkserver')
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_send_peak, args=(sender, make_step, args, limit))
-    process.start()
-    sender.close()
     try:
-        result = receiver.recv()
-    except EOFError:  # the kernel kills processes that use too much memory
-        result = MemoryError('the process of the measurement was ended before '
-                             'it could report the memory of its step')
-    finally:
-        process.join()
-    if isinstance(result, Exception):
-        raise result
-    return result
+        return call_in_process(_peak, make_step, args, limit)
+    except ProcessEndedError as e:  # the kernel kills what uses too much memory
+        raise MemoryError(f'the memory of a step was not measured: {e}') from None
 
 
 def peak_of_tensors(make_step: Callable, args: tuple) -> float:
@@ -89,8 +77,7 @@ def _make_and_run(make_step: Callable, args: tuple) -> None:
     step()  # with what the first run keeps, such as an optimiser's state
 
 
-def _send_peak(sender, make_step: Callable, args: tuple,
-               limit: Optional[float]) -> None:
+def _peak(make_step: Callable, args: tuple, limit: Optional[float]) -> float:
     if limit is not None:
         maximum = int(_status('VmSize') + limit * 2**20)
         resource.setrlimit(resource.RLIMIT_AS, (maximum, maximum))
@@ -99,9 +86,8 @@ def _send_peak(sender, make_step: Callable, args: tuple,
         _make_and_run(make_step, args)
     except Exception as e:
         kind = MemoryError if 'allocate memory' in str(e) else RuntimeError
-        sender.send(kind(f'{type(e).__name__}: {e}'))
-        return
-    sender.send((_status('VmHWM') - before) / 2**20)
+        raise kind(f'{type(e).__name__}: {e}') from None
+    return (_status('VmHWM') - before) / 2**20
 
 
 def free_memory(device: str = 'cpu') -> int:

@@ -3,7 +3,7 @@
 import argparse
 import os.path as osp
 import re
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -213,3 +213,38 @@ def parse_shapes(option: str, texts: Sequence[str], pattern: str,
                              f'at least {minimum}')
         shapes.append(tuple(map(int, parts)))
     return shapes
+
+
+def check_checkpoints(cfg: Config) -> None:
+    """Look for the checkpoints that a training starts from, before it is built.
+
+    Args:
+        cfg (Config): The config. Only paths are looked at, no ``SCHEME://...``.
+
+    Raises:
+        FileNotFoundError: If one does not exist; names the setting and the file.
+    """
+    named = {f'{key}.checkpoint': part.get('checkpoint')
+             for key, part in config_parts('model', cfg.get('model'))
+             if type_name(part) == 'Pretrained'}
+    for key, path in {'load_from': cfg.get('load_from'), **named}.items():
+        if isinstance(path, str) and '://' not in path and not osp.exists(
+                osp.expanduser(path)):
+            raise FileNotFoundError(f'{key}: there is no checkpoint file {path!r}')
+
+
+def config_parts(key: str, node: Any) -> Iterator[Tuple[str, dict]]:
+    """All dicts in a part of a config, each with its place."""
+    if isinstance(node, (list, tuple)):
+        for i, item in enumerate(node):
+            yield from config_parts(f'{key}.{i}', item)
+    elif isinstance(node, dict):
+        yield key, node
+        for name, part in node.items():
+            yield from config_parts(f'{key}.{name}', part)
+
+
+def type_name(cfg: dict) -> str:
+    """Name of the class that a config builds, without its scope."""
+    kind = cfg.get('type', '')
+    return getattr(kind, '__name__', str(kind)).split('.')[-1]

@@ -11,15 +11,13 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import InfiniteSampler
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
 
-from autonl_mm.runs.model_wrappers import unwrap_model
-
 from .classes import built_leaves, classes_of, different_classes, shorten
 from .dataset_configs import leaf_datasets
+from .dry_run import check_forward
 from .hooks.label_check_hook import classifying_heads, is_binary
 from .random_state import preserve_random_states
 
@@ -61,9 +59,9 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
     Raises:
         ValueError: If a dataset has no image or no labels, a detector's dataset
             has no box, a folder has a link to itself, images of a batch differ in
-            size, or classes of two datasets, or of a dataset and the model's heads,
-            differ. Names the annotation file, and of wrapped datasets the one to
-            blame.
+            size, classes of two datasets, or of a dataset and the model's heads,
+            differ, or the model cannot process a batch. Names the annotation file,
+            and of wrapped datasets the one to blame.
     """
     names = ['test']
     if train:
@@ -95,7 +93,7 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
     check_classes(runner, built)
     if train:
         check_binary_heads(runner.model)
-        check_last_batch(runner)
+    check_forward(runner, train)
 
 
 def is_unlabelled(dataset: Any) -> bool:
@@ -391,40 +389,3 @@ def _read_categories(path: str) -> List[dict]:
         return json.JSONDecoder().raw_decode(text, start)[0]
     except (OSError, ValueError):
         return []  # on a server, or not as COCO writes it
-
-
-# --------------------------------------------------------------- last batch
-def check_last_batch(runner: Runner) -> None:
-    """Refuse a batch of one image where BN would need more than one value.
-
-    Args:
-        runner (Runner): The runner. If there is such a batch, a copy of its model
-            is tried with it.
-
-    Raises:
-        ValueError: If the model cannot train on it; says what to set.
-    """
-    loader = runner.train_dataloader
-    size, count = getattr(loader, 'batch_size', None), len(loader.dataset)
-    if not size:
-        return  # a batch sampler
-    if not isinstance(loader.sampler, InfiniteSampler):
-        count = len(loader.sampler)
-    elif size > 1:
-        return  # its batches are full
-    if size > 1 and (loader.drop_last or count % size != 1):
-        return
-    try:
-        with preserve_random_states(), torch.no_grad():
-            model = copy.deepcopy(unwrap_model(runner.model))
-            data = loader.collate_fn([loader.dataset[0]])
-            data = model.train().data_preprocessor(data, True)
-            model._run_forward(data, mode='loss')
-    except Exception as e:  # all others show themselves when training starts
-        if 'more than 1 value per channel' in str(e):
-            raise ValueError(
-                f'train_dataloader gives a batch of one image ({count} images on a '
-                f'rank in batches of {size}), on which a BN of the model cannot '
-                'train, since it sees one value per channel: set '
-                + ('train_dataloader.batch_size to 2 or more' if size == 1 else
-                   'train_dataloader.drop_last=True, or another batch_size')) from None

@@ -19,7 +19,6 @@ from mmengine.runner import Runner
 
 from .allocator import keep_freed_memory
 from .batch import accumulated_batches
-from .channel_checks import check_channels
 from .checkpoints import check_file, find_resumable
 from .configs import add_config_args, read_config
 from .hooks import add_run_hooks
@@ -239,7 +238,7 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
 
 
 def build_runner(cfg: Config, testing: bool = False) -> Runner:
-    """Build the config's runner and check its model.
+    """Build the config's runner, with the hooks of all runs.
 
     Args:
         cfg (Config): The config.
@@ -247,9 +246,6 @@ def build_runner(cfg: Config, testing: bool = False) -> Runner:
 
     Returns:
         Runner: mmengine's Runner, or the class in ``runner_type``.
-
-    Raises:
-        ValueError: If neck or heads do not fit the backbone.
     """
     # mmengine names a runner by config and second. A second runner of that name would
     # stand in whatever scope is the latest.
@@ -258,8 +254,6 @@ def build_runner(cfg: Config, testing: bool = False) -> Runner:
         runner = RUNNERS.build(cfg)
     else:
         runner = Runner.from_cfg(cfg)
-    if 'model' in cfg:
-        check_channels(cfg.model.get('module', cfg.model), runner.model)
     scaling = runner.auto_scale_lr
     if scaling and accumulated_batches(cfg) > 1:
         # mmengine compares the batch of an iteration with the base batch size

@@ -48,6 +48,7 @@ ELSEWHERE = {
     'CHANGELOG.md': 'changelog.md',
     'CONTRIBUTING.md': 'contributing.md',
     'README.md': 'index.md',
+    'SECURITY.md': 'security.md',
     'configs/demo/README.md': 'models/demo.md',
     'configs/mmdet/README.md': 'models/mmdet.md',
     'configs/mmpretrain/README.md': 'models/mmpretrain.md',

@@ -130,7 +130,7 @@ def try_batch(model: nn.Module, data: dict, train: bool) -> None:
             if message is None:
                 return  # not in a part of the model: shows itself in the run
             raise ValueError(message) from None
-        except Exception:
+        except Exception:  # shows itself in the run
             pass
         _check_strides(task, maps)
 

@@ -84,5 +84,5 @@ def test_what_does_not_fit_stops_before_training(demo_data, tmp_path):
     assert failed.returncode != 0
     message = failed.stdout.strip().splitlines()[-1]
     assert 'model.neck.in_channels is [24, 96]' in message
-    assert 'set model.neck.in_channels=[40, 96]' in message
+    assert 'gives 2 feature maps of [40, 96] channels' in message
     assert 'Epoch(train)' not in failed.stdout

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Going on from a checkpoint as if the run had not stopped."""
+"""Resuming from a checkpoint as if the run had not stopped."""
 import os.path as osp
 import re
 from functools import partial
@@ -28,10 +28,10 @@ class ResumeHook(Hook):
 
     **Random numbers.** A checkpoint that :class:`StopHook` saved has the states of
     the generators of all ranks. They are restored, and in the middle of an epoch the
-    batches that were trained on are loaded and skipped. So the run goes on exactly,
-    unless workers of the dataloader persist beyond an epoch. In a loop that counts
-    iterations, the random numbers of each depend on the seed and its number alone, so
-    that the run goes on exactly from any of its checkpoints.
+    batches that were trained on are loaded and skipped. The resumed run then equals
+    one that never stopped, unless the dataloader has persistent workers. In an
+    iteration-based loop, the random numbers of an iteration depend only on the seed
+    and its index, so that this holds for any checkpoint.
     """
 
     priority = 'LOWEST'  # after the hooks that read the checkpoint's state
@@ -58,8 +58,8 @@ class ResumeHook(Hook):
             set_random_state(states[get_rank()])
         elif states:
             runner.logger.warning(
-                f'resume: the checkpoint is of {len(states)} ranks, this run has '
-                f'{get_world_size()}: it goes on with other random numbers')
+                f'resume: saved by {len(states)} ranks, this run has '
+                f'{get_world_size()}: random states are not restored')
         skip = 0
         if isinstance(loop, EpochBasedTrainLoop):
             skip = loop.iter - loop.epoch * len(loop.dataloader)

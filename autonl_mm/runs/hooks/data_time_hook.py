@@ -6,6 +6,8 @@ from typing import Optional
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+MAX_SHARE = 0.2  # of the time that may be waiting
+INTERVAL = 1000  # iterations to add up at most
 MIN_ITERATIONS = 10  # with fewer, most of the time is the start of the workers
 
 
@@ -14,29 +16,11 @@ class DataTimeHook(Hook):
 
     The times come from mmengine's IterTimerHook, which is on by default: the
     duration of an iteration, and how much of it was waiting for the batch. They
-    are added up over each epoch, or over ``interval`` iterations in longer epochs
-    and in runs without epochs. The start of the workers counts too.
-
-    Args:
-        max_share (float): Share of the time that may be waiting, from 0 to 1.
-            Defaults to 0.2.
-        interval (int): Maximum number of iterations to add up. Defaults to 1000.
-
-    Raises:
-        ValueError: If an argument is out of range.
+    are added up over each epoch, or over 1,000 iterations in longer epochs and in
+    runs without epochs. A fifth of the time may be waiting. The start of the workers counts too.
     """
 
     priority = 'LOW'  # after IterTimerHook
-
-    def __init__(self, max_share: float = 0.2, interval: int = 1000):
-        if not 0 <= max_share <= 1:
-            raise ValueError(f'max_share is {max_share}, expected a share in '
-                             '[0, 1]')
-        if interval < MIN_ITERATIONS:
-            raise ValueError(f'interval is {interval}, expected at least '
-                             f'{MIN_ITERATIONS} iterations')
-        self.max_share = max_share
-        self.interval = interval
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start new sums."""
@@ -52,13 +36,13 @@ class DataTimeHook(Hook):
         self.count += 1
         self.waited += hub.get_scalar('train/data_time').current()
         self.taken += hub.get_scalar('train/time').current()
-        if self.count == self.interval:
+        if self.count == INTERVAL:
             self.after_train_epoch(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Warn if the share of waiting is too large."""
         share = self.waited / max(self.taken, 1e-9)
-        if self.count >= MIN_ITERATIONS and share > self.max_share:
+        if self.count >= MIN_ITERATIONS and share > MAX_SHARE:
             loader = runner.train_dataloader
             settings = f'num_workers (now {loader.num_workers}; '\
                 f'there are {os.cpu_count()} cores)'

@@ -12,23 +12,20 @@ from ..atomic_files import atomic_write
 from ..skipped_images import skipped_images
 
 SHOWN = 5
+INTERVAL = 1000  # iterations
 
 
 class SkippedImagesHook(Hook):
     """Count and list the images that :class:`LoadImageOrSkip` left out.
 
-    After each epoch, and every ``interval`` iterations of longer epochs and of runs
-    without epochs, a line of the log has their number and the first of them. All are
-    listed in ``skipped_images.json`` in the work dir.
-
-    Args:
-        interval (int): Number of iterations. Defaults to 1000.
+    After each epoch, and every 1,000 iterations of longer epochs and of runs without
+    epochs, a line of the log has their number and the first of them. All are listed in
+    ``skipped_images.json`` in the work dir.
     """
 
     priority = 'LOW'
 
-    def __init__(self, interval: int = 1000):
-        self.interval = interval
+    def __init__(self):
         self.known = {}
 
     def after_train_iter(self,
@@ -36,8 +33,8 @@ class SkippedImagesHook(Hook):
                          batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
-        """Look every ``interval`` iterations."""
-        if self.every_n_train_iters(runner, self.interval):
+        """Look every 1,000 iterations."""
+        if self.every_n_train_iters(runner, INTERVAL):
             self._report(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:

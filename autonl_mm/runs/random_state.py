@@ -38,11 +38,11 @@ def set_random_state(state: dict) -> None:
 @contextmanager
 def preserve_random_states(seed: Optional[int] = None,
                        devices: Optional[Sequence[int]] = None) -> Iterator[None]:
-    """Restore the generators behind the ``with`` block.
+    """Restore the generators after the ``with`` block.
 
     Args:
-        seed (int, optional): Seed inside of the block. Defaults to None, which goes on
-            with the states.
+        seed (int, optional): Seed inside the block. Defaults to None, which keeps the
+            current states.
         devices (Sequence[int], optional): The GPUs whose generators are seeded and
             restored. Defaults to None, all.
     """
@@ -78,9 +78,8 @@ def set_seed(runner: Runner, seed: int) -> None:
 def seed_iterations(runner: Runner) -> None:
     """Make the random numbers of an iteration depend on seed and iteration alone.
 
-    For a loop that counts iterations. Those with which its batch is loaded are
-    included, so that a resumed run, which loads the batches from the start, goes on
-    exactly.
+    For an iteration-based loop. This includes the random numbers of loading, so that a
+    resumed run, which loads the batches from the start, equals one that never stopped.
 
     Args:
         runner (Runner): The runner, before its first iteration.

@@ -17,7 +17,8 @@ class DataTimeHook(Hook):
     The times come from mmengine's IterTimerHook, which is on by default: the
     duration of an iteration, and how much of it was waiting for the batch. They
     are added up over each epoch, or over 1,000 iterations in longer epochs and in
-    runs without epochs. A fifth of the time may be waiting. The start of the workers counts too.
+    runs without epochs. A fifth of the time may be waiting. The start of the workers
+    counts too.
     """
 
     priority = 'LOW'  # after IterTimerHook

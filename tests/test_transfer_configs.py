@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 
 from autonl_mm import AUTONL_L, AUTONL_S
+from autonl_mm.models import AutoNL
 from autonl_mm.runs.launch import replace_sync_bn
 
 CONFIGS = sorted([*ROOT.glob('configs/mmdet/*.py'),
@@ -65,6 +66,10 @@ def test_model_builds_and_fits(path, scope):
     if path not in AUTONL:
         return
     assert model.backbone.arch() == (AUTONL_S if path in S else AUTONL_L)
+    # The configs of AutoNL-S train a step below, so that its feature maps fit.
+    twin = AutoNL('s', model.backbone.out_indices, model.backbone.output_stride)
+    assert model.backbone.out_channels == twin.out_channels
+    assert model.backbone.out_strides == twin.out_strides
     norms = [m for m in model.backbone.modules() if isinstance(m, _BatchNorm)]
     assert {m.eps for m in norms} == {1e-3}
     # SyncBN wherever a GPU sees but a few images at a time

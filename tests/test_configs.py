@@ -81,8 +81,8 @@ def check_figures(path, model):
     assert figures['Parameters'] == sum(p.numel() for p in model.parameters())
     if path.name.startswith('autonl'):
         arch = AUTONL_S if path.name.startswith('autonl-s') else AUTONL_L
-        assert model.backbone.arch() == arch.with_normalize(
-            'rms' if 'hswish' in path.name else 'size')
+        paper = path.name.startswith(('autonl-s_', 'autonl-l_'))
+        assert model.backbone.arch() == arch.with_normalize('size' if paper else 'rms')
         assert figures['FLOPs'] == count_macs(model.backbone.arch()).total
 
 

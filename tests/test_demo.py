@@ -188,7 +188,9 @@ def test_steps_run_side_by_side(run, monkeypatch):
 def test_files_in_a_command(tmp_path):
     (tmp_path / 'last_checkpoint').write_text('w/epoch_8.pth\n')
     for argument, expected in (
-            ('option=@OUT/', 'option=w/epoch_8.pth'), ('@OUT/', 'w/epoch_8.pth'),
+            # in its own folder, whatever path was noted
+            ('option=@OUT/', f'option={tmp_path}/epoch_8.pth'),
+            ('@OUT/', f'{tmp_path}/epoch_8.pth'),
             ('OUT/x@y', f'{tmp_path}/x@y'), ('--resume', '--resume'),
             ('tools/demo.py', os.path.relpath(ROOT / 'tools/demo.py'))):
         assert demo.resolve(argument, tmp_path) == expected

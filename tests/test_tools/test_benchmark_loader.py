@@ -70,7 +70,7 @@ def test_a_pass_takes_the_given_images():
 @pytest.mark.parametrize('args, words', [
     ([], r"data_root: 'data/imagenet'.*--cfg-options"),
     (['--phase', 'val'], r"val_dataloader.*data_root: 'data/imagenet'"),
-    (['--rounds', '0'], '--num-samples and --rounds must be at least 1')])
+    (['--rounds', '0'], '--rounds is 0, expected at least 1')])
 def test_bad_settings(args, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert re.search(words,

@@ -136,12 +136,12 @@ NAME = ';'.join(','.join('0' * len(block.shape)) for block in SPACE.blocks)
     (dict(losses={NAME: 1}), r"losses\['.*'\] is 1, expected a list"),
     (dict(losses={NAME: [1, '2']}), r"losses\['.*'\]\[1\] is '2', expected a number"),
     (dict(losses={NAME: [[1]]}), r"losses\['.*'\]\[0\] is \[1\], expected a number"),
-    (dict(losses={'': []}), "losses has '', which is no network"),
-    (dict(losses={'a': [1]}), "losses has 'a', which is no network"),
-    (dict(losses={NAME.replace(',', ', '): [1]}), 'which is no network'),
-    (dict(losses={NAME[:-2]: [1]}), 'which is no network'),
-    (dict(losses={f'9{NAME[1:]}': [1]}), 'which is no network'),
-    (dict(losses={f'-1{NAME[1:]}': [1]}), 'which is no network'),
+    (dict(losses={'': []}), "losses has '', which is no subnet"),
+    (dict(losses={'a': [1]}), "losses has 'a', which is no subnet"),
+    (dict(losses={NAME.replace(',', ', '): [1]}), 'which is no subnet'),
+    (dict(losses={NAME[:-2]: [1]}), 'which is no subnet'),
+    (dict(losses={f'9{NAME[1:]}': [1]}), 'which is no subnet'),
+    (dict(losses={f'-1{NAME[1:]}': [1]}), 'which is no subnet'),
     (dict(more=1), 'more is unknown'),
 ])
 def test_a_broken_record_of_tried_networks(change, words, tmp_path):

@@ -145,7 +145,7 @@ class Gated(torch.nn.Module):
         self.layer = SearchableMBConv(
             space, statistic, norm_cfg=dict(type='BN', eps=1e-3))
         self.layer.init_weights()
-        self.state = GateState([self.layer.options], [space.skippable], statistic, 0.1)
+        self.state = GateState([self.layer.options], [space.skippable], statistic)
         self.state.remember(self.energies())
         self.slices, = self.state.slices
 

@@ -58,10 +58,11 @@ def test_labels_outside_of_the_classes(scope_name, config, last, scope):
 
 
 @pytest.mark.parametrize('num_classes', [1, 2])
-def test_labels_of_one_output_channel(num_classes):
+def test_labels_of_one_output_channel(num_classes, scope):
     """They are 0 and 1, however many classes the head says."""
     pytest.importorskip('mmseg.models')
     from mmseg.models import FCNHead
+    init_default_scope('mmseg')
     model = nn.Module()
     model.decode_head = FCNHead(
         in_channels=8, channels=8, num_classes=num_classes, out_channels=1)

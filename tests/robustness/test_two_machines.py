@@ -135,7 +135,7 @@ def test_all_ranks_hold_the_same_gates(config, tmp_path):
         codes = machines.wait(600)
     output = machines.log(0).read_text()
     assert codes == [0, 0], output[-3000:]
-    assert 'trying 12 networks' in output
+    assert 'trying 12 subnets' in output
     one, *others = (torch.load(tmp_path / f'run/rank{i}.pth') for i in range(4))
     for other in others:
         assert one.keys() == other.keys()

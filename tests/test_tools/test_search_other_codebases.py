@@ -41,7 +41,7 @@ def test_search_and_export(name, task, tmp_path, scope):
     work_dir = tmp_path / 'run'
     output = run_tool('tools/train.py', config, '--work-dir', work_dir,
                       *options).stdout
-    assert 'trying 4 networks' in output
+    assert 'trying 4 subnets' in output
     record = json.loads((work_dir / 'gates/epoch_2.json').read_text())
     target = cfg.model.target
     assert abs(record['cost'] / target - 1) <= 0.05

@@ -33,11 +33,11 @@ def check_search(cfg: Config) -> None:
 
     Raises:
         ValueError: If the model has a supernet as its backbone but is not a
-            CostAwareModel, or if a loop that counts iterations recalibrates BN after
-            each, or with the batches that it trains on.
+            CostAwareModel, or if an iteration-based loop recalibrates BN after each
+            iteration, or with the batches that it trains on.
     """
     backbone = (cfg.get('model') or {}).get('backbone') or {}
-    if str(backbone.get('type', '')).split('.')[-1] == 'AutoNLSuperNet':
+    if type_name(backbone) == 'AutoNLSuperNet':
         raise ValueError(
             'model.backbone is an AutoNLSuperNet outside of a CostAwareModel, '
             'so nothing would train its gates: wrap the model, '
@@ -47,7 +47,7 @@ def check_search(cfg: Config) -> None:
     if train.get('by_epoch', True) and train.get('type') != 'IterBasedTrainLoop':
         return
     for i, hook in enumerate(cfg.get('custom_hooks') or ()):
-        if str(hook['type']).split('.')[-1] != 'PreciseBNHook':
+        if type_name(hook) != 'PreciseBNHook':
             continue
         if hook.get('interval', 1) == 1:
             raise ValueError(
@@ -55,7 +55,7 @@ def check_search(cfg: Config) -> None:
                 'iteration: set its interval to that of the evaluations, '
                 f'train_cfg.val_interval={train.get("val_interval", 1000)}')
         sampler = cfg.train_dataloader.get('sampler') or {}
-        if str(sampler.get('type')).split('.')[-1] == 'InfiniteSampler':
+        if type_name(sampler) == 'InfiniteSampler':
             raise ValueError(
                 f'custom_hooks[{i}], PreciseBNHook, loads by the sampler of '
                 'train_dataloader, which an InfiniteSampler does not survive: use '

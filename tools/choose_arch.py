@@ -2,12 +2,12 @@
 """Choose the best subnets of a trained supernet, for any costs.
 
 For each target, candidates run with the supernet's weights: random subnets of its cost,
-then subnets evolved from the best. They run on held-out images, or on training images
-if the search holds out none. The candidate of the lowest loss is chosen. With
---finalists the best candidates are trained from scratch for a short time, and a linear
-fit to the training losses decides. Writes notation, inherited weights and a config for
-retraining for each chosen subnet. Losses are kept: after an interruption the same
-command continues.
+then subnets evolved from the best candidates. They run on held-out images, or on
+training images if the search holds out none. The candidate with the lowest loss is
+chosen. With --finalists the best candidates are trained from scratch for a short time,
+and a linear fit to the training losses decides. For each chosen subnet the tool writes
+notation, inherited weights and a config for retraining. Losses are kept: after an
+interruption the same command continues.
 """
 import argparse
 import json
@@ -70,21 +70,21 @@ def parse_args():
         '--out', required=True, type=Path, help='folder for the results')
     parser.add_argument(
         '--targets', nargs='+', type=float, default=[], metavar='COST',
-        help=f'costs to be met within {100 * TOLERANCE:g}%%')
+        help=f'target costs, each met within {100 * TOLERANCE:g}%%')
     parser.add_argument(
         '--cost', choices=COSTS,
-        help="cost of the targets; default: the config's")
+        help="cost of the targets; default: the config's cost")
     parser.add_argument(
         '--max', action='append', type=maximum, default=[], metavar='NAME=NUMBER',
-        help='a limit of macs, params or latency (milliseconds); may be given several '
-        'times, with or without targets')
+        help='upper limit of macs, params or latency (milliseconds); repeat the option '
+        'for further limits, with or without targets')
     parser.add_argument(
         '--latency', metavar='TABLE',
-        help="latency table of measure_latency.py; default: the config's")
+        help="latency table of measure_latency.py; default: the config's table")
     parser.add_argument(
         '--pareto', action='store_true',
-        help='try candidates over the whole range of costs too, and write all of them '
-        'to pareto.json and pareto.png')
+        help='try candidates over the whole range of costs too, and write all '
+        'candidates to pareto.json and pareto.png')
     parser.add_argument(
         '--candidates', type=int,
         help="candidates for each target; default: the config's number")
@@ -97,10 +97,10 @@ def parse_args():
         '%(default)s')
     parser.add_argument(
         '--finalists', nargs='+', type=int, metavar='NUMBER',
-        help='top candidates of each goal, without near duplicates, to train from '
-        "scratch with the config's retrain_base and --short-training; a linear fit to "
-        'the training losses chooses among them. Further numbers are further rounds: '
-        'subnets for which the fit so far predicts the lowest losses')
+        help='top candidates per goal, without near duplicates, to train from scratch '
+        "with the config's retrain_base and --short-training; a linear fit to the "
+        'training losses chooses among them. More numbers: further rounds, with the '
+        'subnets of the lowest losses predicted by the fit so far')
     parser.add_argument(
         '--short-training', nargs='+', action=DictAction, default={},
         metavar='KEY=VALUE',
@@ -247,7 +247,7 @@ def choose_finalists(goals, space, cache, cfg, args, where):
         if len(predictor.left_out) > 2:
             tau, _ = rank_correlations(*zip(*predictor.left_out))
             print(f'a fit to {len(predictor.left_out)} training losses predicts each '
-                  f'from the others with tau {tau}', flush=True)
+                  f'from all others with tau {tau}', flush=True)
     write_finalists(args.out / 'finalists.json', finalists.trained, predictor, space)
     best = []
     for name, group in finalists.trained.items():

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Train a classifier, detector or segmentor; ``default_scope`` says which."""
+"""Train a classifier, detector or segmentor of the config's ``default_scope``."""
 import argparse
 import sys
 from contextlib import ExitStack
@@ -22,7 +22,7 @@ def parse_args():
         nargs='?',
         const='auto',
         help='continue from this checkpoint; without a file, from the newest '
-        'complete one in the work dir')
+        'complete checkpoint in the work dir')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Commands as jobs of submitit: processes of this machine, or of a Slurm cluster."""
+"""Commands as jobs of submitit: processes of this machine, or jobs of Slurm."""
 import argparse
 import json
 import os
@@ -34,7 +34,7 @@ ENDED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
-    """Add the options of how many training runs run at a time, and where.
+    """Add the options for the number of parallel training runs and for their place.
 
     Args:
         parser (ArgumentParser): The tool's parser.
@@ -43,19 +43,20 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         '--jobs',
         type=int,
         default=2,
-        help='training runs at the same time; on this machine they share the cores')
+        help='number of training runs at the same time; runs on this machine share '
+        'its cores')
     parser.add_argument(
         '--cluster',
         choices=CLUSTERS,
         default='local',
-        help='where training runs run: processes of this machine, or jobs of Slurm')
+        help='run trainings as processes of this machine (local) or as jobs of Slurm')
     parser.add_argument(
         '--cluster-options',
         nargs='+',
         action=DictAction,
         default={},
         metavar='KEY=VALUE',
-        help='parameters of a job as submitit calls them, such as '
+        help='parameters of a job, named as in submitit, such as '
         'slurm_partition=gpu timeout_min=600 gpus_per_node=1 cpus_per_task=8')
 
 

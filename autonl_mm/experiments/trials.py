@@ -48,8 +48,9 @@ def add_args(parser: argparse.ArgumentParser, report: str) -> None:
     cluster.add_args(parser)
     parser.add_argument(
         '--report', type=file_stem, default=report, metavar='NAME',
-        help='name of the files with the result in the work dir, without ending, so '
-        f'that several comparisons can share their training runs; default {report}')
+        help="name of the result's files in the work dir, without ending; with "
+        'different names several comparisons can share their training runs; default '
+        f'{report}')
     parser.add_argument(
         '--cfg-options',
         nargs='+',

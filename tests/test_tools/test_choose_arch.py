@@ -144,7 +144,7 @@ def test_rounds_of_finalists(
     # first those of the supernet for all targets, then the others
     assert [len(archs) for archs in runs] == [3, 3, 2, 2]
     assert len({arch for archs in runs for arch in archs}) == 10
-    assert 'a fit to 6 training losses predicts each from the others with tau' in out
+    assert 'a fit to 6 training losses predicts each from all others with tau' in out
     assert ("macs_450k: 3 finalists, training losses of 9.0000 to 9.0200; the "
             "supernet's best has 9.0000") in out
     assert 'macs_550k: 2 more finalists, training losses of 6.0000 to 6.0100\n' in out

@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Summarise training runs, print their evaluations and plot their curves.
 
-Reads the logs that mmengine wrote to the work dirs, of any codebase. Several
-runs become columns of one table and lines of one plot.
+The tool reads mmengine's logs in the work dirs of any codebase. Several runs become
+columns of one table and lines of one plot.
 """
 import argparse
 import os
@@ -99,7 +99,7 @@ def main() -> None:
                         help='work dir of a training run')
     parser.add_argument(
         '--metric', default='',
-        help='evaluation metric; default: mIoU, or else the first that was logged')
+        help='evaluation metric; default: mIoU, or else the first logged metric')
     parser.add_argument(
         '--out', type=Path,
         help='file for the plot; default: curve.png in the first work dir')

@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Visualise the images of a config's data set, augmented and annotated.
 
-Works for all codebases. Each library has a tool of this name for its own
-codebase; mmpretrain 1.2.0's fails with matplotlib 3.11, mmsegmentation 1.2.2's
-with OpenCV 5.
+The tool works for all codebases. Each library has a tool of this name for its own
+codebase. The tool of mmpretrain 1.2.0 fails with matplotlib 3.11, and the tool of
+mmsegmentation 1.2.2 fails with OpenCV 5.
 """
 import argparse
 import sys
@@ -28,7 +28,7 @@ def parse_args():
         '--phase',
         choices=['train', 'val', 'test'],
         default='train',
-        help='which data set of the config')
+        help='data set of the config')
     parser.add_argument(
         '--show-number', type=int, default=20, help='number of images')
     return parser.parse_args()

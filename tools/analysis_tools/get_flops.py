@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Print parameters and MACs of a config's model and of each of its parts.
 
-mmengine's analyser counts the forward pass of one image: multiply-accumulates
-of convolutions, linear layers, matrix products and pooling, as in
-``autonl_mm/cost.py``; not normalisation, activation, interpolation and the
-operators of mmcv (NMS, RoIAlign). Heads that are used only in training have
-parameters but no MACs. The MACs of a second stage are for the proposals of an
-untrained first stage on a noise image.
+mmengine's analyser counts the forward pass of one image: multiply-accumulates of
+convolutions, linear layers, matrix products and pooling, as in ``autonl_mm/cost.py``.
+It does not count normalisation, activation, interpolation and the operators of mmcv
+(NMS, RoIAlign). Heads that are used only in training have parameters but no MACs. The
+MACs of a second stage are for the proposals of an untrained first stage on a noise
+image.
 """
 import argparse
 import sys

@@ -1,16 +1,16 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Measure the latency of every candidate block of a search space.
 
-Writes the latency table that CostAwareModel(cost='latency.json') reads. Blocks
+The tool writes the latency table that CostAwareModel(cost='latency.json') reads. Blocks
 are measured on this machine, in PyTorch in eval mode or in an engine. Every round
-measures all of them in turns, and is scaled to the median round, so a temporary
-slowdown of the machine affects all blocks alike. The latency of a block is the median
-over the rounds.
+measures all blocks once and is scaled to the median round, so a temporary slowdown of
+the machine affects all blocks alike. The latency of a block is the median over the
+rounds.
 
 Then whole random networks of the space are measured, and compared with the sums
 over their blocks. A block that runs alone has costs that it does not have within a
 network, so the table is fitted to these networks: each entry is multiplied by one
-number, and another, the cost of a call, is added.
+number, and a second number, the cost of a call, is added.
 """
 import argparse
 import json
@@ -43,15 +43,16 @@ def parse_args():
     parser.add_argument(
         '--batch-size', type=int, default=1, help='images at a time, default 1')
     parser.add_argument(
-        '--rounds', type=int, default=15, help='measurements of each block, default 15')
+        '--rounds', type=int, default=15, help='measurements per block, default 15')
     parser.add_argument(
         '--engine',
         choices=[name for name, engine in ENGINES.items() if engine.runs],
         help='measure in this engine, in deploy form; default: PyTorch')
-    parser.add_argument('--threads', type=int, help="default: torch's number")
+    parser.add_argument(
+        '--threads', type=int, help="number of threads; default: torch's number")
     parser.add_argument(
         '--num-networks', type=int, default=20,
-        help='random networks that the table is fitted to, default 20; 0 for none')
+        help='random networks to fit the table to, default 20; 0 for none')
     configs.add_device(parser)
     return parser.parse_args()
 
@@ -88,7 +89,7 @@ def candidates(supernet):
 
 
 def measure(layers, args, folder):
-    """Median milliseconds of layers by key, measured in turns."""
+    """Median milliseconds of layers by key, measured alternately."""
     calls, inputs = {}, {}
     for key, (layer, shape) in layers.items():
         shape = (args.batch_size, *shape)
@@ -215,11 +216,11 @@ def main():
         record['networks'] = [
             dict(arch=arch.to_text(), ms=float(ms), sum_ms=float(total))
             for arch, ms, total in zip(archs, measured, sums)]
-        print(f'{len(archs)} random networks, measured as a whole: the sum over their '
-              f'layers is off by {found["error_of_sums"]:.1%} (median), by '
-              f'{found["error"]:.1%} with {found["factor"]:.3g} of each entry and '
-              f'{found["added_ms"]:+.3g} ms for each, fitted to the others; rank '
-              f'correlation {rho}')
+        print(f'{len(archs)} random networks, measured as a whole: the median error of '
+              f'the sum over their layers is {found["error_of_sums"]:.1%}, and '
+              f'{found["error"]:.1%} after a fit to all other networks, with '
+              f'{found["factor"]:.3g} of each entry and {found["added_ms"]:+.3g} ms '
+              f'for each; rank correlation {rho}')
     record['latency_ms'] = latency
     atomic_write(args.out, json.dumps(record, indent=1))
     supernet.set_cost_model(LatencyTable(latency, args.out))

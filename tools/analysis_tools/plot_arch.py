@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Plot networks block by block, as in the figures of the AutoNL paper.
 
-Each network is a row and each block a bar: its height is the expand ratio, its
-colour the kernel size of the depthwise convolution. Above the bar are
-squeeze-excite and LightNL, below it the channels and the stride of the stage.
+Each network is a row and each block a bar. The height of the bar is the expand ratio,
+its colour the kernel size of the depthwise convolution. Squeeze-excite and LightNL are
+above the bar, the channels and the stride of the stage below it.
 """
 import argparse
 import sys
@@ -233,7 +233,7 @@ def main() -> None:
         '--num-classes',
         type=int,
         default=1000,
-        help='of the classifier whose MACs are counted, default 1000')
+        help='classes of the classifier whose MACs are counted, default 1000')
     args = parser.parse_args()
     try:
         outputs.check_file('--out', args.out)

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Plot a search: its cost, the margins of its gates and the final choices.
 
-Reads the records that SearchHook wrote to the work dir, and mmengine's logs.
+The tool reads SearchHook's records and mmengine's logs in the work dir.
 """
 import argparse
 import itertools
@@ -53,8 +53,8 @@ def read_records(work_dir: Path) -> List[dict]:
         work_dir (Path): The work dir.
 
     Returns:
-        list[dict]: One per epoch, or per checkpoint of a loop that counts iterations,
-        in order, with its ``'number'`` and what that counts, ``'kind'``.
+        list[dict]: One per epoch, or per checkpoint of an iteration-based loop, in
+        order, with its ``'number'`` and the unit of this number, ``'kind'``.
 
     Raises:
         FileNotFoundError: If there are no records.
@@ -82,7 +82,7 @@ def read_records(work_dir: Path) -> List[dict]:
             raise ValueError(
                 f'{work_dir}/gates has {record["kind"]} {record["number"]} and '
                 f'{last["kind"]} {last["number"]} of different searches: remove the '
-                'files of the earlier one')
+                'files of the earlier search')
     return records
 
 
@@ -96,7 +96,7 @@ def read_costs(work_dir: Path) -> List[dict]:
 
 
 def plot_cost(ax: Axes, records: List[dict], logged: List[dict]) -> None:
-    """Plot the cost by iteration if that was logged, else as the records count.
+    """Plot the cost by iteration if it was logged, else by the number of the record.
 
     Args:
         ax (Axes): Axes for the plot.
@@ -177,7 +177,7 @@ def option_name(decision: str, option) -> str:
 
 
 def limit_numbers(ax: Axes, records: List[dict]) -> None:
-    """Leave half of a record's distance beside the first and the last."""
+    """Leave half of a record's distance beside the first and the last record."""
     first, last = records[0]['number'], records[-1]['number']
     half = 0.5 * (last - first) / (len(records) - 1) if len(records) > 1 else 0.5
     ax.set_xlim(first - half, last + half)

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Visualise the attention of LightNL as maps over an image.
 
-For each given position and layer, the map has the weight of every other
-position in the features that LightNL adds to the given one: red for positive
-weights, blue for negative ones. Only these rows of the affinity are computed,
-never the whole affinity.
+There is one map for each given position and layer. It shows the weight of every
+position in the features that LightNL adds to the given position. Positive weights are
+red, negative weights are blue. Only these rows of the affinity are computed, never the
+whole affinity.
 """
 import argparse
 import sys
@@ -32,7 +32,7 @@ def parse_args():
     parser.add_argument(
         '--layer', nargs='+', required=True, metavar='NAME',
         help='LightNL layers by their names in the model, one row of the plot '
-        'each; the message for a wrong name lists all')
+        'each; the message for a wrong name lists all names')
     parser.add_argument(
         '--points', nargs='+', required=True, metavar='X,Y',
         help='positions in pixels of the image, one column of the plot each')

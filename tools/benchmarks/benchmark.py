@@ -5,15 +5,16 @@ There are six parts:
 
 - networks: AutoNL and the same networks without LightNL, or any other networks;
 - layer: the LightNL layer, its formula in einsum and NCHW, and mmcv's NonLocal2d;
-- depthwise: the gradient of a depthwise kernel on small feature maps, and torch's;
+- depthwise: the gradient of a depthwise kernel on small feature maps, here and in
+  torch;
 - memory: peak memory of a training step;
 - scaling: time and memory against the number of pixels;
 - profile: time of each operator in a forward pass, on a CPU only.
 
-The calls that are compared run in turns in one process. Times are medians over
-the rounds, ratios are medians of the ratios within a round. On a CPU everything
-is float32. On a GPU networks train under bfloat16 autocast and infer in
-bfloat16. Needs torch, mmengine and mmcv or mmcv-lite.
+The compared calls alternate in one process. Times are medians over the rounds,
+ratios are medians of the ratios within a round. On a CPU everything is float32. On a
+GPU networks train under bfloat16 autocast and infer in bfloat16. The tool needs torch,
+mmengine and mmcv or mmcv-lite.
 """
 import argparse
 import functools
@@ -78,19 +79,19 @@ def parse_args():
     parser.add_argument(
         '--base', metavar='NETWORK',
         help='network that ratios are relative to; default: for each network the same '
-        'without LightNL')
+        'network without LightNL')
     parser.add_argument(
         '--batch-size', type=int,
-        help='of networks, default 8 on a CPU and 256 on a GPU')
+        help='batch size of networks, default 8 on a CPU and 256 on a GPU')
     configs.add_input_shape(parser, (224, 224), 'default 224')
     parser.add_argument(
-        '--rounds', type=int, default=15, help='measurements of each, default 15')
+        '--rounds', type=int, default=15, help='measurements per call, default 15')
     parser.add_argument(
         '--forms', nargs='+', choices=FORMS,
         help='forms of the networks: eager; compile, by torch.compile; fused, with '
-        'each block as one operator; fused-compile; onnxruntime. The last three are '
-        'forward passes on a CPU. Default: eager and fused on a CPU, eager and compile '
-        'on a GPU')
+        'each block as one operator; fused-compile; onnxruntime. The last three forms '
+        'are forward passes on a CPU. Default: eager and fused on a CPU, eager and '
+        'compile on a GPU')
     parser.add_argument(
         '--cpu-time', action='store_true',
         help='measure the CPU time of all threads instead of wall-clock time, for a '
@@ -413,7 +414,7 @@ def main():
               'no GPU: measured on the CPU')
         print(keep_freed_memory())
     print(f'{device_name(args.device)}, torch {torch.__version__}, median of '
-          f'{args.rounds} runs in turns'
+          f'{args.rounds} alternating runs'
           f'{", CPU time" if args.cpu_time else ""}\n')
     options = {k: v for k, v in vars(args).items() if k != 'clock'}
     record = dict(options, device_name=device_name(args.device),

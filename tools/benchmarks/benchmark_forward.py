@@ -1,9 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Measure the forward pass of configs' models, as trained and in deploy form.
 
-The pass is that of the network, from the normalised image to the output of the
-head, without softmax, boxes and NMS. The weights are random. All models are measured
-in turns in one process; times are medians, fastest and slowest.
+The forward pass goes from the normalised image to the output of the head, without
+softmax, boxes and NMS. The weights are random. All models are measured alternately in
+one process. The tool prints the median, fastest and slowest times.
 """
 import argparse
 import json
@@ -31,12 +31,12 @@ def parse_args():
     parser.add_argument('configs', nargs='+', metavar='config', help='config file')
     parser.add_argument(
         '--input-shapes', nargs='+', metavar='HxW',
-        help="images of each config, or one for all; default: those of the config's "
-        'test pipeline')
+        help='one image size for each config, or one for all; default: the size of the '
+        "config's test pipeline")
     parser.add_argument(
         '--batch-size', type=int, default=1, help='images in a pass, default 1')
     parser.add_argument(
-        '--rounds', type=int, default=15, help='measurements of each, default 15')
+        '--rounds', type=int, default=15, help='measurements per model, default 15')
     configs.add_device(parser)
     parser.add_argument('--out', help='file for the measurements, .json')
     return parser.parse_args()

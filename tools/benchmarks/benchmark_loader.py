@@ -1,12 +1,11 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Measure the data loader of a config alone, by decoder and number of workers.
 
-Works for all codebases and covers all that a loader does: it reads, decodes,
-augments, packs and collates. Without workers this runs in one thread, so the
-first column is images per second and core. With workers they share the cores
-with this process. Every measurement is a pass over the same images. The first,
-unmeasured pass brings them into the system's file cache, so a slow disk has no
-effect.
+The tool works for all codebases. It covers all work of a loader: reading, decoding,
+augmenting, packing and collating. Without workers the loader runs in one thread, so the
+first column is images per second and core. Workers share the cores with this process.
+Every measurement is a pass over the same images. A first pass, which is not measured,
+brings the images into the system's file cache, so a slow disk has no effect.
 """
 import argparse
 import copy
@@ -40,10 +39,10 @@ def parse_args():
     configs.add_config_args(parser)
     parser.add_argument(
         '--phase', choices=['train', 'val', 'test'], default='train',
-        help='which data loader of the config, default train')
+        help='data loader of the config, default train')
     parser.add_argument(
         '--decoders', nargs='+', choices=DECODERS, default=DECODERS,
-        help='imdecode_backend of mmcv; default: all that are installed')
+        help='imdecode_backend of mmcv; default: all installed decoders')
     parser.add_argument(
         '--workers', type=int, nargs='+', default=[0, os.cpu_count()],
         help='numbers of worker processes; default: 0 and the number of cores')
@@ -52,15 +51,16 @@ def parse_args():
         help='images in a pass, or all if the data set has fewer; default 512')
     parser.add_argument(
         '--rounds', type=int, default=5,
-        help='passes of each combination, in turns, default 5')
+        help='alternating passes of each combination, default 5')
     parser.add_argument('--out', type=Path, help='file for the measurements, .json')
     return parser.parse_args()
 
 
 def set_decoder(node, decoder):
-    """Set the decoder of every transform in a config that loads images; returns
-    their number. LoadImageOrSkip replaces mmcv's transform, which does not
-    initialise turbojpeg."""
+    """Set the decoder of every transform in a config that loads images.
+
+    Returns the number of these transforms. LoadImageOrSkip replaces mmcv's transform,
+    which does not initialise turbojpeg."""
     if isinstance(node, (list, tuple)):
         return sum(set_decoder(item, decoder) for item in node)
     if not isinstance(node, dict):
@@ -130,7 +130,7 @@ def main():
              for key, values in times.items()}
     print(f'{args.config}, {name}, {len(indices)} images, batch '
           f'{loader.batch_size}, {os.cpu_count()} cores; images per second, '
-          f'median (minimum to maximum) of {args.rounds} passes in turns\n')
+          f'median (minimum to maximum) of {args.rounds} alternating passes\n')
     print(markdown_table(
         ['decoder', *(f'{w} workers' if w else 'one core' for w in args.workers)],
         [[decoder, *(f'{Spread.of(rates[decoder, w]):.0f}' for w in args.workers)]

@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Compare AutoNL with the networks that its paper compares it with.
 
-Builds the classifiers of some configs and measures them in turns in one
-process: latency for one image and for a batch, and training throughput, each
-as median, minimum and maximum. Prints a table, and on request writes JSON and
-plots the published accuracy against measured latency and against MACs.
+The tool builds the classifiers of some configs and measures them alternately in one
+process: latency for one image and for a batch, and training throughput, each as
+median, minimum and maximum. It prints a table. On request it writes JSON and plots the
+published accuracy against measured latency and against MACs.
 """
 import argparse
 import json
@@ -61,10 +61,11 @@ def parse_args():
         '--batch-size', type=int, default=32,
         help='images in the batch, for its latency and for training; default 32')
     parser.add_argument(
-        '--rounds', type=int, default=9, help='measurements of each, default 9')
+        '--rounds', type=int, default=9, help='measurements per network, default 9')
     parser.add_argument(
         '--channels-last', action='store_true',
-        help='memory layout in which depthwise convolutions are faster on a CPU')
+        help='use the memory layout in which depthwise convolutions are faster on a '
+        'CPU')
     configs.add_device(parser)
     parser.add_argument('--out', type=Path, help='file for the measurements, .json')
     parser.add_argument('--plot', type=Path, help='file for the plot, .png')
@@ -102,7 +103,7 @@ def make_call(kind, model, args):
 
 
 def measure(models, args):
-    """Seconds by model and kind; the models are measured in turns for each kind."""
+    """Seconds by model and kind; models are measured alternately for each kind."""
     times = {name: {} for name in models}
     for kind in KINDS:
         calls = {name: make_call(kind, model, args) for name, model in models.items()}

@@ -1,12 +1,11 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Compare attention blocks by MACs, parameters, time and memory.
 
-Prints two tables. The first has each block by itself, for feature maps of
-several shapes. Times are medians of alternating runs; memory is the peak of
-training steps beyond the memory before them. The second has the MACs and
-parameters that each block adds to MobileNetV2 when it follows each of its 17
-blocks. MACs are those of convolutions, linear layers, pooling and matrix
-products.
+The tool prints two tables. The first table has each block alone, for feature maps of
+several shapes. Times are medians of alternating runs. Memory is the peak of training
+steps beyond the memory before them. The second table has the MACs and parameters that
+each block adds to MobileNetV2 when it follows each of its 17 blocks. MACs are counted
+in convolutions, linear layers, pooling and matrix products.
 """
 import argparse
 import contextlib
@@ -60,11 +59,11 @@ def parse_args():
         '--input-shapes', nargs='+', default=INPUT_SHAPES, metavar='HxWxC',
         help=f'feature maps, default {" ".join(INPUT_SHAPES)}')
     parser.add_argument(
-        '--rounds', type=int, default=15, help='measurements of each, default 15')
+        '--rounds', type=int, default=15, help='measurements per block, default 15')
     configs.add_device(parser)
     parser.add_argument(
         '--macs-only', action='store_true',
-        help='count MACs and parameters, measure nothing')
+        help='count MACs and parameters without measurements')
     parser.add_argument('--out', help='file for the measurements, .json')
     return parser.parse_args()
 

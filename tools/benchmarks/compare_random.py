@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Compare a searched network with random networks of the same cost.
 
-Runs the search (unless --arch gives its result), samples random networks of the same
-space and cost, and trains all networks from scratch in the same way: the searched
-network, the searched network without LightNL and with the largest LightNL everywhere
-(unless --only-random), and the random networks. Prints a table, and how well the
-supernet ranks the random networks. Finished runs are not repeated, so an interrupted
-comparison continues.
+The tool runs the search (unless --arch gives its result), samples random networks of
+the same space and cost, and trains all networks from scratch in the same way: the
+searched network, the searched network without LightNL and with the largest LightNL
+everywhere (unless --only-random), and the random networks. It prints a table, and how
+well the supernet ranks the random networks. Finished runs are not repeated, so the same
+command continues an interrupted comparison.
 """
 import argparse
 import json
@@ -50,14 +50,14 @@ def parse_args():
     parser.add_argument(
         '--checkpoint',
         help='checkpoint of the finished search, which ranks the random networks; '
-        'default: the last one of the search that was run')
+        'default: the last checkpoint of the search')
     parser.add_argument(
         '--inherited',
         type=Path,
         metavar='FILE',
         help='weights that the searched network inherits from the supernet, written by '
-        'choose_arch.py or export_arch.py, to fine-tune too, in the same time as the '
-        'training from scratch')
+        'choose_arch.py or export_arch.py; the network is also fine-tuned from them, '
+        'as long as the training from scratch')
     parser.add_argument(
         '--num-random',
         type=int,
@@ -76,12 +76,12 @@ def parse_args():
         '--target',
         type=float,
         help='MACs of the random networks; with the same --target rank_correlation.py '
-        "samples the same ones; default: the searched network's MACs")
+        "samples the same networks; default: the searched network's MACs")
     parser.add_argument(
         '--only-random',
         action='store_true',
-        help='compare with random networks only, not with the searched network without '
-        'LightNL and with LightNL everywhere')
+        help='leave out the searched network without LightNL and with LightNL '
+        'everywhere')
     return parser.parse_args()
 
 

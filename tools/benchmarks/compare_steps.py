@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Compare the steps from a conventional non-local block to LightNL.
 
-Trains the network of a config with each of its ``steps`` as plug-ins, all in the same
-way and with the same seeds. Prints MACs, parameters and accuracy of each step, and its
-difference from the first step, seed by seed. Finished runs are not repeated, so an
-interrupted comparison continues.
+The tool trains the network of a config with each of its ``steps`` as plug-ins, all in
+the same way and with the same seeds. It prints MACs, parameters and accuracy of each
+step, and the difference from the first step, seed by seed. Finished runs are not
+repeated, so the same command continues an interrupted comparison.
 """
 import argparse
 import statistics
@@ -33,18 +33,19 @@ def parse_args():
         'config', help='config with ``steps``, lists of plug-ins by name')
     trials.add_args(parser, 'comparison')
     parser.add_argument(
-        '--steps', nargs='+', metavar='NAME', help='default: all of the config')
+        '--steps', nargs='+', metavar='NAME',
+        help='steps to train; default: all steps of the config')
     parser.add_argument(
         '--pretrained',
         type=Path,
-        help='work dir of a finished comparison of the same steps and seeds, whose '
-        'trained backbones each network starts with')
+        help='work dir of a finished comparison of the same steps and seeds; each '
+        'network starts with the backbone that was trained there')
     configs.add_input_shape(
         parser, (32, 32), 'image size for the MACs; default 32')
     parser.add_argument(
         '--no-train',
         action='store_true',
-        help='print MACs and parameters only, train nothing')
+        help='print MACs and parameters without training')
     return parser.parse_args()
 
 
@@ -98,7 +99,7 @@ def paired_difference(values, others):
 
     Args:
         values (list[float]): Metric by seed.
-        others (list[float]): Of the network to compare with.
+        others (list[float]): Metric of the network to compare with, by seed.
 
     Returns:
         tuple[float, float]: The mean, and half the width of the interval by
@@ -136,7 +137,7 @@ def table(rows, values):
 
     Args:
         rows (dict[str, dict]): For each step what :func:`costs` returns; the
-            first step is the network that the others are compared with.
+            first step is the network that all other steps are compared with.
         values (dict[str, list[float]]): Metric of each step, by seed; empty
             if nothing was trained.
     """

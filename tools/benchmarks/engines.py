@@ -1,10 +1,11 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Compare networks in all engines at hand: AutoNL, without LightNL, and timm's.
+"""Compare AutoNL, AutoNL without LightNL and networks of timm in installed engines.
 
-Networks have random weights and 1000 classes; each is converted once for an engine,
-without preprocessing, in deploy form. For each engine and number of threads they run
-in turns, batch 1, in a process of its own, so that the threads of one engine do not
-take the cores of another. Ratios are medians of the ratios within a round.
+Networks have random weights and 1000 classes. Each network is converted once for an
+engine, without preprocessing, in deploy form. For each engine and number of threads the
+networks run alternately with batch size 1. This happens in a separate process, so that
+the threads of one engine do not take the cores of another engine. Ratios are medians of
+the ratios within a round.
 """
 import argparse
 import json
@@ -48,14 +49,15 @@ def parse_args():
     parser.add_argument(
         '--engines', nargs='+',
         choices=[name for name, engine in ENGINES.items() if engine.runs],
-        help='default: all that are installed')
+        help='default: all installed engines')
     parser.add_argument(
         '--networks', nargs='+', default=list(NETWORKS), metavar='NETWORK',
-        help=f'default: {", ".join(NETWORKS)}; {NETWORK_HELP}; or one of timm\'s')
+        help=f'default: {", ".join(NETWORKS)}; {NETWORK_HELP}; or a network of timm')
     parser.add_argument(
-        '--threads', nargs='+', type=int, default=[1, 2], help='default: 1 2')
+        '--threads', nargs='+', type=int, default=[1, 2],
+        help='numbers of threads, default 1 2')
     parser.add_argument(
-        '--rounds', type=int, default=50, help='measurements of each, default 50')
+        '--rounds', type=int, default=50, help='measurements per network, default 50')
     configs.add_input_shape(parser, [224, 224], 'default: 224 224')
     parser.add_argument('--out', help='JSON file for all measurements')
     parser.add_argument('--plot', help='file for a plot; its ending gives the format')
@@ -63,7 +65,7 @@ def parse_args():
 
 
 def measure(engine, files, shape, rounds):
-    """Seconds by network, measured in turns in a process of its own."""
+    """Seconds by network, measured alternately in a separate process."""
     keep_freed_memory()
     return interleaved({name: load_bare(engine, shape, Path(file))
                         for name, file in files.items()}, rounds, warmup=True)
@@ -107,8 +109,8 @@ def print_table(records, names):
         ['network', *(f'{engine}, {threads}' for engine, threads in columns)],
         [[name, *(found.get((*key, name), '-') for key in columns)]
          for name in names]))
-    print(f'\nms (ratio to {BASE}; ratio to the same without LightNL), by engine and '
-          'threads')
+    print(f'\nms (ratio to {BASE}; ratio to the same network without LightNL), by '
+          'engine and threads')
 
 
 def cell(record):
@@ -141,7 +143,7 @@ def plot(records, names, path):
 
 
 def choose_engines(names):
-    """The engines to measure: those named, or all that are installed.
+    """The engines to measure: the named engines, or all installed engines.
 
     Raises:
         ImportError: If a named engine is not installed, or none is.
@@ -180,7 +182,8 @@ def main():
     except (ImportError, OSError, ValueError) as e:
         sys.exit(f'engines.py: {e}')
     print(f'{device_name("cpu")}, torch {torch.__version__}, batch 1, '
-          f'{args.shape[0]}x{args.shape[1]}, median of {args.rounds} rounds in turns')
+          f'{args.shape[0]}x{args.shape[1]}, median of {args.rounds} alternating '
+          'rounds')
     records = []
     with tempfile.TemporaryDirectory() as folder:
         for engine in engines:

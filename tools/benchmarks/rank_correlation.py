@@ -1,13 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""How well a supernet ranks networks that share its weights.
+"""Measure how well a supernet ranks networks that share its weights.
 
-Samples random subnets of the search space, at one cost and over the whole range of
-costs, and trains each network from scratch. Compares the ranks of their accuracies with
-the ranks of their losses with the supernet's weights: Kendall's tau and Spearman's rho
-with 95% bootstrap intervals. Larger networks are better, so over a range of costs the
-count of MACs alone ranks well; its correlation is printed too, and with --finalists the
-correlation of the fit by which choose_arch.py decides. Finished runs, also of
-compare_random.py in the same work dir, are not repeated.
+The tool samples random subnets of the search space, at one cost and over the whole
+range of costs, and trains each network from scratch. It compares the ranks of their
+accuracies with the ranks of their losses with the supernet's weights: Kendall's tau and
+Spearman's rho with 95% bootstrap intervals. Larger networks are better, so over a range
+of costs the count of MACs alone ranks well. The correlation of MACs is printed too, and
+with --finalists the correlation of the fit by which choose_arch.py decides. Finished
+runs, also of compare_random.py in the same work dir, are not repeated.
 """
 import argparse
 import json
@@ -48,24 +48,24 @@ def parse_args():
     parser.set_defaults(seeds=1)
     parser.add_argument(
         '--num-networks', type=int, default=16,
-        help='networks at one cost, and as many over the range; default 16')
+        help='number of networks at one cost, and over the range; default 16')
     parser.add_argument(
         '--target', type=float,
         help="the one cost in MACs; default: the config's target")
     parser.add_argument(
         '--arch',
-        help='notation file of a searched network, whose MACs are the one cost, as in '
+        help='notation file of a searched network; its MACs are the one cost, as in '
         'compare_random.py')
     parser.add_argument(
         '--tolerance', type=float, default=0.03,
         help='largest relative difference from a cost')
     parser.add_argument(
         '--sets', nargs='+', choices=tuple(SETS), default=list(SETS),
-        help='default: both')
+        help='networks at one cost, over the range, or both; default: both')
     parser.add_argument(
         '--finalists', type=Path, metavar='FILE',
-        help='finalists.json of choose_arch.py, to print how well the fit to its short '
-        'trainings ranks the networks of one cost')
+        help='finalists.json of choose_arch.py; the tool prints how well the fit to '
+        'its short trainings ranks the networks of one cost')
     return parser.parse_args()
 
 
@@ -120,7 +120,7 @@ def table(rows, metric):
 
 
 def plot(sets, metric, path):
-    """A scatter plot of each set.
+    """Draw a scatter plot of each set.
 
     Args:
         sets (dict[str, list[dict]]): Rows by set.

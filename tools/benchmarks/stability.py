@@ -1,15 +1,15 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Measure on how many images a network's features or outputs blow up.
 
-Images of the config's test data are disturbed in many ways. For each, the table
-has the share of images whose features or outputs are not finite, and of those
-that are finite but beyond ten times the median of the undisturbed images; an
-image's size is its largest absolute value.
+Images of the config's test data are disturbed in many ways. For each disturbance the
+table has the share of images whose features or outputs are not finite, and the share
+of images whose features or outputs are finite but beyond ten times the median of the
+undisturbed images. The size of an image is its largest absolute value.
 
-Each checkpoint is measured with the LightNL that it was trained with: the paper's, the
-bounded one or none. Everything else of it must fit the config. Without checkpoints, the
-config's network is measured at initialisation in each of these forms, with all
-weights of LightNL's normalisation 1 and BN statistics of training images.
+Each checkpoint is measured with the LightNL of its training: the paper's LightNL, the
+bounded LightNL or none. All other parts must fit the config. Without checkpoints, the
+config's network is measured at initialisation in each of these forms. All weights of
+LightNL's normalisation are then 1, and BN has the statistics of training images.
 """
 import argparse
 import json
@@ -122,7 +122,8 @@ def trained(cfg, path):
     if missing or unexpected:
         raise ValueError(f'{path} does not fit the config: it lacks '
                          f'{len(missing)} tensors, such as {missing[:1]}, and has '
-                         f'{len(unexpected)} others, such as {unexpected[:1]}')
+                         f'{len(unexpected)} unknown tensors, such as '
+                         f'{unexpected[:1]}')
     return model, form
 
 

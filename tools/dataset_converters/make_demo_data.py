@@ -23,7 +23,7 @@ that package. They are enlarged::
 A scan is used either for training or for validation, never for both, and the
 split is the same in all three sets. Every image has its own random stream. So
 with the same versions of NumPy and OpenCV the files are identical byte for byte,
-and a larger number of images does not change the first ones.
+and a larger number of images does not change the first images.
 """
 import argparse
 import json

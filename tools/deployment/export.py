@@ -4,7 +4,7 @@
 The tool supports classifiers of mmpretrain (logits), encoder-decoders of mmseg (logits
 or label maps) and single-stage detectors of mmdet (boxes, scores and labels). The
 exported model takes images as the config's test pipeline makes them, float32 from 0 to
-255 in OpenCV's channel order. It includes the channel order's conversion,
+255 in OpenCV's channel order. It includes the conversion of the channel order,
 normalisation and padding. It is written only if the engine, in a subprocess, gives the
 outputs of PyTorch.
 """
@@ -220,7 +220,7 @@ def check(args, engine):
         engine (Engine): The engine.
 
     Raises:
-        FileNotFoundError, ImportError, ValueError: If one is bad; names it.
+        FileNotFoundError, ImportError, ValueError: If an argument is bad; names it.
     """
     engine.check(make_settings(args, (1, 1)))
     for name, path in (('config', args.config), ('checkpoint', args.checkpoint)):

@@ -43,7 +43,7 @@ def parse_args(argv=None):
         '--source',
         choices=['auto', 'torch', 'tf'],
         default='auto',
-        help='the release; auto recognises it from the files')
+        help='release of the weights; auto recognises it from the files')
     parser.add_argument(
         '--no-ema',
         action='store_true',

@@ -1,11 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Measure how much faster a CPU is when freed memory is kept.
 
-Times a training step and a prediction of the models of some configs, of any
-codebase: with glibc's defaults, and with the settings that the tools use.
-The settings cannot be undone in a process, so every measurement runs in a
-separate process, with the two settings in turns. The images are noise: no data
-set is needed.
+The tool times a training step and a prediction of the models of some configs, of any
+codebase: with glibc's defaults, and with the settings that the tools use. The settings
+cannot be undone in a process. Therefore every measurement runs in a separate process,
+and the two settings alternate. The images are noise, so no data set is needed.
 """
 import argparse
 import json
@@ -66,7 +65,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', default=CONFIGS,
-                        help='default: one config of each codebase')
+                        help='configs; default: one config of each codebase')
     parser.add_argument('--out', help='file for the measurements, .json')
     args = parser.parse_args()
     outputs.check_file('--out', args.out)

@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Measure the peak memory of a segmentor's prediction for one image, by size.
 
-The weights of the model are included. It is the memory of a separate process on the
-CPU. If memory grows linearly, each additional pixel needs the same number of bytes.
+The memory of a separate process on the CPU is measured. It includes the weights of the
+model. If memory grows linearly, each additional pixel needs the same number of bytes.
 """
 import argparse
 

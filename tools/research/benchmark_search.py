@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Compare a supernet's training step with a step of its largest network.
 
-Prints time and memory of both, on the default search space at 224. Times are medians
-of alternating steps in one process. Memory is the peak of a training step beyond the
-memory before it: on a GPU as torch's allocator counts it, on a CPU the resident memory
-of a separate process.
+The tool prints time and memory of both, on the default search space at 224. Times are
+medians of alternating steps in one process. Memory is the peak of a training step beyond
+the memory before it: on a GPU as torch's allocator counts it, on a CPU the resident
+memory of a separate process.
 """
 import argparse
 
@@ -46,10 +46,11 @@ def make_step(kind, batch_size, input_shape, device):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--batch-size', type=int, default=16, help='default 16')
+    parser.add_argument('--batch-size', type=int, default=16,
+                        help='images in a step, default 16')
     configs.add_input_shape(parser, (224, 224), 'default 224')
     parser.add_argument('--rounds', type=int, default=9,
-                        help='steps of each, in turns, default 9')
+                        help='alternating steps of each, default 9')
     configs.add_device(parser)
     args = parser.parse_args()
     shape = configs.parse_shape(args.input_shape, minimum=32)

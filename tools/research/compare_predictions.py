@@ -2,7 +2,7 @@
 """Count the equal labels in two outputs of tools/test.py --out.
 
 For classifiers these are the top-1 labels of images, for segmentors the labels of
-pixels; for example of a run in float32 and a run in half precision.
+pixels. The outputs are, for example, of a run in float32 and a run in half precision.
 """
 import argparse
 

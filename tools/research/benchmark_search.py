@@ -2,9 +2,9 @@
 """Compare a supernet's training step with a step of its largest network.
 
 The tool prints time and memory of both, on the default search space at 224. Times are
-medians of alternating steps in one process. Memory is the peak of a training step beyond
-the memory before it: on a GPU as torch's allocator counts it, on a CPU the resident
-memory of a separate process.
+medians of alternating steps in one process. Memory is the peak of a training step
+beyond the memory before it: on a GPU as torch's allocator counts it, on a CPU the
+resident memory of a separate process.
 """
 import argparse
 

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Files and folders that are written whole or not at all."""
+"""Atomic writing of files and folders: completely or not at all."""
 import errno
 import glob
 import os
@@ -20,24 +20,24 @@ def process_lives(pid: int) -> bool:
     """Whether a process of this machine exists.
 
     Args:
-        pid (int): Its id.
+        pid (int): Id of the process.
     """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's
+        pass  # a process of another user
     return True
 
 
 def temp_name(path: str) -> str:
-    """A name for half of a file or folder, beside it and of this writer's own.
+    """A unique name for a partial file or folder, in the folder of the final one.
 
-    Others can tell from it whether the writer lives.
+    The name tells other processes whether the writer still exists.
 
     Args:
-        path (str): The file or folder.
+        path (str): The final file or folder.
     """
     return f'{path}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp'
 
@@ -46,7 +46,7 @@ def remove_stale_temp(path: str) -> None:
     """Remove partial files and folders whose writers were killed.
 
     Args:
-        path (str): The file or folder that they were parts of.
+        path (str): The final file or folder.
     """
     for partial in _left(path):
         if osp.isdir(partial):
@@ -56,7 +56,7 @@ def remove_stale_temp(path: str) -> None:
 
 
 def _left(path: str) -> Iterator[str]:
-    """Parts of a file or folder whose writers on this machine do not live."""
+    """Partial files and folders whose writers on this machine do not exist any more."""
     host = re.escape(socket.gethostname())
     for partial in glob.glob(glob.escape(path) + '.*.tmp'):
         match = re.fullmatch(
@@ -68,18 +68,18 @@ def _left(path: str) -> Iterator[str]:
 def atomic_write(path: Union[str, Path], content: Union[bytes, str]) -> None:
     """Write a file completely, or leave it as it was.
 
-    This holds whatever ends the process, and for several writers of one file: the
-    last one wins. A kill leaves at most a ``.tmp`` file beside the file, which the
-    next call on the same machine removes. A file that is replaced keeps its mode, and
-    its owner if this process may set it; a new one follows the umask.
+    This holds however the process ends. If several processes write one file, the last
+    writer wins. A kill leaves at most a ``.tmp`` file beside the file, which the next
+    call on the same machine removes. A replaced file keeps its mode, and its owner if
+    this process may set it. A new file follows the umask.
 
     Args:
         path (str or Path): The file. Missing folders are made. If it is a link, the
-            file that it points to is written.
+            target of the link is written.
         content (bytes or str): The content; text is written as UTF-8.
 
     Raises:
-        OSError: If the file cannot be written; names it.
+        OSError: If the file cannot be written; names the file.
     """
     path = osp.realpath(path)
     if isinstance(content, str):
@@ -98,7 +98,7 @@ def atomic_write(path: Union[str, Path], content: Union[bytes, str]) -> None:
     except BaseException as e:
         Path(partial).unlink(missing_ok=True)
         if isinstance(e, OSError) and e.errno:
-            # errors of writing do not name the file, others name the partial one
+            # errors of writing name no file, all other errors name the partial file
             raise type(e)(e.errno, os.strerror(e.errno), path) from None
         raise
 
@@ -110,14 +110,14 @@ def _stat(path: Union[str, Path]) -> Optional[os.stat_result]:
 
 
 def _open_private(path: str, flags: int) -> int:
-    # Who may not read the file that is replaced shall not read the new one either, at
-    # no moment.
+    # A user who may not read the replaced file must not be able to read the new file at
+    # any moment.
     return os.open(path, flags, 0o600)
 
 
 def _set_like(file: Union[int, Path], before: os.stat_result) -> None:
-    """Give a file or folder owner and mode of another one, as far as possible."""
-    with suppress(OSError):  # of another user; some file systems have neither
+    """Set owner and mode of a replaced file or folder, as far as possible."""
+    with suppress(OSError):  # another user's; some file systems have neither
         os.chown(file, before.st_uid, before.st_gid)
     with suppress(OSError):
         os.chmod(file, stat.S_IMODE(before.st_mode))
@@ -127,18 +127,18 @@ def _set_like(file: Union[int, Path], before: os.stat_result) -> None:
 def atomic_dir(path: Union[str, Path]) -> Iterator[Path]:
     """Write a folder completely, or leave it as it was.
 
-    This holds for errors in the ``with`` block, for a kill, and for several writers of
-    one folder: the last one wins. A kill leaves at most hidden folders beside it, such
-    as ``.NAME.new.HOST-PROCESS-NUMBER.tmp``. The next call on the same machine removes
-    them, or renames the old folder back if the kill came between two renames. A folder
-    that is replaced keeps its mode and owner as in :func:`atomic_write`.
+    This holds for errors in the ``with`` block and for a kill. If several processes
+    write one folder, the last writer wins. A kill leaves at most hidden folders beside
+    the folder, such as ``.NAME.new.HOST-PROCESS-NUMBER.tmp``. The next call on the same
+    machine removes them, or renames the old folder back if the kill came between two
+    renames. A replaced folder keeps its mode and owner as in :func:`atomic_write`.
 
     Args:
-        path (str or Path): The folder. An existing one is replaced. If it is a link,
-            the folder that it points to is written.
+        path (str or Path): The folder. An existing folder is replaced. If it is a link,
+            the target of the link is written.
 
     Yields:
-        Path: An empty folder beside it, to be filled.
+        Path: An empty folder beside the final folder, to be filled.
 
     Raises:
         OSError: If the folder cannot be made or renamed.
@@ -165,15 +165,15 @@ def atomic_dir(path: Union[str, Path]) -> Iterator[Path]:
 
 
 def _exchange(new: Path, path: Path, old: Path) -> None:
-    """Rename ``new`` to ``path``, and what was there to ``old``."""
+    """Rename ``new`` to ``path``, and an existing ``path`` to ``old``."""
     while True:
-        with suppress(FileNotFoundError):  # none yet, or another writer was faster
+        with suppress(FileNotFoundError):  # no folder yet, or a faster writer
             path.rename(old)
         try:
             new.rename(path)
             return
         except OSError as e:
-            if e.errno in (errno.ENOTEMPTY, errno.EEXIST):  # that of another writer
+            if e.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer's folder
                 shutil.rmtree(old, ignore_errors=True)
                 continue
             if old.exists() and not path.exists():

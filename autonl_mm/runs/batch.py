@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Batches of a run: images in a step of the optimiser, and when it steps."""
+"""Batches of a run: images per step of the optimiser, and iterations with a step."""
 from typing import Any, Optional
 
 from mmengine.optim import OptimWrapperDict
 
 
 def accumulated_batches(cfg: dict) -> int:
-    """Batches whose gradients are added up before the optimiser steps.
+    """Number of batches whose gradients are added up before the optimiser steps.
 
     Args:
         cfg (dict): Config of a run.
@@ -15,7 +15,7 @@ def accumulated_batches(cfg: dict) -> int:
 
 
 def images_per_step(cfg: dict, world_size: int) -> Optional[int]:
-    """Images that a step of the optimiser sees, of all ranks together.
+    """Images per step of the optimiser, over all ranks.
 
     Args:
         cfg (dict): Config of a run.

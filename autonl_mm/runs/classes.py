@@ -1,10 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Names of classes, of built datasets and in messages."""
+"""Names of classes: in built datasets and in messages."""
 from typing import Any, Iterator, List, Optional, Tuple
 
 
 def built_leaves(key: str, dataset: Any) -> Iterator[Tuple[str, Any]]:
-    """The innermost datasets of a built one, without their wrappers.
+    """The innermost datasets of a built dataset, without their wrappers.
 
     Args:
         key (str): Name of the setting that the dataset was built from.
@@ -30,13 +30,13 @@ def classes_of(metainfo: Optional[dict]) -> List[str]:
 
 def different_classes(place: str, classes: List[str], other: str,
                       others: List[str]) -> ValueError:
-    """The error for two lists of classes that should be one.
+    """The error for two lists of classes that should be equal.
 
     Args:
-        place (str): Where the first one is from.
-        classes (list[str]): The first one.
-        other (str): Where the second one is from.
-        others (list[str]): The second one.
+        place (str): Source of the first list.
+        classes (list[str]): The first list.
+        other (str): Source of the second list.
+        others (list[str]): The second list.
     """
     only = [f'only {where} has {shorten(sorted(set(a) - set(b)))}'
             for where, a, b in ((place, classes, others), (other, others, classes))
@@ -49,6 +49,6 @@ def different_classes(place: str, classes: List[str], other: str,
 
 
 def shorten(names: list) -> str:
-    """A list of names in a line, without its middle if it is long."""
+    """A list of names in one line, without the middle of a long list."""
     names = [str(name) for name in names]
     return str(names if len(names) <= 6 else names[:3] + ['...'] + names[-2:])

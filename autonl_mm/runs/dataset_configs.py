@@ -28,11 +28,11 @@ def leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
 
 
 def check_data(cfg: Config, loaders: Sequence[str]) -> None:
-    """Check that all data are there, before anything is built.
+    """Check that all data exist, before anything is built.
 
     Args:
         cfg (Config): The config.
-        loaders (Sequence[str]): Names of the dataloaders that will be used.
+        loaders (Sequence[str]): Names of the dataloaders to be used.
 
     Raises:
         FileNotFoundError: If a folder or file is missing. Names the setting,

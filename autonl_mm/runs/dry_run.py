@@ -17,34 +17,34 @@ from .hooks.label_check_hook import LabelCheckHook
 from .model_wrappers import task_model, unwrap_model
 from .random_state import preserve_random_states
 
-# What layers raise for inputs that do not fit. Errors of other kinds may come from a
-# state that hooks give the model later.
+# Errors of layers whose input does not fit. Errors of other kinds may come from a state
+# that hooks change later.
 MISFITS = (RuntimeError, ValueError, IndexError, AssertionError)
 ONE_VALUE = 'more than 1 value per channel'  # torch's error of a BN
-# A map is too small to tell its stride with fewer rows; ratio that is another stride
+# A feature map with fewer rows does not show its stride; smallest ratio of two strides
 MIN_ROWS, OTHER_STRIDE = 4, 1.4
 
 
 def check_forward(runner: Runner, train: bool) -> None:
     """Pass at most two images through a copy of the model.
 
-    Neither the model nor the random states nor the dataset's transforms change. With
-    several ranks, each tries its own copy and does not communicate.
+    The model, the random states and the dataset's transforms do not change. With
+    several ranks, each rank tries its own copy without communication.
 
     Args:
-        runner (Runner): The runner, its datasets built.
-        train (bool): Whether the losses are computed, as in training, or predictions.
+        runner (Runner): The runner; its datasets are built.
+        train (bool): Whether to compute losses, as in training, or predictions.
 
     Raises:
-        ValueError: If parts of the model do not fit each other, if a label is no class,
-            or if a BN cannot train on a last batch of one image. Names the part, and
-            what it gets.
+        ValueError: If parts of the model do not fit each other, if a label is not a
+            class, or if a BN cannot train on a last batch of one image. Names the part
+            and its feature maps.
     """
     name = 'train_dataloader' if train else 'test_dataloader'
     loader = getattr(runner, name)
     size = getattr(loader, 'batch_size', None)
     if not size or type(loader.sampler) not in (DefaultSampler, InfiniteSampler):
-        return  # two images may be no batch, such as of labelled and other images
+        return  # a batch may need more, such as labelled and unlabelled images
     count = len(loader.dataset)
     if isinstance(loader.sampler, DefaultSampler):
         count = len(loader.sampler)
@@ -56,9 +56,9 @@ def check_forward(runner: Runner, train: bool) -> None:
         try:
             dataset = _copy_transforms(loader.dataset)
             data = loader.collate_fn([dataset[i % count] for i in range(images)])
-        except Exception:  # shows itself, with the image, when the loader meets it
+        except Exception:  # the run reports it, with the image
             return
-        if train:  # a label that is no class would end the process on a GPU
+        if train:  # a label that is not a class would end the process on a GPU
             check = LabelCheckHook()
             check.before_run(runner)
             check.before_train_iter(runner, 0, data)
@@ -76,7 +76,7 @@ def check_forward(runner: Runner, train: bool) -> None:
 
 
 def _copy_transforms(dataset: Any) -> Any:
-    """Copy a dataset's transforms, which may keep images, but not its annotations."""
+    """Copy a dataset with its transforms, which may keep images; share annotations."""
     shared = [value for _, leaf in built_leaves('', dataset)
               for key, value in vars(leaf).items() if key != 'pipeline']
     return copy.deepcopy(dataset, {id(value): value for value in shared})
@@ -86,26 +86,26 @@ def try_batch(model: nn.Module, data: dict, train: bool) -> None:
     """Pass a batch through a copy of a model.
 
     Args:
-        model (nn.Module): A task model, possibly in wrappers. One that is not of
-            mmengine, that has no parameters (an exported one), or of which there
-            cannot be two in memory is not tried.
+        model (nn.Module): A task model, possibly in wrappers. It is not tried if it is
+            not a model of mmengine, has no parameters (an exported model), or does not
+            fit into memory twice.
         data (dict): The batch, as the dataloader gives it.
         train (bool): Whether to compute losses or predictions.
 
     Raises:
-        ValueError: If it fails, or if a head's strides are not those of its feature
-            maps. Names the part, and the feature maps that it gets.
+        ValueError: If the model fails, or if a head's strides differ from the strides
+            of its feature maps. Names the part and its feature maps.
     """
     model = unwrap_model(model)
     if not hasattr(model, 'test_step') or not any(True for _ in model.parameters()):
         return
     with ExitStack() as stack:
-        # Neither SyncBN nor losses talk to other ranks, which may fail elsewhere
+        # SyncBN and losses must not wait for other ranks, which may fail elsewhere
         stack.enter_context(mock.patch.object(
             dist, 'is_initialized', return_value=False))
         stack.enter_context(torch.no_grad())
         try:
-            # less than a training takes, which has gradients of the same size
+            # takes less memory than the gradients of a training
             model = copy.deepcopy(model).train(train)
         except Exception:  # some models cannot be copied
             return
@@ -128,9 +128,9 @@ def try_batch(model: nn.Module, data: dict, train: bool) -> None:
         except MISFITS as e:
             message = _describe_failure(e, task, maps)
             if message is None:
-                return  # not in a part of the model: shows itself in the run
+                return  # not in a part of the model: the run reports it
             raise ValueError(message) from None
-        except Exception:  # shows itself in the run
+        except Exception:  # the run reports it
             pass
         _check_strides(task, maps)
 
@@ -146,7 +146,7 @@ def _keep(maps: Dict[str, List[torch.Tensor]], name: str, module: nn.Module,
 
 def _describe_failure(error: Exception, task: nn.Module,
                       maps: Dict[str, List[torch.Tensor]]) -> Optional[str]:
-    """One line on a failure, None if it was in no part of the task model."""
+    """One line on a failure, None if it was outside of the task model."""
     names = {id(module): name for name, module in task.named_modules() if name}
     place, trace = '', error.__traceback__
     while trace is not None:  # to the innermost module
@@ -185,7 +185,7 @@ def _describe_maps(task: nn.Module, source: str,
 
 
 def _check_strides(task: nn.Module, maps: Dict[str, List[torch.Tensor]]) -> None:
-    """Compare the strides of heads with the feature maps, which fails in no layer.
+    """Compare the strides of heads and feature maps: no layer fails if they differ.
 
     Args:
         task (nn.Module): The task model.
@@ -211,8 +211,7 @@ def _check_strides(task: nn.Module, maps: Dict[str, List[torch.Tensor]]) -> None
         if any(not 1 / OTHER_STRIDE < real / stride < OTHER_STRIDE
                for stride, real in pairs):
             raise ValueError(
-                f'model.{name}.{key} starts with {[s for s, _ in pairs]}, but the '
-                f'feature maps that it gets have strides '
-                f'{[round(real) for _, real in pairs]}; '
+                f'model.{name}.{key} starts with {[s for s, _ in pairs]}, but its '
+                f'feature maps have strides {[round(real) for _, real in pairs]}; '
                 f'{_describe_maps(task, "backbone", maps)}: change out_indices or '
                 f'output_stride of the backbone, or model.{name}.{key}')

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""How a tool ends when it cannot go on: one line, and a status that says so."""
+"""Turns expected errors of a tool into one line and an exit code."""
 import errno
 import re
 import shlex
@@ -18,10 +18,10 @@ from .hooks import Stopped
 # Errors of the disk and of permissions, not of the program
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
                errno.EPERM, errno.EIO}
-# What torch says when it makes a batch
+# torch's error when it makes a batch
 MIXED_SIZES = re.compile(r'stack expects each tensor to be equal size, but got '
                          r'(\[.*?\]) at entry \d+ and (\[.*?\]) at entry \d+')
-# What gloo and NCCL say when another rank is silent or gone
+# Errors of gloo and NCCL when another rank does not answer or has ended
 OF_A_RANK = re.compile(r'Timed out|timed? ?out|Connection (closed|reset)|unhandled '
                        r'system error|Broken pipe', re.IGNORECASE)
 
@@ -30,8 +30,8 @@ OF_A_RANK = re.compile(r'Timed out|timed? ?out|Connection (closed|reset)|unhandl
 def exit_on_error(tool: str) -> Iterator[None]:
     """End the process with one line for errors that the user can mend.
 
-    A run that was asked to stop ends with the command to go on and the status 130
-    for Ctrl-C, 143 for SIGTERM and SIGUSR1. Errors of other kinds keep their
+    A run that a signal stopped ends with the command that resumes it, and with status
+    130 for Ctrl-C, 143 for SIGTERM and SIGUSR1. Errors of other kinds keep their
     traceback.
 
     Args:
@@ -54,7 +54,7 @@ def exit_on_error(tool: str) -> Iterator[None]:
         if e.errno not in OF_THE_DISK:
             raise
         sys.exit(f'{tool}: {e.strerror}: {e.filename or "a file"} could not be '
-                 'written. Files that were saved before are whole')
+                 'written. Files that were saved before are complete')
     except RuntimeError as e:
         shapes = MIXED_SIZES.search(str(e))
         if shapes:
@@ -63,8 +63,8 @@ def exit_on_error(tool: str) -> Iterator[None]:
             raise
         reason = str(e).splitlines()[0][:200]
         sys.exit(f'{tool}: rank {dist.get_rank()} ends, since another rank did not '
-                 f'answer in time or is gone ({reason}). --dist-timeout sets how long '
-                 'ranks wait; --resume goes on from the last checkpoint')
+                 f'answer in time or has ended ({reason}). --dist-timeout sets how '
+                 'long ranks wait; --resume continues from the last checkpoint')
 
 
 def _saved(error: Stopped) -> str:
@@ -73,17 +73,17 @@ def _saved(error: Stopped) -> str:
     command = shlex.join(resume_command(sys.argv))
     if dist.is_initialized():
         command = 'the same command with --resume'
-    return f'{error.checkpoint} is saved; to go on from there: {command}'
+    return f'{error.checkpoint} is saved; to resume from it: {command}'
 
 
 def resume_command(arguments: Sequence[str]) -> List[str]:
-    """The command that goes on with a run.
+    """The command that resumes a run.
 
     Args:
         arguments (Sequence[str]): The tool and its arguments.
 
     Returns:
-        list[str]: The same with ``--resume`` in place of the one given.
+        list[str]: The same command with ``--resume``, which replaces a given one.
     """
     command = [a for a in arguments if not a.startswith('--resume=')]
     if '--resume' in command:

@@ -16,15 +16,16 @@ from mmengine.logging import print_log
 from .atomic_files import atomic_write, process_lives
 from .text_files import read_json
 
-# Who holds a work dir, as JSON, while it is held; and the file that the kernel locks,
-# which stays: removing it would let two processes lock two files of one name.
+# The first file names the holder of a work dir, as JSON, while it is held. The kernel
+# locks the second file. It is never removed: two processes could then lock two files of
+# the same name.
 NAME, LOCKED = 'train.lock', '.train.lock'
-# Seconds. The first file is touched while the run lives; of another machine's process
-# nothing else can be seen on a file system whose locks do not reach there.
+# Seconds. A run touches the first file while it exists. This is the only sign of a run
+# on another machine if the locks of the file system do not reach that machine.
 BEAT, STALE = 30, 180
-# In these seconds a run that starts at the same time writes who it is
+# Seconds in which a run that starts at the same time writes the first file
 MOMENT = 1
-# What file systems without locks say
+# Errors of file systems without locks
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
@@ -32,25 +33,26 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 def lock(work_dir: str) -> Iterator[None]:
     """Hold a work dir for the time of a run.
 
-    The kernel holds the lock for the process, not for its forks, and ends it with the
-    process in whatever way that ends. Between machines this works where the file system
-    takes locks to its server, as NFS does. Everywhere else the file ``train.lock``
-    counts, which names machine and process: a work dir of another machine is free when
-    it was not touched for three minutes. Only the first rank of a run takes the lock.
+    The kernel holds the lock for the process, not for its forks, and releases it when
+    the process ends, however it ends. Locks reach other machines if the file system
+    takes them to its server, as NFS does. Otherwise the file ``train.lock`` counts,
+    which names machine and process. A work dir that a run on another machine holds is
+    free if this file was not touched for three minutes. Only the first rank of a run
+    takes the lock.
 
     Args:
         work_dir (str): The folder.
 
     Raises:
-        ValueError: If another run holds it; names that run's process, and what to
-            do. If the lock cannot be opened.
+        ValueError: If another run holds the folder; names the process of that run and a
+            remedy. If the lock cannot be opened.
     """
     if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))):
         yield
         return
     path = osp.join(work_dir, NAME)
     own = dict(host=socket.gethostname(), process=os.getpid())
-    # any user of the folder may open it, or one user's runs would keep out all others
+    # any user of the folder may open it, or the first user would lock out all others
     kernel = FileLock(osp.join(work_dir, LOCKED), mode=0o666, fallback_to_soft=False)
     locked = _acquire(kernel, path)
     try:
@@ -88,7 +90,7 @@ def _acquire(kernel: FileLock, path: str) -> bool:
 
 
 def _taken(path: str, holder: dict) -> str:
-    return (f'{osp.dirname(path)} is the work dir of a run that is still going on '
+    return (f'{osp.dirname(path)} is in use by another run '
             f'(process {holder.get("process")} of {holder.get("host")}): stop that '
             'run, or give another --work-dir')
 
@@ -98,11 +100,11 @@ def _read(path: str) -> dict:
         holder = read_json(path)
         return holder if isinstance(holder, dict) else {}
     except (OSError, ValueError):
-        return {}  # gone, or not to be read
+        return {}  # removed, or not readable
 
 
 def _is_held(path: str, holder: dict, locked: bool) -> bool:
-    """Whether a run holds the work dir that no lock of the kernel tells of."""
+    """Whether a run holds the work dir without a lock of the kernel."""
     process = holder.get('process')
     if holder.get('host') == socket.gethostname() and isinstance(process, int):
         return not locked and process != os.getpid() and process_lives(process)

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Where tools write: checked before they compute, and written whole."""
+"""Output files and folders of tools: checked early and written completely."""
 import io
 import os
 import os.path as osp
@@ -14,7 +14,7 @@ PathLike = Union[str, Path]
 
 def check_file(option: str, path: Optional[PathLike],
                endings: Sequence[str] = ()) -> None:
-    """Refuse a file that could not be written. Its folder is made.
+    """Refuse a file that could not be written. A missing folder is made.
 
     Args:
         option (str): The option that gives the file, for the message.
@@ -23,8 +23,8 @@ def check_file(option: str, path: Optional[PathLike],
             any.
 
     Raises:
-        ValueError: If it is a folder, has another ending, or its folder cannot
-            be written to; names the option.
+        ValueError: If the file is a folder, has another ending, or lies in a folder
+            that cannot be written to; names the option.
     """
     if path is None:
         return
@@ -41,21 +41,21 @@ def check_file(option: str, path: Optional[PathLike],
 
 
 def check_folder(option: str, path: Optional[PathLike]) -> None:
-    """Refuse a folder that could not be written to. It is made if it is missing.
+    """Refuse a folder that could not be written to. A missing folder is made.
 
     Args:
-        option (str): The option that gives it, for the message.
+        option (str): The option that gives the folder, for the message.
         path (str | Path, optional): The folder; None is accepted.
 
     Raises:
-        ValueError: If it is a file, or cannot be made or written to; names the
+        ValueError: If the folder is a file, or cannot be made or written to; names the
             option.
     """
     if path is None:
         return
     try:
         os.makedirs(path, exist_ok=True)
-        # Permissions do not tell of read-only file systems and full quotas.
+        # Permissions do not show read-only file systems and full quotas.
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as e:

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Paths that are read from files, and what they may lead to."""
+"""Paths that are read from files, restricted to the folders of a run."""
 import os
 import os.path as osp
 from pathlib import Path
@@ -22,11 +22,11 @@ def checkpoint_folders(work_dir: Union[str, Path],
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Whether a path leads to something in a folder, after links and ``..``.
+    """Whether a path leads into a folder, after links and ``..`` are resolved.
 
     Args:
-        path (str): The path; it need not exist. Or a URL.
-        folder (str): The folder, which does not lie in itself. Or a URL.
+        path (str): The path or URL; it need not exist.
+        folder (str): The folder or URL; a folder does not lie in itself.
     """
     if '://' in path:  # remote storage has no links
         return ('://' in folder and path.startswith(osp.join(folder, ''))
@@ -38,18 +38,19 @@ def is_inside(path: str, folder: str) -> bool:
 
 
 def own_path(path: Any, folders: List[str]) -> Optional[str]:
-    """A path from a file, if it leads to something of the run that reads it.
+    """A path from a file, if it leads into a folder of the run.
 
-    A checkpoint or a note may come from elsewhere. What it names is read, replaced
-    or removed only if it lies in a folder of the run. A path to another place may be
-    from before the run was moved or copied: then the file of that name is taken.
+    A checkpoint or a note may come from elsewhere. Files that it names are read,
+    replaced or removed only if they lie in a folder of the run. A path to another place
+    may be older than a move or copy of the run. Then the file of the same name in a
+    folder of the run is used.
 
     Args:
-        path (Any): What the file has as a path.
+        path (Any): The path in the file.
         folders (list[str]): The folders of the run, see :func:`checkpoint_folders`.
 
     Returns:
-        str, optional: The path, or None if it is not the run's own.
+        str, optional: The path, or None if it does not belong to the run.
     """
     if not isinstance(path, str):
         return None

@@ -11,7 +11,7 @@ from mmengine.runner.utils import set_random_seed
 
 
 def get_random_state() -> dict:
-    """States of the generators of Python, numpy and torch, to be saved."""
+    """States of the generators of Python, numpy and torch, for a checkpoint."""
     return dict(
         python=random.getstate(),
         numpy=np.random.get_state(),
@@ -69,7 +69,7 @@ def set_seed(runner: Runner, seed: int) -> None:
 
     Args:
         runner (Runner): Its ``randomness`` says whether ranks differ.
-        seed (int): The seed, of the first rank if they do.
+        seed (int): The seed; if ranks differ, the seed of the first rank.
     """
     set_random_seed(
         seed, diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
@@ -78,8 +78,9 @@ def set_seed(runner: Runner, seed: int) -> None:
 def seed_iterations(runner: Runner) -> None:
     """Make the random numbers of an iteration depend on seed and iteration alone.
 
-    For an iteration-based loop. This includes the random numbers of loading, so that a
-    resumed run, which loads the batches from the start, equals one that never stopped.
+    This is for iteration-based loops. It includes the random numbers of loading. A
+    resumed run, which loads the batches from the start, thus equals a run that never
+    stopped.
 
     Args:
         runner (Runner): The runner, before its first iteration.
@@ -110,9 +111,10 @@ class _SeededBatches:
         return next(self.batches)
 
     def skip_iter(self, count: int) -> None:
-        """Newer loops call this to skip what was trained on.
+        """Newer loops call this to skip batches that were trained on.
 
-        All is loaded: what a batch is depends on what its worker loaded before.
+        All of them are loaded, because a batch depends on the earlier batches of its
+        worker.
         """
         for _ in range(count):
             next(self)

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Reading of the values that mmengine logged in a run, and writing of metrics."""
+"""Reading of the values that mmengine logged in a run, and formatting of metrics."""
 import json
 from numbers import Real
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 from .text_files import check_json
 
-# Of an evaluation's record, what is no metric
+# Keys of an evaluation's record that are not metrics
 TIMES = ('step', 'time', 'data_time')
 
 
 def read_scalars(work_dir: Path) -> Tuple[List[dict], List[dict], Path]:
     """Read the training and evaluation records of a run.
 
-    A resumed run has one folder for each start. Records of a later start replace
-    those of earlier ones from its first step on. Records of neither kind, such as
-    those of a search's gates, are left out.
+    A resumed run has one folder for each start. Records of a later start replace the
+    records of earlier starts from its first step on. Records of neither kind, such as
+    a search's gates, are left out.
 
     Args:
         work_dir (Path): The work dir.
@@ -48,7 +48,7 @@ def read_scalars(work_dir: Path) -> Tuple[List[dict], List[dict], Path]:
 
 
 def _read_records(path: Path) -> Iterator[dict]:
-    """Records of a file; a kill or a full disk leaves a last one that is cut."""
+    """Records of a file; a kill or a full disk may cut the last record."""
     lines = path.read_text(errors='replace').splitlines()
     for number, line in enumerate(lines, 1):
         try:
@@ -66,7 +66,7 @@ def _read_records(path: Path) -> Iterator[dict]:
 
 
 def _kind(record: dict) -> str:
-    """'loss' for a record of training, 'metric' for one of an evaluation."""
+    """'loss' for a record of training, 'metric' for a record of an evaluation."""
     if 'loss' in record:
         return 'loss'
     others = [k for k in record if k not in TIMES and not k.startswith('gates/')]
@@ -77,20 +77,20 @@ def format_metrics(metrics: Dict[str, Any]) -> str:
     """Names and values of an evaluation's metrics, in a line.
 
     Args:
-        metrics (dict): What a runner returns. mmseg's values are numpy's numbers,
-            mmpretrain has lists among them, which are left out.
+        metrics (dict): The runner's metrics. mmseg's values are numbers of numpy.
+            mmpretrain also has lists, which are left out.
     """
     return ', '.join(f'{name} {float(value):.4g}' for name, value in metrics.items()
                      if isinstance(value, Real) or getattr(value, 'ndim', None) == 0)
 
 
 def metric_of(records: List[dict], metric: str = '') -> str:
-    """Name of an evaluation metric: the given one, or the one that is usual.
+    """Name of an evaluation metric: the given metric, or the usual metric.
 
     Args:
         records (list[dict]): Evaluation records.
         metric (str): The metric; empty for the mIoU of a segmentor, or else the
-            first that was logged. Defaults to ''.
+            first logged metric. Defaults to ''.
 
     Returns:
         str: The name.

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Which images could not be read, from all processes that load images."""
+"""Images that could not be read, collected from all processes that load images."""
 import json
 import os
 import tempfile
@@ -11,8 +11,8 @@ from typing import Any, Dict, Iterator
 class SkippedImages:
     """A list of images that every process of a run adds to.
 
-    Worker processes send nothing but batches, so the list is a temporary file. It is
-    removed with the object in the process that made it.
+    Worker processes only send batches, so the list is a temporary file. It is removed
+    with the object in the process that made it.
     """
 
     def __init__(self):
@@ -21,10 +21,10 @@ class SkippedImages:
         weakref.finalize(self, _remove, self.path, os.getpid())
 
     def add(self, image: str, reason: str) -> None:
-        """Add an image, which may be there already."""
+        """Add an image, which may be in the list already."""
         line = json.dumps([image, reason]) + '\n'
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:  # in one call, so that lines of several processes do not mix
+        try:  # one call, so that lines of several processes do not mix
             os.write(file, line.encode())
         finally:
             os.close(file)
@@ -39,7 +39,7 @@ class SkippedImages:
 
 
 def _remove(path: str, process: int) -> None:
-    # forks have a copy of the object
+    # forked processes have a copy of the object
     if os.getpid() == process and os.path.exists(path):
         os.remove(path)
 

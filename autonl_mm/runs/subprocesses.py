@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Calls in a process of their own, which the call may end or fill with memory."""
+"""Calls in separate processes, for functions that may crash or use up the memory."""
 import multiprocessing
 import pickle
 from typing import Any, Callable
@@ -14,7 +14,7 @@ class ProcessEndedError(RuntimeError):
 def call_in_process(function: Callable, *args: Any) -> Any:
     """Call a function in a new process, with as many threads as torch has here.
 
-    The process is a fork of one that has done the imports and nothing else.
+    The process is a fork of a process that has only done the imports.
 
     Args:
         function (Callable): Pickle must find it by its name.
@@ -24,7 +24,7 @@ def call_in_process(function: Callable, *args: Any) -> Any:
         Any: Its result.
 
     Raises:
-        ProcessEndedError: If the process ends before the function returns; names its
+        ProcessEndedError: If the process ends before the function returns; names the
             exit status.
         Exception: The error that the function raises; a RuntimeError with its class
             and first line if pickle cannot transfer it.

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Reading of small text and JSON files, whatever is in them."""
+"""Reading of small text and JSON files with any content."""
 import json
 import os.path as osp
 import reprlib
@@ -8,8 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Optional, Union
 
-# In bytes. A search's records and tables have less than one megabyte; parsed, JSON
-# takes twenty times its size.
+# In bytes. A search's records and tables have less than one megabyte. Parsed JSON takes
+# twenty times its size.
 MAX_SIZE = 2**25
 
 # Values of broken files may be of any length, and have line ends
@@ -45,7 +45,7 @@ def parse_json(text: str, source: Union[str, PathLike]) -> Any:
 
     Args:
         text (str): The JSON.
-        source (str | PathLike): Where it is from, for the message.
+        source (str | PathLike): Source of the JSON, for the message.
 
     Raises:
         ValueError: If it is not JSON, nested too deeply, or has numbers of
@@ -71,21 +71,21 @@ def read_json(path: Union[str, PathLike]) -> Any:
 
 
 def check_json(value: Any, form: Any, what: str, advice: str) -> None:
-    """Compare what was parsed from JSON with what it should be.
+    """Compare a value that was parsed from JSON with an expected form.
 
     Args:
-        value (Any): What was parsed.
-        form (Any): What it should be: ``str``, ``bool``, ``int``, ``float`` (any
+        value (Any): The value.
+        form (Any): The expected form: ``str``, ``bool``, ``int``, ``float`` (any
             number that a float can be, NaN too), ``None``, ``object`` for anything, a
             range of integers, a set of texts, ``[form]`` for a list of any length,
-            ``[form, form, ...]`` for one of this length, or a dict of forms by key. A
-            key that may be missing ends in ``?``; the key ``str`` stands for all
-            others. A tuple has alternatives.
-        what (str): The file and what is wrong with it, for the message.
-        advice (str): What to do, for the message.
+            ``[form, form, ...]`` for a list of this length, or a dict of forms by key.
+            A key that may be missing ends in ``?``. The key ``str`` stands for all
+            other keys. A tuple has alternatives.
+        what (str): The file and its fault, for the message.
+        advice (str): The remedy, for the message.
 
     Raises:
-        ValueError: If it is something else; a line with the first key that is wrong.
+        ValueError: If the value has another form; a line with the first wrong key.
     """
     wrong = _find_wrong(value, form, '')
     if wrong:
@@ -115,7 +115,7 @@ def _find_wrong(value: Any, form: Any, key: str) -> Optional[str]:
 
 
 def _fits(value: Any, form: Any) -> bool:
-    """Whether a value is of a form, without what is inside of it."""
+    """Whether a value is of a form, without a look at its items."""
     if isinstance(form, set):
         return isinstance(value, str) and value in form
     if isinstance(form, range):

@@ -53,7 +53,7 @@ def test_taking_over_at_once(count, runs, tmp_path):
         for process in processes:
             process.join()
         assert found.count('held') == 1
-        assert all('is the work dir of a run that is still going on' in message
+        assert all('is in use by another run' in message
                    for message in found if message != 'held')
 
 

@@ -91,7 +91,7 @@ def test_a_full_disk(config, tmp_path):
     assert failed.returncode == 1
     assert last_line(failed) == (
         f'train.py: File too large: {tmp_path}/run/epoch_1.pth could not be written. '
-        'Files that were saved before are whole')
+        'Files that were saved before are complete')
     assert not [p for p in (tmp_path / 'run').iterdir() if '.pth' in p.name]
 
 

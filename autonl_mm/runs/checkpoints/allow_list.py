@@ -1,12 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Stand-ins for what a checkpoint may name beyond torch's own list.
+"""Stand-ins for classes and functions that a checkpoint may name beyond torch's list.
 
-A pickle calls what it names with arguments of its choice, and then sets the state of
+A pickle calls a named function with arguments of its choice, and then sets the state of
 the result. numpy trusts both: ``numpy.ndarray`` takes a buffer, an offset and a dtype
-of objects, so bytes of the file become pointers. Hence no file reaches a class or
-function itself. It gets a stand-in of the same name, which does only what the pickles
-of numpy and mmengine need, and which checks every argument and every state before
-numpy sees it.
+of objects, so bytes of the file become pointers. Therefore no file reaches a class or
+function itself. It gets a stand-in of the same name, which does only the work that the
+pickles of numpy and mmengine need. It checks every argument and every state before
+numpy sees them.
 """
 import math
 import pickle
@@ -19,8 +19,8 @@ import numpy as np
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-# Numbers and text, as the pickle of a dtype names them. Text of no length would let an
-# array of no bytes have any number of elements.
+# Numbers and text, as the pickle of a dtype names them. With text of length zero, an
+# array without bytes could have any number of elements.
 DTYPE = re.compile(r'b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU][1-9][0-9]{0,8}')
 STATISTICS = ('current', 'max', 'mean', 'min')
 MAX_NDIM = 64  # of numpy and torch
@@ -103,7 +103,7 @@ class Array(np.ndarray):
         return super().__new__(cls, 0, np.int8)
 
     def __setstate__(self, state: Any) -> None:
-        # An array that has its bytes keeps them: others may look at them.
+        # An array that has its bytes keeps them: other arrays may be views of them.
         if not (self.size == 0 and type(state) is tuple and len(state) == 5):
             raise Refused.call('numpy.ndarray.__setstate__', (state, ))
         version, shape, dtype, fortran_order, data = state
@@ -205,8 +205,8 @@ STAND_INS = {
     _name(HistoryBuffer): History,
     _name(OneCycleParamScheduler): ONE_CYCLE,
 }
-# In torch's form. What a file names always has a dot: it cannot ask for the last one,
-# which torch only needs to know for setting the state.
+# In torch's form. A name in a file always has a dot, so no file can ask for the last
+# entry, which torch only needs for setting the state.
 SAFE_GLOBALS = [(stand_in, name) for name, stand_in in STAND_INS.items()]
 SAFE_GLOBALS.append((Array, 'Array'))
 
@@ -215,8 +215,8 @@ def plain(value: Any, seen: dict) -> Any:
     """Content of a file with numpy's own arrays and dtypes for the stand-ins.
 
     Args:
-        value (Any): What was loaded; its lists and dicts are changed in place.
-        seen (dict): Results by the id of what was loaded.
+        value (Any): The loaded content; its lists and dicts are changed in place.
+        seen (dict): Results by the id of the loaded values.
 
     Returns:
         Any: The content.

@@ -1,10 +1,11 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Verification of checkpoint files: their checksums, which torch ignores.
 
-``zipfile`` verifies an archive, but torch's own reader loads it. The two may find
-different members in one file: each searches for the directory in its own way, and uses
-fields that the other ignores. An archive is therefore accepted only in its plain form,
-which both read alike: members without gaps, one directory, its end record.
+``zipfile`` verifies an archive, but torch's own reader loads it. The two readers may
+find different members in one file: each reader searches for the directory in its own
+way, and uses fields that the other reader ignores. An archive is therefore accepted
+only in its plain form, which both readers read alike: members without gaps, one
+directory, its end record.
 """
 import errno
 import os
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO, List, NamedTuple, Optional, Union
 
 CHUNK = 2**20  # bytes read at a time
-# torch and numpy do not compress. Weights that someone else compressed come close to
-# their own size; an archive that unpacks to ten times its size is no checkpoint.
+# torch and numpy do not compress. Compression by other programs hardly makes weights
+# smaller, so an archive that unpacks to ten times its size is no checkpoint.
 MAX_RATIO = 10
 SLACK = 2**20  # bytes, for small files, whose zeros compress well
 
@@ -37,16 +38,16 @@ class BrokenCheckpointError(RuntimeError):
 
     @classmethod
     def of(cls, path: Union[str, Path], reason: str) -> 'BrokenCheckpointError':
-        """The error for a file, which names an earlier checkpoint that is whole.
+        """The error for a file, which names an earlier undamaged checkpoint.
 
         Args:
             path (str or Path): The file.
-            reason (str): What is wrong with it.
+            reason (str): The fault of the file.
         """
         earlier = find_earlier(path)
         return cls(f'{path} ({osp.getsize(path)} bytes) is {reason}. Download or copy '
-                   'it again, or ' + (f'take {earlier}, which is whole' if earlier
-                                      else 'take an earlier one'))
+                   'it again, or ' + (f'use {earlier}, which is undamaged' if earlier
+                                      else 'use an earlier checkpoint'))
 
 
 class Saved(NamedTuple):
@@ -69,7 +70,7 @@ def list_saved(folder: Union[str, Path]) -> List[Saved]:
 
 
 def find_earlier(path: Union[str, Path]) -> Optional[str]:
-    """Find the newest checkpoint that was saved before another one and is undamaged.
+    """Find the newest undamaged checkpoint that was saved before a checkpoint.
 
     Args:
         path (str or Path): A checkpoint of a run, such as ``epoch_3.pth``.
@@ -78,7 +79,7 @@ def find_earlier(path: Union[str, Path]) -> Optional[str]:
         str, optional: The path, or None if there is none in the same folder.
     """
     own = osp.getmtime(path)
-    # by their times: numbers of epochs and of iterations cannot be compared
+    # sorted by time, because numbers of epochs and of iterations cannot be compared
     saved = sorted(list_saved(osp.dirname(path) or '.'), key=lambda s: -s.time)
     return next(
         (s.path for s in saved
@@ -87,13 +88,13 @@ def find_earlier(path: Union[str, Path]) -> Optional[str]:
 
 
 def is_archive(path: Union[str, Path]) -> bool:
-    """Whether a file starts as a zip archive, as what :func:`torch.save` writes."""
+    """Whether a file starts as a zip archive, as files of :func:`torch.save` do."""
     with open(path, 'rb') as file:
         return file.read(4) == b'PK\x03\x04'
 
 
 def check_file(path: Union[str, Path]) -> bool:
-    """Verify what can be verified of a checkpoint without loading it.
+    """Verify the checksums of a checkpoint without loading it.
 
     torch verifies no checksum: a flipped bit in a tensor loads as another number.
 
@@ -106,7 +107,7 @@ def check_file(path: Union[str, Path]) -> bool:
 
     Raises:
         BrokenCheckpointError: If it is damaged; names the member of the archive
-            and an earlier checkpoint that is whole.
+            and an earlier undamaged checkpoint.
         OSError: If it cannot be read.
     """
     if not is_archive(path):
@@ -118,14 +119,14 @@ def check_file(path: Union[str, Path]) -> bool:
 
 
 def find_damage(path: Union[str, Path]) -> Optional[str]:
-    """Read an archive to its end and find what is wrong with it.
+    """Read an archive to its end and find its first fault.
 
     Args:
         path (str or Path): A zip archive.
 
     Returns:
-        str, optional: What it is, with the name of the first member that is damaged,
-        or None if nothing is wrong.
+        str, optional: The fault, with the name of the first damaged member, or None if
+        there is no fault.
 
     Raises:
         OSError: If the file cannot be read.
@@ -219,7 +220,7 @@ def _count_long_sizes(extra: bytes) -> int:
 
 
 def _is_directory(content: bytes, start: int, size: int, count: int) -> bool:
-    """Whether the rest of a file is a directory with its end records and no more.
+    """Whether the rest of a file is only a directory with its end records.
 
     Args:
         content (bytes): The rest of the file, from the directory on.

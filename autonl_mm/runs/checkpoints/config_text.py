@@ -11,10 +11,10 @@ prevent this:
   checkpoint is loaded. The weights stay usable.
 - :func:`parse_config_text` replaces execution. It accepts literals and
   ``dict(...)``.
-- :func:`inference_settings`: settings can ask for code too, such as
+- :func:`inference_settings` restricts settings, which can ask for code too, such as
   ``type='os.system'`` or a YAML file of class weights. An inferencer gets the model,
   the test pipeline and the visualizer of the text, without settings that load
-  weights. It is refused if anything in it could read a file, open a connection or
+  weights. The text is refused if a setting could read a file, open a connection or
   import a module.
 """
 import ast
@@ -47,7 +47,7 @@ class UnsafeCheckpointError(RuntimeError):
 MAX_LENGTH = 4_000_000
 # Names that mmengine writes for numbers without a literal
 NUMBERS = dict(inf=float('inf'), nan=float('nan'))
-# What stands in place of a dropped text. No Python text starts like this.
+# Start of the note that replaces a dropped text. No Python text starts like this.
 DROPPED = '<dropped> '
 
 # Packages that a text may import, by naming them as the scope of a type
@@ -55,7 +55,7 @@ SCOPES = {'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'autonl_mm'}
 # Registries whose classes an inferencer builds. Others have classes that connect to
 # servers, read data sets or load whole models.
 BUILT = (MODELS, TASK_UTILS, TRANSFORMS, VISUALIZERS)
-# Classes in them that ask a model hub or import by name, even if no setting looks so
+# Classes in them that ask a model hub or import by name without a suspicious setting
 READERS = {'ATSSVLFusionHead', 'BertModel', 'HuggingFaceClassifier', 'VPD'}
 # Types of mmdet and mmpretrain that are in none of these registries. Neither are those
 # that mmdet takes from mmcv.ops, such as 'nms' and 'RoIAlign'.
@@ -76,8 +76,8 @@ EVALUATED = {'dtype', 'warp_mode'}
 NAME = re.compile(r'(cv2\.)?[A-Za-z_]\w*')
 # Paths, URLs, files with a suffix, modules
 PATH = re.compile(r'[/\\:]|\.[^\W\d]')
-# What looks like a path and is none: arch of mmpretrain's ConvMixer, target (a regular
-# expression) of PluginBackbone
+# Values that look like paths but are not: arch of mmpretrain's ConvMixer, target (a
+# regular expression) of PluginBackbone
 NO_PATH = re.compile(r'arch=\d+/\d+|target=.*')
 
 
@@ -89,7 +89,7 @@ def _describe(node: ast.AST) -> str:
 
 
 def config_texts(checkpoint: Any) -> Iterator[Tuple[str, dict, str]]:
-    """Find the config texts of a checkpoint, in the order in which mmengine does.
+    """Find the config texts of a checkpoint, in mmengine's order.
 
     Args:
         checkpoint (Any): The content of a checkpoint file.
@@ -110,8 +110,8 @@ def config_texts(checkpoint: Any) -> Iterator[Tuple[str, dict, str]]:
 def drop_config_texts(checkpoint: Any, path: str) -> None:
     """Replace config texts that are not data, so that nothing can execute them.
 
-    Logs a line for each. :func:`parse_config_text` refuses what stands in their
-    place, with the reason.
+    Logs a line for each text. :func:`parse_config_text` refuses the note that replaces
+    it, with the reason.
 
     Args:
         checkpoint (Any): The content of the file.
@@ -119,7 +119,7 @@ def drop_config_texts(checkpoint: Any, path: str) -> None:
     """
     for place, node, key in config_texts(checkpoint):
         if node[key].startswith(DROPPED):
-            continue  # it was when this file was saved
+            continue  # it was dropped before this file was saved
         try:
             _read(node[key])
         except ValueError as e:
@@ -234,11 +234,10 @@ def _load(scope: Any, roots: Iterable[Registry]) -> List[Registry]:
 
 
 def _find(name: str, roots: Iterable[Registry]) -> Any:
-    """What is registered under a name, ``scope.name`` or a full import path.
+    """The class or function with a registered name or a full import path.
 
     Args:
-        name (str): The name. One without a scope is searched for in the default
-            scope first.
+        name (str): The name. Without a scope, the default scope is searched first.
         roots (Iterable[Registry]): Registries that count, with their children.
 
     Returns:
@@ -270,8 +269,8 @@ def _is_module(name: str) -> bool:
 
 
 def _is_type(name: str) -> bool:
-    """Whether mmengine finds a class under a name that only takes plain data."""
-    # mmengine imports what is not in the registry where it looks
+    """Whether a name is a class that mmengine finds and that only takes plain data."""
+    # mmengine imports names that are not in the registry where it looks
     if name.rpartition('.')[2] in READERS or _is_module(name):
         return False
     ops = ()
@@ -297,9 +296,9 @@ def _is_harmless(key: Any, value: Any) -> bool:
 
 
 def check_buildable(node: Any, place: str = '', key: Any = None) -> None:
-    """Refuse settings with which a model, transform or visualizer would do more.
+    """Refuse settings with which a model, transform or visualizer would run other code.
 
-    mmengine's registries import and call whatever ``type`` names, registered or
+    mmengine's registries import and call anything that ``type`` names, registered or
     not. Libraries pass some settings to ``eval``, open files and URLs, and run code
     from model hubs.
 

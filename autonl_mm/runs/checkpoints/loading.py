@@ -21,7 +21,7 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def _only_ours() -> Iterator[None]:
-    """torch's list of further names without what others have put there."""
+    """torch's list of additional names, without names that other code added."""
     with _LOCK:
         before = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
@@ -50,7 +50,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _check(path: str) -> None:
-    """Refuse what torch must not read, with the errors of load_checkpoint."""
+    """Refuse files that torch must not read, with the errors of load_checkpoint."""
     try:
         # Checked here because torch's errors for such files differ between versions,
         # and some look like errors of the disk.
@@ -73,7 +73,7 @@ def _load(path: str, map_location: Any) -> Any:
     if path.endswith('.safetensors'):
         return dict(state_dict=_load_safetensors(path, map_location))
     with _only_ours():
-        # a program may set mmap for itself: it reads deflated members as raw bytes
+        # a program's own default of mmap would read deflated members as raw bytes
         content = torch.load(path, map_location, weights_only=True, mmap=False)
     return plain(content, {})
 
@@ -107,8 +107,8 @@ def load_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
         UnsafeCheckpointError: If it holds anything other than dense tensors, plain
             Python data, numpy arrays of numbers or text, and HistoryBuffers.
         BrokenCheckpointError: If it is damaged, truncated or not a checkpoint, or
-            if it declares more than a file of its size can hold; names the member of
-            the archive that is damaged.
+            if it declares more than a file of its size can hold; names the damaged
+            member of the archive.
     """
     path = str(osp.expanduser(path))
     if not osp.isfile(path):

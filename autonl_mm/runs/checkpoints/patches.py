@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Replacements for functions of mmengine, which :func:`install` puts in place."""
+"""Replacements for functions of mmengine, which :func:`install` installs."""
 import hashlib
 import os
 import os.path as osp
@@ -55,24 +55,25 @@ UNWRAPPING = (r'^module\.', r'^module.')
 
 
 def install() -> None:
-    """Make mmengine load checkpoints safely and write files whole, in this process.
+    """Make mmengine load checkpoints safely and write files atomically in this process.
 
     From then on every checkpoint that mmengine, mmpretrain, mmdet or mmseg reads
     (``Runner.resume``, ``load_from``, ``init_cfg``, inferencers; local files, URLs
     and model zoo names) goes through :func:`load_checkpoint`, and config texts in
     it are read as data. Loading logs how many of the model's tensors were found,
-    and fails if there were none. Weights that were saved from inside of DDP or
-    torch.compile load everywhere. YAML files run no code when mmengine reads them.
-    Local files are written whole or not at all.
+    and fails if none was found. Weights that were saved from DDP or torch.compile load
+    everywhere. YAML files run no code when mmengine reads them. Local files are written
+    completely or not at all.
 
-    Importing ``autonl_mm`` does not do this. Our tools call it; a config can do so
-    by ``custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])``. Calling it
-    again changes nothing.
+    Importing ``autonl_mm`` does not do this. The tools of this project call this
+    function. A config calls it by
+    ``custom_imports = dict(imports=['autonl_mm.safe_checkpoints'])``. A second call
+    changes nothing.
     """
     # for code that calls torch.load itself
     torch.serialization.add_safe_globals(SAFE_GLOBALS)
     # mmengine logs the names of its loaders from the 11th letter on. pavi:// needs a
-    # package that is not public: here it fails as a file that does not exist.
+    # package that is not public. Here it fails like a file that does not exist.
     for prefixes, loader in (
         (['', 'pavi://'], load_from_local),
         ([r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], load_from_ceph),
@@ -104,8 +105,10 @@ _YamlLoader.add_constructor(
 
 
 class SafeYamlHandler(YamlHandler):
-    """mmengine's handler of YAML files, without Python objects: its own loader makes
-    and calls any that a file names."""
+    """mmengine's handler of YAML files, without Python objects.
+
+    mmengine's own loader makes and calls any object that a file names.
+    """
 
     def load_from_fileobj(self, file, **kwargs):
         return super().load_from_fileobj(file, **{'Loader': _YamlLoader, **kwargs})
@@ -140,14 +143,15 @@ def load_url(url: str,
              file_name: Optional[str] = None) -> Any:
     """:func:`torch.hub.load_state_dict_from_url`, with the same cache, but safe.
 
-    Each URL has a file of its own in the cache, named by a digest of the URL and the
+    Each URL has a separate file in the cache, named by a digest of the URL and the
     file's name. A digest in the file's name is always verified, as if ``check_hash``
     was set.
 
     Raises:
-        BrokenCheckpointError: If the downloaded file is another one than its name says,
-            or is broken; it is not kept, so the next call downloads it again.
-        OSError: If it cannot be downloaded.
+        BrokenCheckpointError: If the downloaded file does not have the digest in its
+            name, or is broken. The file is not kept, so the next call downloads it
+            again.
+        OSError: If the file cannot be downloaded.
     """
     model_dir = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
     file_name = file_name or osp.basename(urlparse(url).path)
@@ -167,7 +171,7 @@ def load_url(url: str,
     try:
         return load_checkpoint(path, map_location)
     except BrokenCheckpointError:
-        # torch.hub takes a connection that broke for the end of the file
+        # torch.hub does not tell a broken connection from the end of the file
         Path(path).unlink(missing_ok=True)
         raise
 
@@ -209,19 +213,19 @@ def load_checkpoint_to_model(model: torch.nn.Module,
                              strict: bool = False,
                              logger: Any = None,
                              revise_keys: Sequence[Tuple[str, str]] = ()) -> dict:
-    """mmengine's ``_load_checkpoint_to_model``, which removes wrappers by other means.
+    """mmengine's ``_load_checkpoint_to_model``, with another removal of wrappers.
 
-    mmengine removes ``module.`` from each name that starts with it, and its runner any
-    seven letters ``module`` and one more, as in ``modules.0.weight``: submodules with
-    such names were not loaded.
+    mmengine removes ``module.`` from each name that starts with it. Its runner removes
+    ``module`` and any further letter, as in ``modules.0.weight``. Submodules with such
+    names would not be loaded.
 
     Args:
         model (nn.Module): The model to load into.
         checkpoint (dict): Content of a file.
         strict (bool): Whether the names must agree. Defaults to False.
         logger (Any): As in mmengine. Defaults to None.
-        revise_keys (Sequence[tuple[str, str]]): Patterns in names and what replaces
-            them. Defaults to none.
+        revise_keys (Sequence[tuple[str, str]]): Patterns in names and their
+            replacements. Defaults to none.
 
     Returns:
         dict: The checkpoint.
@@ -238,8 +242,8 @@ def load_checkpoint_to_model(model: torch.nn.Module,
 
 
 def load_average(self, runner: Any, checkpoint: dict) -> None:
-    """``EMAHook.after_load_checkpoint``, also for weights saved from inside of a
-    wrapper, and for a file with nothing but weights."""
+    """``EMAHook.after_load_checkpoint``, also for weights that were saved from a
+    wrapper, and for a file with weights only."""
     names = self.ema_model.module.state_dict()
     checkpoint['state_dict'] = fit_wrappers(
         weights_of(checkpoint, runner._load_from), names)
@@ -253,11 +257,11 @@ def load_state_dict(module: torch.nn.Module,
                     state_dict: dict,
                     strict: bool = False,
                     logger: Any = None) -> None:
-    """mmengine's ``load_state_dict``, which also logs how much was loaded.
+    """mmengine's ``load_state_dict``, which also logs the number of loaded tensors.
 
-    It logs ``loaded N of M tensors of CLASS``. BN's batch counters are not
-    counted: old checkpoints lack them, and nothing needs them. Names may have
-    wrappers that the module has not, and the other way round.
+    It logs ``loaded N of M tensors of CLASS``. BN's batch counters are not counted: old
+    checkpoints lack them, and nothing needs them. Wrappers may differ between the names
+    of the checkpoint and of the module.
 
     Args:
         module (nn.Module): The module to load into.
@@ -279,8 +283,8 @@ def load_state_dict(module: torch.nn.Module,
         for k, v in own.items()
         if isinstance(v, torch.Tensor) and not k.endswith('num_batches_tracked')
     }
-    # A tensor that was loaded was written to, which changes its version. Names are
-    # not enough: modules may rename what they load.
+    # Writing to a loaded tensor changes its version. Names are not enough, because
+    # modules may rename tensors when they load them.
     before = {k: v._version for k, v in own.items()}
     _load_into_module(module, state_dict, strict, logger)
     loaded = [k for k, v in own.items() if v._version > before[k]]

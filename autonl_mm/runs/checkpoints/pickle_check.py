@@ -5,7 +5,8 @@ torch's own list has functions that trust their arguments: ``bytearray`` takes a
 length, and a tensor may be larger than its storage, which then grows. Setting the
 state of a tensor, which needs no function, does the same. So a file of 400 bytes could
 take all memory. :class:`Reader` goes through a pickle as torch does, but makes notes of
-storages and tensors instead of making them, and refuses what torch.save does not write.
+storages and tensors instead of making them. It refuses forms that torch.save does not
+write.
 """
 import io
 import math
@@ -31,7 +32,7 @@ from .allow_list import (
 )
 from .archive import MAX_RATIO, SLACK
 
-# What torch's reader knows of pickle's operations
+# pickle's operations that torch's reader knows
 OPERATIONS = (
     pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.NEWOBJ, pickle.REDUCE,
     pickle.BUILD, pickle.APPEND, pickle.APPENDS, pickle.SETITEM, pickle.SETITEMS,
@@ -48,7 +49,7 @@ STORAGES = {
     'torch.CharStorage': 1, 'torch.ByteStorage': 1, 'torch.BoolStorage': 1,
     'torch.ComplexDoubleStorage': 16, 'torch.ComplexFloatStorage': 8
 }
-# Neither quantised ones nor those of less than a byte, of which torch makes no tensors
+# Without quantised types and types of less than a byte, of which torch makes no tensors
 DTYPES = {
     str(t): t for t in vars(torch).values() if isinstance(t, torch.dtype) and re.match(
         r'torch\.(bool|u?int(8|16|32|64)$|b?float|complex)', str(t))
@@ -96,7 +97,7 @@ class Reader(pickle._Unpickler):
     Raises:
         Refused: By ``load()``, if torch.save would not write this.
         ValueError: By ``load()``, if sizes do not fit each other or the file. A
-            pickle that is damaged raises what it happens to raise.
+            damaged pickle may raise any error.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -121,7 +122,7 @@ class Reader(pickle._Unpickler):
             'torch.nn.parameter.Parameter': self.make_old_parameter,
         }
         names = {**STAND_INS, **calls}
-        # by identity: what a file makes may compare as equal to anything
+        # by identity: an object that a file makes may compare as equal to anything
         self.callables = {id(call): (name, call) for name, call in names.items()}
         self.names = {
             **names,
@@ -167,7 +168,8 @@ class Reader(pickle._Unpickler):
             self.storages[key] = Storage(numel, storage_type.itemsize)
         return self.storages[key]
 
-    # What it calls. Any error but ValueError means: not with these arguments.
+    # Functions that a file may call. Any error other than ValueError means: not with
+    # these arguments.
 
     def make_encode(self, text: str, encoding: str) -> bytes:
         if not (type(text) is str and encoding == 'latin1'):
@@ -272,7 +274,7 @@ class Reader(pickle._Unpickler):
             raise TypeError
         self.hooks.append(hooks)  # may be filled later
 
-    # pickle's operations that act on what a file made
+    # pickle's operations that act on objects that a file made
 
     def load_reduce(self) -> None:
         args, func = self.stack.pop(), self.stack.pop()
@@ -356,9 +358,9 @@ def check_pickles(path: Union[str, Path], size: int) -> None:
         size (int): Its bytes.
 
     Raises:
-        Refused: If it asks for what no checkpoint needs.
-        ValueError: If it declares sizes that do not fit. A damaged file raises what it
-            happens to raise.
+        Refused: If the file asks for anything that no checkpoint needs.
+        ValueError: If the file declares sizes that do not fit. A damaged file may raise
+            any error.
     """
     with open(path, 'rb') as file:
         if file.read(1) != pickle.PROTO:
@@ -374,6 +376,6 @@ def check_pickles(path: Union[str, Path], size: int) -> None:
         reader = Reader(file, size)
         reader.load()
         keys = Reader(file, size).load()
-        # a storage that is not read would have whatever was in memory
+        # a storage that is not read would have the earlier content of the memory
         if type(keys) is not list or sorted(keys) != sorted(reader.storages):
             raise ValueError('its list of storages is not complete')

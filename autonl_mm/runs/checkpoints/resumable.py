@@ -17,7 +17,7 @@ from .loading import load_checkpoint
 def is_complete(path: Union[str, Path]) -> bool:
     """Whether a checkpoint exists, was written to its end and is undamaged.
 
-    What is wrong with a file that exists is logged.
+    The fault of an existing file is logged.
 
     Args:
         path (str or Path): The file.
@@ -39,10 +39,11 @@ def find_resumable(work_dir: Union[str, Path],
                    out_dir: Optional[Union[str, Path]] = None) -> Optional[str]:
     """Find the checkpoint from which a stopped run continues.
 
-    mmengine writes the path of the newest checkpoint to ``last_checkpoint``. It counts
-    if it lies in a folder of the run; if the run was moved or copied, the file of that
-    name there. A later checkpoint is taken if a kill prevented mmengine from noting it.
-    Incomplete and damaged files are skipped, with a line in the log.
+    mmengine writes the path of the newest checkpoint to ``last_checkpoint``. This path
+    counts if it lies in a folder of the run. If the run was moved or copied, the file
+    of the same name in such a folder counts. A later checkpoint is used if a kill
+    prevented mmengine from noting it. Incomplete and damaged files are skipped, with a
+    line in the log.
 
     Args:
         work_dir (str or Path): The ``work_dir`` of the run.

@@ -1,14 +1,14 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Weights that were saved from inside of a wrapper of the model.
+"""Weights that were saved from a wrapper of the model.
 
 DDP, DataParallel and averaged models put ``module.`` before the names of all tensors,
-torch.compile ``_orig_mod.``; wrappers inside of each other put one before the other.
+torch.compile puts ``_orig_mod.`` before them. Nested wrappers put both before them.
 """
 from collections import OrderedDict
 from typing import Any, Collection, Dict, Iterable
 
 WRAPPERS = ('module.', '_orig_mod.')
-# What averaged models of mmengine and torch have beside the model
+# Counters of averaged models of mmengine and torch
 COUNTERS = {'steps', 'n_averaged'}
 
 
@@ -20,11 +20,11 @@ def wrapper_prefix(names: Iterable[str]) -> str:
     """The wrappers around all tensors, such as ``'module._orig_mod.'``.
 
     Args:
-        names (Iterable[str]): Names of the tensors. If one is outside of all wrappers,
+        names (Iterable[str]): Names of the tensors. If one name has no wrapper,
             ``module`` is the name of a submodule.
 
     Returns:
-        str: The start that the names have in common; empty without a wrapper.
+        str: The common start of the names; empty without a wrapper.
     """
     names = [name for name in names if name not in COUNTERS]
     prefix, added = '', 'module.' if names else ''
@@ -37,15 +37,15 @@ def wrapper_prefix(names: Iterable[str]) -> str:
 
 def fit_wrappers(state: Dict[str, Any],
                  names: Collection[str] = ()) -> Dict[str, Any]:
-    """Rename tensors so that they have the wrappers of a model, and no others.
+    """Rename tensors so that they have the wrappers of a model and no other wrappers.
 
     Args:
-        state (dict[str, Any]): A state dict; it stays as it is.
+        state (dict[str, Any]): A state dict; it is not changed.
         names (Collection[str]): Names of the model's own tensors. Defaults to none,
-            which have no wrapper.
+            for no wrapper.
 
     Returns:
-        dict[str, Any]: The state dict, itself if there is nothing to change.
+        dict[str, Any]: The renamed state dict, or the same object without a change.
     """
     old, new = wrapper_prefix(state), wrapper_prefix(names)
     counters = COUNTERS if old else set()
@@ -71,7 +71,7 @@ def weights_of(checkpoint: Any, source: Any) -> Dict[str, Any]:
     Args:
         checkpoint (Any): Content of a file: a dict with ``state_dict``, or a state
             dict alone.
-        source (Any): Where it is from, for the message.
+        source (Any): Source of the checkpoint, for the message.
 
     Returns:
         dict[str, Any]: Tensors by name.

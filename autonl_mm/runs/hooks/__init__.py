@@ -28,14 +28,14 @@ __all__ = [
 
 
 def add_run_hooks(runner: Runner, testing: bool = False) -> None:
-    """Add the hooks that every run of our tools has, whatever its config.
+    """Add the hooks that every run of the tools has with any config.
 
     Args:
         runner (Runner): The runner.
         testing (bool): Whether it evaluates a checkpoint instead of training.
             Defaults to False.
     """
-    # StopHook saves after ResumeHook has removed what it replaces
+    # StopHook saves after ResumeHook has removed the checkpoint that is replaced
     hooks = [LabelCheckHook, ResumeCheckHook, ResumeHook, SkippedImagesHook, StopHook]
     for hook in hooks + [CheckpointClassesHook] * testing:
         runner.register_hook(hook())

@@ -11,8 +11,8 @@ class CheckpointClassesHook(Hook):
     """Refuse to evaluate a checkpoint on data with other classes.
 
     Raises:
-        MismatchError: If the classes that the checkpoint was trained with differ
-            from those of the test data; names both.
+        MismatchError: If the classes of the checkpoint and the classes of the test
+            data differ; names both.
     """
 
     priority = 'HIGHEST'
@@ -26,6 +26,6 @@ class CheckpointClassesHook(Hook):
             if trained and classes and classes != trained:
                 raise MismatchError(
                     str(different_classes(place, classes, f'{runner._load_from}',
-                                          trained)) + '. To evaluate it all the '
-                    'same, write its weights alone with '
+                                          trained)) + '. To evaluate the checkpoint '
+                    'nevertheless, write its weights alone with '
                     'tools/model_converters/publish_model.py')

@@ -1,24 +1,23 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Warning when a training run waits for its data."""
+"""Warning if a training run waits for its data."""
 import os
 from typing import Optional
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-MAX_SHARE = 0.2  # of the time that may be waiting
+MAX_SHARE = 0.2  # of the time, for waiting
 INTERVAL = 1000  # iterations to add up at most
-MIN_ITERATIONS = 10  # with fewer, most of the time is the start of the workers
+MIN_ITERATIONS = 10  # fewer iterations mostly show the start of the workers
 
 
 class DataTimeHook(Hook):
-    """Warn when the data loader limits the speed of a training run.
+    """Warn if the data loader limits the speed of a training run.
 
-    The times come from mmengine's IterTimerHook, which is on by default: the
-    duration of an iteration, and how much of it was waiting for the batch. They
-    are added up over each epoch, or over 1,000 iterations in longer epochs and in
-    runs without epochs. A fifth of the time may be waiting. The start of the workers
-    counts too.
+    The times come from mmengine's IterTimerHook, which is on by default: the duration
+    of an iteration, and the part of it that was waiting for the batch. They are added
+    up over each epoch, or over 1,000 iterations in longer epochs and in iteration-based
+    loops. Waiting may take a fifth of the time. The start of the workers counts too.
     """
 
     priority = 'LOW'  # after IterTimerHook

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Check of labels in each batch against the number of classes."""
+"""Check of the labels in each batch against the number of classes."""
 from typing import Dict, Optional
 
 import torch.nn as nn
@@ -10,13 +10,13 @@ from ..model_wrappers import task_model
 
 
 def classifying_heads(model: nn.Module) -> Dict[str, nn.Module]:
-    """The heads of a task model that tell the dataset's classes apart.
+    """The heads of a task model that predict the dataset's classes.
 
     Args:
         model (nn.Module): The model, possibly inside of wrappers.
 
     Returns:
-        dict[str, nn.Module]: By name; each has ``num_classes``.
+        dict[str, nn.Module]: Heads by name; each head has ``num_classes``.
     """
     return {
         name: m
@@ -34,8 +34,8 @@ def is_binary(head: nn.Module) -> bool:
 class LabelCheckHook(Hook):
     """Refuse labels that are not classes of the heads.
 
-    Without this check such a label ends the process on a GPU with an assertion
-    of a kernel, and on a CPU with an index error that does not name the image.
+    Without this check such a label ends the process: on a GPU with an assertion of a
+    kernel, on a CPU with an index error that does not name the image.
     """
 
     priority = 'HIGHEST'

@@ -13,34 +13,34 @@ from ..classes import classes_of, shorten
 from ..model_wrappers import unwrap_model
 from .safe_checkpoint_hook import drop_foreign_paths
 
-KEY = 'autonl_mm'  # of our entry in a checkpoint's meta
+KEY = 'autonl_mm'  # key of this hook's entry in a checkpoint's meta
 
 
 class ResumeCheckHook(Hook):
     """Refuse to resume from a checkpoint that does not fit the run.
 
-    A resumed run takes its schedules from the checkpoint, counted in iterations, and
-    the optimiser's averages by the positions of parameters. With another batch size
-    the learning rate would be wrong from then on, with another network the averages
-    would belong to other parameters, and nothing would say so. The number of ranks
-    may change if the images of a step do not. Files that the checkpoint names are
-    forgotten if they are not the run's own, see :class:`SafeCheckpointHook`.
+    A resumed run takes its schedules, counted in iterations, from the checkpoint. It
+    also takes the optimiser's averages, in the order of the parameters. With another
+    batch size the learning rate would be wrong. With another network the averages would
+    belong to other parameters. No error would say so. The number of ranks may change if
+    the number of images per step stays the same. Files that the checkpoint names are
+    ignored if they do not belong to the run, see :class:`SafeCheckpointHook`.
     """
 
     priority = 'HIGHEST'  # before the hooks that load their part of the checkpoint
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note what the checkpoint is made with."""
+        """Note the settings of the run in the checkpoint."""
         checkpoint['meta'][KEY] = {
             name: value
             for name, (value, _) in describe_run(runner).items()
         }
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare, before anything of the checkpoint is used.
+        """Compare the checkpoint with the run, before anything of it is used.
 
         Raises:
-            MismatchError: If it does not fit; names what differs, and how to go on.
+            MismatchError: If it does not fit; names the differences and a remedy.
         """
         if not runner._resume:
             return
@@ -54,24 +54,24 @@ class ResumeCheckHook(Hook):
         if differences:
             raise MismatchError(
                 f'resume: {runner._load_from} has {"; ".join(differences)}. Use the '
-                'settings it was made with (its work dir has a copy of the config), '
+                'settings of its run (the work dir has a copy of the config), '
                 'or start a new run from its weights, without --resume: '
                 f'--cfg-options load_from={runner._load_from}')
         drop_foreign_paths(runner, checkpoint)
         for old, new in _changed_schedules(runner, checkpoint):
             runner.logger.warning(
-                f'resume: the schedules are those of the checkpoint: {old}, which the '
-                f'config changes to {new}, has no effect')
+                f'resume: the schedules come from the checkpoint: {old} is used, and '
+                f"the config's {new} has no effect")
 
 
 def describe_run(runner: Runner) -> dict:
-    """What must agree between a checkpoint and the run that resumes from it.
+    """Settings in which a checkpoint and the run that resumes from it must agree.
 
     Args:
-        runner (Runner): The runner, its training data built.
+        runner (Runner): The runner; its training data are built.
 
     Returns:
-        dict: By name, the value, which is plain data, and what it means.
+        dict: By name, the value, which is plain data, and its meaning.
     """
     ranks = get_world_size()
     run = {}
@@ -88,10 +88,10 @@ def describe_run(runner: Runner) -> dict:
 
 
 def _compare(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
-    """What differs: as it is in the checkpoint, and in this run."""
+    """Differences: the value in the checkpoint, and the value in this run."""
     meta = checkpoint.get('meta') or {}
     noted = dict(meta.get(KEY) or {})
-    # of a checkpoint that was saved without this hook
+    # for a checkpoint that was saved without this hook
     epoch, iteration = meta.get('epoch') or 0, meta.get('iter') or 0
     if not noted and epoch and iteration % epoch == 0:
         noted['iters_per_epoch'] = iteration // epoch
@@ -104,8 +104,9 @@ def _compare(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
     if old and new and old != new:
         yield f'{len(old)} classes {shorten(old)}', f'{len(new)} {shorten(new)}'
 
-    # Buffers may differ, as old checkpoints lack some; the optimiser's averages
-    # belong to parameters. Modules such as PluginBackbone rename what they save.
+    # Buffers may differ, because old checkpoints lack some buffers. The optimiser's
+    # averages belong to parameters. Modules such as PluginBackbone rename tensors in
+    # their state dicts.
     own = {k: v.shape
            for k, v in unwrap_model(runner.model).state_dict(keep_vars=True).items()
            if isinstance(v, nn.Parameter)}
@@ -118,7 +119,7 @@ def _compare(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
 
 
 def _changed_schedules(runner: Runner, checkpoint: dict) -> Iterator[Tuple[str, str]]:
-    """Lengths of the config's schedules that the checkpoint's state replaces."""
+    """Lengths of the config's schedules that the checkpoint replaces."""
     schedulers, states = runner.param_schedulers, checkpoint.get('param_schedulers')
     if not isinstance(schedulers, list) or not isinstance(states, list):
         return

@@ -20,18 +20,18 @@ KEY = 'random_states'  # in a checkpoint's meta, one for each rank
 
 
 class ResumeHook(Hook):
-    """What a resumed run does before its first iteration.
+    """Prepare a resumed run before its first iteration.
 
-    **Evaluation.** Checkpoints are saved before they are evaluated. The one that the
-    run resumes from is evaluated first if its evaluation is due: it may be the best
-    one, and a kill between saving and evaluating would hide that.
+    **Evaluation.** Checkpoints are saved before they are evaluated. The checkpoint that
+    the run resumes from is evaluated first if its evaluation is due. It may be the best
+    checkpoint, and a kill between saving and evaluating would hide that.
 
     **Random numbers.** A checkpoint that :class:`StopHook` saved has the states of
-    the generators of all ranks. They are restored, and in the middle of an epoch the
-    batches that were trained on are loaded and skipped. The resumed run then equals
-    one that never stopped, unless the dataloader has persistent workers. In an
-    iteration-based loop, the random numbers of an iteration depend only on the seed
-    and its index, so that this holds for any checkpoint.
+    the generators of all ranks. They are restored. In the middle of an epoch the
+    batches that were trained on are loaded and skipped. The resumed run then equals a
+    run that never stopped, unless the dataloader has persistent workers. In an
+    iteration-based loop, the random numbers of an iteration depend only on the seed and
+    the index of the iteration. So this holds for any checkpoint.
     """
 
     priority = 'LOWEST'  # after the hooks that read the checkpoint's state
@@ -47,7 +47,7 @@ class ResumeHook(Hook):
             self.states = (checkpoint.get('meta') or {}).get(KEY)
 
     def before_train(self, runner: Runner) -> None:
-        """Restore, evaluate, and arrange for skipping the batches."""
+        """Restore the states, evaluate the checkpoint, and skip batches."""
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop):
             seed_iterations(runner)
@@ -74,9 +74,9 @@ class ResumeHook(Hook):
             self.last_before = runner.message_hub.runtime_info.get('last_ckpt')
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Remove the checkpoint of the middle of an epoch after the next one is saved.
+        """Remove a checkpoint of the middle of an epoch after the next one is saved.
 
-        With a checkpoint interval above 1, this is some epochs later.
+        With a checkpoint interval above 1, the next one is saved some epochs later.
         """
         last = runner.message_hub.runtime_info.get('last_ckpt') or ''
         if not self.interim or last == self.last_before or not osp.isfile(last):
@@ -88,7 +88,7 @@ class ResumeHook(Hook):
 
 
 def _evaluation_is_due(runner: Runner) -> bool:
-    """Whether the loop evaluates at this point, and the checkpoint does not have it."""
+    """Whether the loop evaluates at this point and the checkpoint lacks the result."""
     loop = runner.train_loop
     loop._decide_current_val_interval()
     done, end = loop.iter, loop.max_iters
@@ -96,7 +96,7 @@ def _evaluation_is_due(runner: Runner) -> bool:
         done, end = loop.epoch, loop.max_epochs
     best = str(runner.message_hub.runtime_info.get('best_ckpt', ''))
     if re.search(rf'_{done}\.pth$', best):
-        return False  # saved again after its evaluation, as the best one
+        return False  # saved again after its evaluation, as the best checkpoint
     return done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
 
 
@@ -106,7 +106,7 @@ def _end_epoch(loop: EpochBasedTrainLoop, skip: int, state: dict) -> None:
     Args:
         loop (EpochBasedTrainLoop): The loop.
         skip (int): Number of batches that were trained on before.
-        state (dict): States of the random number generators after these.
+        state (dict): States of the random number generators after these batches.
     """
     del loop.run_epoch  # for one epoch only
     loop.runner.call_hook('before_train_epoch')

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Saving of checkpoints such that there is always at least one."""
+"""Saving of checkpoints such that at least one always exists."""
 import os.path as osp
 
 from mmengine.dist import is_main_process
@@ -10,16 +10,16 @@ from ..own_paths import checkpoint_folders, own_path
 
 
 class SafeCheckpointHook(CheckpointHook):
-    """Removes the oldest checkpoint after the new one is saved, not before.
+    """Removes the oldest checkpoint after the new checkpoint is saved, not before.
 
-    mmengine's own hook removes it first. With ``max_keep_ckpts=1``, a kill before
-    the new one is saved leaves no checkpoint. It also removes whatever a checkpoint
-    that it resumes from names as its best one; here only files of the run itself, see
-    :func:`drop_foreign_paths`.
+    mmengine's own hook removes the oldest checkpoint first. With ``max_keep_ckpts=1``,
+    a kill before the new checkpoint is saved leaves no checkpoint. mmengine's hook also
+    removes any file that a resumed checkpoint names as the best checkpoint. This hook
+    only removes files of the run itself, see :func:`drop_foreign_paths`.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Forget the files that the checkpoint names and that are not the run's."""
+        """Forget files that the checkpoint names but that do not belong to the run."""
         if runner._resume:
             drop_foreign_paths(runner, checkpoint)
 
@@ -42,15 +42,15 @@ def drop_foreign_paths(runner: Runner, checkpoint: dict) -> None:
     """Let a checkpoint name only files of the run that resumes from it.
 
     With ``save_best``, mmengine removes the file or folder that the checkpoint names as
-    the best one, and with ``max_keep_ckpts`` files by the numbers in it. A checkpoint
-    may be of another run, and anything may stand in it. A path to a folder that the run
-    does not keep its checkpoints in is replaced by the file of that name in one that it
-    does, or dropped with a line in the log. Without its best checkpoint a run also
-    forgets the best score, so that the next evaluation gives a new one.
+    the best checkpoint. With ``max_keep_ckpts`` it removes files by the numbers in the
+    checkpoint. A checkpoint may be of another run and have any content. A path outside
+    of the run's checkpoint folders is replaced by the file of the same name in such a
+    folder, or dropped with a line in the log. Without its best checkpoint a run also
+    forgets the best score, so that the next evaluation gives a new score.
 
     Args:
         runner (Runner): The run.
-        checkpoint (dict): What was loaded, changed in place.
+        checkpoint (dict): The loaded checkpoint, changed in place.
     """
     hub = checkpoint.get('message_hub') or {}
     info = hub.get('runtime_info') or {}

@@ -18,9 +18,9 @@ INTERVAL = 1000  # iterations
 class SkippedImagesHook(Hook):
     """Count and list the images that :class:`LoadImageOrSkip` left out.
 
-    After each epoch, and every 1,000 iterations of longer epochs and of runs without
-    epochs, a line of the log has their number and the first of them. All are listed in
-    ``skipped_images.json`` in the work dir.
+    After each epoch, and every 1,000 iterations of longer epochs and of iteration-based
+    loops, a line of the log has the number of these images and the first of them.
+    ``skipped_images.json`` in the work dir lists all of them.
     """
 
     priority = 'LOW'
@@ -56,4 +56,4 @@ class SkippedImagesHook(Hook):
         more = '' if len(new) <= SHOWN else ', ...'
         runner.logger.warning(
             f'{len(self.known)} training images could not be read and are left out, '
-            f'{len(new)} of them are new: {shown}{more}. {path} has all of them')
+            f'{len(new)} of them are new: {shown}{more}. {path} lists all of them')

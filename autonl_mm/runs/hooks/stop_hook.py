@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Ending a run when a signal asks for it, such that it can go on exactly."""
+"""Stopping a run on a signal, such that it can be resumed exactly."""
 import os.path as osp
 import signal
 import threading
@@ -25,7 +25,7 @@ class Stopped(Exception):  # noqa: N818, the run was asked to end
 
     Args:
         number (int): The signal.
-        checkpoint (str, optional): What was saved, or saved last.
+        checkpoint (str, optional): The checkpoint that was saved last.
     """
 
     def __init__(self, number: int, checkpoint: Optional[str]):
@@ -38,13 +38,13 @@ class StopHook(Hook):
     """Save and end when SIGINT, SIGTERM or SIGUSR1 arrives.
 
     The iteration is finished, with accumulated gradients up to the step of the
-    optimiser, and a checkpoint is saved with the states of the random number
-    generators, see :class:`ResumeHook`. A second signal ends the process at once. It
-    is enough if one rank gets the signal. During an evaluation the run ends at once
-    if the network that is evaluated was saved.
+    optimiser. A checkpoint is saved with the states of the random number generators,
+    see :class:`ResumeHook`. A second signal ends the process at once. It is enough if
+    one rank gets the signal. During an evaluation the run ends at once if the evaluated
+    network was saved.
 
     Raises:
-        Stopped: When it ends the run.
+        Stopped: When the hook ends the run.
     """
 
     priority = 'LOWEST'  # after the checkpoint hook
@@ -55,15 +55,15 @@ class StopHook(Hook):
         self.group = None
 
     def before_train(self, runner: Runner) -> None:
-        """Take over the signals."""
+        """Install the handlers of the signals."""
         if torch_dist.is_initialized() and torch_dist.get_backend() != 'gloo':
-            # so that asking the other ranks does not wait for the GPU
+            # communication with other ranks must not wait for the GPU
             self.group = torch_dist.new_group(backend='gloo')
         if threading.current_thread() is threading.main_thread():
             self.handlers = {s: signal.signal(s, self._note) for s in SIGNALS}
 
     def after_train(self, runner: Runner) -> None:
-        """Give the signals back."""
+        """Restore the earlier handlers of the signals."""
         self._restore()
 
     def _note(self, number: int, frame) -> None:
@@ -111,7 +111,7 @@ class StopHook(Hook):
                        batch_idx: int,
                        data_batch: Optional[dict] = None,
                        outputs: Optional[dict] = None) -> None:
-        """End in an evaluation if there is nothing to save."""
+        """End in an evaluation if the evaluated network was saved."""
         last = runner.message_hub.runtime_info.get('last_ckpt') or ''
         if self.number and osp.basename(last) in (f'epoch_{runner.epoch}.pth',
                                                   f'iter_{runner.iter}.pth'):

@@ -139,7 +139,8 @@ def test_resume_skips_what_is_damaged(tmp_path):
     assert find_resumable(tmp_path) == str(tmp_path / 'epoch_1.pth')
     assert find_earlier(tmp_path / 'epoch_3.pth') == str(tmp_path / 'epoch_1.pth')
     with pytest.raises(BrokenCheckpointError,
-                       match=r'epoch_3.*/data/0 .*take .*epoch_1\.pth, which is whole'):
+                       match=r'epoch_3.*/data/0 .*use .*epoch_1\.pth, which is '
+                             r'undamaged'):
         load_checkpoint(tmp_path / 'epoch_3.pth')
     assert find_earlier(tmp_path / 'epoch_1.pth') is None
 

@@ -10,25 +10,25 @@ from autonl_mm.cost import CostModel, Size, iter_blocks
 
 from .space import SearchSpace, Subnet
 
-# Parts of a range of costs; each is sampled equally often
+# Parts of a range of costs; all parts are sampled equally often
 NUM_LEVELS = 16
 
 
 class CostTable:
-    """The cost of a subnet: a sum over its blocks, and a rest that all have in common.
+    """The cost of a subnet: a sum over its blocks, and a rest that all subnets share.
 
     Args:
-        model (CostModel): Gives the cost of every block of the space.
+        model (CostModel): The cost model of the blocks.
         space (SearchSpace): The space.
         input_shape (tuple[int, int]): ``(H, W)`` of the image.
-        num_classes (int, optional): Outputs of the classifier that is counted, None
-            for none.
+        num_classes (int, optional): Outputs of the counted classifier, None without a
+            classifier.
         with_head (bool): Whether there is a head convolution.
 
     Attributes:
         unit (str): Unit of the costs.
         blocks (list[Tensor]): For each block its costs, of ``BlockSpace.shape``, in
-            float64; 0 where it is left out.
+            float64; 0 for a choice without the block.
         rest (float): Cost of stem, head and classifier.
 
     Raises:

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""From a supernet to its active subnet."""
+"""Export of a supernet's active subnet."""
 from typing import Dict, Tuple
 
 import torch
@@ -17,15 +17,15 @@ def export_subnet(supernet: AutoNLSuperNet
                   ) -> Tuple[ArchSpec, Dict[str, Tensor]]:
     """The spec of the active subnet, and its weights.
 
-    In eval mode an AutoNL of the spec with these weights, built with the supernet's
-    other arguments (``supernet.kwargs``), has the supernet's output.
+    Build an AutoNL with this spec and ``supernet.kwargs``, and load these weights. In
+    eval mode it has the supernet's output.
 
     Args:
         supernet (AutoNLSuperNet): The supernet.
 
     Returns:
-        tuple[ArchSpec, dict[str, Tensor]]: The spec, and a state dict of an
-        AutoNL, of copies.
+        tuple[ArchSpec, dict[str, Tensor]]: The spec, and the state dict of an AutoNL
+        with copies of the weights.
     """
     net = build_subnet(supernet)
     return net.arch(), dict(net.state_dict())

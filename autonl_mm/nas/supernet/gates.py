@@ -1,17 +1,17 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Gates: indicators with trained thresholds (section 3.2 of the paper).
 
-A decision has n options, each contained in the next, and n - 1 gates. Gate i
-says whether the part that option i + 1 has beyond option i is there; a part
-is there only if all before it are. A gate is on where its value exceeds its
-threshold: ``1(v > t)``, with the gradient of ``sigmoid(v - t)``.
+A decision has n options, each contained in the next option, and n - 1 gates. Gate i
+switches the part that option i + 1 has beyond option i. A part is on only if all parts
+before it are on. A gate is on if its value exceeds its threshold: ``1(v > t)``, with
+the gradient of ``sigmoid(v - t)``.
 
 The values are energies of weights, or distances between affinities for LightNL's
-channel ratio and stride. With ``statistic='norm'`` they are the paper's,
+channel ratio and stride. With ``statistic='norm'`` they are the paper's values,
 ``||w||^2`` and ``||A_i - A_gt||^2``. These are in the hundreds for whole kernels,
-where the sigmoid has no gradient, and no gate ever moves. Hence
-``statistic='relative'``: divided by what they were at initialisation, they
-start at 1.
+where the sigmoid has no gradient, so no gate ever moves. With
+``statistic='relative'`` the values are divided by their values at initialisation, so
+they start at 1.
 """
 from typing import Dict, List, Mapping, Optional, Sequence
 
@@ -59,12 +59,12 @@ def indicator(value: Tensor,
     Args:
         value (Tensor): v.
         threshold (Tensor): t, of the same shape.
-        sampled (Tensor, optional): What is returned instead where it is not
-            NaN. Defaults to None.
+        sampled (Tensor, optional): Values to return instead; NaN for none. Defaults to
+            None.
         weight (Tensor, optional): Factor of the gradient. Defaults to None.
 
     Returns:
-        Tensor: 0 or 1; its gradient is that of ``sigmoid(v - t)``.
+        Tensor: 0 or 1, with the gradient of ``sigmoid(v - t)``.
     """
     return _Indicator.apply(value, threshold, sampled, weight)
 
@@ -72,20 +72,20 @@ def indicator(value: Tensor,
 class GateState(nn.Module):
     r"""The state of all gates of a supernet, in flat tensors of G gates.
 
-    Before an iteration :meth:`sample` writes down which numbers the gates take in
-    it. The forward pass takes all gates from here in one tensor, the blocks use
-    slices of it, and the gradient that the backward pass leaves on it says by how
-    much each part lowers the loss. After the iteration :meth:`average_importance`
-    takes that gradient, averaged over ranks, into moving averages.
+    Before an iteration :meth:`sample` notes the numbers that the gates take in it. The
+    forward pass gets all gates in one tensor, and the blocks use slices of this tensor.
+    The gradient that the backward pass leaves on the tensor says by how much each part
+    lowers the loss. After the iteration :meth:`average_importance` adds this gradient,
+    averaged over ranks, to moving averages.
 
-    **Importance.** The gradient of a gate that is on says what the loss gains by
-    more of its part, which is nothing once the weights after it are trained, and
-    less than nothing under the noise of training: by it alone everything would be
-    switched off. What the loss gains by the part as a whole is
-    :math:`L(1) - L(0) = \int_0^1 L'(g) dg`, the mean gradient of a gate that is
-    somewhere between off and on. So in an iteration that is sampled most gates are
-    those of a random subnet, a few take a random number from 0 to 1, and
-    importance and the gradients of thresholds come from those few alone.
+    **Importance.** The gradient of a gate that is on says how a small change of its
+    part changes the loss. This gain is zero once the weights after the gate are
+    trained, and negative under the noise of training: by this gradient alone, all gates
+    would be switched off. The gain by the part as a whole is
+    :math:`L(1) - L(0) = \int_0^1 L'(g) dg`, the mean gradient of a gate between off and
+    on. Therefore, in a sampled iteration, most gates are the gates of a random subnet,
+    and a few gates take a random number from 0 to 1. Importance and the gradients of
+    thresholds come from these few gates alone.
 
     Args:
         options (Sequence[Mapping[str, Sequence]]): For each block the options of
@@ -97,7 +97,7 @@ class GateState(nn.Module):
 
     Attributes:
         slices (list[dict[str, slice]]): For each block the gates of each decision.
-        threshold (Parameter): ``(G, )``, from 0: everything is on at first.
+        threshold (Parameter): ``(G, )``, from 0: all gates are on at first.
     """
 
     def __init__(self, options: Sequence[Mapping[str, Sequence]],
@@ -113,15 +113,15 @@ class GateState(nn.Module):
                 count += len(values) - 1
             self.slices.append(own)
         self.threshold = nn.Parameter(torch.zeros(count))
-        # What the values are divided by; 0 stands for not known yet.
+        # Divisors of the values; 0 means that a divisor is not known yet.
         self.register_buffer('initial', torch.zeros(count))
         self.register_buffer('distance', torch.zeros(count))
         # moving averages, whose quotient is the importance
         self.register_buffer('importance_sum', torch.zeros(count))
         self.register_buffer('importance_weight', torch.zeros(count))
         self._add_structure(skippable)
-        # Of the present iteration: what was sampled, at which rate, and the gates
-        # of the forward pass, which receive the gradient.
+        # Of the present iteration: the sampled gates, the rate of sampling, and the
+        # gates of the forward pass, which receive the gradient.
         self._sampled: Optional[Tensor] = None
         self._rate = 0.0
         self._on: Optional[Tensor] = None
@@ -145,11 +145,11 @@ class GateState(nn.Module):
         self.register_buffer('ancestors', ancestors, persistent=False)
 
     def values(self, energies: Tensor) -> Tensor:
-        """``(G, )``, what the gates hold against their thresholds.
+        """``(G, )``, the values that the gates compare with their thresholds.
 
         Args:
-            energies (Tensor): ``(G, )``, sums of squares of each gate's weights;
-                anything where distances are measured.
+            energies (Tensor): ``(G, )``, sums of squares of each gate's weights; any
+                number for gates whose distances are measured.
         """
         known = self.initial > 0
         value = torch.where(self.is_measured, self.distance, energies)
@@ -159,11 +159,11 @@ class GateState(nn.Module):
 
     @torch.no_grad()
     def remember(self, energies: Tensor) -> None:
-        """Take ``energies``, ``(G, )``, as those at initialisation."""
+        """Note ``energies``, ``(G, )``, as the energies at initialisation."""
         self.initial.copy_(energies.where(~self.is_measured, self.initial))
 
     def decide(self, values: Tensor, relaxed: bool = False) -> Tensor:
-        """``(G, )`` gates, whatever was sampled.
+        """``(G, )`` gates by values and thresholds, without sampled gates.
 
         Args:
             values (Tensor): As :meth:`values` returns them.
@@ -176,11 +176,11 @@ class GateState(nn.Module):
 
     def sample(self, on: Optional[Tensor], rate: float,
                generator: torch.Generator) -> None:
-        """Write down which numbers the gates take in the next iteration.
+        """Note the numbers that the gates take in the next iteration.
 
         Args:
             on (Tensor, optional): ``(G, )`` of 0 and 1, a sampled subnet; None
-                for the active one.
+                for the active subnet.
             rate (float): Probability of a sampled subnet.
             generator (Generator): Source of random numbers.
         """
@@ -196,12 +196,14 @@ class GateState(nn.Module):
         self._sampled.copy_(number.where(between < BETWEEN_RATE, on.to(number)))
 
     def stop_sampling(self) -> None:
-        """Let the gates be what is decided, with the gradient of that."""
+        """Use the decided gates, with their gradient, from now on."""
         self._sampled = self._on = None
 
     def forward(self, values: Tensor) -> Tensor:
-        """The ``(G, )`` gates of a forward pass: those that were sampled, if any and
-        in training, or those that are decided.
+        """The ``(G, )`` gates of a forward pass.
+
+        In training these are the sampled gates if there are any, else the decided
+        gates.
 
         Args:
             values (Tensor): As :meth:`values` returns them.
@@ -220,15 +222,14 @@ class GateState(nn.Module):
 
     @torch.no_grad()
     def average_importance(self, loss_scale: float = 1.0) -> None:
-        """Take the last iteration's gradient into the averages, over ranks.
+        """Add the last iteration's gradient to the averages, over ranks.
 
-        A gate counts as far as its part could be seen: not where a part before it,
-        its block, or the LightNL that it belongs to was off.
+        A gate does not count if its part had no effect: if a part before it, its block,
+        or its LightNL was off.
 
         Args:
-            loss_scale (float): What mixed precision multiplied the loss by.
-                Gradients that overflowed under it are left out, as the
-                optimiser does. Defaults to 1.
+            loss_scale (float): Scale of the loss in mixed precision. Gradients that
+                overflowed under it are left out, as in the optimiser. Defaults to 1.
         """
         on, self._on = self._on, None
         if on is None:
@@ -248,7 +249,7 @@ class GateState(nn.Module):
 
     @property
     def importance(self) -> Tensor:
-        """``(G, )``, how much each part lowers the task's loss, averaged over
+        """``(G, )``, the decrease of the task's loss by each part, averaged over
         iterations; 0 before it was measured."""
         measured = self.importance_weight > 0
         weight = self.importance_weight.where(
@@ -257,15 +258,15 @@ class GateState(nn.Module):
 
     @torch.no_grad()
     def average_distances(self, distances: Tensor) -> None:
-        """Take a batch's distances into the averages, over ranks.
+        """Add a batch's distances to the averages, over ranks.
 
-        The gates are decided by an average over batches, since the
-        exported subnet must not change with the batch.
+        The gates are decided by an average over batches, because the exported subnet
+        must not change with the batch.
 
         Args:
-            distances (Tensor): ``(G, )``; anything where none are measured.
+            distances (Tensor): ``(G, )``; any number for gates without distances.
         """
-        all_reduce(distances, 'mean')  # so that every rank decides alike
+        all_reduce(distances, 'mean')  # so that all ranks decide alike
         first = self.is_measured & (self.initial == 0)
         self.initial.copy_(distances.clamp(min=1e-12).where(first, self.initial))
         mean = self.distance.lerp(distances, DISTANCE_MOMENTUM)

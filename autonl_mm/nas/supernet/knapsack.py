@@ -12,23 +12,23 @@ def solve_knapsack(values: Sequence[np.ndarray], costs: Sequence[np.ndarray],
                    low: float, high: float) -> List[int]:
     """Choose one option of every group for the greatest total value.
 
-    A knapsack with one item of every group, solved by dynamic programming
-    over total costs in bins; of all sums in a bin the most valuable is kept,
-    with its exact cost.
+    This is a knapsack problem with one item of every group. Dynamic programming over
+    total costs in bins solves it. Each bin keeps the most valuable sum with its exact
+    cost.
 
     Args:
-        values (Sequence[ndarray]): Of the options of every group, ``(n, )``.
-        costs (Sequence[ndarray]): Likewise.
+        values (Sequence[ndarray]): Values of the options of every group, ``(n, )``.
+        costs (Sequence[ndarray]): Costs of the options of every group, ``(n, )``.
         low (float): Minimum total cost.
         high (float): Maximum total cost.
 
     Returns:
-        list[int]: Index of the option of every group. Where no total lies in
-        the interval, the total is the one nearest to it.
+        list[int]: Index of the option of every group. If no total lies in the interval,
+        the total nearest to it is chosen.
     """
     span = sum(c.max() - c.min() for c in costs)
     unit = span / BINS if span else 1.0
-    # rounding adds at most half a bin a group
+    # rounding adds at most half a bin per group
     size = BINS + len(costs) + 1
     value = np.full(size, -np.inf)
     value[0] = 0

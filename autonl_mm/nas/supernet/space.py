@@ -9,8 +9,8 @@ from autonl_mm.arch import ArchSpec, BlockSpec, check_normalize
 # A subnet of a space: for each block the index of the option of each decision
 Subnet = List[Tuple[int, ...]]
 
-# A block's decisions in the order of its cost table. Options are written from
-# the smallest to the largest, each of them contained in the next.
+# A block's decisions in the order of its cost table. Options are in order from the
+# smallest to the largest, each option contained in the next.
 DECISIONS = ('expand_ratio', 'kernel_size', 'se_ratio', 'nl', 'nl_ratio',
              'nl_stride')
 
@@ -47,17 +47,17 @@ class BlockSpace:
     """The choices of one block, options from the smallest to the largest.
 
     Args:
-        in_channels (int): Channels in.
-        out_channels (int): Channels out.
+        in_channels (int): Input channels.
+        out_channels (int): Output channels.
         stride (int): Stride of the depthwise convolution.
-        expand_ratio (tuple[float, ...]): 0 for leaving the block out.
-        kernel_size (tuple[int, ...]): Of the depthwise convolution.
-        se_ratio (tuple[float, ...]): 0 for no squeeze-excite.
+        expand_ratio (tuple[float, ...]): Expand ratios; 0 leaves the block out.
+        kernel_size (tuple[int, ...]): Kernel sizes of the depthwise convolution.
+        se_ratio (tuple[float, ...]): Ratios of squeeze-excite; 0 leaves it out.
         nl (tuple[bool, ...]): Whether there is LightNL.
-        nl_ratio (tuple[float, ...]): Its channel ratio.
-        nl_stride (tuple[int, ...]): Its stride, falling.
-        normalize (str): What it divides by, ``'rms'`` or ``'size'``, for all choices.
-            Defaults to ``'rms'``.
+        nl_ratio (tuple[float, ...]): Channel ratios of LightNL.
+        nl_stride (tuple[int, ...]): Strides of LightNL, falling.
+        normalize (str): Normalisation of LightNL, ``'rms'`` or ``'size'``, for all
+            choices. Defaults to ``'rms'``.
     """
     in_channels: int
     out_channels: int
@@ -92,7 +92,7 @@ class BlockSpace:
             choice (Sequence[int]): Index of the option of each decision.
 
         Returns:
-            BlockSpec | None: None where the block is left out.
+            BlockSpec | None: None if the block is left out.
         """
         option = {
             name: options[i]
@@ -108,11 +108,11 @@ class BlockSpace:
 
     @property
     def largest(self) -> BlockSpec:
-        """The spec of the largest block, which contains all others."""
+        """The spec of the largest block, which contains all blocks of the space."""
         return self.spec([n - 1 for n in self.shape])
 
     def choices(self) -> Iterator[Tuple[int, ...]]:
-        """Every choice; several may make the same block, such as none."""
+        """Every choice; several choices may make the same block, or no block."""
         return itertools.product(*(range(n) for n in self.shape))
 
 
@@ -137,16 +137,16 @@ class SearchSpace:
         Args:
             config (str | Mapping): ``'mnasnet'``, the paper's space, or
                 ``dict(stem_channels, head_channels, stages)``. A stage has
-                ``channels``, ``depth``, ``stride`` and, where they differ
-                from the paper's, the options of ``kernel_size``,
-                ``expand_ratio`` (0 for leaving blocks out, which a stage's
-                first block never is), ``se_ratio``, ``nl_ratio`` (0 for no
-                LightNL) and ``nl_stride``; a single number is fixed.
-            normalize (str): What every LightNL divides by, ``'rms'`` or ``'size'``.
-                It is not searched. Defaults to ``'rms'``.
+                ``channels``, ``depth``, ``stride`` and, if they differ from the
+                paper's space, the options of ``kernel_size``, ``expand_ratio`` (0
+                leaves a block out, but never a stage's first block), ``se_ratio``,
+                ``nl_ratio`` (0 for no LightNL) and ``nl_stride``. A single number is
+                fixed.
+            normalize (str): Normalisation of every LightNL, ``'rms'`` or ``'size'``. It
+                is not searched. Defaults to ``'rms'``.
 
         Raises:
-            ValueError: If the space is not one, or has nothing to choose.
+            ValueError: If the space is invalid, or has nothing to choose.
         """
         if isinstance(config, str):
             if config != 'mnasnet':
@@ -171,7 +171,7 @@ class SearchSpace:
             tuple(stages), stem_channels, config.get('head_channels', 1280))
         if all(n == 1 for block in space.blocks for n in block.shape):
             raise ValueError(
-                'the space has no choices, every option is fixed: give some '
+                'the space has no choices, every option is fixed: give a '
                 'stage more than one kernel_size, expand_ratio, se_ratio, '
                 'nl_ratio or nl_stride, or train an AutoNL')
         return space
@@ -193,7 +193,7 @@ class SearchSpace:
             for choice, block in zip(subnet, self.blocks))
 
     def specs(self, subnet: Subnet) -> Tuple[Optional[BlockSpec], ...]:
-        """The blocks of a subnet, None where one is left out.
+        """The blocks of a subnet, None for a block that is left out.
 
         Args:
             subnet (Subnet): For each of ``blocks`` a choice, see
@@ -213,7 +213,7 @@ class SearchSpace:
 
     @property
     def largest(self) -> ArchSpec:
-        """The spec of the largest subnet, which contains all others."""
+        """The spec of the largest subnet, which contains all subnets."""
         return ArchSpec(
             tuple(b.largest for b in self.blocks), self.stem_channels,
             self.head_channels)
@@ -233,8 +233,8 @@ def _read_stage(name: str, stage: Mapping, in_channels: int,
         raise ValueError(f'{name}: depth is {depth!r}, expected at least 1')
     if not first and stride == 1 and channels == in_channels:
         raise ValueError(
-            f'{name} has the width of the stage before and stride 1, which '
-            'makes them one stage: give that one more depth')
+            f'{name} has the width of the stage before and stride 1, so both '
+            'are one stage: give the stage before more depth')
     options = {}
     for key, default in _CHOICES.items():
         value = stage.get(key, default)
@@ -247,13 +247,13 @@ def _read_stage(name: str, stage: Mapping, in_channels: int,
         if fine < 1 or coarse % fine:
             raise ValueError(
                 f'{name}: nl_stride {coarse} is no multiple of {fine}, but '
-                'the positions of each must be among those of the next')
+                'each stride must sample positions of the next stride')
     expand = options['expand_ratio']
     if 1 in expand and expand != (1, ):
         raise ValueError(
-            f'{name}: expand_ratio {expand} has 1 beside others, but a block '
-            'of ratio 1 has no expand convolution: fix it to 1 or leave it '
-            'out')
+            f'{name}: expand_ratio {expand} has 1 beside other ratios, but a '
+            'block of ratio 1 has no expand convolution: fix expand_ratio to 1 or '
+            'leave 1 out')
     if expand == (0, ):
         raise ValueError(f'{name}: expand_ratio 0 alone leaves every block '
                          'out')
@@ -277,7 +277,7 @@ def _read_stage(name: str, stage: Mapping, in_channels: int,
 
 
 def _check_block(name: str, block: BlockSpace) -> None:
-    """Every option makes a valid block, and no two the same one."""
+    """Check that every option makes a valid block, and that all blocks differ."""
     for d, decision in enumerate(DECISIONS):
         widths = {}
         for i, option in enumerate(block.options[decision]):

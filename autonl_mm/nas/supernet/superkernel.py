@@ -1,18 +1,18 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""One block that is every block of its space at once.
+"""One block that contains every block of its space.
 
-It has the weights of the largest block; a smaller block has slices of them: the
-core of the depthwise kernel, the first hidden channels, the first hidden units of
+It has the weights of the largest block. A smaller block has slices of these weights:
+the core of the depthwise kernel, the first hidden channels, the first hidden units of
 squeeze-excite (Single-Path NAS, arXiv 1904.02877). So all choices together cost as
-much as the largest, for LightNL by feature reuse (section 3.2 of the paper).
+much as the largest block, for LightNL by feature reuse (section 3.2 of the paper).
 
-The block *is* the one that its gates choose. Where the paper's formulas break
-that, the gates act elsewhere:
+The block computes exactly the block that its gates choose. With the paper's formulas
+it would not in two cases, so the gates act elsewhere:
 
-- A zeroed kernel leaves the shift of the BN after it alive. Hidden channels
-  are cut off after BN and activation, where squeeze-excite and the project
-  convolution read them; LightNL and the whole block after their last BN.
-- Squeeze-excite without hidden units would multiply by sigmoid(0). Off, its
+- A zeroed kernel does not remove the shift of the BN after it. Hidden channels are cut
+  off after BN and activation, where squeeze-excite and the project convolution read
+  them. LightNL and the whole block are cut off after their last BN.
+- Squeeze-excite without hidden units would multiply by sigmoid(0). When it is off, its
   factor is 1.
 """
 from typing import Dict, Optional, Sequence, Set, Tuple
@@ -30,15 +30,15 @@ from .space import DECISIONS, BlockSpace
 
 
 def part_sizes(widths: Sequence[int]) -> Tuple[int, ...]:
-    """Units that each of the rising widths has beyond the one before."""
+    """Units that each of the rising widths has beyond the width before."""
     return tuple(b - a for a, b in zip((0, *widths), widths))
 
 
 def part_energies(energy: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Sums over all parts but the first, which has no gate.
+    """Sums over each part except the first part, which has no gate.
 
     Args:
-        energy (Tensor): ``(sum(sizes), )``, one number a unit.
+        energy (Tensor): ``(sum(sizes), )``, one number per unit.
         sizes (Sequence[int]): Units of each part.
     """
     return torch.stack([part.sum() for part in energy.split(sizes)[1:]])
@@ -46,7 +46,7 @@ def part_energies(energy: Tensor, sizes: Sequence[int]) -> Tensor:
 
 def unit_weights(gates: Optional[Tensor],
                  sizes: Sequence[int]) -> Optional[Tensor]:
-    """What each unit counts, ``(sum(sizes), )``; None where all count 1.
+    """The weight of each unit, ``(sum(sizes), )``; None if all weights are 1.
 
     Args:
         gates (Tensor, optional): ``(len(sizes) - 1, )``, gates of the parts
@@ -64,7 +64,7 @@ def unit_weights(gates: Optional[Tensor],
 
 def position_weights(gates: Optional[Tensor], strides: Sequence[int],
                      h: int, w: int) -> Optional[Tensor]:
-    """What each position of the finest grid counts, ``(h, w)``.
+    """The weight of each position of the finest grid, ``(h, w)``.
 
     Args:
         gates (Tensor, optional): ``(len(strides) - 1, )``.
@@ -90,7 +90,7 @@ def cut(tensor: Tensor, shape: torch.Size) -> Tensor:
 
     Args:
         tensor (Tensor): A weight or statistic of the largest block.
-        shape (Size): That of a smaller block.
+        shape (Size): The shape in a smaller block.
     """
     for dim, size in enumerate(shape):
         start = (tensor.shape[dim] - size) // 2 if dim >= 2 else 0
@@ -101,21 +101,21 @@ def cut(tensor: Tensor, shape: torch.Size) -> Tensor:
 def affinity_distances(x: Tensor, channels: Sequence[int],
                        strides: Sequence[int], statistic: str
                        ) -> Dict[str, Tensor]:
-    r"""How far the affinities of compact features are from the largest one.
+    r"""Distances of the affinities of compact features from the largest affinity.
 
-    With ``X`` the compact channels at all positions and ``Y`` at the sampled
-    ones, the affinity is ``A = X^T Y``, ``HW x hw``. It is never formed:
+    ``X`` has the compact channels at all positions, and ``Y`` at the sampled positions.
+    The affinity is ``A = X^T Y``, ``HW x hw``. It is never formed:
     :math:`\langle X^T Y, X'^T Y' \rangle = \langle X X'^T, Y Y'^T \rangle`,
-    so all products come from ``k x k`` Gram matrices, of which those for
-    fewer channels are corners.
+    so all products come from ``k x k`` Gram matrices. The matrices for fewer channels
+    are corners of the largest matrix.
 
     With ``statistic='norm'`` the distances are the paper's,
-    :math:`\|A_i - A_{gt}\|^2`, an affinity of a wider stride having zeros
-    where it does not sample. For strides that says little: it is about
-    :math:`1 - 1/s^2` of :math:`\|A_{gt}\|^2` whatever the features, though the
-    BN after LightNL takes the smaller sum for the same. Hence
-    ``'relative'``: :math:`1 - \cos^2` of the angle between the affinities,
-    or, for strides, between the Gram matrices of what they sample.
+    :math:`\|A_i - A_{gt}\|^2`. The affinity of a wider stride then has zeros at
+    positions that it does not sample. For strides this distance says little: it is
+    about :math:`1 - 1/s^2` of :math:`\|A_{gt}\|^2` for any features, though the BN
+    after LightNL removes the difference in size. ``'relative'`` is :math:`1 - \cos^2`
+    of the angle between the affinities, or, for strides, between the Gram matrices of
+    the sampled positions.
 
     Args:
         x (Tensor): Features, ``(N, C, H, W)``.
@@ -173,15 +173,15 @@ def _one_minus_cos2(product: Tensor, square_a: Tensor,
 
 
 class SearchableMBConv(MBConv):
-    """:class:`MBConv` that is cut down by gates for the choices of its space.
+    """:class:`MBConv` whose gates cut it down to a block of its space.
 
     Args:
         space (BlockSpace): The choices.
-        statistic (str): How distances are measured, ``'relative'`` or ``'norm'``.
+        statistic (str): Measure of distances, ``'relative'`` or ``'norm'``.
         **kwargs: As for MBConv.
 
     Attributes:
-        options (dict[str, tuple]): Of each decision that has more than one.
+        options (dict[str, tuple]): Options of each decision that has more than one.
 
     Shape:
         ``(N, C_in, H, W)`` in, ``(N, C_out, ceil(H/stride), ceil(W/stride))``
@@ -246,8 +246,8 @@ class SearchableMBConv(MBConv):
         """Share of every option of every decision, in float64.
 
         Args:
-            gates (dict[str, Tensor]): Of each decision, hard or relaxed to numbers
-                from 0 to 1; hard ones give all to one option.
+            gates (dict[str, Tensor]): Gates of each decision, hard or relaxed to
+                numbers from 0 to 1; hard gates give the whole share to one option.
         """
         shares = []
         for name in DECISIONS:
@@ -269,8 +269,8 @@ class SearchableMBConv(MBConv):
         Args:
             x (Tensor): The feature map.
             gates (dict[str, Tensor]): ``(n - 1, )`` for each decision of n options.
-            distances (dict[str, Tensor], optional): Of the same shapes; where the
-                affinities' distances of this batch are written to. Defaults to
+            distances (dict[str, Tensor], optional): Tensors of the same shapes, to
+                which the affinities' distances of this batch are written. Defaults to
                 None, nothing is measured.
         """
         block_on, hidden = self._split('expand_ratio', gates)
@@ -292,11 +292,11 @@ class SearchableMBConv(MBConv):
         return out
 
     def forward_spec(self, x: Tensor, spec: BlockSpec) -> Tuple[Tensor, Set[str]]:
-        """Run as one block of the space, at its cost.
+        """Run as one block of the space, at the cost of this block.
 
-        Its weights and running statistics are views of the largest block's, which get
-        the gradients and the updates. With gates the same would cost as much as the
-        largest block.
+        Weights and running statistics of the block are views of the largest block's
+        tensors, which get the gradients and the updates. With gates, every block costs
+        as much as the largest block.
 
         Args:
             x (Tensor): ``(N, C_in, H, W)``.
@@ -323,7 +323,7 @@ class SearchableMBConv(MBConv):
 
     def _split(self, name: str, gates: Dict[str, Tensor]
                ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-        """Gate of the whole and weights of the units, where there are."""
+        """Gate of the whole part and weights of its units, each None if it has none."""
         own = gates.get(name)
         sizes = self.parts[name]
         if own is None or sizes[0]:
@@ -378,7 +378,7 @@ class SearchableMBConv(MBConv):
 
     @torch.no_grad()
     def _measure(self, x: Tensor, distances: Dict[str, Tensor]) -> None:
-        """Write the distances of this batch where a gate wants them."""
+        """Write the distances of this batch for the gates that need them."""
         wanted = [name for name in MEASURED if name in self.options]
         if not wanted:
             return

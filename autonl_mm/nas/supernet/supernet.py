@@ -19,7 +19,7 @@ from .knapsack import solve_knapsack
 from .space import DECISIONS, BlockSpace, SearchSpace, Subnet
 from .superkernel import SearchableMBConv
 
-# How far beyond its threshold the value of a switched gate is
+# Distance of a switched gate's value from its threshold
 SWITCHED_MARGIN = 0.05
 
 
@@ -28,11 +28,11 @@ class AutoNLSuperNet(AutoNL):
     """Supernet of AutoNL's search (section 3.2 of the paper), a backbone.
 
     It has the weights of the largest subnet of the space, which the gates cut down to
-    the active subnet; see :class:`SearchableMBConv`, and :class:`GateState` for how
-    gates change in a training step. Train it inside of a :class:`CostAwareModel`.
+    the active subnet, see :class:`SearchableMBConv`. :class:`GateState` describes the
+    gates in a training step. Train the supernet inside of a :class:`CostAwareModel`.
 
     Args:
-        space (str | Mapping): ``'mnasnet'``, the paper's, or a dict, see
+        space (str | Mapping): ``'mnasnet'``, the paper's space, or a dict, see
             :meth:`SearchSpace.from_config`. Defaults to ``'mnasnet'``.
         input_shape (tuple[int, int] | int): ``(H, W)`` of the image whose
             cost is counted. Defaults to (224, 224).
@@ -40,17 +40,17 @@ class AutoNLSuperNet(AutoNL):
             with the cost; None for the backbone alone. Defaults to 1000.
         out_indices (Sequence[int]): As for AutoNL, at least up to the last
             stage. Defaults to None, the head convolution.
-        statistic (str): What the gates compare with their thresholds:
-            ``'relative'``, or ``'norm'``, the paper's squared norms, which do
-            not move; see :mod:`autonl_mm.nas.supernet.gates`. Defaults to
+        statistic (str): Values that the gates compare with their thresholds:
+            ``'relative'``, or ``'norm'``, the paper's squared norms, with which gates
+            do not move; see :mod:`autonl_mm.nas.supernet.gates`. Defaults to
             ``'relative'``.
-        normalize (str): What every LightNL divides by, ``'rms'`` or ``'size'``,
-            also in subnets. Defaults to ``'rms'``.
-        **kwargs: As for :class:`AutoNL`, but for ``arch`` and ``with_cp``.
+        normalize (str): Normalisation of every LightNL, ``'rms'`` or ``'size'``, also
+            in subnets. Defaults to ``'rms'``.
+        **kwargs: As for :class:`AutoNL`, without ``arch`` and ``with_cp``.
 
     Raises:
-        ValueError: If the space is not one or has nothing to choose, or an
-            argument is out of range.
+        ValueError: If the space is invalid or has nothing to choose, or an argument is
+            out of range.
 
     Shape:
         As :class:`AutoNL` of the same ``out_indices``.
@@ -83,8 +83,8 @@ class AutoNLSuperNet(AutoNL):
         if max(self.out_indices) < last_stage:
             raise ValueError(
                 f'out_indices is {tuple(out_indices)}, but the space has '
-                f'{last_stage} stages: what is not built cannot be searched, '
-                'leave those stages out of the space or ask for the last one')
+                f'{last_stage} stages: later stages would not be built and searched, '
+                'leave them out of the space or add the last stage to out_indices')
         self.space = space
         self.gate_state = GateState(
             [block.options for block in self.blocks],
@@ -93,7 +93,7 @@ class AutoNLSuperNet(AutoNL):
         self.kwargs = dict(kwargs, out_indices=self.out_indices)
         self.input_shape = check_input_shape(input_shape)
         self.with_head = max(self.out_indices) > last_stage
-        # blocks of the subnet that runs instead of the active one, if any
+        # blocks of the subnet that runs instead of the active subnet, if any
         self._running: Optional[Tuple[Optional[BlockSpec], ...]] = None
         self.num_classes = num_classes if self.with_head else None
         self.set_cost_model(MacsModel())
@@ -103,7 +103,7 @@ class AutoNLSuperNet(AutoNL):
         return SearchableMBConv(*self._block_args.pop(0), **kwargs)
 
     def init_weights(self) -> None:
-        """As AutoNL; gates compare the weights with these initial ones."""
+        """As AutoNL; gates compare the weights with these initial weights."""
         super().init_weights()
         if not isinstance(self.init_cfg,
                           dict) or self.init_cfg.get('type') != 'Pretrained':
@@ -144,15 +144,15 @@ class AutoNLSuperNet(AutoNL):
     def sample_around(self, cost: Union[float, Sequence[float], None]) -> None:
         r"""Set the distribution of :meth:`sample_subnet`.
 
-        How important a part is depends on the rest of the subnet: a second block
-        matters much where it is one of four, little where it is one of nine. So
-        subnets are sampled around the target's cost, but from all of the space, with
-        probabilities in proportion to :math:`e^{-\beta cost}`; subnets of equal costs
+        The importance of a part depends on the rest of the subnet: a second block is
+        important in a subnet of four blocks, and less important in a subnet of nine.
+        So subnets are sampled around the target's cost, but from the whole space, with
+        probabilities in proportion to :math:`e^{-\beta cost}`. Subnets of equal costs
         are equally probable.
 
         Args:
-            cost (float | Sequence[float], optional): Mean cost of the samples; each
-                sample takes one of several at random. None for equal
+            cost (float | Sequence[float], optional): Mean cost of the samples. Each
+                sample takes one of several costs at random. None for equal
                 probabilities.
         """
         costs = cost if isinstance(cost, Sequence) else [cost]
@@ -165,10 +165,10 @@ class AutoNLSuperNet(AutoNL):
     def cost(self, relaxed: bool = False) -> Tensor:
         """Cost of the active subnet.
 
-        It is the expectation of the blocks' costs under independent
-        decisions. While gates are hard that is exactly the cost of
-        :meth:`arch`, in MACs ``count_macs(arch(), input_shape, num_classes,
-        with_head)``; its gradient goes through the indicators' sigmoids.
+        It is the expectation of the blocks' costs under independent decisions. With
+        hard gates this is exactly the cost of :meth:`arch`, in MACs
+        ``count_macs(arch(), input_shape, num_classes, with_head)``. The gradient passes
+        through the indicators' sigmoids.
 
         Args:
             relaxed (bool): Whether to relax the gates to sigmoids. Defaults
@@ -188,12 +188,12 @@ class AutoNLSuperNet(AutoNL):
         return total
 
     def _energies(self) -> Tensor:
-        """``(G, )``, of the weights of every gate."""
+        """``(G, )``, the energies of the weights of every gate."""
         return torch.cat(
             [e for block in self.blocks for e in block.energies().values()])
 
     def _values(self) -> Tensor:
-        """``(G, )``, what every gate compares with its threshold."""
+        """``(G, )``, the values that the gates compare with their thresholds."""
         return self.gate_state.values(self._energies())
 
     def _by_block(self, flat: Tensor) -> List[Dict[str, Tensor]]:
@@ -268,10 +268,10 @@ class AutoNLSuperNet(AutoNL):
         """Set the gates of the next training iteration, see :class:`GateState`.
 
         Args:
-            rate (float): Probability of a sampled subnet in place of the active one.
-                With 0, the paper's rule, the gradient is that of the active subnet.
-            seed (int): Decides the sample alone, so that all ranks and a resumed run
-                have the same.
+            rate (float): Probability of a sampled subnet in place of the active subnet.
+                With 0, the paper's rule, the active subnet has the gradient.
+            seed (int): Alone decides the sample, so that all ranks and a resumed run
+                have the same sample.
         """
         if not rate:
             self.gate_state.stop_sampling()
@@ -293,18 +293,18 @@ class AutoNLSuperNet(AutoNL):
     def fit_budget(self, low: float, high: float) -> float:
         """Choose the most important subnet whose cost lies in an interval.
 
-        The importance of a subnet is the sum of that of its parts: the
-        task's loss, linear in the gates. That makes it a knapsack, see
-        :func:`solve_knapsack`. While no importance was measured the margins take
-        its place, and an active subnet inside of the interval stays.
+        The importance of a subnet is the sum of the importances of its parts: the
+        task's loss, linear in the gates. The choice is a knapsack problem, see
+        :func:`solve_knapsack`. If no importance was measured yet, the margins of the
+        gates replace it, and an active subnet inside of the interval stays active.
 
         Args:
             low (float): Minimum cost.
             high (float): Maximum cost.
 
         Returns:
-            float: The cost afterwards; the one nearest to the interval if the
-            space has none inside.
+            float: The new cost; the cost nearest to the interval if no subnet of the
+            space lies inside.
         """
         importance = self.gate_state.importance
         if importance.any():
@@ -338,7 +338,7 @@ class AutoNLSuperNet(AutoNL):
         for slices, margins, choice in zip(self.gate_state.slices, self._margins(),
                                            subnet):
             for name, option in zip(DECISIONS, choice):
-                # gates after the first one that is off have no effect
+                # gates after the first gate that is off have no effect
                 for i, margin in enumerate(margins.get(name, [])[:option + 1]):
                     on = i < option
                     if (margin > 0) != on:
@@ -360,16 +360,16 @@ class AutoNLSuperNet(AutoNL):
             TypeError: Always.
         """
         raise TypeError(
-            'an AutoNLSuperNet has no deploy form, its gates still choose: '
+            'an AutoNLSuperNet has no deploy form, because its gates still change: '
             'export the active subnet (tools/export_arch.py, or '
-            'export_subnet()) and switch that')
+            'export_subnet()) and switch it to deploy form')
 
     @contextmanager
     def run_subnet(self, subnet: Subnet) -> Iterator[None]:
-        """Run as one subnet in the ``with`` block, whatever the gates are.
+        """Run as one subnet in the ``with`` block, independent of the gates.
 
-        It computes at the subnet's cost, with views of the supernet's weights, which
-        it trains.
+        The subnet computes at its own cost, with views of the supernet's weights. A
+        training step trains these weights.
 
         Args:
             subnet (Subnet): The subnet.
@@ -396,14 +396,14 @@ class AutoNLSuperNet(AutoNL):
             if i in self.out_indices:
                 outs.append(x)
         if torch.is_grad_enabled() and unused:
-            # Gradients of zero: distributed training waits for all parameters, and
-            # the optimiser's averages go on as they do with gates.
+            # Gradients of zero: distributed training waits for all parameters, and the
+            # optimiser updates its averages as it does with gates.
             zero = torch.stack([p[(0, ) * p.dim()] for p in unused]).sum() * 0
             outs[-1] = outs[-1] + zero.to(outs[-1].dtype)
         return tuple(outs)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """As AutoNL; in training the affinities' distances are measured."""
+        """As AutoNL. In training the affinities' distances are also measured."""
         self._check_input(x)
         if self._running is not None:
             return self._forward_subnet(x)
@@ -429,10 +429,10 @@ class AutoNLSuperNet(AutoNL):
 
 def _total_importance(space: BlockSpace, parts: Dict[str, List[float]]
                       ) -> np.ndarray:
-    """Sum over the parts that every choice has, of ``space.shape``.
+    """Sum over the parts of every choice, of ``space.shape``.
 
     Args:
-        space (BlockSpace): The subnet.
+        space (BlockSpace): The choices of the block.
         parts (dict[str, list[float]]): Importance of the part of every gate.
     """
     def of(name):
@@ -449,12 +449,12 @@ def _total_importance(space: BlockSpace, parts: Dict[str, List[float]]
 
 
 def _choice(margins: Dict[str, List[float]]) -> Tuple[int, ...]:
-    """Index of the option of every decision, of gates of these margins."""
+    """Index of the option of every decision, for gates with these margins."""
     return tuple(_reached(margins.get(name, [])) for name in DECISIONS)
 
 
 def _reached(margins: List[float]) -> int:
-    """Index of the option that gates of these margins choose."""
+    """Index of the option that gates with these margins choose."""
     for i, margin in enumerate(margins):
         if not margin > 0:
             return i

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""CostAwareModel, any task model whose backbone is being searched."""
+"""CostAwareModel: a task model whose backbone is searched."""
 import hashlib
 from contextlib import contextmanager, nullcontext
 from os import PathLike
@@ -24,19 +24,18 @@ from .soft_targets import caught_logits, logits_layer, soft_loss
 class CostAwareModel(BaseModel):
     r"""A task model with the cost of its backbone in the objective.
 
-    The paper's objective is :math:`CE(w, t) + \lambda \log(cost(t))`, whose
-    outcome depends on :math:`\lambda` and on the length of the run. With
-    ``target`` the penalty is :math:`\lambda |\log(cost / target)|`, and
-    wherever the cost leaves the ``budget``, the range of costs allowed so far, the
-    most important subnet inside of it is chosen, see
-    :meth:`AutoNLSuperNet.fit_budget`. The search hook narrows the budget from
-    the whole space to 2% around the target.
+    The paper's objective is :math:`CE(w, t) + \lambda \log(cost(t))`. Its outcome
+    depends on :math:`\lambda` and on the length of the run. With ``target`` the penalty
+    is :math:`\lambda |\log(cost / target)|`. If the cost leaves the ``budget``, the
+    range of costs allowed so far, the most important subnet inside of the budget is
+    chosen, see :meth:`AutoNLSuperNet.fit_budget`. The search hook narrows the budget
+    from the whole space to 2% around the target.
 
     Args:
         model (dict): Config of the task model of mmpretrain, mmdet or mmseg,
             its backbone an :class:`AutoNLSuperNet`.
         cost_weight (float): :math:`\lambda`.
-        target (float, optional): Cost to end at, in MACs or milliseconds.
+        target (float, optional): Target cost of the search, in MACs or milliseconds.
             Defaults to None, the paper's objective.
         cost (str | PathLike): ``'macs'``, or the path of a latency table from
             ``tools/analysis_tools/measure_latency.py``. Defaults to
@@ -99,11 +98,11 @@ class CostAwareModel(BaseModel):
         return self.model
 
     def describe_for_resume(self, max_iters: int) -> dict:
-        """What must agree between a checkpoint of a search and the run that resumes.
+        """Settings in which a checkpoint of a search and a resumed run must agree.
 
         Args:
             max_iters (int): Iterations of the run; the phases of a search are shares
-                of them.
+                of this number.
 
         Returns:
             dict: By name, the value, which is plain data, and its meaning.
@@ -140,7 +139,7 @@ class CostAwareModel(BaseModel):
 
         Args:
             force (bool): Whether to choose the most important subnet inside of the
-                budget even if the active one lies in it. Defaults to False.
+                budget even if the active subnet lies in it. Defaults to False.
         """
         if self.target is None:
             return
@@ -150,10 +149,10 @@ class CostAwareModel(BaseModel):
 
     @contextmanager
     def exported_as(self, subnet: Subnet) -> Iterator[None]:
-        """The task model with an exported subnet in the supernet's place.
+        """The task model with an exported subnet in place of the supernet.
 
         It computes the same as the supernet in a fraction of the time. The subnet
-        stays the active one after the ``with`` block.
+        stays the active subnet after the ``with`` block.
 
         Args:
             subnet (Subnet): The subnet.
@@ -174,11 +173,11 @@ class CostAwareModel(BaseModel):
         """Set the subnets that the next iterations train.
 
         Args:
-            subnets (Sequence[Subnet]): Each is trained on the whole batch; the loss is
-                the mean of their losses. Empty for gates.
-            soft_targets (bool): Whether the first subnet teaches the others: these
-                learn its outputs instead of the annotations, and the losses are added
-                up, as in BigNAS. Defaults to False.
+            subnets (Sequence[Subnet]): Each subnet is trained on the whole batch; the
+                loss is the mean of their losses. Empty for gates.
+            soft_targets (bool): Whether the first subnet teaches all other subnets,
+                which learn its outputs instead of the annotations. The losses are
+                added up, as in BigNAS. Defaults to False.
 
         Raises:
             ValueError: If ``soft_targets`` is set and the task model has no logits.
@@ -191,9 +190,9 @@ class CostAwareModel(BaseModel):
     def _losses_of_subnets(self, inputs, data_samples) -> Dict[str, Tensor]:
         """The losses of all subnets of a step.
 
-        All subnets are in one forward pass, and so in one backward pass, which
-        distributed training, mixed precision and accumulation need. The price is the
-        memory of all their activations.
+        All subnets are in one forward pass and in one backward pass, which distributed
+        training, mixed precision and accumulation need. All their activations are in
+        memory at the same time.
         """
         first, *others = self.step_subnets
         with self.supernet.run_subnet(first), self._caught() as teacher:
@@ -227,7 +226,7 @@ class CostAwareModel(BaseModel):
             return self.model(inputs, data_samples, mode=mode)
         if self.step_subnets:
             losses = self._losses_of_subnets(inputs, data_samples)
-            # No gate moves, so that the cost is no objective. A zero, because
+            # No gate moves, so the cost is no objective. The loss is zero, because
             # distributed training waits for the thresholds' gradient.
             losses['loss_cost'] = self.supernet.gate_state.threshold.sum() * 0
             with torch.no_grad():
@@ -260,8 +259,9 @@ def load_search(model: CostAwareModel, path: str) -> None:
         path (str): The checkpoint.
 
     Raises:
-        BrokenCheckpointError, UnsafeCheckpointError: If it cannot be loaded.
-        ValueError: If it is from another search space or model.
+        BrokenCheckpointError, UnsafeCheckpointError: If the checkpoint cannot be
+            loaded.
+        ValueError: If the checkpoint is from another search space or model.
     """
     own = model.state_dict()
     state = fit_wrappers(weights_of(load_checkpoint(path), path), own)

@@ -9,7 +9,7 @@ from autonl_mm.nas.supernet.space import Subnet
 
 
 def extremes(table: CostTable) -> Tuple[Subnet, Subnet]:
-    """The largest subnet of a space, which contains all others, and the cheapest.
+    """The largest subnet of a space, which contains all subnets, and the cheapest.
 
     Args:
         table (CostTable): Costs of the space.

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What a search adds to training: its schedule, its records, its resume."""
+"""SearchHook: schedule, records and resume of a search."""
 import json
 from pathlib import Path
 from typing import List, Optional
@@ -29,39 +29,42 @@ from .sampling import sandwich_subnets
 class SearchHook(Hook):
     """Schedule and records of a search with a :class:`CostAwareModel`.
 
-    **Schedule.** Some iterations train a sampled subnet, see :class:`GateState`, at a
-    rate that falls during the warm-up from ``warmup_sample_rate`` to ``sample_rate``:
-    since all gates are on at first, indicators are dropped, as in Single-Path NAS.
-    During the warm-up the thresholds are held. Their gradients reach the optimiser all
-    the same, whose averages would otherwise start from zero and let the first steps
-    leap. From then on to ``freeze_at`` thresholds move and a target's budget narrows; a
-    ``sample_rate`` of 0 is the paper's rule. At ``freeze_at`` the subnet for the target
-    is chosen. Then thresholds are held again, and only the chosen subnet is trained.
+    **Schedule.** Some iterations train a sampled subnet, see :class:`GateState`. Their
+    rate falls during the warm-up from ``warmup_sample_rate`` to ``sample_rate``. All
+    gates are on at first, so indicators are dropped, as in Single-Path NAS. During the
+    warm-up the thresholds are held. Their gradients still reach the optimiser. Its
+    averages would otherwise start from zero and make the first steps too large. After
+    the warm-up and until ``freeze_at``, thresholds move and a target's budget narrows.
+    A ``sample_rate`` of 0 is the paper's rule. At ``freeze_at`` the subnet for the
+    target is chosen. Then thresholds are held again, and only the chosen subnet is
+    trained.
 
-    **The choice.** The importance of each part is measured by itself, and parts are
-    less important together than one by one. So the most important subnet is only the
-    first of many candidates within 2% of the target. All candidates run with the
-    supernet's weights on the same images, and the candidate of the lowest loss is
-    chosen, see :func:`~autonl_mm.nas.selection.choosing.choose`. ``candidates=0`` takes
-    the most important subnet.
+    **The choice.** The importance of each part is measured separately, and several
+    parts together are less important than the sum of their importances. So the most
+    important subnet is only the first of many candidates within 2% of the target. All
+    candidates run with the supernet's weights on the same images, and the candidate
+    with the lowest loss is chosen, see
+    :func:`~autonl_mm.nas.selection.choosing.choose`. ``candidates=0`` chooses the most
+    important subnet.
 
-    **Sandwich rule.** With ``subnets`` each iteration before the choice trains so many
-    subnets and no gates: the largest and the cheapest of the space, and sampled ones,
-    each at its own cost (see :meth:`AutoNLSuperNet.run_subnet`). Importance is not
-    measured, and thresholds are held: only the candidates decide. Subnets are sampled
-    around the target, or over the whole range of costs if there is none. Without a
-    target the supernet serves all targets: ``warmup`` and ``freeze_at`` are 1, and
-    ``tools/choose_arch.py`` chooses afterwards.
+    **Sandwich rule.** With ``subnets`` each iteration before the choice trains this
+    number of subnets and no gates: the largest and the cheapest subnet of the space,
+    and sampled subnets, each at its own cost (see :meth:`AutoNLSuperNet.run_subnet`).
+    Importance is not measured, and thresholds are held. Only the candidates decide.
+    Subnets are sampled around the target, or over the whole range of costs without a
+    target. Without a target the supernet serves all targets: ``warmup`` and
+    ``freeze_at`` are 1, and ``tools/choose_arch.py`` chooses afterwards.
 
-    **Records.** After every epoch one log line with cost, target and the decision of
-    every block, ``arch.txt`` and ``gates/epoch_N.json`` in the work dir, and the gates'
-    margins in the visualizer. In an iteration-based loop, such as mmseg's, records are
-    written with every checkpoint instead, as ``gates/iter_N.json``.
+    **Records.** After every epoch the hook writes one log line with cost, target and
+    the decision of every block, ``arch.txt`` and ``gates/epoch_N.json`` in the work
+    dir, and the gates' margins in the visualizer. In an iteration-based loop, such as
+    mmseg's, it writes the records with every checkpoint, as ``gates/iter_N.json``.
 
-    **Resume.** Random numbers of an epoch depend on the seed and the epoch alone, in an
-    iteration-based loop on the seed and the iteration; random numbers of an iteration's
-    gates always do. So a resumed run continues as if it had not stopped. For that,
-    workers of a dataloader must not persist beyond the epoch.
+    **Resume.** Random numbers of an epoch depend only on the seed and the epoch, in an
+    iteration-based loop only on the seed and the iteration. Random numbers of an
+    iteration's gates always depend only on the seed and the iteration. So a resumed run
+    continues as if it had not stopped. For this, workers of a dataloader must not
+    persist beyond the epoch.
 
     Args:
         warmup (float): Share of the iterations in which gates do not move.
@@ -71,14 +74,14 @@ class SearchHook(Hook):
         warmup_sample_rate (float): Probability of a sampled subnet at the start.
             Defaults to 0.5.
         sample_rate (float): Probability after the warm-up. Defaults to 0.25.
-        candidates (int): Subnets to try besides the most important one.
+        candidates (int): Subnets to try besides the most important subnet.
             Defaults to 256.
         num_samples (int): Images to try candidates on, of all ranks together.
             Defaults to 8192.
         subnets (int): Subnets that each iteration trains by the sandwich rule, at
             least 2. Defaults to 0, gates.
-        soft_targets (bool): Whether the largest subnet teaches the others, which learn
-            its outputs instead of the annotations, see
+        soft_targets (bool): Whether the largest subnet teaches all other subnets, which
+            learn its outputs instead of the annotations, see
             :func:`~autonl_mm.nas.training.soft_targets.soft_loss`. Defaults to False.
         held_out (dict, optional): Config of a dataset of held-out images, on which
             candidates are tried instead of training images, such as a
@@ -118,12 +121,12 @@ class SearchHook(Hook):
                 raise ValueError(
                     f'{name} is {number}, expected an integer of at least {least}')
         if soft_targets and not subnets:
-            raise ValueError('soft_targets is True, but subnets is 0: set the number '
-                             'of subnets that an iteration trains')
+            raise ValueError('soft_targets is True, but subnets is 0: set subnets to '
+                             'the number of subnets that each iteration trains')
         if subnets and not candidates and freeze_at < 1:
             raise ValueError(
-                f'candidates is 0, but with subnets={subnets} only candidates tell '
-                'subnets apart: set candidates, or subnets=0')
+                f'candidates is 0, but with subnets={subnets} only candidates decide '
+                'between subnets: set candidates, or subnets=0')
         self.warmup = warmup
         self.freeze_at = freeze_at
         self.warmup_sample_rate = warmup_sample_rate
@@ -147,7 +150,7 @@ class SearchHook(Hook):
         """Take the model and the images for candidates from a runner.
 
         Args:
-            runner (Runner): Of a training or of a finished one.
+            runner (Runner): The runner of a training, which may be finished.
         """
         self.before_run(runner)
         self.images = build_held_out(runner, self.held_out)
@@ -169,8 +172,8 @@ class SearchHook(Hook):
             if self.warmup < 1:
                 raise ValueError(
                     f'warmup is {self.warmup} and CostAwareModel has no target, but '
-                    f'with subnets={self.subnets} a choice needs a target: set one, or '
-                    'warmup=1 and freeze_at=1 to train for all targets')
+                    f'with subnets={self.subnets} a choice needs a target: set target, '
+                    'or warmup=1 and freeze_at=1 to train for all targets')
             self.supernet.sample_around(self.supernet.cost_table.levels())
         self.recorded = None  # number of iterations at the last record
 
@@ -206,7 +209,7 @@ class SearchHook(Hook):
         else:
             self.supernet.sample_gates(self.rate(progress), seed)
         self._narrow(progress)
-        # The scaler may change it at the end of the iteration.
+        # The scaler may change the scale at the end of the iteration.
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         self.loss_scale = scaler.get_scale() if scaler else 1.0
         self.held = None
@@ -247,7 +250,7 @@ class SearchHook(Hook):
         """The losses by which candidates are compared.
 
         Args:
-            runner (Runner): Of the training, with its optimiser.
+            runner (Runner): The runner of the training, with its optimiser.
         """
         return ProxyLoss(
             runner, self.model.model, self.model.exported_as, self.num_samples,
@@ -267,13 +270,13 @@ class SearchHook(Hook):
         best, loss_before, loss = choose(
             goal, supernet.space, proxy.losses, proxy.num_batches, self.candidates,
             runner.seed, start=supernet.active_subnet())
-        # Candidates moved the thresholds. From where they were before, the best one
+        # Candidates moved the thresholds. From their earlier values, the best subnet
         # moves as few as possible.
         with torch.no_grad():
             threshold.copy_(before)
         supernet.set_active_subnet(best)
         runner.logger.info(f'search: the most important subnet has a loss of '
-                           f'{loss_before:.4f}, the best one {loss:.4f}')
+                           f'{loss_before:.4f}, the best subnet {loss:.4f}')
         if proxy.batches.is_full:
             runner.logger.info(
                 f'search: {len(proxy.batches.kept)} of the batches stayed in memory, '
@@ -284,8 +287,10 @@ class SearchHook(Hook):
                          batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
-        """Measure importance, and make the chosen subnet the active one, also for
-        evaluation and recalibration of BN. At ``freeze_at`` it is chosen here.
+        """Measure importance, and make the chosen subnet the active subnet.
+
+        Evaluation and recalibration of BN use the active subnet. At ``freeze_at`` the
+        subnet is chosen here.
         """
         state = self.supernet.gate_state
         state.average_importance(self.loss_scale)
@@ -294,7 +299,7 @@ class SearchHook(Hook):
             with torch.no_grad():
                 state.threshold.copy_(self.held)
         if self.chosen is not None:
-            # Weights change, and with them the values of the gates.
+            # Weights change, and the values of the gates change with them.
             self.supernet.set_active_subnet(self.chosen)
         if (runner.iter / runner.max_iters < self.freeze_at <=
                 (runner.iter + 1) / runner.max_iters):
@@ -352,17 +357,17 @@ class SearchHook(Hook):
                     json.dumps(record, indent=1) + '\n')
 
     def after_train(self, runner: Runner) -> None:
-        """Warn if every gate is on, or every gate off."""
+        """Warn if every gate is on, or if every gate is off."""
         if not self.chooses:
             runner.logger.info('search: the supernet is trained for all targets, '
-                               'choose for some with tools/choose_arch.py')
+                               'choose subnets with tools/choose_arch.py')
             return
         chosen = [gate['choice'] for gate in self.supernet.gates().values()]
         options = [gate['options'] for gate in self.supernet.gates().values()]
         for where, end, remedy in ((-1, 'on', 'raise'), (0, 'off', 'lower')):
             if chosen == [o[where] for o in options]:
                 runner.logger.warning(
-                    f'The search ended with everything {end}: it chose '
+                    f'The search ended with every gate {end}, so it chose '
                     f'nothing. Give CostAwareModel a target, {remedy} its '
                     'cost_weight, or give the thresholds another learning '
                     'rate.')
@@ -372,11 +377,11 @@ def build_held_out(runner: Runner, config: Optional[dict]) -> Optional[Dataset]:
     """Build the dataset of held-out images.
 
     Args:
-        runner (Runner): Of the training.
-        config (dict, optional): The dataset's; None if no images are held out.
+        runner (Runner): The runner of the training.
+        config (dict, optional): Config of the dataset; None if no images are held out.
 
     Raises:
-        ValueError: If some of its images are trained on or evaluated on.
+        ValueError: If a held-out image is trained on or evaluated on.
     """
     if config is None:
         return None
@@ -388,9 +393,10 @@ def build_held_out(runner: Runner, config: Optional[dict]) -> Optional[Dataset]:
         count = count_shared(dataset, other)
         if count:
             raise ValueError(
-                f'at least {count} images of held_out are images of {name} too: hold '
-                'them out from both, for instance with autonl_mm.HoldoutDataset, '
-                "split='val' in held_out and split='train' in train_dataloader")
+                f'at least {count} images of held_out are images of {name} too: keep '
+                'them out of training and evaluation, for instance with '
+                "autonl_mm.HoldoutDataset, split='val' in held_out and split='train' "
+                'in train_dataloader')
     return dataset
 
 
@@ -421,7 +427,7 @@ def describe(supernet: AutoNLSuperNet) -> str:
 
     Returns:
         str: Blocks as ``stage.block kernel, expand ratio, SE, LightNL``,
-        ``-`` for one that is skipped, with bars between stages.
+        ``-`` for a skipped block, with bars between stages.
     """
     choices = iter(supernet.active_subnet())
     stages = []

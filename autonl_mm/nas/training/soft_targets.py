@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Soft targets: outputs of one subnet, for others to learn."""
+"""Soft targets: outputs of one subnet that other subnets learn."""
 from contextlib import contextmanager
 from typing import Iterator, List
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def logits_layer(model: nn.Module) -> nn.Module:
-    """The layer of a classifier or segmentor whose output are the logits.
+    """The layer of a classifier or segmentor whose output is the logits.
 
     Args:
         model (nn.Module): A model of mmpretrain or mmseg.
@@ -18,8 +18,8 @@ def logits_layer(model: nn.Module) -> nn.Module:
         nn.Module: Its output is ``(N, K)``, or ``(N, K, H, W)`` of a segmentor.
 
     Raises:
-        ValueError: If it is neither; a detector's boxes are no distribution over
-            classes.
+        ValueError: If the model is neither; a detector's boxes are no distribution
+            over classes.
     """
     heads = getattr(model, 'decode_head', None)
     head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
@@ -43,7 +43,7 @@ def caught_logits(model: nn.Module) -> Iterator[List[Tensor]]:
         model (nn.Module): A classifier or segmentor.
 
     Yields:
-        list[Tensor]: Has the logits of each forward pass in the ``with`` block.
+        list[Tensor]: The logits of each forward pass in the ``with`` block.
     """
     found: List[Tensor] = []
     handle = logits_layer(model).register_forward_hook(
@@ -57,8 +57,9 @@ def caught_logits(model: nn.Module) -> Iterator[List[Tensor]]:
 def soft_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Cross entropy with another subnet's distribution over classes.
 
-    In-place distillation of BigNAS (Yu et al., ECCV 2020, arXiv 2003.11142, section
-    3.1): the teacher is trained in the same step, and gets no gradient from this.
+    This is the in-place distillation of BigNAS (Yu et al., ECCV 2020, arXiv 2003.11142,
+    section 3.1): the teacher is trained in the same step, and gets no gradient from
+    this loss.
 
     Args:
         student (Tensor): Logits ``(N, K, ...)``; K is 1 for masks of 0 and 1.

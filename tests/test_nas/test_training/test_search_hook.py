@@ -267,7 +267,7 @@ def test_for_all_targets(sandwich_search, tmp_path):
     assert 'needs a target: set one, or warmup=1 and freeze_at=1' in result.stdout
     output = run_tool(*arguments, 'custom_hooks.0.warmup=1',
                       'custom_hooks.0.freeze_at=1').stdout
-    assert 'trained for all targets, choose for some with' in output
+    assert 'trained for all targets, choose subnets with' in output
     assert 'trying' not in output and 'chose nothing' not in output
     assert not (tmp_path / 'run/arch.txt').exists()
     record = json.loads((tmp_path / 'run/gates/epoch_2.json').read_text())
@@ -368,7 +368,7 @@ class _Runner:
 
 
 @pytest.mark.parametrize('threshold, word', [
-    (-1.0, 'everything on'), (3.0, 'everything off')])
+    (-1.0, 'every gate on'), (3.0, 'every gate off')])
 def test_warns_of_a_search_that_chose_nothing(threshold, word, caplog):
     hook = SearchHook()
     hook.supernet = AutoNLSuperNet(TINY_SPACE)

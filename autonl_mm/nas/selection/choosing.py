@@ -18,15 +18,15 @@ from .evolution import NUM_MUTATIONS, Losses, evolution_search, nan_last
 from .loss_cache import LossCache
 from .loss_predictor import Blocks, LossPredictor
 
-# Half-width of the range of costs around a target, as a share of it
+# Half-width of the range of costs around a target, as a share of the target
 TOLERANCE = 0.02
-# Samples after which a search for subnets that meet a goal ends
+# Largest number of samples when looking for subnets that meet a goal
 TRIES = 20000
-# With limits only, subnets are sampled around this share of each
+# With limits only, subnets are sampled around this fraction of each limit
 BELOW = 0.95
 # Blocks in which finalists differ, one more than evolution changes at once
 MIN_DIFFERENCE = NUM_MUTATIONS + 1
-# Sampled subnets, of which the predicted best are trained
+# Sampled subnets; the subnets with the best predictions are trained
 PREDICTED = 4000
 
 
@@ -35,11 +35,11 @@ class Goal:
     """The costs that a subnet may have.
 
     Args:
-        name (str): For logs and folders.
+        name (str): Name for logs and folders.
         tables (dict[str, CostTable]): The costs by name.
         ranges (dict[str, tuple[float, float]]): Minimum and maximum of some costs.
-        around (dict[str, float]): Mean cost of sampled subnets, by the cost's name.
-            With several, each sample takes one of them at random.
+        around (dict[str, float]): Mean cost of sampled subnets, by the cost's name. If
+            there are several, each sample takes one at random.
     """
     name: str
     tables: Dict[str, CostTable]
@@ -56,7 +56,7 @@ class Goal:
                    for name, (low, high) in self.ranges.items())
 
     def sampler(self, generator: torch.Generator) -> Callable[[], Subnet]:
-        """A function that samples subnets around the goal; some may not meet it.
+        """A function that samples subnets around the goal; samples may not meet it.
 
         Args:
             generator (Generator): Source of random numbers.
@@ -80,11 +80,11 @@ def make_goal(tables: Dict[str, CostTable], maxima: Dict[str, float],
         tables (dict[str, CostTable]): The costs by name.
         maxima (dict[str, float]): Limits by the cost's name.
         cost (str): Name of the target's cost. Defaults to ''.
-        target (float, optional): Cost to be met within :data:`TOLERANCE`.
+        target (float, optional): Target cost, met within :data:`TOLERANCE`.
             Defaults to None.
 
     Raises:
-        ValueError: If no subnet of the space can meet it.
+        ValueError: If no subnet of the space can meet the goal.
     """
     ranges, around, words = {}, {}, []
     for name, limit in maxima.items():
@@ -110,7 +110,7 @@ def make_goal(tables: Dict[str, CostTable], maxima: Dict[str, float],
 
 
 def _short(value: float) -> str:
-    """Such as 6.5M; fit for a file's name."""
+    """A number such as 6.5M, for the name of a file."""
     for unit, size in (('M', 1e6), ('k', 1e3)):
         if value >= size:
             return f'{value / size:g}{unit}'
@@ -120,7 +120,7 @@ def _short(value: float) -> str:
 def choose(goal: Goal, space: SearchSpace, losses: Losses, batches: int,
            candidates: int, seed: int, start: Optional[Subnet] = None
            ) -> Tuple[Subnet, float, float]:
-    """The candidate of the lowest loss that a goal allows, found by evolution.
+    """The allowed candidate with the lowest loss, found by evolution.
 
     Args:
         goal (Goal): The allowed costs.
@@ -128,14 +128,14 @@ def choose(goal: Goal, space: SearchSpace, losses: Losses, batches: int,
         losses (Callable): Computes or looks up the losses of subnets, see
             :data:`~autonl_mm.nas.selection.evolution.Losses`.
         batches (int): Number of batches.
-        candidates (int): Number of candidates to try, a given ``start`` not counted.
-        seed (int): Decides the candidates.
-        start (Subnet, optional): A further candidate, the first one; it need not meet
-            the goal. Defaults to None, a sampled one.
+        candidates (int): Number of candidates to try, without a given ``start``.
+        seed (int): Seed of the candidates.
+        start (Subnet, optional): A further candidate, tried first; it need not meet the
+            goal. Defaults to None, a sampled candidate.
 
     Returns:
         tuple[Subnet, float, float]: The best subnet, the mean loss of the first
-        candidate, and the best subnet's.
+        candidate, and the mean loss of the best subnet.
 
     Raises:
         ValueError: If there is no ``start`` and no sampled subnet meets the goal.
@@ -155,10 +155,11 @@ def choose(goal: Goal, space: SearchSpace, losses: Losses, batches: int,
 
 def best_candidates(goal: Goal, space: SearchSpace, cache: LossCache, count: int
                     ) -> List[Subnet]:
-    """The best candidates that a goal allows, the first finalists.
+    """The best candidates that a goal allows, which are the first finalists.
 
     Candidates that were tried on more batches come first, because successive halving
-    dropped the others. Near duplicates, of which evolution makes many, are left out.
+    dropped all other candidates. Evolution makes many near duplicates, which are left
+    out.
 
     Args:
         goal (Goal): The allowed costs.
@@ -176,7 +177,7 @@ def best_candidates(goal: Goal, space: SearchSpace, cache: LossCache, count: int
 def predicted_candidates(goal: Goal, space: SearchSpace, predictor: LossPredictor,
                          trained: Iterable[Subnet], count: int, seed: int
                          ) -> List[Subnet]:
-    """Subnets that a goal allows and that are predicted to train best.
+    """Allowed subnets that are predicted to train best.
 
     They are the best of :data:`PREDICTED` samples, without near duplicates of each
     other and of trained subnets.
@@ -187,7 +188,7 @@ def predicted_candidates(goal: Goal, space: SearchSpace, predictor: LossPredicto
         predictor (LossPredictor): Fitted to trained subnets.
         trained (Iterable[Subnet]): Subnets that were trained for this goal.
         count (int): Number of subnets; fewer are returned if no more are found.
-        seed (int): Decides the samples.
+        seed (int): Seed of the samples.
     """
     sample = goal.sampler(torch.Generator().manual_seed(seed))
     found: Dict[Blocks, Subnet] = {}
@@ -207,12 +208,12 @@ def best_finalist(trained: Sequence[Tuple[Subnet, float]], predictor: LossPredic
     """The finalist with the lowest predicted loss.
 
     The loss of one short training scatters by as much as subnets differ. The fit
-    averages over many trainings, the finalist's own among them.
+    averages over many trainings, including the finalist's own training.
 
     Args:
         trained (Sequence[tuple[Subnet, float]]): Finalists of a goal and their
             training losses.
-        predictor (LossPredictor): Fitted to these and others.
+        predictor (LossPredictor): Fitted to these and other finalists.
         space (SearchSpace): The space.
 
     Returns:
@@ -230,7 +231,7 @@ def best_finalist(trained: Sequence[Tuple[Subnet, float]], predictor: LossPredic
 
 def drop_near_duplicates(ranked: Iterable[Subnet], others: Iterable[Subnet],
                          count: int, space: SearchSpace) -> List[Subnet]:
-    """The first subnets that differ from all before and from others.
+    """The first subnets that differ from all subnets before and from other subnets.
 
     Short trainings would not tell near duplicates apart.
 
@@ -255,14 +256,14 @@ def drop_near_duplicates(ranked: Iterable[Subnet], others: Iterable[Subnet],
 
 
 def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> List[int]:
-    """Indices of the subnets of which no other is cheaper and better.
+    """Indices of the subnets for which no subnet is both cheaper and better.
 
     Args:
-        costs (Sequence[float]): By subnet.
-        losses (Sequence[float]): By subnet.
+        costs (Sequence[float]): Cost of each subnet.
+        losses (Sequence[float]): Loss of each subnet.
 
     Returns:
-        list[int]: By rising cost.
+        list[int]: Indices by rising cost.
     """
     front, best = [], float('inf')
     for i in sorted(range(len(costs)), key=lambda i: (costs[i], losses[i])):

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The best subnet of many candidates, by trying them."""
+"""Evolution: the best subnet of many candidates."""
 import math
 from typing import Callable, Hashable, List, Optional, Sequence, Tuple
 
@@ -7,21 +7,21 @@ import torch
 
 from autonl_mm.nas.supernet.space import Subnet
 
-#: Computes for each subnet its losses on the batches from one index up to another
+#: Computes for each subnet its losses on the batches from a first to a last index
 Losses = Callable[[Sequence[Subnet], int, int], List[List[float]]]
 
-# Best candidates that are kept, from which new ones are made
+# Best candidates that are kept; new candidates are made from them
 NUM_PARENTS = 8
-# Blocks that are sampled again in a candidate made from another
+# Blocks that are sampled again in a candidate made from a parent
 NUM_MUTATIONS = 2
 # 1 / share of the batches after which the worse half is dropped
 HALVINGS = (16, 8, 4, 2)
-# Samples in a row without a new candidate after which the search for one ends
+# Largest number of samples when looking for a new candidate
 TRIES = 2000
 
 
 def nan_last(value: float) -> Tuple[bool, float]:
-    """Key to sort numbers by, such as losses: nan is greater than all others."""
+    """Key to sort numbers such as losses: nan is greater than all numbers."""
     return math.isnan(value), value
 
 
@@ -33,14 +33,14 @@ def evolution_search(start: Subnet,
                      batches: int,
                      candidates: int,
                      generator: torch.Generator) -> Tuple[Subnet, float, float]:
-    """The candidate of the lowest loss, found by evolution.
+    """The candidate with the lowest loss, found by evolution.
 
-    Half of the candidates are sampled. Two generations of a quarter each are
-    made from the best so far, with some blocks sampled again. Subnets of the
-    same cost differ in their losses by less than one batch can tell, and all
-    batches for all candidates would take too long. So a generation is tried
-    by successive halving: all on a sixteenth of the batches, the better half
-    on an eighth, and so on; only the last few on all batches.
+    Half of the candidates are sampled. Two generations of a quarter each are made from
+    the best candidates so far, with some blocks sampled again. Losses of subnets with
+    the same cost differ by less than one batch can show, and all batches for all
+    candidates would take too long. So a generation is tried by successive halving: all
+    candidates on a sixteenth of the batches, the better half on an eighth, and so on.
+    Only the last few candidates are tried on all batches.
 
     Args:
         start (Subnet): The first candidate.
@@ -50,13 +50,13 @@ def evolution_search(start: Subnet,
             tried once.
         losses (Callable): See :data:`Losses`.
         batches (int): Number of batches.
-        candidates (int): Number of candidates to try besides the first; fewer if
-            there are no more.
+        candidates (int): Number of candidates to try besides the first; fewer if no
+            more are found.
         generator (Generator): Source of random numbers.
 
     Returns:
-        tuple[Subnet, float, float]: The best candidate, the mean loss of the first,
-        and the best one's.
+        tuple[Subnet, float, float]: The best candidate, the mean loss of the first
+        candidate, and the mean loss of the best candidate.
     """
     best = [(losses([start], 0, batches)[0], start)]
     before = sum(best[0][0]) / batches
@@ -78,7 +78,7 @@ def evolution_search(start: Subnet,
                 return subnet
 
     def ordered(pool: list) -> list:
-        """From the best to the worst, nan last; all were tried on the same batches."""
+        """From best to worst, nan last; all were tried on the same batches."""
         return sorted(pool, key=lambda entry: nan_last(sum(entry[0])))
 
     def race(pool: list) -> list:

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A linear fit to the losses of trained subnets, which predicts those of others."""
+"""A linear fit to the losses of trained subnets, which predicts further losses."""
 from dataclasses import fields
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from autonl_mm.arch import BlockSpec
 
-# Blocks of a subnet, None where one is left out
+# Blocks of a subnet, None for a block that is left out
 Blocks = Sequence[Optional[BlockSpec]]
 
 # Weight of the penalty on squared coefficients, in units of the squared errors
@@ -15,11 +15,11 @@ PENALTY = 3.0
 
 
 class LossPredictor:
-    """Predicts how well a subnet trains from the options of its blocks.
+    """Predicts the training loss of a subnet from the options of its blocks.
 
-    A ridge regression on which options each block has, as in Neural Predictor (Wen et
-    al., 2020) but linear: tens of subnets are too few for more. Subnets of other
-    costs help too, because the mean of each group is taken out.
+    It is a ridge regression on the options of each block, as in Neural Predictor (Wen
+    et al., 2020) but linear: tens of subnets are too few for more. Subnets of other
+    costs help too, because the mean of each group is subtracted.
 
     Args:
         groups (Sequence[Sequence[tuple[Blocks, float]]]): Trained subnets and their
@@ -68,7 +68,7 @@ class LossPredictor:
     def _rows(self, subnets: Sequence[Blocks]) -> np.ndarray:
         rows = np.zeros((len(subnets), len(self.columns)))
         for row, blocks in zip(rows, subnets):
-            # an option that no trained subnet has is not known to matter
+            # an option that no trained subnet has counts nothing
             row[[self.columns[o] for o in _options(blocks) if o in self.columns]] = 1
         return rows
 

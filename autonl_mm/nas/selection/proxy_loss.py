@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Losses of subnets on the same few images each time."""
+"""Losses of subnets on the same few images."""
 import pickle
 from contextlib import contextmanager
 from itertools import islice
@@ -26,25 +26,25 @@ from torch.utils.data import DataLoader, Dataset
 
 from autonl_mm.runs.random_state import preserve_random_states
 
-# Bytes of the batches that are in memory at a time, for each rank
+# Bytes of the batches in memory at a time, per rank
 MAX_BYTES = 4 * 2**30
 
 
 class ProxyLoss:
-    """Losses of subnets on a few batches, the same for all.
+    """Losses of subnets on a few batches, which are the same for all subnets.
 
     The batches are of training images, with their augmentation, or of held-out images.
     BN normalises by each batch, because shared running statistics fit no subnet. The
     run is not changed: running statistics and random states are restored.
 
     Args:
-        runner (Runner): The training's. Its seed decides the images, its optimiser
-            the precision of the losses, its training dataloader the number of workers.
+        runner (Runner): The runner of the training. Its seed decides the images, its
+            optimiser the precision of the losses, and its training dataloader the
+            number of workers.
         model (BaseModel): The model.
         as_subnet (Callable): From a subnet to a context manager in which the model is
             that subnet.
-        num_samples (int): Number of images of all ranks together; rounded up
-            to whole batches.
+        num_samples (int): Number of images over all ranks, rounded up to whole batches.
         dataset (Dataset, optional): Held-out images. Defaults to None, the training
             images.
 
@@ -69,13 +69,13 @@ class ProxyLoss:
 
     @property
     def num_batches(self) -> int:
-        """Number of batches, for each rank."""
+        """Number of batches per rank."""
         return self.batches.num_batches
 
     @torch.no_grad()
     def losses(self, subnets: Sequence[Any], start: int,
                stop: int) -> List[List[float]]:
-        """Losses on the batches from ``start`` to ``stop``, means over ranks.
+        """Losses on the batches from ``start`` to ``stop``, averaged over ranks.
 
         Args:
             subnets (Sequence[Subnet]): The subnets.
@@ -139,25 +139,25 @@ class ProxyLoss:
 
 
 class FixedBatches:
-    """Batches of a dataset, the same each time.
+    """Fixed batches of a dataset, which are the same for each use.
 
-    Batches that fit into half of ``max_bytes`` stay in main memory. All others are
-    loaded again for each use, in parts of the other half, and come out the same.
+    Batches that fit into half of ``max_bytes`` stay in main memory. All other batches
+    are loaded again for each use, in parts of at most the second half. They are the
+    same each time.
 
     Args:
-        runner (Runner): The training's, whose dataloader makes the batches.
+        runner (Runner): The runner of the training; its dataloader makes the batches.
         dataset (Dataset): The images.
-        num_samples (int): Number of images of all ranks together; rounded up
-            to whole batches.
-        max_bytes (int): Bytes of the batches in memory at a time, for each rank.
-        seed (int): Decides which images.
+        num_samples (int): Number of images over all ranks, rounded up to whole batches.
+        max_bytes (int): Bytes of the batches in memory at a time, per rank.
+        seed (int): Seed of the choice of images.
 
     Attributes:
-        batch_size (int): Images of a batch, for each rank.
-        num_batches (int): Number of batches, for each rank.
+        batch_size (int): Images of a batch, per rank.
+        num_batches (int): Number of batches, per rank.
         kept (list): The batches that stay in memory.
-        kept_bytes (int): Their size.
-        is_full (bool): Whether some did not fit.
+        kept_bytes (int): Size of the kept batches in bytes.
+        is_full (bool): Whether some batches did not fit.
     """
 
     def __init__(self, runner: Runner, dataset: Dataset, num_samples: int,
@@ -176,7 +176,7 @@ class FixedBatches:
         self.is_full = False
 
     def parts(self, start: int, stop: int) -> Iterator[List[Any]]:
-        """Batches: first all that stay in memory, then the others in parts.
+        """Parts of the batches: first the kept batches, then loaded batches.
 
         Args:
             start (int): Index of the first batch.
@@ -218,9 +218,9 @@ class FixedBatches:
 
 
 class _Seeded(Dataset):
-    """A dataset whose augmentation of an image depends on a seed and the index alone.
+    """A dataset whose augmentation of an image depends only on a seed and the index.
 
-    So it does not depend on how many workers load, nor on what they loaded before.
+    It does not depend on the number of workers, nor on the images loaded before.
 
     Args:
         dataset (Dataset): The dataset.
@@ -238,7 +238,7 @@ class _Seeded(Dataset):
 
 
 def _num_bytes(batch: Any) -> int:
-    """Bytes of a batch with all that belongs to it, such as boxes and masks."""
+    """Bytes of a batch with its annotations, such as boxes and masks."""
     return len(pickle.dumps(batch, protocol=5))
 
 

@@ -21,15 +21,15 @@ from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.text_files import check_json, read_json
 
 CLUSTERS = ('local', 'slurm')
-# Minutes after which a job ends, if its options do not say
+# Minutes after which a job ends, by default
 LIMITS = dict(local=30 * 24 * 60, slurm=24 * 60)
 # Seconds between looks at a job, and between questions to Slurm
 POLL, ASK = 1, 30
 # Seconds in which the file of a finished job reaches this machine
 ARRIVAL = 60
-# Times that a job is submitted which its machine or its limit ended
+# Submissions of a job that its machine or its time limit ends
 ATTEMPTS = 4
-# Statuses of a command that was told to end, or ended, by a signal
+# Statuses of a command that a signal ended
 ENDED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 
 
@@ -98,22 +98,24 @@ class Cluster:
             again: Sequence[str] = (), begun: bool = False) -> float:
         """Run a Python script as a job, and wait for its end.
 
-        A job that is lost, since its machine or its time limit ended, is submitted
-        again, and so is one that a signal ended. If this process is killed, its jobs on
-        this machine end. Slurm's go on; the same call waits for the one that is there.
+        A job that is lost because its machine or its time limit ended is submitted
+        again. A job that a signal ended is submitted again too. If this process is
+        killed, its jobs on this machine end. Slurm's jobs continue, and the same call
+        waits for them.
 
         Args:
             command (Sequence): Script and arguments.
             log (Path): The file for its output. Slurm's machines must see it.
             threads (int, optional): Number of threads. Defaults to None, all cores, or
-                those of a Slurm job.
-            again (Sequence[str]): What is appended to the command when it is submitted
-                again. Defaults to nothing.
-            begun (bool): Whether an earlier call submitted it. Defaults to False.
+                the cores of a Slurm job.
+            again (Sequence[str]): Arguments that are appended when the command is
+                submitted again. Defaults to none.
+            begun (bool): Whether an earlier call submitted the command. Defaults to
+                False.
 
         Returns:
-            float: Seconds that it ran, without the time in a queue, and without what an
-            earlier call ran.
+            float: Seconds of the run, without the time in a queue and without earlier
+            calls.
 
         Raises:
             RuntimeError: If the command fails, or the job was lost several times; names
@@ -147,7 +149,7 @@ class Cluster:
             code, duration = outcome
             seconds += duration
             if code in ENDED:
-                continue  # it may have saved where it was
+                continue  # it may have saved a checkpoint
             if code:
                 raise RuntimeError(f'{command[0]} failed, see {log}')
             return seconds
@@ -157,7 +159,7 @@ class Cluster:
     def _changes(self, threads: Optional[int]) -> Dict[str, Optional[str]]:
         """Environment variables of the command that are not those of its job."""
         changes = {}
-        if self.kind == 'local':  # submitit's own choice of GPUs is none
+        if self.kind == 'local':  # submitit would hide all GPUs
             changes['CUDA_VISIBLE_DEVICES'] = os.environ.get('CUDA_VISIBLE_DEVICES')
         if threads or self.kind == 'slurm':
             changes['OMP_NUM_THREADS'] = str(
@@ -166,7 +168,7 @@ class Cluster:
         return changes
 
     def _known(self, note: Path, folder: Path) -> Optional[submitit.Job]:
-        """The job of an earlier call, if Slurm still has it or it has ended well."""
+        """The job of an earlier call, if Slurm still has it or it has a result."""
         if self.kind != 'slurm' or not note.exists():
             return None
         noted = read_json(note)
@@ -186,9 +188,10 @@ class Cluster:
         asked = time.monotonic()
         while not job.paths.result_pickle.exists():
             if self.over.wait(POLL):
-                raise RuntimeError(f'job {job.job_id} is not waited for any more')
+                raise RuntimeError(f'the tool does not wait for job {job.job_id} any '
+                                   'more')
             if self.kind == 'local':
-                # Of the controller; the file is there before it ends.
+                # The job is the controller; it writes the file before it ends.
                 if job.done() and not job.paths.result_pickle.exists():
                     return None
             elif time.monotonic() - asked > ASK:
@@ -202,12 +205,12 @@ class Cluster:
             return None
 
     def cancel(self) -> None:
-        """Wait no more, and end the jobs of this machine. Those of Slurm go on."""
+        """Stop waiting, and end the jobs of this machine. Slurm's jobs continue."""
         self.over.set()
         with self.lock:
             jobs = list(self.running.values())
         for job in jobs:
-            # Not by job.cancel: SIGINT is ignored in what a script runs with &.
+            # Not by job.cancel: background jobs of a shell script ignore SIGINT.
             if self.kind == 'local' and not job.done():
                 os.kill(int(job.job_id), signal.SIGTERM)  # its controller
 
@@ -217,7 +220,7 @@ def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]
                 ) -> Callable[[], Tuple[int, float]]:
     """A function that runs a command in a job.
 
-    It is made here so that it is sent by its code and not by its name: a job then
+    It is a local function, which pickle sends by its code and not by its name: a job then
     imports neither this package nor torch.
 
     Args:
@@ -225,8 +228,8 @@ def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]
         log (str): The file for its output.
         changes (dict[str, str | None]): Environment variables; None removes one.
         mode (str): ``'w'`` to replace the log, ``'a'`` to append.
-        owner (int, optional): Id of a process of this machine with which the command
-            ends. Defaults to None.
+        owner (int, optional): Id of a process of this machine; the command ends when
+            this process ends. Defaults to None.
 
     Returns:
         Callable: Returns status and seconds.
@@ -260,10 +263,10 @@ def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]
 
 
 def is_queued(job_id: str) -> bool:
-    """Whether Slurm has a job that waits or runs.
+    """Whether a job waits or runs in Slurm.
 
     Args:
-        job_id (str): Its id.
+        job_id (str): Id of the job.
     """
     result = subprocess.run(['squeue', '-h', '-j', job_id, '-o', '%T'],
                             capture_output=True, text=True)
@@ -275,7 +278,7 @@ def is_queued(job_id: str) -> bool:
 
 
 def _arrives(path: Path) -> bool:
-    """Whether a file appears, on a file system that is slow."""
+    """Whether a file appears on a slow file system within :data:`ARRIVAL`."""
     end = time.monotonic() + ARRIVAL
     while not path.exists() and time.monotonic() < end:
         time.sleep(POLL)

@@ -21,9 +21,9 @@ from .random_subnets import trial_of
 Trained = Sequence[Tuple[Subnet, float]]
 # A finalist in the file
 ROW = dict(goal=str, loss=float, fit=float, choices=[[int]], arch=[str])
-# Iterations between records of a finalist's loss, each the mean of so many
+# Iterations between records of a finalist's loss, which are means over the interval
 LOG_INTERVAL = 10
-# Epoch or iteration from which a finalist is evaluated
+# First epoch or iteration with an evaluation of a finalist
 NEVER = 10**9
 
 
@@ -34,12 +34,12 @@ class Finalists:
         space (SearchSpace): The space.
         cache (LossCache): The losses of the candidates.
         train (Callable): From subnets to their training losses.
-        seed (int): Decides the samples of further rounds.
+        seed (int): Seed of the samples of further rounds.
 
     Attributes:
         trained (dict[str, list[tuple[Subnet, float]]]): The finalists and their
             training losses, by the goal's name.
-        predictor (LossPredictor, optional): The fit to all of them; None in the first
+        predictor (LossPredictor, optional): The fit to all finalists; None in the first
             round.
     """
 
@@ -55,15 +55,15 @@ class Finalists:
     def train_more(self, goal: Goal, count: int) -> List[float]:
         """Train more finalists of a goal.
 
-        In the first round they are the best candidates, in further rounds the subnets
-        with the lowest predicted losses.
+        In the first round the finalists are the best candidates, in further rounds the
+        subnets with the lowest predicted losses.
 
         Args:
             goal (Goal): The goal.
             count (int): Number of finalists; fewer are trained if no more are found.
 
         Returns:
-            list[float]: Their training losses.
+            list[float]: Training losses of these finalists.
         """
         group = self.trained.setdefault(goal.name, [])
         if self.predictor is None:
@@ -95,17 +95,17 @@ def train_shortly(tool: Path, config: str, archs: Sequence[ArchSpec], seed: int,
         work_dir (Path): Folder for the trainings.
         options (dict): Settings that make the trainings short.
         jobs (int): Number of trainings at the same time.
-        where (Cluster): Where they run.
+        where (Cluster): The cluster that runs the trainings.
 
     Returns:
-        list[float]: Training loss of each.
+        list[float]: Training loss of each finalist.
 
     Raises:
         ValueError, RuntimeError: As :func:`trials.train_all`.
     """
     options = {
         'default_hooks.logger.interval': LOG_INTERVAL,
-        # whatever the interval, the last epoch would be evaluated
+        # with any interval, the last epoch would be evaluated
         'train_cfg.val_begin': NEVER,
         **options,
     }
@@ -149,13 +149,12 @@ def write_finalists(path: Path, groups: Dict[str, Trained], predictor: LossPredi
 
 def fit_to_others(path: Path, subnets: Collection[Subnet], space: SearchSpace
                   ) -> List[float]:
-    """The losses of subnets that the finalists of a file predict.
+    """The losses of subnets, predicted by a fit to the finalists of a file.
 
-    Finalists that are among these subnets are left out of the fit, so that it knows
-    nothing of them.
+    The fit leaves out finalists that are among these subnets.
 
     Args:
-        path (Path): What :func:`write_finalists` wrote.
+        path (Path): A file of :func:`write_finalists`.
         subnets (Collection[Subnet]): Subnets of about the same cost.
         space (SearchSpace): The space.
 
@@ -164,8 +163,8 @@ def fit_to_others(path: Path, subnets: Collection[Subnet], space: SearchSpace
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, of another search space, or has no finite loss of
-            another network; names the file.
+        ValueError: If the file is damaged, of another search space, or has no finite
+            loss of another network; names the file.
     """
     asked = {space.specs(subnet) for subnet in subnets}
     groups: Dict[str, List[Tuple[Subnet, float]]] = {}
@@ -182,13 +181,13 @@ def fit_to_others(path: Path, subnets: Collection[Subnet], space: SearchSpace
 def _read(path: Path, space: SearchSpace) -> List[Tuple[str, Subnet, float]]:
     found = read_json(path)
     check_json(found, [ROW], f'{path} is not the finalists.json of choose_arch.py',
-               'give one that it wrote')
+               'give a file that this tool wrote')
     rows = []
     for i, row in enumerate(found):
         subnet = [tuple(block) for block in row['choices']]
         if not space.has(subnet) or (
                 space.arch(subnet).to_text().splitlines() != row['arch']):
             raise ValueError(f'{path} is of another search space: [{i}] is no subnet '
-                             "of the config's")
+                             "of the config's space")
         rows.append((row['goal'], subnet, float(row['loss'])))
     return rows

@@ -20,8 +20,8 @@ def pareto_record(cache: LossCache, tables: Dict[str, CostTable],
         batches (int): Number of all batches.
 
     Returns:
-        dict: ``cost``, its ``unit``, ``batches``, and ``candidates``, a list of dicts:
-        each has its costs by name, ``loss``, ``batches``, ``on_front`` and ``arch``.
+        dict: ``cost``, its ``unit``, ``batches``, and ``candidates``, a list of dicts
+        with the costs by name, ``loss``, ``batches``, ``on_front`` and ``arch``.
     """
     rows = [
         dict({name: table.cost_of(subnet) for name, table in tables.items()},

@@ -32,7 +32,7 @@ def random_subnet(space: SearchSpace,
         rng (random.Random): Random number generator.
 
     Returns:
-        Subnet: The first sample of such a cost.
+        Subnet: The first sample with such a cost.
 
     Raises:
         ValueError: If no sample has such a cost.

@@ -29,8 +29,8 @@ def rank_correlations(a: Sequence[float], b: Sequence[float]
                       ) -> Tuple[Correlation, Correlation]:
     """Kendall's tau-b and Spearman's rho of two scores of the same networks.
 
-    The bootstrap samples networks with replacement, always the same ones, and leaves
-    out sets in which a score is constant.
+    The bootstrap samples networks with replacement. The samples are the same in each
+    call. Sets in which a score is constant are left out.
 
     Args:
         a (Sequence[float]): Scores by network.
@@ -40,7 +40,7 @@ def rank_correlations(a: Sequence[float], b: Sequence[float]
         tuple[Correlation, Correlation]: tau and rho.
 
     Raises:
-        ValueError: If there are fewer than 3 networks, or not as many in both.
+        ValueError: If there are fewer than 3 networks, or different numbers of scores.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if len(a) != len(b) or len(a) < 3:
@@ -74,12 +74,12 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def describe_ranks(rows: Sequence[dict]) -> List[str]:
-    """How well several scores rank networks by accuracy.
+    """Rank correlations of several scores with the accuracies of networks.
 
     Args:
         rows (Sequence[dict]): For each network its ``value``, the accuracy after
             training; its ``loss`` with a supernet's weights; its ``macs``; and with
-            finalists its ``fit``, the prediction by the fit to them.
+            finalists its ``fit``, the prediction by the fit to the finalists.
 
     Returns:
         list[str]: One line for each score.

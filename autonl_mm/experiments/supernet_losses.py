@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Losses of subnets with the weights that they share in a supernet."""
+"""Losses of subnets with the shared weights of a supernet."""
 from pathlib import Path
 from typing import List, Sequence
 
@@ -12,13 +12,13 @@ from autonl_mm.nas.supernet.space import Subnet
 
 def supernet_losses(cfg: Config, checkpoint: str, subnets: Sequence[Subnet],
                     work_dir: Path) -> List[float]:
-    """Losses by which a search compares candidates, computed in the same way.
+    """Losses of subnets, computed as a search computes them for candidates.
 
     Args:
-        cfg (Config): The config of the search, whose SearchHook decides the images.
+        cfg (Config): The config of the search; its SearchHook decides the images.
         checkpoint (str): The checkpoint of the search.
         subnets (Sequence[Subnet]): The subnets.
-        work_dir (Path): For the log.
+        work_dir (Path): Folder for the log.
 
     Returns:
         list[float]: The mean loss of each subnet.

@@ -26,7 +26,7 @@ def file_stem(text: str) -> str:
     """The type of an option that takes a file's name without ending.
 
     Raises:
-        ArgumentTypeError: If it is empty or has a folder.
+        ArgumentTypeError: If the name is empty or has a folder.
     """
     if not text or Path(text).name != text:
         raise argparse.ArgumentTypeError(
@@ -44,7 +44,7 @@ def add_args(parser: argparse.ArgumentParser, report: str) -> None:
     parser.add_argument(
         '--work-dir', type=Path, required=True, help='folder for all runs')
     parser.add_argument(
-        '--seeds', type=int, default=3, help='training runs of each network')
+        '--seeds', type=int, default=3, help='number of training runs per network')
     cluster.add_args(parser)
     parser.add_argument(
         '--report', type=file_stem, default=report, metavar='NAME',
@@ -60,15 +60,15 @@ def add_args(parser: argparse.ArgumentParser, report: str) -> None:
 
 
 def threads_of(jobs: int, where: Cluster) -> Optional[int]:
-    """Threads of each of several training runs.
+    """Threads of each of several parallel training runs.
 
     Args:
         jobs (int): Number of runs at the same time.
-        where (Cluster): Where they run.
+        where (Cluster): The cluster that runs them.
 
     Returns:
-        int, optional: An equal part of this machine's cores; None on a cluster, whose
-        jobs have their own.
+        int, optional: An equal part of this machine's cores; None with Slurm, whose
+        jobs have their own cores.
     """
     return max(1, (os.cpu_count() or 1) // jobs) if where.kind == 'local' else None
 
@@ -80,7 +80,7 @@ def last_evaluation(out: Path) -> dict:
         out (Path): The work dir.
 
     Returns:
-        dict: Its name, ``metric``, and its ``value``.
+        dict: The name of the metric, ``metric``, and its ``value``.
     """
     _, evaluation, _ = read_scalars(out)
     metric = metric_of(evaluation)
@@ -107,11 +107,12 @@ class Trial:
 
     Args:
         config (Path): The config.
-        out (Path): The work dir. The result is kept there in ``result.json``.
+        out (Path): The work dir, with the result in ``result.json``.
         key (dict): Values that identify the run, kept with its result.
-        options (dict): Settings that override the config's.
-        files (dict): Further settings, of files whose contents are in the key: their
-            paths may change until the result is looked for. Defaults to an empty dict.
+        options (dict): Settings that override the config's settings.
+        files (dict): Further settings, which are paths of files. The contents of these
+            files are in the key, so their paths may change between calls. Defaults to
+            an empty dict.
         prepare (Callable, optional): Called before the run, when ``out`` exists.
             Defaults to None.
         read (Callable): From the work dir of the finished run to its ``metric`` and
@@ -142,16 +143,16 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
         tool (Path): ``tools/train.py``.
         trials (Sequence[Trial]): The runs.
         jobs (int): Number of runs at the same time, which share the cores.
-        where (Cluster): Where they run. If one fails, running ones still end; an
-            interruption ends the jobs on this machine.
+        where (Cluster): The cluster that runs them. If a run fails, the other running
+            runs are finished. An interruption ends the jobs on this machine.
 
     Returns:
-        list[dict]: For each run its ``key``, ``metric``, ``value`` and ``seconds``;
-        time of earlier calls is not counted.
+        list[dict]: For each run its ``key``, ``metric``, ``value`` and ``seconds``,
+        without the time of earlier calls.
 
     Raises:
         ValueError: If a work dir holds a finished run with another key, config or
-            other settings, or a broken result; nothing is trained then.
+            other settings, or a broken result. Nothing is trained then.
         RuntimeError: If a run fails.
     """
     texts = {config: f'{Config.fromfile(config).to_dict()}'
@@ -180,7 +181,7 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
 
 
 def is_begun(out: Path, identity: str) -> bool:
-    """Whether a run was begun in a work dir; it may be finished.
+    """Whether a run was begun in a work dir. It may be finished.
 
     Args:
         out (Path): The work dir.
@@ -197,7 +198,7 @@ def read_result(out: Path) -> dict:
         out (Path): The work dir.
 
     Raises:
-        ValueError: If it is something else; names the file and the key.
+        ValueError: If the file is no result; names the file and the key.
     """
     result = read_json(out / RESULT)
     check_json(result, dict({str: object}, metric=str, value=float, seconds=float),

@@ -135,7 +135,7 @@ def interrupt(script, tmp_path):
     (process, _), = wait_for(tmp_path / 'pids', 1)
     where.cancel()
     thread.join(30)
-    assert 'not waited for any more' in errors[0]
+    assert 'does not wait for job' in errors[0]
     end_of(process)
 
 

@@ -68,7 +68,7 @@ class LossPredictor:
     def _rows(self, subnets: Sequence[Blocks]) -> np.ndarray:
         rows = np.zeros((len(subnets), len(self.columns)))
         for row, blocks in zip(rows, subnets):
-            # an option that no trained subnet has counts nothing
+            # an option that no trained subnet has is ignored
             row[[self.columns[o] for o in _options(blocks) if o in self.columns]] = 1
         return rows
 

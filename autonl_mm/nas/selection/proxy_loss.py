@@ -115,7 +115,7 @@ class ProxyLoss:
 
     @torch.no_grad()
     def recalibrate(self, batches: 'FixedBatches') -> None:
-        """Measure BN's statistics of the model as it is.
+        """Measure BN's statistics of the model in its present form.
 
         They are the means of the means and variances of all batches, over ranks.
 

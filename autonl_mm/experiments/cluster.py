@@ -220,8 +220,8 @@ def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]
                 ) -> Callable[[], Tuple[int, float]]:
     """A function that runs a command in a job.
 
-    It is a local function, which pickle sends by its code and not by its name: a job then
-    imports neither this package nor torch.
+    It is a local function, which pickle sends by its code and not by its name. A job
+    then imports neither this package nor torch.
 
     Args:
         arguments (list[str]): The command.

@@ -18,8 +18,8 @@ except ImportError:
     timm = None
 
 NAMES = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
-# On command lines a network can have variants, NETWORK:VARIANT:VARIANT. Each stands
-# for keywords of build_classifier.
+# On command lines a network can have variants, NETWORK:VARIANT:VARIANT. Each variant
+# stands for keywords of build_classifier.
 VARIANTS = {
     'no-light-nl': dict(light_nl=None),
     'add-only': dict(light_nl=AddOnly),
@@ -39,7 +39,7 @@ class LastFeatureMap(nn.Module):
     """The last feature map of a backbone."""
 
     def forward(self, feature_maps):
-        """``(N, C, H, W)`` of several to the last one."""
+        """The last of several feature maps ``(N, C, H, W)``."""
         return feature_maps[-1]
 
 
@@ -53,20 +53,20 @@ def build_classifier(arch: Union[str, PathLike, Sequence[str], ArchSpec],
     Args:
         arch (str | PathLike | Sequence[str] | ArchSpec): As for
             :class:`autonl_mm.models.AutoNL`.
-        normalize (str, optional): As there. Defaults to None.
+        normalize (str, optional): As for AutoNL. Defaults to None.
         light_nl (type, optional): Class of the layers in LightNL's places, see
-            :mod:`autonl_mm.measure.comparison_blocks`; None for none. Defaults to
+            :mod:`autonl_mm.measure.comparison_blocks`; None for no layers. Defaults to
             LightNL.
         squeeze_excite (bool): Whether blocks keep their squeeze-excite. Defaults to
             True.
         activation (str): Type of the activations. Defaults to ``'Swish'``.
 
     Returns:
-        nn.Sequential: The network. The last BN of its LightNL layers is not zero, as
-        after training.
+        nn.Sequential: The network. The weight of BN in its LightNL layers is not zero,
+        as after training.
 
     Raises:
-        ValueError: As of AutoNL.
+        ValueError: As AutoNL.
     """
     arch = resolve_arch(arch, normalize)
     if light_nl is None:
@@ -85,11 +85,11 @@ def build_classifier(arch: Union[str, PathLike, Sequence[str], ArchSpec],
 
 
 def network_by_name(name: str) -> nn.Module:
-    """A classifier of 1000 classes with random weights, as command lines name it.
+    """A classifier of 1000 classes with random weights, by its name on command lines.
 
     Args:
         name (str): Key or value of :data:`NAMES`, or a notation file, with or without
-            keys of :data:`VARIANTS` after colons; or one of timm's networks.
+            keys of :data:`VARIANTS` after colons; or a network of timm.
 
     Raises:
         ValueError: If there is no such network or variant.
@@ -99,8 +99,8 @@ def network_by_name(name: str) -> nn.Module:
     if plain not in ours and not Path(plain).is_file():
         if timm is None or not timm.is_model(name):
             raise ValueError(
-                f'{name!r} is neither {", ".join(NAMES)}, nor a notation file, nor one '
-                "of timm's networks"
+                f'{name!r} is neither {", ".join(NAMES)}, nor a notation file, nor a '
+                'network of timm'
                 + ', which is not installed: pip install timm' * (timm is None))
         return timm.create_model(name)
     keywords = {}

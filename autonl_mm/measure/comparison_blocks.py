@@ -22,7 +22,7 @@ class SharedNL(LightNL):
 
     Args:
         in_channels (int): C, channels in and out.
-        **kwargs: As for :class:`LightNL`, but for ``channel_ratio`` and
+        **kwargs: As for :class:`LightNL`, without ``channel_ratio`` and
             ``dilation``.
 
     Shape:
@@ -65,7 +65,7 @@ class SqueezeExcitePlugin(SqueezeExcite):
 
     Args:
         in_channels (int): C, channels in and out.
-        hidden_channels (int | float): Hidden units; below 1, their share of C.
+        hidden_channels (int | float): Hidden units; below 1, a share of C.
 
     Shape:
         ``(N, C, H, W)`` in, the same out.

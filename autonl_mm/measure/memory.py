@@ -14,27 +14,27 @@ def peak_memory(make_step: Callable,
                 args: tuple,
                 device: str = 'cpu',
                 limit: Optional[float] = None) -> float:
-    """Peak memory of a step beyond what the process used before, in MiB.
+    """Peak memory of a step beyond the memory of the process before it, in MiB.
 
-    On a GPU, the allocator's count. On a CPU, the peak resident size of a separate
-    process, which does all imports before it starts to count. That process does
-    not keep freed memory: its fragmentation differs between runs, and changes the
+    On a GPU, this is the allocator's count. On a CPU, it is the peak resident size of a
+    separate process, which does all imports before it starts to count. This process
+    does not keep freed memory, whose fragmentation differs between runs and changes the
     peak by up to a third.
 
     Args:
         make_step (Callable): Function that returns the step, a function
             without arguments. On a CPU, pickle must find it by its name.
         args (tuple): Arguments of ``make_step``.
-        device (str): The device the step runs on. Defaults to ``'cpu'``.
-        limit (float, optional): Memory that the step may use on a CPU, in MiB.
-            Defaults to None, no limit.
+        device (str): The device of the step. Defaults to ``'cpu'``.
+        limit (float, optional): Largest memory of the step on a CPU, in MiB. Defaults
+            to None, no limit.
 
     Returns:
         float: MiB for making the step and running it twice.
 
     Raises:
         MemoryError: If the step needs more memory than is available.
-        RuntimeError: If it fails in another way.
+        RuntimeError: If the step fails in another way.
     """
     if torch.device(device).type == 'cuda':
         torch.cuda.empty_cache()
@@ -44,14 +44,14 @@ def peak_memory(make_step: Callable,
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     try:
         return call_in_process(_peak, make_step, args, limit)
-    except ProcessEndedError as e:  # the kernel kills what uses too much memory
+    except ProcessEndedError as e:  # the kernel kills processes with too much memory
         raise MemoryError(f'the memory of a step was not measured: {e}') from None
 
 
 def peak_of_tensors(make_step: Callable, args: tuple) -> float:
-    """Peak memory of tensors on a CPU beyond what they used before, in MiB.
+    """Peak memory of tensors on a CPU beyond their memory before, in MiB.
 
-    Counted as by a GPU's allocator: without the buffers of oneDNN and without
+    It is counted as by a GPU's allocator: without the buffers of oneDNN and without
     fragmentation. Unlike :func:`peak_memory` it is the same in every run.
 
     Args:
@@ -74,7 +74,7 @@ def peak_of_tensors(make_step: Callable, args: tuple) -> float:
 def _make_and_run(make_step: Callable, args: tuple) -> None:
     step = make_step(*args)
     step()
-    step()  # with what the first run keeps, such as an optimiser's state
+    step()  # with memory that the first run keeps, such as an optimiser's state
 
 
 def _peak(make_step: Callable, args: tuple, limit: Optional[float]) -> float:
@@ -99,7 +99,7 @@ def free_memory(device: str = 'cpu') -> int:
 
 def _status(field: str) -> int:
     """An entry of this process's ``/proc`` status, in bytes."""
-    # getrusage would include the memory of the parent when it started this one.
+    # getrusage would include the memory of the parent when it started this process.
     return _entry('/proc/self/status', field)
 
 

@@ -25,7 +25,7 @@ def noise(batch_size: int, height: int, width: int, device: str = 'cpu') -> Tens
 
 
 def without_grad(model: nn.Module, x: Tensor) -> Callable:
-    """A forward pass of a model as it is."""
+    """A forward pass of an unchanged model, without gradients."""
 
     def step():
         with torch.no_grad():
@@ -43,7 +43,7 @@ def inference(model: nn.Module, x: Tensor, form: str = 'eager') -> Callable:
         form (str): One of :data:`FORMS`. Defaults to ``'eager'``.
 
     Returns:
-        Callable: The pass.
+        Callable: The forward pass.
     """
     if form == 'onnxruntime':
         return _in_onnxruntime(model, tuple(x.shape))

@@ -1,8 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Seconds that functions take, measured in the same way by all tools.
+"""Times of functions in seconds, measured in the same way by all tools.
 
-Functions to be compared run in turns, round after round. If the machine is slow
-for a while, it is slow for all of them, and their medians stay comparable.
+Compared functions run alternately, round after round. If the machine is slow for a
+while, it is slow for all functions, and their medians stay comparable.
 """
 import platform
 import statistics
@@ -27,11 +27,11 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> 'Spread':
-        """Compute them from a sequence that is not empty."""
+        """The spread of a sequence that is not empty."""
         return cls(statistics.median(values), min(values), max(values))
 
     def __format__(self, spec: str) -> str:
-        """Such as ``'3.1 (3.0 to 3.4)'`` by the format ``'.1f'`` of a number."""
+        """A text such as ``'3.1 (3.0 to 3.4)'``, for the format ``'.1f'``."""
         return f'{self.median:{spec}} ({self.low:{spec}} to {self.high:{spec}})'
 
 
@@ -56,12 +56,12 @@ def interleaved(calls: Dict[str, Callable],
                 warmup: bool = False,
                 clock: Callable[[], float] = time.perf_counter
                 ) -> Dict[str, List[float]]:
-    """Measure the seconds that functions take, in turns, round after round.
+    """Measure functions in seconds, alternately, round after round.
 
     Args:
         calls (dict[str, Callable]): The functions, called without arguments.
-        rounds (int): Number of measurements of each.
-        device (str): The device they run on. Defaults to ``'cpu'``.
+        rounds (int): Number of measurements per function.
+        device (str): The device of the functions. Defaults to ``'cpu'``.
         warmup (bool): Whether to make one call that is not measured before
             every measurement. This is for short functions: without it, the
             caches hold data of the function before. If False, there is only
@@ -72,7 +72,7 @@ def interleaved(calls: Dict[str, Callable],
             of all threads, for a machine that also does other work.
 
     Returns:
-        dict[str, list[float]]: ``rounds`` measurements of each, in order.
+        dict[str, list[float]]: ``rounds`` measurements per function, in order.
     """
     times = {key: [] for key in calls}
     if not warmup:
@@ -93,16 +93,16 @@ def interleaved(calls: Dict[str, Callable],
 def without_drift(times: Dict[str, List[float]]) -> Dict[str, List[float]]:
     """Scale each round to the median round.
 
-    A machine that changes its speed after half of the rounds does so within one of
-    them. Without scaling, the functions before the change would have medians of the
-    first speed, and the functions after it medians of the second speed.
+    A machine may change its speed after half of the rounds, in the middle of a round.
+    Without scaling, the functions before the change would have medians of the first
+    speed, and the functions after the change medians of the second speed.
 
     Args:
         times (dict[str, list[float]]): As :func:`interleaved` returns them.
 
     Returns:
-        dict[str, list[float]]: The same, each divided by the sum over its round, in
-        units of the median sum.
+        dict[str, list[float]]: The times, divided by the sum over their round, in units
+        of the median sum.
     """
     if not times:
         return {}

@@ -15,7 +15,7 @@ def select_boxes(boxes: np.ndarray, scores: np.ndarray, levels: Sequence[int],
        score above ``score_thr``.
     2. Sort all pairs by score. Drop a pair if its box overlaps a better kept box of
        the same class by more than ``iou_threshold``.
-    3. Return the first ``max_per_img``.
+    3. Return the first ``max_per_img`` pairs.
 
     Args:
         boxes (np.ndarray): ``(M, 4)``: x1, y1, x2, y2 in pixels of the image.

@@ -41,8 +41,8 @@ def make_graph(model: nn.Module,
             :data:`autonl_mm.export.engines.DYNAMIC`. Defaults to ().
         labels (bool): Whether a segmentor gives label maps instead of logits.
             Defaults to False.
-        preprocess (bool): Whether the graph does the work of the data preprocessor.
-            Defaults to True.
+        preprocess (bool): Whether the graph includes the data preprocessor. Defaults to
+            True.
         selects_boxes (bool): Whether NMS is in a detector's graph. Defaults to True.
 
     Returns:
@@ -66,7 +66,7 @@ def describe(graph: nn.Module, settings: Settings) -> dict:
 
     Args:
         graph (TaskGraph): The exported graph.
-        settings (Settings): How it is exported; its ``info`` is included.
+        settings (Settings): Settings of the export; their ``info`` is included.
 
     Returns:
         dict: See :class:`autonl_mm.export.engines.Session`.

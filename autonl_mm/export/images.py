@@ -65,7 +65,7 @@ def check_images(cfg: Config, folder: Optional[str], count: int,
         if channels not in (1, 3):
             raise ValueError(
                 f'--images reads images of 1 or 3 channels, but the model takes '
-                f"{channels}: leave it out, and the config's test data are taken")
+                f"{channels}: leave --images out to use the config's test data")
         images = []
         for path in sorted(Path(folder).rglob('*')):
             if len(images) == count:
@@ -96,7 +96,7 @@ def to_batch(images: List[Tensor], count: int, size: Tuple[int, int],
 
     Args:
         images (list[Tensor]): Images of ``(C, h, w)``.
-        count (int): Number of images, N. The first image follows the last one.
+        count (int): Number of images, N. The first image follows the last image.
         size (tuple[int, int]): Height and width of the batch, H and W.
         start (int): Index of the first image. Defaults to 0.
 

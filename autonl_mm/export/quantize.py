@@ -18,9 +18,9 @@ from .engines.onnx_int8 import (
 from .engines.onnxruntime import set_info
 from .images import to_batch
 
-OPSET = 13  # the first in which QuantizeLinear has an axis
-# An image is an outlier if its largest logit exceeds that of the median image by
-# this factor.
+OPSET = 13  # first opset in which QuantizeLinear has an axis
+# An image is an outlier if its largest logit exceeds the median image's largest logit
+# by this factor.
 OUTLIER = 10
 
 
@@ -48,8 +48,8 @@ def without_outliers(run: Callable, images: List[Tensor],
         step (int): N. Defaults to 1, for images of several sizes.
 
     Returns:
-        list[Tensor]: The images whose largest logit is at most
-        :data:`OUTLIER` times that of the median image.
+        list[Tensor]: The images whose largest logit is at most :data:`OUTLIER` times
+        the median image's largest logit.
 
     Raises:
         ValueError: If no image has finite logits.
@@ -110,9 +110,9 @@ def quantize(file: str,
         bytes: Content of the quantised file.
 
     Raises:
-        ValueError: If the model is already quantised or of an opset without
+        ValueError: If the model is already quantised or has an opset without
             quantisation per channel, if no node would be quantised, or if there
-            are fewer images than its batch size.
+            are fewer images than the model's batch size.
     """
     info = ENGINES['onnxruntime'].info(Path(file))
     import onnx

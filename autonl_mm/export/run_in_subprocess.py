@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""A call in a subprocess, which a crash of an engine may end."""
+"""Calls in a subprocess, which a crash of an engine may end."""
 from typing import Any, Callable
 
 from autonl_mm.runs.subprocesses import ProcessEndedError, call_in_process
@@ -11,7 +11,8 @@ def run_in_subprocess(function: Callable, *args: Any) -> Any:
     """Call a function in a subprocess, as :func:`call_in_process`.
 
     Raises:
-        ExportError: If it raises an error, or the subprocess ends before it returns.
+        ExportError: If the function raises an error, or if the subprocess ends before
+            the function returns.
     """
     try:
         return call_in_process(function, *args)

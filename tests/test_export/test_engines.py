@@ -100,7 +100,8 @@ def test_classifier(name, make, tmp_path):
         logits, = session(taken)
         _, (expected, ) = reference(model, images)
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match='takes images of 64x96, got one of 96x64'):
+    with pytest.raises(
+            ValueError, match='takes images of 64x96, got an image of 96x64'):
         session(noise(1, 96, 64))
     with pytest.raises(ValueError, match=r'images \(N, 3, H, W\)'):
         session(images[:, :1])
@@ -370,8 +371,9 @@ def test_missing_package(name, monkeypatch):
 
 @pytest.mark.parametrize('name, settings, words', [
     ('litert', dict(dynamic=['batch']), '--dynamic batch cannot be .* litert, .* none'),
-    ('ncnn', dict(dynamic=['batch']), '--dynamic batch cannot be .* can none of them'),
-    ('ncnn', dict(precision='int8'), '--precision int8 cannot be .* can fp32, fp16'),
+    ('ncnn', dict(dynamic=['batch']), '--dynamic batch cannot be .* supports none'),
+    ('ncnn', dict(precision='int8'),
+     '--precision int8 cannot be .* supports fp32, fp16'),
     ('ncnn', dict(shape=(2, 3, 64, 64)), '--batch-size is 2, but ncnn takes one image'),
     ('mnn', dict(precision='int8', dynamic=['size']), 'leave --dynamic size out'),
 ])

@@ -209,7 +209,7 @@ def test_sizes_that_the_file_does_not_take(exported, monkeypatch, tmp_path):
                         lambda *args: [*noise(2, 64, 64), *noise(1, 64, 80)])
     monkeypatch.setattr(quantize, 'usual_images', None)
     message = main_error(monkeypatch, tool, *exported, '--no-eval')
-    assert 'takes images of 64x64, got one of 64x80: export with --dynamic size' \
+    assert 'takes images of 64x64, got an image of 64x80: export with --dynamic size' \
         in message
 
 

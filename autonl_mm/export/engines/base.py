@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""What all engines share: their interface, the metadata, and running a model.
+"""The interface of all engines, the metadata, and sessions of exported models.
 
 An engine is a program that runs exported models, on a phone or elsewhere.
 """
@@ -107,7 +107,7 @@ class Session:
         info (dict): As above.
         batch (int | None): Number of images per run, None for any number.
         size (tuple): Height and width, None for any.
-        outputs (list[str]): Names of what a call returns.
+        outputs (list[str]): Names of the returned tensors.
     """
 
     def __init__(self, info: dict, run: Callable[[np.ndarray], List[np.ndarray]]):
@@ -145,7 +145,7 @@ class Session:
             if want not in (None, have):
                 raise ValueError(
                     'the exported model takes images of '
-                    f'{self.size[0]}x{self.size[1]}, got one of '
+                    f'{self.size[0]}x{self.size[1]}, got an image of '
                     f'{images.shape[2]}x{images.shape[3]}: export with '
                     '--dynamic size, or resize the images in the pipeline')
         step = self.batch or len(images)
@@ -213,7 +213,7 @@ class Engine:
                 if value not in known:
                     raise ValueError(
                         f'{option} {value} cannot be exported for {self.name}, which '
-                        f'can {", ".join(known) or "none of them"}')
+                        f'supports {", ".join(known) or "none"}')
 
     def require(self, name: str) -> ModuleType:
         """Import a module of the engine's package, an optional dependency.
@@ -246,7 +246,7 @@ class Engine:
         raise NotImplementedError
 
     def files(self, file: Path) -> List[Path]:
-        """All files of an exported model, without the metadata's.
+        """All files of an exported model, without the file of metadata.
 
         Args:
             file (Path): The main file.
@@ -347,8 +347,8 @@ def checked_info(info, source, **more) -> dict:
     """Check metadata.
 
     Args:
-        info (Any): What was read.
-        source (Any): Where it was read, for the message.
+        info (Any): The metadata as read.
+        source (Any): Source of the metadata, for the message.
         **more: Forms of further keys, see :data:`INFO`.
 
     Returns:

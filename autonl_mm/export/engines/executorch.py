@@ -58,7 +58,8 @@ class ExecuTorch(Engine):
         runtime = self.require('executorch.runtime').Runtime.get()
         pool = self.require('executorch.extension.pybindings.portable_lib')
         if pool._threadpool_get_thread_count() != torch.get_num_threads():
-            pool._unsafe_reset_threadpool(torch.get_num_threads())  # there is no other
+            # there is no other function for this
+            pool._unsafe_reset_threadpool(torch.get_num_threads())
         program = runtime.load_program(str(file))
         method = program.load_method('forward')
 

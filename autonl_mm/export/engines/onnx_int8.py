@@ -16,7 +16,7 @@ DEFAULT_METHOD = 'quantile'
 # Methods that put the feature maps of all images into one array.
 HISTOGRAMS = ('entropy', 'percentile')
 # Share of the images that fit into a range of quantile. Otherwise a few images with
-# large feature maps leave too few steps for all others.
+# large feature maps leave too few steps for all other images.
 QUANTILE = 0.95
 # Quantised operators. Elementwise operators and NMS stay in float.
 OPERATORS = ('Conv', 'Gemm', 'MatMul')
@@ -82,8 +82,7 @@ def quantize_static(model,
             of products saturate on x86 processors without VNNI. Defaults to True.
 
     Returns:
-        tuple[onnx.ModelProto, int]: The model, and how many of its nodes are
-        quantised.
+        tuple[onnx.ModelProto, int]: The model, and the number of quantised nodes.
 
     Raises:
         ValueError: If no node would be quantised.
@@ -136,8 +135,8 @@ def _ranges(model, batches: List[np.ndarray]) -> Dict[str, List[dict]]:
         batches (list[np.ndarray]): Images to calibrate on.
 
     Returns:
-        dict[str, list[dict]]: Least and largest value by the feature map's name. A
-        share of :data:`QUANTILE` of the batches has no value beyond each.
+        dict[str, list[dict]]: Least and largest value by the feature map's name. For a
+        share of :data:`QUANTILE` of the batches no value is beyond these limits.
     """
     from onnx import helper
     from onnxruntime import InferenceSession, SessionOptions

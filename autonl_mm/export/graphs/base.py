@@ -2,8 +2,8 @@
 """The base class of graphs, and their preprocessing.
 
 A graph takes images ``(N, 3, H, W)`` as the config's pipeline loads them: float32 from
-0 to 255 in OpenCV's channel order. It does the work of the data preprocessor: channel
-order, normalisation and padding.
+0 to 255 in OpenCV's channel order. It includes the data preprocessor: channel order,
+normalisation and padding.
 
 The method ``reference`` runs the library's own code on the same images. ``difference``
 compares outputs with that reference, ``agreement`` compares predictions.
@@ -22,10 +22,10 @@ class Preprocess(nn.Module):
     """The test-time part of a data preprocessor, as tensor operations.
 
     Args:
-        preprocessor (nn.Module): Of a model of mmpretrain, mmdet or mmseg.
+        preprocessor (nn.Module): Data preprocessor of mmpretrain, mmdet or mmseg.
 
     Raises:
-        ValueError: If it pads to a fixed size.
+        ValueError: If the preprocessor pads to a fixed size.
 
     Shape:
         ``(N, 3, H, W)`` in; the same out, with H and W padded to multiples of
@@ -74,8 +74,8 @@ class TaskGraph(nn.Module):
 
     Args:
         model (nn.Module): A task model in deploy form, which may be changed.
-        preprocess (bool): Whether the graph does the work of the data preprocessor.
-            If not, its input is the output of :meth:`prepare`. Defaults to True.
+        preprocess (bool): Whether the graph includes the data preprocessor. If not,
+            its input is the output of :meth:`prepare`. Defaults to True.
     """
 
     task: str

@@ -84,8 +84,8 @@ class DetectorGraph(TaskGraph):
                              '_predict_by_feat_single', '_bbox_post_process')):
             raise ValueError(
                 f'{kind.__name__} cannot be exported because it has its own '
-                'predict methods: only heads that use those of BaseDenseHead '
-                'can, such as RetinaHead, SSDHead and RTMDetHead')
+                'predict methods: expected a head with the predict methods of '
+                'BaseDenseHead, such as RetinaHead, SSDHead and RTMDetHead')
         if getattr(model, 'mask_head', None) is not None:
             raise ValueError(f'{type(model).__name__} has a mask_head: only '
                              'boxes can be exported')
@@ -291,7 +291,7 @@ class DetectorGraph(TaskGraph):
 
     def _farthest(self, dets: Tensor, labels: Tensor, others: Tensor,
                   other_labels: Tensor, scale: Tensor) -> float:
-        """Largest distance of a box to the nearest of the others."""
+        """Largest distance of a box to the nearest box of the second list."""
         floor = self.model.bbox_head.test_cfg.get('score_thr', 0)
         if other_labels.ge(0).all():
             floor = others[:, 4].min()

@@ -66,10 +66,10 @@ def light_nl_macs(channels, nl_channels, positions, sampled,
         nl_channels: k, the channels of the compact features.
         positions: ``HW``, positions of the full feature map.
         sampled: ``hw``, positions of the strided feature map.
-        normalize (str): What the product is divided by, ``'rms'`` or ``'size'``.
-            With ``'rms'`` the channel order has a third product, k x k by k x C;
-            the spatial order squares and sums its result, which counts as
-            elementwise arithmetic. Defaults to ``'rms'``.
+        normalize (str): Divisor of the product, ``'rms'`` or ``'size'``. With ``'rms'``
+            the channel order has a third product, k x k by k x C. The spatial order
+            squares and sums its result, which counts as elementwise arithmetic.
+            Defaults to ``'rms'``.
 
     Returns:
         dict: MACs by order: ``channel`` forms the C x k context matrix,

@@ -19,9 +19,9 @@ FLOAT32 = ('roi_head.bbox_roi_extractor', 'roi_head.mask_roi_extractor')
 def use_half(model: nn.Module, dtype: torch.dtype) -> None:
     """Convert a task model's network to half precision, for inference.
 
-    Three parts stay in float32: the normalisation of images, the predictions
-    from the heads' results, and LightNL's products, with ``normalize='size'`` its
-    whole branch; see :class:`~autonl_mm.models.LightNL`.
+    Three parts stay in float32: the normalisation of images, the post-processing of the
+    heads' results, and LightNL's products, or its whole branch with
+    ``normalize='size'``, see :class:`~autonl_mm.models.LightNL`.
 
     Args:
         model (nn.Module): Classifier, detector or segmentor, changed in place.

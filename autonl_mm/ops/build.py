@@ -36,12 +36,12 @@ def cache_folder() -> Path:
 def compiled_library() -> Iterator[Path]:
     """The compiled library, to be loaded in the ``with`` block.
 
-    It is compiled unless the cache has a complete one. A library that was cut short
-    would end the process with SIGBUS, not with an error. Processes that need it at
-    the same time wait for the first one.
+    It is compiled unless the cache has a complete library. A truncated library would
+    end the process with SIGBUS, not with an error. Processes that need the library at
+    the same time wait for the first process.
 
     Yields:
-        Path: The library. If the cache cannot be written, it is a temporary one.
+        Path: The library, a temporary file if the cache cannot be written.
 
     Raises:
         RuntimeError: If the C++ compiler does not start or fails.
@@ -101,7 +101,7 @@ def _compile_into(library: Path) -> None:
 
 
 def _compile(out: Path) -> None:
-    """Compile each source in a process of its own, link and sign the library."""
+    """Compile each source in a separate process, link and sign the library."""
     root = Path(torch.__file__).parent
     abi = int(torch.compiled_with_cxx11_abi())
     flags = [*FLAGS, f'-D_GLIBCXX_USE_CXX11_ABI={abi}', '-isystem',
@@ -146,10 +146,10 @@ def _call_compiler(calls: List[List[str]]) -> None:
 
 @contextmanager
 def _group_of_this_process() -> Iterator[int]:
-    """A process group that ends with the block, or with this process in any way.
+    """A process group that ends with the ``with`` block, or when this process ends.
 
-    A shell in it waits for the end of its input, which comes when this process is
-    gone. It starts before all others, so that none is ever without it.
+    A shell in the group waits for the end of its input, which comes when this process
+    ends. The shell starts before all other processes, so that none runs without it.
 
     Yields:
         int: Id of the group.

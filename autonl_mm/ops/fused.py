@@ -19,7 +19,7 @@ def load_fused_operators() -> None:
     The library is kept in ``autonl_mm`` inside of ``XDG_CACHE_HOME``, by
     default ``~/.cache``, and runs on all processors of the architecture.
     ``torch.utils.cpp_extension`` is not used: it needs ninja, and a process
-    that is killed while it compiles leaves a lock that others wait for.
+    that is killed while it compiles leaves a lock that other processes wait for.
 
     Raises:
         RuntimeError: If the C++ compiler (``c++``, or the one that the
@@ -56,8 +56,8 @@ def fused_light_nl(x: Tensor,
         dilation (int): Dilation of the convolution. Defaults to 1.
         residual (Tensor, optional): Added to the result, ``(N, C, H, W)``,
             float32. Defaults to None.
-        normalize (str): What the product is divided by, ``'rms'`` or ``'size'``.
-            Defaults to ``'rms'``.
+        normalize (str): Divisor of the product, ``'rms'`` or ``'size'``. Defaults to
+            ``'rms'``.
 
     Returns:
         Tensor: ``(N, C, H, W)``, in the memory format of ``x``.
@@ -94,8 +94,8 @@ def fused_mbconv(x: Tensor,
             ``dilation * (k // 2)``, followed by the activation.
         reduce (nn.Conv2d, optional): First 1x1 convolution of squeeze-excite,
             followed by the activation; None for a block without it.
-        gate (nn.Conv2d, optional): Its second 1x1 convolution, followed by a
-            sigmoid.
+        gate (nn.Conv2d, optional): Second 1x1 convolution of squeeze-excite, followed
+            by a sigmoid.
         project (nn.Conv2d): 1x1 convolution without activation.
         activation (str): ``'silu'`` or ``'hardswish'``.
         identity (bool): Whether ``x`` is added to the result.

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Our hooks, and the registration of those of :mod:`autonl_mm.runs`."""
+"""Hooks of this project, and the registration of the hooks of :mod:`autonl_mm.runs`."""
 from autonl_mm.registry import HOOKS
 from autonl_mm.runs import hooks as run_hooks
 

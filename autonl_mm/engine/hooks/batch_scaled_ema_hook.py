@@ -16,8 +16,8 @@ class BatchScaledEMAHook(EMAHook):
 
     A decay of 0.9999 at batch size 4096 averages over the same number of images
     as ``0.9999 ** (batch / 4096)`` at another batch size. The average is updated
-    when the optimiser has stepped: with accumulated gradients not after every
-    iteration, as mmengine's hook does.
+    after each step of the optimiser. mmengine's hook updates it after every iteration,
+    also between the steps of accumulated gradients.
 
     Args:
         momentum (float): Weight of the new parameters in the average at

@@ -19,12 +19,12 @@ def depthwise_conv2d(x: Tensor,
     gradient of the weight in a loop that is not vectorised: 73 ms for 64 feature maps
     of 1152x4x4 and a 5x5 kernel, where the forward pass takes 1.2 ms. One product for
     each position of the kernel takes 15 ms (``benchmark.py --parts depthwise``).
-    Everything else is computed as by ``conv``.
+    All other results are computed by ``conv`` itself.
 
     Args:
         x (Tensor): ``(N, C, H, W)``.
         conv (nn.Conv2d): The convolution, of C groups.
-        weight (Tensor, optional): In place of its weight. Defaults to None.
+        weight (Tensor, optional): Replaces the weight of ``conv``. Defaults to None.
 
     Returns:
         Tensor: ``(N, C, H', W')``.
@@ -39,12 +39,12 @@ def depthwise_conv2d(x: Tensor,
 
 
 def has_slow_gradient(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether oneDNN would take the slow path for the gradient of the weight.
+    """Whether oneDNN would use the slow path for the gradient of the weight.
 
     Args:
         x (Tensor): ``(N, C, H, W)``.
-        conv (nn.Conv2d): The convolution. One with a hook must be called, and a
-            subclass may compute something else: not for these.
+        conv (nn.Conv2d): The convolution. False for a convolution with a hook, which
+            must be called, and for a subclass, which may compute something else.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False  # and ask nothing of the sizes, which may be symbols

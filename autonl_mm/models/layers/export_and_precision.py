@@ -31,12 +31,12 @@ def subsample(x: Tensor, stride: int) -> Tensor:
 
 
 def root(square: Tensor) -> Tensor:
-    """``sqrt(square)`` as a divisor: infinity where nothing is to be divided.
+    """``sqrt(square)`` as a divisor; infinity if it is no divisor.
 
-    That is where the square is zero or outside of the range of the dtype; the
-    quotient is then 0, and so are its gradients. A product with rsqrt() would
-    have the cube of the root in its gradient. An exported graph only keeps zero out of
-    the divisor, as ncnn has no ``where``.
+    This is the case if the square is zero or outside of the range of the dtype. The
+    quotient is then 0, and its gradients are 0. A product with rsqrt() would have the
+    cube of the root in its gradient. An exported graph only keeps zero out of the
+    divisor, because ncnn has no ``where``.
     """
     if _is_exporting():
         return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()

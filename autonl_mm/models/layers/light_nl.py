@@ -30,7 +30,7 @@ from .export_and_precision import (
 )
 
 ORDERS = ('auto', 'channel', 'spatial')
-# State entry of layers with normalize='rms'. Layers with 'size' have none, as the
+# State entry of layers with normalize='rms'. Layers with 'size' have no entry, like the
 # authors' checkpoints.
 RMS_MARK = 'scaled_by_rms'
 
@@ -102,14 +102,14 @@ def light_nl(x: Tensor,
         order (str): ``'channel'`` forms the C x k context matrix, MACs
             ``(hw + HW) * k * C``, and ``k * k * C`` more for the root mean
             square; ``'spatial'`` the HW x hw affinity, MACs
-            ``HW * hw * (k + C)``; ``'auto'`` takes the cheaper. Defaults to
+            ``HW * hw * (k + C)``; ``'auto'`` uses the cheaper order. Defaults to
             ``'auto'``.
         weight (Tensor, optional): ``(k, hw)``, or 1 for either, factors of the
             affinity's terms, one per channel and sampled position. A search
             uses them to select channels and strides in a differentiable way.
-            The first channel's factors say how much each position counts in
-            the root mean square; every subnet has the first channel.
-            Defaults to None.
+            The first channel's factors are the weights of the positions in the
+            root mean square; every subnet has the first channel. Defaults to
+            None.
         normalize (str): ``'rms'`` or ``'size'``. Defaults to ``'rms'``.
 
     Returns:
@@ -175,10 +175,10 @@ def _feature_map(rows: Tensor, h: int, w: int) -> Tensor:
 def _rms_of_product(context: Tensor, gram: Optional[Tensor]) -> Tensor:
     """The root mean square of ``x_c context``, ``(N, 1, 1)``.
 
-    Both factors come divided by ``count * C``, with ``count`` the number of
-    positions in the mean. No other factor is left then: the trace has this
-    divisor to the third power, the square of ``x_c context`` to the second, and
-    the mean once. Each operation here costs as much as its call, hence as few as
+    Both factors are already divided by ``count * C``, with ``count`` the number of
+    positions in the mean. Then no other factor is left: the trace has this divisor
+    to the third power, the square of ``x_c context`` to the second, and the mean
+    once. Each operation here costs as much as its call, so there are as few as
     possible.
 
     Args:
@@ -230,7 +230,7 @@ class LightNL(DeployMixin, BaseModule):
     BN's weight starts at zero, so a new block is the identity.
 
     Weights are trained for one ``normalize``. The state dict of a layer with ``'rms'``
-    has an entry ``scaled_by_rms``; a layer refuses weights for the other one.
+    has an entry ``scaled_by_rms``. A layer refuses weights for another ``normalize``.
 
     Args:
         in_channels (int): C, channels in and out.
@@ -239,11 +239,11 @@ class LightNL(DeployMixin, BaseModule):
         stride (int): s, spatial stride of the compact features. Defaults to 1.
         order (str): Order of the products, see :func:`light_nl`. Defaults to
             ``'auto'``.
-        normalize (str): What the product is divided by: ``'rms'``, its root mean
-            square, or ``'size'``, the size of the feature map, as in the paper; see
+        normalize (str): Divisor of the product: ``'rms'``, its root mean square, or
+            ``'size'``, the size of the feature map, as in the paper; see
             :func:`light_nl`. Defaults to ``'rms'``.
-        norm_cfg (dict, optional): Normalisation; None for none. Defaults to
-            ``dict(type='BN')``.
+        norm_cfg (dict, optional): Normalisation; None for no normalisation. Defaults
+            to ``dict(type='BN')``.
         zero_init (bool): Whether the block starts as the identity: the BN
             weight or, without normalisation, the kernel is zero. This holds
             even if a surrounding model's ``init_cfg`` has another rule for
@@ -259,12 +259,12 @@ class LightNL(DeployMixin, BaseModule):
     Shape:
         ``(N, C, H, W)`` in, the same out, with the dtype of the input. For
         float16 and bfloat16 inputs the products are computed in float32. With
-        ``normalize='size'``, so is the rest of the branch: its values grow with
-        the cube of ``x``, so that activations of 1e3 give values of 1e9. For the
-        same reason ``model.half()`` leaves its few parameters and the
-        statistics of its normalisation in float32. With ``'rms'`` the
-        branch's values do not depend on the size of ``x``, and convolution,
-        normalisation and parameters are in half precision like any others.
+        ``normalize='size'`` the rest of the branch is computed in float32 too: its
+        values grow with the cube of ``x``, so that activations of 1e3 give values
+        of 1e9. For the same reason ``model.half()`` leaves the few parameters and
+        the statistics of the normalisation in float32. With ``'rms'`` the branch's
+        values do not depend on the size of ``x``, and convolution, normalisation and
+        parameters are in half precision like other layers.
     """
 
     _abbr_ = 'light_nl'
@@ -359,8 +359,8 @@ class LightNL(DeployMixin, BaseModule):
     def use_fused_operator(self) -> None:
         """Compute the block with the fused operator where possible.
 
-        It takes float32 on a CPU, without gradients (``torch.no_grad()``), and folded
-        normalisation. Everything else is computed as before.
+        The operator needs float32 on a CPU, no gradients (``torch.no_grad()``), and
+        folded normalisation. All other calls are computed as before.
 
         Raises:
             RuntimeError: If the operator does not compile.
@@ -413,7 +413,7 @@ class LightNL(DeployMixin, BaseModule):
 
 
 def light_nl_scales(module: nn.Module) -> List[str]:
-    """What the LightNLs in a network divide by, in the words of exported files.
+    """The normalisations of the LightNLs in a network, as exported models name them.
 
     Args:
         module (nn.Module): The network.

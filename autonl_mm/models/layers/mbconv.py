@@ -59,8 +59,8 @@ class SqueezeExcite(BaseModule):
 class MBConv(DeployMixin, BaseModule):
     """Inverted residual block that a :class:`BlockSpec` describes.
 
-    1x1 expand, depthwise, squeeze-excite, 1x1 project, LightNL, identity add;
-    the spec says which of them the block has. LightNL sits after the project
+    Its layers are 1x1 expand, depthwise, squeeze-excite, 1x1 project, LightNL and
+    identity add, as far as the spec has them. LightNL is after the project
     convolution's BN and before the add.
 
     Args:
@@ -144,10 +144,10 @@ class MBConv(DeployMixin, BaseModule):
     def use_fused_operator(self) -> None:
         """Compute the block with the fused operator where possible.
 
-        It takes float32 on a CPU, without gradients (``torch.no_grad()``), folded
+        The operator needs float32 on a CPU, no gradients (``torch.no_grad()``), folded
         normalisation, SiLU or Hardswish, and numbers of channels that are multiples
-        of 8. Everything else is computed as before. A block with a hook on one of
-        its layers is not fused; a hook that is added later is not called.
+        of 8. All other calls are computed as before. A block with a hook on one of its
+        layers is not fused. A hook that is added later is not called.
 
         Raises:
             RuntimeError: If the operator does not compile.

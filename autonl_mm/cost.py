@@ -218,7 +218,7 @@ class MacsModel:
     """MACs as a cost model.
 
     Attributes:
-        unit (str): Unit of what the methods return.
+        unit (str): Unit of the costs.
     """
 
     unit = 'MACs'
@@ -242,7 +242,7 @@ class ParamsModel:
     Weights and biases of batch normalisation count, its running statistics do not.
 
     Attributes:
-        unit (str): Unit of what the methods return.
+        unit (str): Unit of the costs.
     """
 
     unit = 'parameters'

@@ -15,7 +15,7 @@ from autonl_mm.ops import load_fused_operators
 
 # Not subclasses: they may standardise the weight or do more than normalise.
 CONVS = (nn.Conv2d, Conv2dAdaptivePadding)
-# revert_sync_batchnorm turns the two before it into the last one.
+# revert_sync_batchnorm turns the first two types into the last type.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm, _BatchNormXd)
 # timm's, with dropout and activation in it. By name, as timm may be missing.
 NORM_ACT = 'BatchNormAct2d'
@@ -78,7 +78,7 @@ def fold_norms(module: nn.Module) -> None:
 
     A normalisation is folded if it is the next child after a convolution in the
     same parent, as in mmcv's ``fuse_conv_bn``. Exceptions are a ConvModule with
-    another order, and modules with a hook (such as that of a plug-in), which
+    another order, and modules with a hook (such as a plug-in's hook), which
     would see other values.
 
     Args:

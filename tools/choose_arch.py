@@ -212,7 +212,7 @@ def place_of_finalists(args):
         raise ValueError('--finalists needs --short-training, such as '
                          'train_cfg.max_epochs=1 param_scheduler.total_steps=1')
     if args.launcher != 'none':
-        raise ValueError('--finalists starts trainings of its own: run without '
+        raise ValueError('--finalists starts separate trainings: run without '
                          '--launcher, and set --jobs and --cluster')
     return Cluster(args.cluster, args.cluster_options)
 

@@ -50,7 +50,7 @@ class Step:
     planned: int  # approximate seconds on two idle cores
     command: str  # script and arguments
     needs: str = ''  # names of the steps whose results it reads
-    metric: str = ''  # of a training: what it evaluates
+    metric: str = ''  # of a training's evaluation
     seconds: Optional[float] = None  # so far; None: it starts from the beginning
     done: bool = False
 
@@ -169,7 +169,7 @@ def resolve(argument: str, out: Path) -> str:
 
 
 def last_checkpoint(folder: Path) -> str:
-    """The last checkpoint of a training: in its folder, whatever path was noted."""
+    """The last checkpoint of a training, in its folder despite another noted path."""
     return str(folder / Path((folder / 'last_checkpoint').read_text().strip()).name)
 
 

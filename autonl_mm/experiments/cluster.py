@@ -157,7 +157,7 @@ class Cluster:
                            f'by the time limit, see {log} and {log.parent / "jobs"}')
 
     def _changes(self, threads: Optional[int]) -> Dict[str, Optional[str]]:
-        """Environment variables of the command that are not those of its job."""
+        """Environment variables of the command that differ from its job."""
         changes = {}
         if self.kind == 'local':  # submitit would hide all GPUs
             changes['CUDA_VISIBLE_DEVICES'] = os.environ.get('CUDA_VISIBLE_DEVICES')
@@ -226,7 +226,7 @@ def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]
     Args:
         arguments (list[str]): The command.
         log (str): The file for its output.
-        changes (dict[str, str | None]): Environment variables; None removes one.
+        changes (dict[str, str | None]): Environment variables; None removes a variable.
         mode (str): ``'w'`` to replace the log, ``'a'`` to append.
         owner (int, optional): Id of a process of this machine; the command ends when
             this process ends. Defaults to None.
@@ -254,7 +254,7 @@ def command_job(arguments: List[str], log: str, changes: Dict[str, Optional[str]
                     except subprocess.TimeoutExpired:
                         os.kill(owner, 0)  # raises ProcessLookupError
             finally:
-                if process.poll() is None:  # the job ends, by whatever signal
+                if process.poll() is None:  # a signal ends the job
                     process.terminate()
                     process.wait()
         return code, time.time() - start

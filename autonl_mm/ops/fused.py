@@ -140,7 +140,7 @@ def runs_fused(x: Tensor) -> bool:
 def pack_weights(*convs: Optional[nn.Conv2d]) -> None:
     """Store the weights, ``(O, I, k, k)``, with output channels last.
 
-    This is the layout that the operators read; with another one, each call
+    This is the layout that the operators read. With another layout, each call
     makes a copy. Shapes and values stay the same.
 
     Args:

@@ -21,7 +21,7 @@ def keep_freed_memory() -> str:
     variable ``AUTONL_KEEP_MEMORY=0`` turns it off.
 
     Returns:
-        str: One line for the log, which says what was done.
+        str: One line for the log, with the setting.
     """
     if os.environ.get(SWITCH, '1') == '0':
         return f'allocator: left as it is ({SWITCH}=0)'

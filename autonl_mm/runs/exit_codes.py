@@ -83,7 +83,7 @@ def resume_command(arguments: Sequence[str]) -> List[str]:
         arguments (Sequence[str]): The tool and its arguments.
 
     Returns:
-        list[str]: The same command with ``--resume``, which replaces a given one.
+        list[str]: The same command with ``--resume``, in place of a given option.
     """
     command = [a for a in arguments if not a.startswith('--resume=')]
     if '--resume' in command:

@@ -91,7 +91,7 @@ def seed_iterations(runner: Runner) -> None:
 
 
 class _SeededBatches:
-    """The batches of a loop, each with a seed of its own.
+    """The batches of a loop, each with a separate seed.
 
     Args:
         runner (Runner): Of the training.

@@ -5,8 +5,8 @@ custom_imports = dict(imports=[
 default_hooks = dict(checkpoint=dict(type='autonl_mm.SafeCheckpointHook'))
 
 # The feature maps at strides 16 and 32 have 96 and 1280 channels, as in MobileNetV2.
-# 24 images per GPU are enough for batch statistics; their momentum is that of the
-# stock config, for training from scratch.
+# 24 images per GPU are enough for batch statistics. The momentum of BN is the stock
+# config's, for training from scratch.
 model = dict(
     backbone=dict(
         _delete_=True,

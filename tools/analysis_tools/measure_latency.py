@@ -131,15 +131,15 @@ def fit_table(latency, sums, counts, measured):
         measured (np.ndarray): Latencies of the whole networks.
 
     Returns:
-        tuple[dict[str, float], dict]: The table, and what was found: ``factor`` and
-        ``added_ms``; the errors of the plain sums, ``error_of_sums``, and of the
+        tuple[dict[str, float], dict]: The table, and a record of the fit: ``factor``
+        and ``added_ms``; the errors of the plain sums, ``error_of_sums``, and of the
         fitted table, ``error``, as medians of absolute relative errors. Each network
-        is predicted by the fit to all others.
+        is predicted by the fit to all other networks.
     """
 
     def fit(rows):
         if len(measured[rows]) >= 3:
-            # relative errors count, not those of the slowest networks alone
+            # relative errors count, so that slow networks do not dominate
             terms = np.stack([sums, counts], 1)[rows] / measured[rows][:, None]
             factor, added = map(
                 float, np.linalg.lstsq(terms, np.ones(len(terms)), rcond=None)[0])

@@ -133,7 +133,7 @@ def plot_cost(ax: Axes, records: List[dict], logged: List[dict]) -> None:
         limit_numbers(ax, records)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(alpha=0.3)
-    # The cost starts at that of the largest network and rarely comes near 0.
+    # The cost starts at the largest network's cost and rarely comes near 0.
     ax.legend(loc='lower left', ncol=3, fontsize=8)
 
 

@@ -60,7 +60,7 @@ def measure(args):
 
     Raises:
         FileNotFoundError: If a config does not exist.
-        ValueError: If an option is out of range, or a config is that of a search.
+        ValueError: If an option is out of range, or a config is for a search.
     """
     configs.check_positive(args, 'rounds', 'batch_size')
     shapes = configs.parse_shapes('--input-shapes', args.input_shapes or [], 'HxW')

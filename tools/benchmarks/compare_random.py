@@ -86,7 +86,7 @@ def parse_args():
 
 
 def with_light_nl_everywhere(arch, space):
-    """The network with the largest LightNL of the space wherever it allows one."""
+    """The network with the largest LightNL of the space in all allowed places."""
     blocks = []
     for stage, own in zip(arch.stages, space.stages):
         if own[0].nl[-1]:

@@ -188,7 +188,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for engine in engines:
             records += measure_engine(engine, networks, args, Path(folder))
-            if args.out:  # what is measured is not lost with the next engine
+            if args.out:  # measurements are kept if the next engine fails
                 atomic_write(args.out, json.dumps(dict(
                     vars(args), device_name=device_name('cpu'), torch=torch.__version__,
                     engines=engines, records=records), indent=1))

@@ -292,7 +292,7 @@ def plot(results, path):
 
 
 def networks(args, cfg, shape):
-    """The networks to measure, one after the other, each with its name."""
+    """The networks to measure, one by one, each with its name."""
     for path in args.checkpoints:
         model, form = trained(cfg, path)
         # Checkpoints of a comparison often have one name in different folders.

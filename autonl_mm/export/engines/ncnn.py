@@ -39,7 +39,7 @@ class Ncnn(Engine):
         if settings.shape[0] != 1:
             raise ValueError(f'--batch-size is {settings.shape[0]}, but ncnn takes one '
                              'image at a time; autonl_mm.deploy.load runs any number, '
-                             'one after the other')
+                             'one by one')
 
     def write(self, graph: nn.Module, settings: Settings, file: Path) -> None:
         n, c, h, w = settings.shape

@@ -31,7 +31,7 @@ def to_onnx(graph: nn.Module, settings: Settings):
     out_axes = {name: {0: 'N'} for name in graph.outputs if 0 in axes}
     file = io.BytesIO()
     # Tracing warns about every size that is read in Python. The check on several
-    # sizes finds the wrong ones.
+    # sizes finds wrong sizes.
     with converting('torch.onnx', 'torch.onnx', 'torch.jit'):
         torch.onnx.export(
             graph, (images, ),
@@ -52,7 +52,7 @@ def to_onnx(graph: nn.Module, settings: Settings):
 
 
 def operators(model) -> Counter:
-    """Count the nodes of each type, including those in subgraphs.
+    """Count the nodes of each type, including nodes of subgraphs.
 
     Args:
         model (onnx.ModelProto): The model.

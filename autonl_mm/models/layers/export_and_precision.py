@@ -47,7 +47,7 @@ def without_view(y: Tensor) -> Tensor:
     """``y``; under torch.compile with dynamic sizes a copy of it.
 
     inductor (torch 2.13) fails for a view that is saved for the backward pass if it
-    cannot order its strides, as those of channels_last, without knowing the sizes.
+    cannot order its strides, as in channels_last, without knowing the sizes.
     """
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return torch.ops.autonl_mm.no_view(y)

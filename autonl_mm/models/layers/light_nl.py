@@ -346,7 +346,7 @@ class LightNL(DeployMixin, BaseModule):
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # Raised rather than reported: mmengine only logs what is reported.
+        # Raised rather than reported: mmengine only logs reported errors.
         if f'{prefix}conv.weight' in state_dict:
             found = 'rms' if prefix + RMS_MARK in state_dict else 'size'
             if found != self.normalize:
@@ -388,7 +388,7 @@ class LightNL(DeployMixin, BaseModule):
         return out if residual is None else residual + out
 
     def branch(self, x: Tensor, weight: Optional[Tensor] = None) -> Tensor:
-        """Compute what the block adds to ``x``, ``(N, C, H, W)``.
+        """Compute the branch that the block adds to ``x``, ``(N, C, H, W)``.
 
         Args:
             x (Tensor): Features, ``(N, C, H, W)``.

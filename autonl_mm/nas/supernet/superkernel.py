@@ -181,7 +181,7 @@ class SearchableMBConv(MBConv):
         **kwargs: As for MBConv.
 
     Attributes:
-        options (dict[str, tuple]): Options of each decision that has more than one.
+        options (dict[str, tuple]): Options of each decision with several options.
 
     Shape:
         ``(N, C_in, H, W)`` in, ``(N, C_out, ceil(H/stride), ceil(W/stride))``

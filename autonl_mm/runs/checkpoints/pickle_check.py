@@ -163,7 +163,7 @@ class Reader(pickle._Unpickler):
             raise Refused('it asks for a storage in a form that torch.save does not '
                           'write')
         # torch checks that the file has as many bytes
-        if key not in self.storages:  # as torch: its type is that of the first time
+        if key not in self.storages:  # as in torch, the first type counts
             self.spend(numel * storage_type.itemsize)
             self.storages[key] = Storage(numel, storage_type.itemsize)
         return self.storages[key]

@@ -1,5 +1,5 @@
-# The paper's network and recipe, with the paper's LightNL. Other configs have the bounded
-# LightNL: see docs/light_nl.md.
+# The paper's network and recipe, with the paper's LightNL. Other configs have the
+# bounded LightNL: see docs/light_nl.md.
 _base_ = [
     '../_base_/models/autonl_cls.py',
     '../_base_/datasets/imagenet_bs128.py',

@@ -1,5 +1,5 @@
 # autonl-supernet_1xb32_cifar10.py with its candidates tried on 5,000 held-out training
-# images. The weights are not trained on these images, and they are not evaluated on.
+# images, which are used neither for training nor for evaluation.
 _base_ = 'autonl-supernet_1xb32_cifar10.py'
 
 images = _base_.train_dataloader.dataset

@@ -55,7 +55,7 @@ class Step:
     done: bool = False
 
     def start(self, out: Path, share: int) -> None:
-        """Start its process, as one of ``share`` that run beside each other."""
+        """Start the process, as one of ``share`` parallel processes."""
         self.log = out / f'logs/{self.name}.log'
         if self.seconds is None:
             self.seconds = 0.
@@ -169,7 +169,7 @@ def resolve(argument: str, out: Path) -> str:
 
 
 def last_checkpoint(folder: Path) -> str:
-    """The last checkpoint of a training, in its folder despite another noted path."""
+    """The last checkpoint of a training, by its name in the training's own folder."""
     return str(folder / Path((folder / 'last_checkpoint').read_text().strip()).name)
 
 
@@ -188,7 +188,7 @@ def startable(waiting: List[Step], running: List[Step]) -> List[Step]:
 
 
 def duration(steps: List[Step]) -> int:
-    """How many seconds the steps that are not done take, by the plan."""
+    """Planned seconds of the steps that are not done."""
     ends = {}
     for step in steps:
         ends[step.name] = (0 if step.done else step.planned) + max(

@@ -105,7 +105,7 @@ def plot_curves(train: List[dict], values: List[Tuple[int, float]], name: str) -
 
 
 def read_training(folder: Path, metric: str) -> dict:
-    """What the report shows of a training.
+    """The data of a training for the report.
 
     Args:
         folder (Path): Its work dir.

@@ -160,7 +160,7 @@ def test_a_machine_that_is_cut_off(config, tmp_path):
     assert all(codes) and seconds < 3 * TIMEOUT, output[-3000:]
     line, = {line for line in output.splitlines()
              if line.startswith('train.py: rank 0 ends')}
-    assert '--resume goes on' in line
+    assert '--resume continues' in line
     last = max(int(n) for n in re.findall(r'iter_(\d+)\.pth', ' '.join(
         p.name for p in work_dir.iterdir())))
     assert 60 <= last < 300

@@ -264,7 +264,7 @@ def test_for_all_targets(sandwich_search, tmp_path):
                  '--cfg-options', 'model.target=None', 'train_cfg.max_epochs=2')
     result = run_tool(*arguments, check=False)
     assert result.returncode
-    assert 'needs a target: set one, or warmup=1 and freeze_at=1' in result.stdout
+    assert 'needs a target: set target, or warmup=1 and freeze_at=1' in result.stdout
     output = run_tool(*arguments, 'custom_hooks.0.warmup=1',
                       'custom_hooks.0.freeze_at=1').stdout
     assert 'trained for all targets, choose subnets with' in output

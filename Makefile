@@ -1,6 +1,6 @@
 # make setup       makes .venv with torch, mmcv with compiled ops, the OpenMMLab libraries, this project
 # make demo        sets up, then trains classifier, detector and segmentor on data that needs no download,
-#                  and writes work_dirs/demo/report.html; interrupted, it goes on where it was
+#                  and writes work_dirs/demo/report.html; after an interruption the same command resumes it
 # make demo-full   sets up, then searches, exports and retrains a detector and a segmentor on the same data,
 #                  and writes work_dirs/demo-full/report.html
 # make test        sets up, then runs the tests

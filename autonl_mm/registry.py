@@ -13,13 +13,11 @@ from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
-from mmengine.registry import OPTIMIZERS as ROOT_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
 BARE_NAMES = {
-    'AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'LightNL', 'PluginBackbone',
-    'RMSpropTF'
+    'AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'LightNL', 'PluginBackbone'
 }
 
 
@@ -49,11 +47,6 @@ MODELS = PublicRegistry(
         'autonl_mm.models', 'autonl_mm.nas', 'autonl_mm.export.engine_model',
         'autonl_mm.measure.comparison_blocks'
     ])
-OPTIMIZERS = PublicRegistry(
-    'optimizer',
-    parent=ROOT_OPTIMIZERS,
-    scope='autonl_mm',
-    locations=['autonl_mm.engine.optimizers'])
 OPTIM_WRAPPERS = PublicRegistry(
     'optimizer wrapper',
     parent=ROOT_OPTIM_WRAPPERS,

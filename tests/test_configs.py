@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn as nn
 import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -273,7 +274,7 @@ def test_imagenet_recipe():
     cfg = Config.fromfile(ROOT /
                           'configs/mmpretrain/autonl-s_32xb128_in1k.py')
     optimizer = dict(cfg.optim_wrapper.optimizer)
-    assert optimizer.pop('type') == 'autonl_mm.RMSpropTF'
+    assert optimizer.pop('type') == 'timm.optim.RMSpropTF'
     assert optimizer == dict(
         lr=0.256, alpha=0.9, momentum=0.9, eps=1e-3, weight_decay=1e-5)
     assert cfg.optim_wrapper.optimizer.lr == 0.016 * 4096 / 256
@@ -284,3 +285,31 @@ def test_imagenet_recipe():
     assert cfg.model.neck.dropout == 0.2
     ema, = cfg.custom_hooks
     assert (ema.momentum, ema.base_batch_size) == (1e-4, 4096)
+
+
+@pytest.mark.parametrize('name', ['autonl-s_32xb128', 'autonl-supernet_8xb128'])
+def test_rmsprop_is_tensorflows(name):
+    """TensorFlow's ApplyRMSProp: the mean square starts at one, ``eps`` is inside of
+    the root and the learning rate of each step inside of the momentum. The L2 penalty
+    of convolution and linear weights is part of the gradient."""
+    cfg = Config.fromfile(ROOT / f'configs/mmpretrain/{name}_in1k.py')
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Flatten(),
+                          nn.Linear(3, 2)).double()
+    cfg.optim_wrapper.optimizer.weight_decay = decay = 0.1
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    want = {p: (p.detach().clone(), torch.ones_like(p), torch.zeros_like(p))
+            for p in model.parameters()}
+    weights = {model[0].weight, model[3].weight}
+    for lr in (0.1, 0.02, 0.3):
+        for group in optimizer.param_groups:
+            group['lr'] = lr
+        for p, (w, square, step) in want.items():
+            p.grad = torch.randn_like(p)
+            grad = p.grad + decay * w * (p in weights)
+            square += (grad**2 - square) * (1 - 0.9)
+            step.mul_(0.9).add_(lr * grad / (square + 1e-3).sqrt())
+            w -= step
+        optimizer.step()
+        for p, (w, *_) in want.items():
+            torch.testing.assert_close(p.detach(), w, rtol=1e-10, atol=1e-12)

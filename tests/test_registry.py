@@ -17,7 +17,6 @@ PUBLIC = dict(
     MODELS=('AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'EngineModel', 'LightNL',
             'PluginBackbone', 'PoolDropout', 'SharedNL',
             'SqueezeExcitePlugin'),
-    OPTIMIZERS=('RMSpropTF', ),
     OPTIM_WRAPPERS=('CpuAmpOptimWrapper', ),
     HOOKS=('BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',
            'LabelCheckHook', 'SafeCheckpointHook', 'SearchHook',
@@ -92,24 +91,22 @@ BLOCKER = """
 def test_core_needs_only_mmengine_and_mmcv_lite(tmp_path):
     blocker = textwrap.dedent(
         BLOCKER.format(
-            names=('mmpretrain', 'mmdet', 'mmseg', 'mmcv.ops', 'mmcv._ext')))
+            names=('mmpretrain', 'mmdet', 'mmseg', 'timm', 'mmcv.ops',
+                   'mmcv._ext')))
     out = run_code(tmp_path / 'core.py', blocker + textwrap.dedent("""
         import torch
         import autonl_mm
-        from mmengine.registry import (HOOKS, MODELS, OPTIMIZERS,
-                                       OPTIM_WRAPPERS, TRANSFORMS)
+        from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
         model = MODELS.build(dict(type='autonl_mm.AutoNL', out_indices=(7, )))
         model.init_weights()
         out = model(torch.zeros(2, 3, 64, 64))[0]
         assert out.shape == (2, 320, 2, 2)
         assert autonl_mm.count_macs(model.arch()).total == 266974944
-        for type_, root in [('RMSpropTF', OPTIMIZERS),
-                            ('BatchScaledEMAHook', HOOKS),
+        for type_, root in [('BatchScaledEMAHook', HOOKS),
                             ('CpuAmpOptimWrapper', OPTIM_WRAPPERS),
                             ('LoadImageOrSkip', TRANSFORMS)]:
             cls = root.get('autonl_mm.' + type_)
             assert cls.__module__.startswith('autonl_mm.')
-        assert OPTIMIZERS.get('RMSpropTF') is OPTIMIZERS.get('autonl_mm.RMSpropTF')
         loaded = [n for n in Blocker.names if n in sys.modules]
         assert not loaded, loaded
         print('built')

@@ -21,6 +21,8 @@ OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 # torch's error when it makes a batch
 MIXED_SIZES = re.compile(r'stack expects each tensor to be equal size, but got '
                          r'(\[.*?\]) at entry \d+ and (\[.*?\]) at entry \d+')
+# Errors of libraries that miss an optional package
+NOT_INSTALLED = re.compile('not installed|(please|pip) install', re.IGNORECASE)
 # Errors of gloo and NCCL when another rank does not answer or has ended
 OF_A_RANK = re.compile(r'Timed out|timed? ?out|Connection (closed|reset)|unhandled '
                        r'system error|Broken pipe', re.IGNORECASE)
@@ -55,7 +57,9 @@ def exit_on_error(tool: str) -> Iterator[None]:
             raise
         sys.exit(f'{tool}: {e.strerror}: {e.filename or "a file"} could not be '
                  'written. Files that were saved before are complete')
-    except RuntimeError as e:
+    except (ImportError, RuntimeError) as e:
+        if NOT_INSTALLED.search(str(e)):
+            sys.exit(f'{tool}: ' + ' '.join(str(e).split()))
         shapes = MIXED_SIZES.search(str(e))
         if shapes:
             sys.exit(f'{tool}: ' + mixed_sizes('a dataloader', *shapes.groups()))

@@ -1,37 +1,14 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Optional packages that a config needs, looked for before anything is built."""
+"""Packages that a config needs and whose absence its libraries tell late or not."""
 from importlib.util import find_spec
 from typing import Any, Iterator, Tuple
 
-# From what a config names to the module that it imports when it is built or, worse,
-# first used, and to the distribution that has it.
-NEEDED = {
-    'TensorboardVisBackend': ('tensorboard', 'tensorboard'),
-    'WandbVisBackend': ('wandb', 'wandb'),
-    'MLflowVisBackend': ('mlflow', 'mlflow'),
-    'ClearMLVisBackend': ('clearml', 'clearml'),
-    'NeptuneVisBackend': ('neptune', 'neptune'),
-    'DVCLiveVisBackend': ('dvclive', 'dvclive'),
-    'AimVisBackend': ('aim', 'aim'),
-    'Albu': ('albumentations', 'albumentations'),
-    'Albumentations': ('albumentations', 'albumentations'),
-    'CocoMetric': ('pycocotools', 'pycocotools'),
-    'CocoDataset': ('pycocotools', 'pycocotools'),
-    'LVISDataset': ('lvis', 'lvis'),
-    'LVISV1Dataset': ('lvis', 'lvis'),
-    'LVISMetric': ('lvis', 'lvis'),
-    'CityscapesMetric': ('cityscapesscripts', 'cityscapesscripts'),
-    'CocoPanopticDataset': ('panopticapi', 'panopticapi'),
-    'CocoPanopticMetric': ('panopticapi', 'panopticapi'),
-    'TIMMBackbone': ('timm', 'timm'),
-    'TimmClassifier': ('timm', 'timm'),
-    'HuggingFaceClassifier': ('transformers', 'transformers'),
-    'DeepSpeedStrategy': ('deepspeed', 'deepspeed'),
-    'tifffile': ('tifffile', 'tifffile'),
-    'turbojpeg': ('turbojpeg', "'PyTurboJPEG<2'"),
-}
-SCOPES = {
-    'mmpretrain': 'mmpretrain', 'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
+# Scopes of types: mmengine only says that it fails to get the type.
+SCOPES = {'mmpretrain': 'mmpretrain', 'mmdet': 'mmdet', 'mmseg': 'mmsegmentation',
+          'timm': 'timm'}
+# Decoders: mmcv fails at the first image, which may be one of the first validation.
+# All other optional packages are asked for when the runner is built.
+DECODERS = {'tifffile': 'tifffile', 'turbojpeg': "'PyTurboJPEG<2'"}
 
 
 def check_packages(cfg: dict) -> None:
@@ -43,43 +20,25 @@ def check_packages(cfg: dict) -> None:
     Raises:
         ImportError: Names the setting and what to install.
     """
-    cfg = dict(cfg)  # of a Config
-    needed = dict(_named('', cfg))
-    for scope in _scopes(cfg):
-        if scope in SCOPES:
-            needed[f'scope {scope}'] = (scope, SCOPES[scope])
-    for setting, (module, distribution) in needed.items():
+    for setting, module, distribution in _needed('', dict(cfg)):  # of a Config
         if find_spec(module) is None:
             raise ImportError(f'{setting} needs the package {module}, which is not '
                               f'installed: pip install {distribution}')
 
 
-def _named(key: str, node: Any) -> Iterator[Tuple[str, Tuple[str, str]]]:
+def _needed(key: str, node: Any) -> Iterator[Tuple[str, str, str]]:
     """Settings that need a package: the setting, module and distribution."""
     if isinstance(node, dict):
         for name, value in node.items():
             place = f'{key}.{name}' if key else str(name)
-            if name in ('type', 'imdecode_backend'):
-                kind = getattr(value, '__name__', str(value)).split('.')[-1]
-                if kind in NEEDED:
-                    yield f'{place}={kind!r}', NEEDED[kind]
+            scope = str(value).split('.')[0]
+            if name == 'imdecode_backend' and value in DECODERS:
+                yield f'{place}={value!r}', value, DECODERS[value]
+            elif (name == 'default_scope' and value in SCOPES) or (
+                    name == 'type' and scope != value and scope in SCOPES):
+                yield f'{place}={value!r}', scope, SCOPES[scope]
             else:
-                yield from _named(place, value)
+                yield from _needed(place, value)
     elif isinstance(node, (list, tuple)):
         for i, item in enumerate(node):
-            yield from _named(f'{key}.{i}', item)
-
-
-def _scopes(node: Any) -> Iterator[str]:
-    """Scopes of the types in a config, and its default scope."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            if name == 'default_scope':
-                yield str(value)
-            elif name == 'type' and isinstance(value, str) and '.' in value:
-                yield value.split('.')[0]
-            else:
-                yield from _scopes(value)
-    elif isinstance(node, (list, tuple)):
-        for item in node:
-            yield from _scopes(item)
+            yield from _needed(f'{key}.{i}', item)

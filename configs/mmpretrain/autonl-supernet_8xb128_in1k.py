@@ -19,7 +19,7 @@ model = dict(
 # lr 0.016 per 256 images
 optim_wrapper = dict(
     optimizer=dict(
-        type='autonl_mm.RMSpropTF',
+        type='timm.optim.RMSpropTF',
         lr=0.064,
         alpha=0.9,
         momentum=0.9,

@@ -25,6 +25,9 @@ def ending(error):
     (BrokenCheckpointError('a is damaged'), 'a is damaged'),
     (MismatchError('resume: no'), 'resume: no'),
     (FileNotFoundError('There is no checkpoint file a.pth'), 'file a.pth'),
+    (RuntimeError('class `LVISMetric` in mmdet/metrics.py: Package lvis is not '
+                  'installed'), 'lvis is not installed'),
+    (ImportError('Please run "pip install\nwandb"'), 'pip install wandb'),
 ])
 def test_errors_of_the_user(error, words):
     line = ending(error)
@@ -32,7 +35,8 @@ def test_errors_of_the_user(error, words):
 
 
 @pytest.mark.parametrize('error', [
-    ValueError('a bug'), RuntimeError('Timed out, but there are no ranks'),
+    ValueError('a bug'), ImportError('cannot import name a'),
+    RuntimeError('Timed out, but there are no ranks'),
     FileNotFoundError(errno.ENOENT, 'no such file', 'x')])
 def test_other_errors_keep_their_traceback(error):
     with pytest.raises(type(error)):

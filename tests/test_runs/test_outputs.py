@@ -77,8 +77,7 @@ def test_plots_are_written_whole(tmp_path, monkeypatch):
 def test_packages_that_a_config_names(monkeypatch):
     cfg = Config(dict(
         default_scope='mmpretrain',
-        vis_backends=[dict(type='LocalVisBackend'),
-                      dict(type='TensorboardVisBackend')],
+        optim_wrapper=dict(optimizer=dict(type='timm.optim.RMSpropTF')),
         train_dataloader=dict(dataset=dict(pipeline=[
             dict(type='LoadImageFromFile', imdecode_backend='turbojpeg')]))))
     missing = set()
@@ -86,7 +85,8 @@ def test_packages_that_a_config_names(monkeypatch):
                         lambda name: None if name in missing else name)
     packages.check_packages(cfg)
     for name, words in (
-        ('tensorboard', "vis_backends.1.type='TensorboardVisBackend' needs"),
+        ('timm', "optim_wrapper.optimizer.type='timm.optim.RMSpropTF' needs the "
+                 'package timm, which is not installed: pip install timm'),
         ('turbojpeg', "pipeline.0.imdecode_backend='turbojpeg' needs"),
         ('mmpretrain', 'pip install mmpretrain')):
         missing = {name}

@@ -1,5 +1,4 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 from .cpu_amp import CpuAmpOptimWrapper
-from .rmsprop_tf import RMSpropTF
 
-__all__ = ['CpuAmpOptimWrapper', 'RMSpropTF']
+__all__ = ['CpuAmpOptimWrapper']

@@ -4,7 +4,7 @@
 max_epochs = 350
 optim_wrapper = dict(
     optimizer=dict(
-        type='autonl_mm.RMSpropTF',
+        type='timm.optim.RMSpropTF',
         lr=0.256,
         alpha=0.9,
         momentum=0.9,

@@ -20,7 +20,7 @@ from .random_subnets import trial_of
 # Subnets with their training losses
 Trained = Sequence[Tuple[Subnet, float]]
 # A finalist in the file
-ROW = dict(goal=str, loss=float, fit=float, choices=[[int]], arch=[str])
+ROW = dict(goal=str, loss=float, fit=float, subnet=[[int]], arch=[str])
 # Iterations between records of a finalist's loss, which are means over the interval
 LOG_INTERVAL = 10
 # First epoch or iteration with an evaluation of a finalist
@@ -142,7 +142,7 @@ def write_finalists(path: Path, groups: Dict[str, Trained], predictor: LossPredi
     """
     rows = [
         dict(goal=name, loss=loss, fit=predictor([space.specs(subnet)])[0],
-             choices=subnet, arch=space.arch(subnet).to_text().splitlines())
+             subnet=subnet, arch=space.arch(subnet).to_text().splitlines())
         for name, group in groups.items() for subnet, loss in group]
     atomic_write(path, json.dumps(rows, indent=1))
 
@@ -184,7 +184,7 @@ def _read(path: Path, space: SearchSpace) -> List[Tuple[str, Subnet, float]]:
                'give a file that this tool wrote')
     rows = []
     for i, row in enumerate(found):
-        subnet = [tuple(block) for block in row['choices']]
+        subnet = [tuple(block) for block in row['subnet']]
         if not space.has(subnet) or (
                 space.arch(subnet).to_text().splitlines() != row['arch']):
             raise ValueError(f'{path} is of another search space: [{i}] is no subnet '

@@ -43,21 +43,21 @@ def test_a_file_that_is_something_else(tmp_path):
         with pytest.raises(ValueError, match=r'finalists\.json'):
             fit_to_others(path, [], SPACE)
     rows = trained(3)
-    nan = [(choices, float('nan')) for choices, _ in rows]
+    nan = [(subnet, float('nan')) for subnet, _ in rows]
     write_finalists(path, dict(all=nan), fit([rows], SPACE), SPACE)
     with pytest.raises(ValueError, match=r'finalists\.json.*finite loss'):
         fit_to_others(path, [], SPACE)
     write_finalists(path, dict(all=rows), fit([rows], SPACE), SPACE)
     found = json.loads(path.read_text())
-    for change in (dict(choices=found[0]['choices'][:-1]),
-                   dict(choices=[[99] * len(c) for c in found[0]['choices']]),
-                   dict(choices=found[0]['choices'][::-1]), dict(arch=[])):
+    for change in (dict(subnet=found[0]['subnet'][:-1]),
+                   dict(subnet=[[99] * len(c) for c in found[0]['subnet']]),
+                   dict(subnet=found[0]['subnet'][::-1]), dict(arch=[])):
         path.write_text(json.dumps([found[0] | change, *found[1:]]))
         with pytest.raises(ValueError, match=r'is of another search space: \[0\]'):
             fit_to_others(path, [], SPACE)
     for change, words in (
-            (dict(choices=found[0]['choices'][0]), r'choices\[0\] is 0, .* a list'),
-            (dict(choices=[['0'] * 5] * 4), r"choices\[0\]\[0\] is '0', .*integer"),
+            (dict(subnet=found[0]['subnet'][0]), r'subnet\[0\] is 0, .* a list'),
+            (dict(subnet=[['0'] * 5] * 4), r"subnet\[0\]\[0\] is '0', .*integer"),
             (dict(loss='1'), r"loss is '1', expected a number"),
             (dict(arch='x'), r"arch is 'x', expected a list"),
             (dict(goal=None), r'goal is None, expected text')):

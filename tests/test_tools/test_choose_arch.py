@@ -72,7 +72,7 @@ def test_several_targets(tiny_search, searched, tmp_path, monkeypatch, capsys, s
     call_main(monkeypatch, tool, *arguments)
     assert (tmp_path / 'chosen.json').read_text() == before
     assert (tmp_path / 'losses.json').stat().st_mtime_ns == written
-    assert "of networks that were tried with batches 2, now 1" in main_error(
+    assert "of candidates that were tried with batches 2, now 1" in main_error(
         monkeypatch, tool, *arguments, '--num-samples', 4)
 
 

@@ -50,7 +50,7 @@ class LossCache:
 
     def _take(self, record: Any) -> None:
         check_json(record, dict(fingerprint={str: object}, losses={str: [float]}),
-                   f'{self.path} is not a record of tried networks', 'remove it')
+                   f'{self.path} holds no losses of candidates', 'remove it')
         different = [
             f'{name} {record["fingerprint"].get(name)!r}, now '
             f'{self.fingerprint.get(name)!r}'
@@ -58,7 +58,7 @@ class LossCache:
             if record['fingerprint'].get(name) != self.fingerprint.get(name)]
         if different:
             raise ValueError(
-                f'{self.path} is of networks that were tried with '
+                f'{self.path} is of candidates that were tried with '
                 f'{"; ".join(different)}: remove it, or give another --out')
         for name in record['losses']:
             if not self._is_subnet(name):

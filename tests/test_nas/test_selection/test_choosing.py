@@ -123,7 +123,7 @@ def test_what_was_tried_otherwise_is_not_used(tmp_path):
     with pytest.raises(ValueError, match='tried with batches 8, now None: remove it'):
         LossCache(path, Losses(), dict(seed=1))
     path.write_text('[]')
-    with pytest.raises(ValueError, match='is not a record'):
+    with pytest.raises(ValueError, match='holds no losses of candidates'):
         LossCache(path, Losses(), {})
 
 

@@ -106,7 +106,9 @@ def test_what_is_refused_at_once(config, tmp_path):
             ('--work-dir: cannot write to the folder', '--work-dir', tmp_path / 'file'),
             ('num_workers is 0', '--work-dir', work_dir, '--cfg-options',
              'train_dataloader.persistent_workers=True'),
-            ("needs the package wandb", '--work-dir', work_dir, '--cfg-options',
+            ('needs the package turbojpeg', '--work-dir', work_dir, '--cfg-options',
+             'train_dataloader.dataset.pipeline.0.imdecode_backend=turbojpeg'),
+            ('pip install wandb', '--work-dir', tmp_path / 'other', '--cfg-options',
              'vis_backends.0.type=WandbVisBackend')):
             failed = run_tool('tools/train.py', config, *options, check=False)
             assert failed.returncode == 1 and words in last_line(failed), failed.stdout

@@ -16,9 +16,7 @@ from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
-BARE_NAMES = {
-    'AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'LightNL', 'PluginBackbone'
-}
+BARE_NAMES = {'AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'LightNL', 'PluginBackbone'}
 
 
 class PublicRegistry(Registry):

@@ -148,8 +148,7 @@ def tiny_search(image_folder, tmp_path_factory):
         model.head.update(in_channels=32, num_classes=2)
         cfg.data_preprocessor.num_classes = 2
         cfg.default_hooks.logger.interval = 1
-        for loader in (cfg.train_dataloader, cfg.val_dataloader,
-                       cfg.test_dataloader):
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
             loader.batch_size = 4
             loader.dataset.update(data_root=str(image_folder), holdout=8)
     search.dump(folder / 'search.py')
@@ -168,6 +167,18 @@ def tiny_training(data_root, batch_size, max_epochs):
         loader.dataset.data_root = str(data_root)
     cfg.train_dataloader.dataset.pipeline[1].crop_size = 32
     cfg.train_cfg.max_epochs = cfg.param_scheduler.total_steps = max_epochs
+    return cfg
+
+
+def tiny_cifar(image_folder):
+    """The CIFAR-10 config with a tiny network, for a folder of two classes."""
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/autonl-s_2xb128_cifar10.py')
+    cfg.model.backbone.update(arch=TINY_ARCH.splitlines(), out_indices=(4, ))
+    cfg.model.head.update(in_channels=64, num_classes=2)
+    cfg.data_preprocessor.num_classes = 2
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(batch_size=4, num_workers=0, persistent_workers=False)
+        loader.dataset.update(data_root=str(image_folder), holdout=8)
     return cfg
 
 
@@ -216,8 +227,7 @@ def run_tool(*args, check=True, cwd=ROOT, env=None, timeout=300, fresh=False):
     """
     script, *rest = [str(a) for a in args]
     script = str(ROOT / script)
-    path = os.pathsep.join([str(Path(sys.executable).parent),
-                            os.environ['PATH']])
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
     env = {**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT), **(env or {})}
     if script.endswith('.sh') or fresh:
         python = [] if script.endswith('.sh') else [sys.executable]

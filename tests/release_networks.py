@@ -100,8 +100,7 @@ def product(x, ratio, stride):
 def windows(x, k, stride, pads):
     """For each kernel position, its pixels: ``((i, j), (N, C, H', W'))``."""
     (top, bottom), (left, right) = pads
-    out = [(n + a + b - k) // stride + 1
-           for n, (a, b) in zip(x.shape[2:], pads)]
+    out = [(n + a + b - k) // stride + 1 for n, (a, b) in zip(x.shape[2:], pads)]
     x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
     for i in range(k):
         for j in range(k):
@@ -174,8 +173,7 @@ def tf_release(x, rows, weights, head=1280, classes=1000):
     def conv(x, scope, out, k=1, stride=1, name=None, bias=False):
         name = f'{model}{scope}/{name or number("conv2d")}'
         c = x.shape[1]
-        kernel = weights.get(f'{name}/kernel', (k, k, c, out),
-                             (k * k * c)**-0.5)
+        kernel = weights.get(f'{name}/kernel', (k, k, c, out), (k * k * c)**-0.5)
         y = sum(matmul(kernel[i, j].T, part)
                 for (i, j), part in windows(x, k, stride, same(x, k, stride)))
         if bias:
@@ -192,15 +190,12 @@ def tf_release(x, rows, weights, head=1280, classes=1000):
     def depthwise(x, scope, k, stride=1, scale=None):
         c = x.shape[1]
         name = f'{model}{scope}/{number("depthwise_conv2d")}'
-        kernel = weights.get(f'{name}/depthwise_kernel', (k, k, c, 1),
-                             scale or 1 / k)
+        kernel = weights.get(f'{name}/depthwise_kernel', (k, k, c, 1), scale or 1 / k)
         return sum(part * kernel[i, j, :, 0, None, None]
-                   for (i, j), part in windows(x, k, stride,
-                                               same(x, k, stride)))
+                   for (i, j), part in windows(x, k, stride, same(x, k, stride)))
 
     def norm(x, scope, i=0):
-        name = f'single-path/{scope}/batch_normalization' + (f'_{i}' if i else
-                                                              '')
+        name = f'single-path/{scope}/batch_normalization' + (f'_{i}' if i else '')
         return weights.norm(x, [
             f'{name}/{t}'
             for t in ('gamma', 'beta', 'moving_mean', 'moving_variance')
@@ -208,8 +203,7 @@ def tf_release(x, rows, weights, head=1280, classes=1000):
 
     # Stem and head are built last, but the stem runs first.
     total = sum(1 + (e > 1) + 2 * bool(se) for e, *_, se in rows)
-    x = swish(norm(conv(x, 'mnas_stem', 32, 3, 2, f'conv2d_{total}'),
-                   'mnas_stem'))
+    x = swish(norm(conv(x, 'mnas_stem', 32, 3, 2, f'conv2d_{total}'), 'mnas_stem'))
     for n, (e, out, stride, k, nl, nl_stride, se) in enumerate(rows):
         scope, norms, width, block_in = f'mnas_blocks_{n}', 0, x.shape[1], x
         if e > 1:
@@ -228,12 +222,10 @@ def tf_release(x, rows, weights, head=1280, classes=1000):
             x = x + norm(y, f'{scope}/nl')
         if stride == 1 and width == out:
             x = x + block_in
-    x = swish(norm(conv(x, 'mnas_head', head, name=f'conv2d_{total + 1}'),
-                   'mnas_head'))
+    x = swish(norm(conv(x, 'mnas_head', head, name=f'conv2d_{total + 1}'), 'mnas_head'))
     dense = f'{model}mnas_head/dense'
     kernel = weights.get(f'{dense}/kernel', (head, classes), head**-0.5)
-    return x.mean((2, 3)) @ kernel + weights.get(f'{dense}/bias',
-                                                 (classes, ), 0.5)
+    return x.mean((2, 3)) @ kernel + weights.get(f'{dense}/bias', (classes, ), 0.5)
 
 
 def torch_release(x, rows, weights, head=1280, classes=1000):
@@ -241,21 +233,17 @@ def torch_release(x, rows, weights, head=1280, classes=1000):
 
     def conv(x, name, out, k=1, stride=1, bias=False):
         c = x.shape[1]
-        weight = weights.get(f'{name}.weight', (out, c, k, k),
-                             (k * k * c)**-0.5)
+        weight = weights.get(f'{name}.weight', (out, c, k, k), (k * k * c)**-0.5)
         y = sum(matmul(weight[:, :, i, j], part)
-                for (i, j), part in windows(x, k, stride,
-                                            [(k // 2, k // 2)] * 2))
+                for (i, j), part in windows(x, k, stride, [(k // 2, k // 2)] * 2))
         if bias:
             y += weights.get(f'{name}.bias', (out, ), 0.5)[:, None, None]
         return y
 
     def depthwise(x, name, k, stride=1, scale=None):
-        weight = weights.get(f'{name}.weight', (x.shape[1], 1, k, k),
-                             scale or 1 / k)
+        weight = weights.get(f'{name}.weight', (x.shape[1], 1, k, k), scale or 1 / k)
         return sum(part * weight[:, 0, i, j, None, None]
-                   for (i, j), part in windows(x, k, stride,
-                                               [(k // 2, k // 2)] * 2))
+                   for (i, j), part in windows(x, k, stride, [(k // 2, k // 2)] * 2))
 
     def norm(x, name):
         return weights.norm(x, [
@@ -273,12 +261,9 @@ def torch_release(x, rows, weights, head=1280, classes=1000):
         x = swish(norm(depthwise(x, f'{dw}.0', k, stride), f'{dw}.1'))
         if se:
             s = x.mean((2, 3), keepdims=True)
-            s = swish(conv(s, f'{name}.se_op.se_reduce', round(width * se),
-                           bias=True))
-            x = x * sigmoid(conv(s, f'{name}.se_op.se_expand', x.shape[1],
-                                 bias=True))
-        x = norm(conv(x, f'{name}.project_conv.0', out),
-                 f'{name}.project_conv.1')
+            s = swish(conv(s, f'{name}.se_op.se_reduce', round(width * se), bias=True))
+            x = x * sigmoid(conv(s, f'{name}.se_op.se_expand', x.shape[1], bias=True))
+        x = norm(conv(x, f'{name}.project_conv.0', out), f'{name}.project_conv.1')
         if nl:
             # the release's divisor, H / H * W / W
             y = product(x, nl, nl_stride) / x.shape[2] * x.shape[3]

@@ -24,8 +24,7 @@ TINY_SPACE = dict(
 
 def subsets(options, **kwargs):
     """Non-empty subsets of options in any order."""
-    return st.lists(
-        st.sampled_from(options), min_size=1, unique=True, **kwargs)
+    return st.lists(st.sampled_from(options), min_size=1, unique=True, **kwargs)
 
 
 @st.composite
@@ -51,8 +50,7 @@ def random_spaces(draw):
                 se_ratio=draw(subsets((0, 0.25, 0.5, 1))),
                 nl_ratio=draw(subsets((0, 0.125, 0.25, 0.5, 1))),
                 nl_stride=draw(
-                    st.sampled_from(([1], [2], [2, 1], [1, 2, 4], [6, 3],
-                                     [4, 2])))))
+                    st.sampled_from(([1], [2], [2, 1], [1, 2, 4], [6, 3], [4, 2])))))
         channels = wider
     return dict(stem_channels=8, head_channels=16, stages=stages)
 

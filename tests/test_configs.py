@@ -27,8 +27,7 @@ from autonl_mm.nas import CostAwareModel
 from autonl_mm.runs.dataset_configs import leaf_datasets
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(p for p in ROOT.glob('configs/*/*.py')
-                 if p.parent.name != '_base_')
+CONFIGS = sorted(p for p in ROOT.glob('configs/*/*.py') if p.parent.name != '_base_')
 IDS = [str(p.relative_to(ROOT / 'configs')) for p in CONFIGS]
 # The models of the others are test_transfer_configs.py's.
 OWN = [p for p in CONFIGS if p.parent.name in ('mmpretrain', 'demo')]
@@ -143,8 +142,7 @@ def test_model(path, scope):
 
 def test_papers_search():
     """8 epochs of batch 1024, lr 0.016 per 256, 6,255 of 10,008 steps."""
-    cfg = Config.fromfile(
-        ROOT / 'configs/mmpretrain/autonl-supernet_8xb128_in1k.py')
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/autonl-supernet_8xb128_in1k.py')
     assert cfg.train_cfg.max_epochs == 8
     assert cfg.train_dataloader.batch_size * 8 == 1024
     assert cfg.optim_wrapper.optimizer.lr == 0.016 * 1024 / 256
@@ -171,8 +169,7 @@ def test_parts_build(path, scope):
         HOOKS.build({k: v for k, v in hook.items() if k != 'priority'})
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     schedulers = cfg.param_scheduler
-    for scheduler in schedulers if isinstance(schedulers,
-                                              list) else [schedulers]:
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
         kind = PARAM_SCHEDULERS.get(scheduler.type)
         scheduler = dict(scheduler, optimizer=optimizer)
         scheduler.pop('type')
@@ -198,8 +195,7 @@ def test_the_papers_complexity(scope):
     """Section 3.1: 15 M added to MobileNetV2 against 6.2 G, 400 times."""
     macs = {}
     for name in ('', '-light-nl', '-nl'):
-        cfg = load(
-            ROOT / f'configs/mmpretrain/mobilenet-v2{name}_32xb128_in1k.py')
+        cfg = load(ROOT / f'configs/mmpretrain/mobilenet-v2{name}_32xb128_in1k.py')
         backbone = MODELS.build(cfg.model.backbone)
         macs[name] = built_macs(backbone, 3, 224, 224)
         if name:
@@ -239,8 +235,7 @@ def test_mobilenet_v2_light_nl(name, widen_factor, scope):
 
 def test_imagenet_learning_rate():
     """0.256 after the warm-up's 5 epochs, times 0.97 every 2.4 epochs."""
-    cfg = Config.fromfile(ROOT /
-                          'configs/mmpretrain/autonl-s_32xb128_in1k.py')
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/autonl-s_32xb128_in1k.py')
     from mmengine.optim.scheduler import LinearLR, MultiStepLR
     epoch_length = 4
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)],
@@ -271,8 +266,7 @@ def test_imagenet_learning_rate():
 
 def test_imagenet_recipe():
     """The figures of paper section 4, beside the learning rate."""
-    cfg = Config.fromfile(ROOT /
-                          'configs/mmpretrain/autonl-s_32xb128_in1k.py')
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/autonl-s_32xb128_in1k.py')
     optimizer = dict(cfg.optim_wrapper.optimizer)
     assert optimizer.pop('type') == 'timm.optim.RMSpropTF'
     assert optimizer == dict(

@@ -81,9 +81,7 @@ def output_shapes(model, input_shape):
 
         return keep
 
-    handles = [
-        m.register_forward_hook(hook(n)) for n, m in model.named_modules()
-    ]
+    handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules()]
     with torch.no_grad():
         model(torch.zeros(1, 3, *input_shape))
     for handle in handles:
@@ -103,16 +101,14 @@ def test_totals(arch, total):
     assert count_macs(arch, (224, 224), num_classes=1000).total == total
 
 
-@pytest.mark.parametrize('arch,without', [(AUTONL_S, 266.2),
-                                          (AUTONL_L, 352.1)])
+@pytest.mark.parametrize('arch,without', [(AUTONL_S, 266.2), (AUTONL_L, 352.1)])
 def test_totals_without_pooling(arch, without):
     macs = sum(row.macs for row in count_macs(arch.with_normalize('size')).rows
                if not row.name.endswith(('se.pool', 'neck.gap')))
     assert round(macs / 1e6, 1) == without
 
 
-@pytest.mark.parametrize('arch,millions', [(AUTONL_S, 4.39),
-                                           (AUTONL_L, 5.58)])
+@pytest.mark.parametrize('arch,millions', [(AUTONL_S, 4.39), (AUTONL_L, 5.58)])
 def test_parameters_of_the_paper(arch, millions):
     model = build_classifier(arch)
     params = sum(p.numel() for p in model.parameters())
@@ -163,8 +159,7 @@ def small_archs(draw):
 
 
 @settings(max_examples=12, deadline=None)
-@given(small_archs(), st.integers(32, 70), st.integers(32, 70),
-       st.integers(2, 9))
+@given(small_archs(), st.integers(32, 70), st.integers(32, 70), st.integers(2, 9))
 def test_rows_of_random_archs_agree_with_mmengine(arch, h, w, num_classes):
     model = build_classifier(arch, num_classes)
     cost = count_macs(arch, (h, w), num_classes)
@@ -205,8 +200,7 @@ def test_mobilenet_v2_light_nl_of_the_paper():
 
 def test_formulas_of_both_orders():
     macs = light_nl_macs(12, 3, positions=35, sampled=12, normalize='size')
-    assert macs == dict(
-        channel=(12 + 35) * 3 * 12, spatial=35 * 12 * (3 + 12))
+    assert macs == dict(channel=(12 + 35) * 3 * 12, spatial=35 * 12 * (3 + 12))
 
 
 def test_root_mean_square_costs_a_product_of_the_small_matrices():
@@ -261,8 +255,7 @@ def test_large_feature_maps_use_the_channel_order_with_linear_cost(arch):
                                    block.normalize)[order or auto]
         rows = count_macs(arch, input_shape).rows
         if order is None:
-            assert total == sum(
-                r.macs for r in rows if r.name.endswith('.light_nl'))
+            assert total == sum(r.macs for r in rows if r.name.endswith('.light_nl'))
         return total / (input_shape[0] * input_shape[1])
 
     for input_shape in (512, 1024), (1024, 2048):

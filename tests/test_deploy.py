@@ -150,8 +150,7 @@ def test_half_precision_keeps_the_branch_in_float32():
     layer.half()
     assert layer.conv.bias.dtype == layer.conv.weight.dtype == torch.float32
     x = torch.randn(1, 8, 6, 5)
-    torch.testing.assert_close(
-        layer(x.half()).float(), layer(x), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(layer(x.half()).float(), layer(x), rtol=1e-2, atol=1e-2)
 
 
 # --------------------------------------------------------- the fused operators
@@ -328,8 +327,7 @@ def test_a_model_that_cannot_be_fused_is_unchanged(monkeypatch):
 
 @pytest.mark.long
 def test_fused_and_compiled_without_a_break():
-    net = trained(AutoNL(TINY, out_indices=(-1, )),
-                  lambda m: m(image(n=4)))
+    net = trained(AutoNL(TINY, out_indices=(-1, )), lambda m: m(image(n=4)))
     switch_to_deploy(net, fused=True)
     assert any(m.fused for m in net.modules() if isinstance(m, MBConv))
     compiled = torch.compile(net, backend='aot_eager', fullgraph=True)
@@ -378,8 +376,7 @@ def test_random_archs(number):
                       draw.choice((1, 2, 3))))
         channels = wider
     arch = ArchSpec(blocks, 8, 32).with_normalize(draw.choice(('size', 'rms')))
-    net = backbone(arch, out_indices=(-1, ),
-                   output_stride=draw.choice((8, 32)))
+    net = backbone(arch, out_indices=(-1, ), output_stride=draw.choice((8, 32)))
     x = image(64, 80)
     check(net, lambda m: m(x))
 
@@ -416,8 +413,7 @@ def test_frozen_stays_frozen_and_eval_stays():
 
 def test_a_supernet_is_exported_first():
     pytest.importorskip('mmpretrain')
-    supernet = dict(
-        type='autonl_mm.AutoNLSuperNet', space=TINY_SPACE, input_shape=32)
+    supernet = dict(type='autonl_mm.AutoNLSuperNet', space=TINY_SPACE, input_shape=32)
     searched = CostAwareModel(
         dict(
             _scope_='mmpretrain',
@@ -466,8 +462,7 @@ def test_classifier():
         dict(
             _scope_='mmpretrain',
             type='ImageClassifier',
-            backbone=dict(type='autonl_mm.AutoNL', arch=TINY,
-                          out_indices=(-1, )),
+            backbone=dict(type='autonl_mm.AutoNL', arch=TINY, out_indices=(-1, )),
             neck=dict(type='autonl_mm.PoolDropout'),
             head=dict(type='LinearClsHead', num_classes=3, in_channels=1280)))
     trained(model, lambda m: m(image(n=4)))
@@ -496,8 +491,7 @@ def test_heads_that_share_a_convolution_between_norms(scope):
         type='mmdet.RTMDetSepBNHead', num_classes=3, in_channels=8,
         feat_channels=8, stacked_convs=1, share_conv=True,
         norm_cfg=dict(type='BN'),
-        anchor_generator=dict(type='MlvlPointGenerator', offset=0,
-                              strides=[8, 16, 32]),
+        anchor_generator=dict(type='MlvlPointGenerator', offset=0, strides=[8, 16, 32]),
         bbox_coder=dict(type='DistancePointBBoxCoder')))
     maps = [torch.randn(2, 8, s, s) for s in (8, 4, 2)]
     trained(head, lambda m: m(maps))
@@ -543,8 +537,7 @@ def test_other_orders_and_other_convolutions_stay():
 
 def test_what_is_bound_by_hooks_stays():
     x = torch.randn(2, 3, 12, 12)
-    net = trained(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)),
-                  lambda m: m(x))
+    net = trained(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), lambda m: m(x))
     seen = []
     net[0].register_forward_hook(lambda m, args, out: seen.append(out))
     want = net(x)

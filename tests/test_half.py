@@ -109,8 +109,7 @@ def test_whole_models(name, dtype, tiny_arch, scope):
     model.init_weights()
     batch = make_batch(cfg, 2, (64, 64), 'test')
     want = model.test_step(copy.deepcopy(batch))
-    use_half(AverageClsScoreTTA(model) if name == 'classifier' else model,
-             dtype)
+    use_half(AverageClsScoreTTA(model) if name == 'classifier' else model, dtype)
     assert model.data_preprocessor.mean.dtype == torch.float32
     assert model.backbone.layers[0].conv.weight.dtype == dtype
     got = model.test_step(batch)

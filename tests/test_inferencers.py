@@ -43,8 +43,7 @@ def trained(tmp_path, scope):
         meta = dict(dataset_meta=dataset.METAINFO
                     or dict(classes=[str(i) for i in range(10)]))
         weights = tmp_path / 'epoch_1.pth'
-        save_checkpoint(dict(meta=meta, state_dict=model.state_dict()),
-                        str(weights))
+        save_checkpoint(dict(meta=meta, state_dict=model.state_dict()), str(weights))
         return path, weights, model
 
     return make
@@ -77,8 +76,7 @@ def test_det_inferencer(trained, image, tmp_path):
     from mmdet.apis import DetInferencer
     config, weights, _ = trained(DETECTOR)
     inferencer = DetInferencer(str(config), str(weights), device='cpu')
-    result = inferencer(str(image), out_dir=str(tmp_path / 'out'),
-                        pred_score_thr=0.)
+    result = inferencer(str(image), out_dir=str(tmp_path / 'out'), pred_score_thr=0.)
     prediction, = result['predictions']
     assert len(prediction['bboxes']) == len(prediction['scores'])
     assert (tmp_path / 'out/vis/image.jpg').exists()

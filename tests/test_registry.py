@@ -91,8 +91,7 @@ BLOCKER = """
 def test_core_needs_only_mmengine_and_mmcv_lite(tmp_path):
     blocker = textwrap.dedent(
         BLOCKER.format(
-            names=('mmpretrain', 'mmdet', 'mmseg', 'timm', 'mmcv.ops',
-                   'mmcv._ext')))
+            names=('mmpretrain', 'mmdet', 'mmseg', 'timm', 'mmcv.ops', 'mmcv._ext')))
     out = run_code(tmp_path / 'core.py', blocker + textwrap.dedent("""
         import torch
         import autonl_mm
@@ -116,8 +115,7 @@ def test_core_needs_only_mmengine_and_mmcv_lite(tmp_path):
 
 # ------------------------------------------------------------- after importing
 @pytest.mark.parametrize('kind,name',
-                         [(k, n) for k, names in PUBLIC.items()
-                          for n in names])
+                         [(k, n) for k, names in PUBLIC.items() for n in names])
 def test_registered_with_child_and_root(kind, name):
     if kind == 'DATASETS':
         pytest.importorskip('mmpretrain')
@@ -137,8 +135,7 @@ def test_bare_names_under_every_default_scope(codebase):
     scoped = pytest.importorskip(f'{codebase}.registry')
     with DefaultScope.overwrite_default_scope(codebase):
         for models in mmengine.registry.MODELS, scoped.MODELS:
-            model = models.build(
-                dict(type='AutoNL', arch=[BLOCK], out_indices=(1, )))
+            model = models.build(dict(type='AutoNL', arch=[BLOCK], out_indices=(1, )))
             assert type(model) is AutoNL
             layer = models.build(dict(type='LightNL', in_channels=8))
             assert type(layer) is LightNL

@@ -11,13 +11,7 @@ from conftest import ROOT, TINY_ARCH, check_swap, write_snippet
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import (
-    DATASETS,
-    HOOKS,
-    MODELS,
-    TRANSFORMS,
-    init_default_scope,
-)
+from mmengine.registry import DATASETS, HOOKS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.runner import save_checkpoint
 from pages import PAGES, page_id, snippets
 
@@ -114,8 +108,7 @@ def test_snippets_run(path, tmp_path, scope, monkeypatch):
             folder = tmp_path
             if (path.parent / re.search(r"'(.+?)'", snippet)[1]).exists():
                 # its base lies beside the page
-                snippet = snippet.replace(
-                    "_base_ = '", f"_base_ = '{path.parent}/")
+                snippet = snippet.replace("_base_ = '", f"_base_ = '{path.parent}/")
             run_config(snippet, folder / 'config.py')
             continue
         for config, weights in re.findall(r"'(configs/\S+\.py)', '(\w+\.pth)'",
@@ -155,8 +148,7 @@ def test_plugin_snippet_builds(library, scope):
     init_default_scope(library)
     names = {}
     exec(one('docs/backbones.md', 'position='), names)
-    backbone = MODELS.build(
-        dict(type='ResNet', depth=50, **names['model']['backbone']))
+    backbone = MODELS.build(dict(type='ResNet', depth=50, **names['model']['backbone']))
     found = [n for n, _ in backbone.named_modules() if n.endswith('light_nl')]
     assert len(found) == 4 + 6
 
@@ -194,8 +186,7 @@ def test_pretrained_snippet(tmp_path, scope, monkeypatch):
     init_default_scope('mmpretrain')
     classifier = MODELS.build(Config.fromfile(
         ROOT / 'configs/mmpretrain/autonl-s-modern_32xb128_in1k.py').model)
-    torch.save(dict(state_dict=classifier.state_dict()),
-               tmp_path / 'autonl-s_in1k.pth')
+    torch.save(dict(state_dict=classifier.state_dict()), tmp_path / 'autonl-s_in1k.pth')
     path = tmp_path / 'config.py'
     path.write_text(snippet
                     .replace("_base_ = '", f"_base_ = '{ROOT}/configs/mmdet/")
@@ -204,8 +195,7 @@ def test_pretrained_snippet(tmp_path, scope, monkeypatch):
     init_default_scope('mmdet')
     backbone = MODELS.build(cfg.model).backbone
     lines = []
-    monkeypatch.setattr(patches, 'print_log',
-                        lambda line, *args: lines.append(line))
+    monkeypatch.setattr(patches, 'print_log', lambda line, *args: lines.append(line))
     backbone.init_weights()
     said = re.search(r'loaded (\d+) of (\d+) tensors of AutoNL', readme.read_text())
     assert said[1] == said[2]

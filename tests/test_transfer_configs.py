@@ -15,8 +15,7 @@ from autonl_mm import AUTONL_L, AUTONL_S
 from autonl_mm.models import AutoNL
 from autonl_mm.runs.launch import replace_sync_bn
 
-CONFIGS = sorted([*ROOT.glob('configs/mmdet/*.py'),
-                  *ROOT.glob('configs/mmseg/*.py')])
+CONFIGS = sorted([*ROOT.glob('configs/mmdet/*.py'), *ROOT.glob('configs/mmseg/*.py')])
 # those of the steps have other backbones, which test_compare_steps.py builds
 AUTONL = [p for p in CONFIGS if 'autonl' in p.name and 'steps' not in p.name]
 S = [p for p in AUTONL if 'autonl-s' in p.name]
@@ -107,8 +106,7 @@ def sample(scope, size, label, with_mask=False):
     from mmseg.structures import SegDataSample
     return SegDataSample(
         metainfo=dict(img_shape=(size, size), ori_shape=(size, size)),
-        gt_sem_seg=PixelData(
-            data=torch.full((1, size, size), label)))
+        gt_sem_seg=PixelData(data=torch.full((1, size, size), label)))
 
 
 # At output stride 8 the window of LR-ASPP's head needs large images.
@@ -136,8 +134,7 @@ def test_trains_a_step_and_predicts(path, scope):
             for i in range(2)
         ])
     before = model.backbone.layers[0].conv.weight.clone()
-    losses = model.train_step(batch, build_optim_wrapper(
-        model, cfg.optim_wrapper))
+    losses = model.train_step(batch, build_optim_wrapper(model, cfg.optim_wrapper))
     assert math.isfinite(losses['loss'].item())
     assert not torch.equal(before, model.backbone.layers[0].conv.weight)
 
@@ -162,9 +159,7 @@ def test_frozen_statistics_and_stages(scope):
     backbone = model.backbone
     norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
     before = [m.running_mean.clone() for m in norms]
-    losses = model.loss(
-        torch.rand(1, 3, 64, 64),
-        [sample('mmdet', 64, 0)])
+    losses = model.loss(torch.rand(1, 3, 64, 64), [sample('mmdet', 64, 0)])
     sum(sum(v) if isinstance(v, list) else v for v in losses.values()).backward()
     for norm, mean in zip(norms, before):
         assert not norm.training
@@ -224,8 +219,7 @@ def test_output_stride_keeps_pretrained_weights_valid(stride, scope):
 
 
 def test_light_nl_in_a_pretrained_resnet_starts_as_identity(scope, tmp_path):
-    cfg = Config.fromfile(
-        ROOT / 'configs/mmdet/retinanet_r50-lightnl_fpn_1x_coco.py')
+    cfg = Config.fromfile(ROOT / 'configs/mmdet/retinanet_r50-lightnl_fpn_1x_coco.py')
     init_default_scope('mmdet')
     torch.manual_seed(0)
     plain = cfg.model.backbone.copy()

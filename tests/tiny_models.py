@@ -47,8 +47,7 @@ CONFIGS = dict(
                 type='DetDataPreprocessor', bgr_to_rgb=True,
                 pad_size_divisor=32, **NORM),
             backbone=BACKBONE,
-            neck=dict(type='FPN', in_channels=[16, 24], out_channels=8,
-                      num_outs=3),
+            neck=dict(type='FPN', in_channels=[16, 24], out_channels=8, num_outs=3),
             bbox_head=dict(
                 type='RetinaHead', num_classes=4, in_channels=8,
                 feat_channels=8, stacked_convs=1,
@@ -62,8 +61,7 @@ CONFIGS = dict(
         default_scope='mmdet',
         model=dict(
             type='SingleStageDetector',
-            data_preprocessor=dict(
-                type='DetDataPreprocessor', bgr_to_rgb=True, **NORM),
+            data_preprocessor=dict(type='DetDataPreprocessor', bgr_to_rgb=True, **NORM),
             backbone=BACKBONE,
             neck=dict(
                 type='SSDNeck', in_channels=(16, 24), out_channels=(16, 24, 32),
@@ -103,8 +101,7 @@ def build(cfg):
         if isinstance(module, LightNL):
             nn.init.constant_(module.norm.weight, 0.3)
         if isinstance(module, nn.Conv2d) and 'head' in name:
-            nn.init.normal_(module.weight,
-                            std=0.3 * module.weight[0].numel()**-0.5)
+            nn.init.normal_(module.weight, std=0.3 * module.weight[0].numel()**-0.5)
     inputs = (noise(4, 96, 96) - 120) / 58
     with torch.no_grad():
         model.train()

@@ -38,6 +38,7 @@ from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
 from autonl_mm.runs.dataset_configs import check_data
 from autonl_mm.runs.digest import digest
+from autonl_mm.runs.tables import markdown_table
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -266,13 +267,9 @@ def table(rows, names):
         rows (list[dict]): The subnets.
         names (list[str]): The costs.
     """
-    lines = ['| for | ' + ' | '.join(names) + ' | loss | blocks | folder |',
-             '|---' * (len(names) + 4) + '|']
-    lines += [
-        '| ' + ' | '.join([row['goal'], *(f'{row[name]:,.6g}' for name in names),
-                           f'{row["loss"]:.4f}', str(len(row['arch'])),
-                           row['folder']]) + ' |' for row in rows]
-    return '\n'.join(lines)
+    return markdown_table(['for', *names, 'loss', 'blocks', 'folder'], [
+        [row['goal'], *(f'{row[name]:,.6g}' for name in names), f'{row["loss"]:.4f}',
+         len(row['arch']), row['folder']] for row in rows])
 
 
 def plot_front(record, chosen, path):

@@ -15,6 +15,7 @@ from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
 from autonl_mm.runs.dataset_configs import check_data
 from autonl_mm.runs.scalars import format_metrics
+from autonl_mm.runs.tables import markdown_table
 
 
 def parse_args():
@@ -123,9 +124,8 @@ def main():
               f'{args.retrain_config}')
     if args.eval:
         results = evaluate(cfg, args.checkpoint, subnet)
-        print('\n\n| network | metrics |\n|---|---|')
-        for name, metrics in results.items():
-            print(f'| {name} | {format_metrics(metrics)} |')
+        print('\n\n' + markdown_table(['network', 'metrics'], [
+            [name, format_metrics(metrics)] for name, metrics in results.items()]))
 
 
 if __name__ == '__main__':

@@ -64,8 +64,7 @@ def test_trains_once(tool, tmp_path, monkeypatch):
 
     result = once()
     assert result.pop('seconds') > 0
-    assert result == dict(
-        arch='a', seed=1, metric='accuracy/top1', value=60.)
+    assert result == dict(arch='a', seed=1, metric='accuracy/top1', value=60.)
     log = (out / 'train.log').read_text()
     assert 'model.width=2' in log and 'max_keep_ckpts=1' in log
     assert 'threads 4' in log

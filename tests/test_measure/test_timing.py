@@ -7,8 +7,7 @@ import torch
 from autonl_mm.measure import timing
 
 
-@pytest.mark.parametrize('warmup,want', [(False, 'abababab'),
-                                         (True, 'aabbaabbaabb')])
+@pytest.mark.parametrize('warmup,want', [(False, 'abababab'), (True, 'aabbaabbaabb')])
 def test_runs_in_turns(warmup, want):
     order = []
     times = timing.interleaved(

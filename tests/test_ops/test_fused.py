@@ -92,8 +92,7 @@ def test_views_and_weights_of_any_layout():
     big = torch.randn(2, 24, 9, 11)
     weight = torch.randn(16, 1, 3, 3).contiguous(memory_format=CHANNELS_LAST)
     bias = torch.randn(32)[::2]
-    for x in (big[:, 4:20], big[:, :16, ::2, 1::3],
-              big[:, :16].permute(0, 1, 3, 2)):
+    for x in (big[:, 4:20], big[:, :16, ::2, 1::3], big[:, :16].permute(0, 1, 3, 2)):
         got = ops.fused_light_nl(x, weight, bias, 4, 2)
         want = formula(x, weight, bias, 4, 2, 1)
         torch.testing.assert_close(got, want.float(), rtol=1e-5, atol=1e-5)
@@ -127,8 +126,7 @@ def test_bad_input(change, words):
 
 
 def conv(in_channels, out_channels, kernel_size=1, groups=1, **kwargs):
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups,
-                      **kwargs)
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, **kwargs)
     nn.init.normal_(layer.weight, std=(groups / in_channels)**0.5 / kernel_size)
     nn.init.normal_(layer.bias)
     return layer
@@ -199,8 +197,7 @@ def test_mbconv_is_the_formula(data):
     arguments.update(identity=identity, activation=data.draw(
         st.sampled_from(['silu', 'hardswish'])))
     ops.pack_weights(*data.draw(st.sampled_from([
-        [], [arguments[name] for name in ('expand', 'depthwise', 'gate',
-                                          'project')]])))
+        [], [arguments[name] for name in ('expand', 'depthwise', 'gate', 'project')]])))
     x = torch.randn(n, c, h, w)
     if data.draw(st.booleans()):
         x = x.contiguous(memory_format=CHANNELS_LAST)

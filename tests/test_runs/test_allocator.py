@@ -37,10 +37,7 @@ def run(**env):
         [sys.executable, '-c', CODE],
         capture_output=True,
         text=True,
-        env={
-            k: v
-            for k, v in dict(os.environ, **env).items() if v is not None
-        },
+        env={k: v for k, v in dict(os.environ, **env).items() if v is not None},
         check=True).stdout
     line, kept = out.splitlines()
     return line, float(kept)
@@ -93,8 +90,7 @@ def test_every_tool_that_runs_a_network_sets_it():
     network = re.compile(r'\.backward\(|(train|test)_step\(|no_grad\(|runner\.\w+\(')
     said = re.compile(r'print\(keep_freed_memory|launch\.load_config|'
                       r'setting = keep_freed_memory')
-    tools = [p for p in ROOT.glob('tools/**/*.py')
-             if network.search(p.read_text())]
+    tools = [p for p in ROOT.glob('tools/**/*.py') if network.search(p.read_text())]
     assert len(tools) >= 8
     silent = {p.name for p in tools if not said.search(p.read_text())}
     # counts in a single pass; measures peaks, which kept memory would blur

@@ -25,8 +25,7 @@ LRASPP = 'mmseg/autonl-s-d8_lraspp_4xb4-160k_cityscapes-512x1024'
 
 def item(scope, size=64):
     """An image with its annotation."""
-    info = dict(img_shape=(size, size), ori_shape=(size, size),
-                scale_factor=(1., 1.))
+    info = dict(img_shape=(size, size), ori_shape=(size, size), scale_factor=(1., 1.))
     if scope == 'mmdet':
         from mmdet.structures import DetDataSample
         sample = DetDataSample(metainfo=info, gt_instances=InstanceData(
@@ -118,15 +117,13 @@ def tiny(name, **changes):
 def classifier(neck, in_channels, indices=(4, )):
     return tiny(
         'classifier',
-        backbone=dict(CONFIGS['classifier']['model']['backbone'],
-                      out_indices=indices),
+        backbone=dict(CONFIGS['classifier']['model']['backbone'], out_indices=indices),
         neck=neck,
         head=dict(type='LinearClsHead', num_classes=2, in_channels=in_channels))
 
 
 def atss(second=ATSS_NECKS[1], head=ATSS_HEAD):
-    return tiny('retinanet', type='ATSS', neck=[ATSS_NECKS[0], second],
-                bbox_head=head)
+    return tiny('retinanet', type='ATSS', neck=[ATSS_NECKS[0], second], bbox_head=head)
 
 
 @pytest.mark.parametrize('make', [

@@ -123,8 +123,7 @@ def test_a_note_is_kept_alive(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, 'BEAT', 0.01)
     touched = threading.Event()
     utime = os.utime
-    monkeypatch.setattr(os, 'utime',
-                        lambda *args: (utime(*args), touched.set()))
+    monkeypatch.setattr(os, 'utime', lambda *args: (utime(*args), touched.set()))
     with locks.lock(str(tmp_path)):
         assert touched.wait(5)
 

@@ -43,9 +43,7 @@ def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     head, _, *rows = out.splitlines()[:5]
     assert head == '| step | accuracy/top1, a | accuracy/top1, b |'
-    assert rows == [
-        '| 1 | 51 | - |', '| 2 | 52 | 52 |', '| 3 | - | 53 |'
-    ]
+    assert rows == ['| 1 | 51 | - |', '| 2 | 52 | 52 |', '| 3 | - | 53 |']
     assert 'a: accuracy/top1 52' in out and 'b: accuracy/top1 53' in out
     assert cv2.imread(str(tmp_path / 'out/both.png')).std() > 10
 

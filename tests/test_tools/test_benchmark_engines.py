@@ -36,8 +36,7 @@ def test_table_json_and_plot(tiny_arch, monkeypatch, tmp_path, capsys):
     (['--rounds', 0], '--rounds is 0'),
 ])
 def test_bad_options(options, words, monkeypatch):
-    assert words in main_error(
-        monkeypatch, tool, '--engines', 'onnxruntime', *options)
+    assert words in main_error(monkeypatch, tool, '--engines', 'onnxruntime', *options)
 
 
 def test_engines_at_hand(monkeypatch, capsys):

@@ -73,5 +73,4 @@ def test_a_pass_takes_the_given_images():
     (['--rounds', '0'], '--rounds is 0, expected at least 1')])
 def test_bad_settings(args, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert re.search(words,
-                     main_error(monkeypatch, tool, ROOT / CONFIG, *args))
+    assert re.search(words, main_error(monkeypatch, tool, ROOT / CONFIG, *args))

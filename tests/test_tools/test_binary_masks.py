@@ -13,9 +13,7 @@ from tiny_models import CONFIGS
 
 test_tool = load_tool('tools/test.py')
 export_tool = load_tool('tools/deployment/export.py')
-HEADS = dict(
-    of_two=dict(num_classes=2, out_channels=1),
-    of_one=dict(num_classes=1))
+HEADS = dict(of_two=dict(num_classes=2, out_channels=1), of_one=dict(num_classes=1))
 
 
 @pytest.fixture(scope='module')

@@ -14,8 +14,7 @@ class Images(list):
 def test_write_folder(tmp_path):
     rng = np.random.default_rng(0)
     arrays = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    images = Images(
-        (Image.fromarray(a), i % 2) for i, a in enumerate(arrays))
+    images = Images((Image.fromarray(a), i % 2) for i, a in enumerate(arrays))
     assert tool.write_folder(images, tmp_path / 'train') == 5
     for i, array in enumerate(arrays):
         path = tmp_path / 'train' / ('cat', 'dog')[i % 2] / f'{i:05d}.png'

@@ -73,8 +73,7 @@ def test_macs_of_the_products(macs_only):
         for ratio, k in (('1', c), ('1/4', c // 4), ('1/8', c // 8)):
             for stride, suffix in ((1, ''), (2, ', stride 2')):
                 sampled = (-(-side // stride))**2
-                want = 9 * n * c + min(
-                    light_nl_macs(c, k, n, sampled, 'size').values())
+                want = 9 * n * c + min(light_nl_macs(c, k, n, sampled, 'size').values())
                 row = rows[(*shape, f'LightNL, ratio {ratio}{suffix}')]
                 assert row['macs'] == want
                 assert row['parameters'] == 9 * c + 2 * c

@@ -51,7 +51,8 @@ def added_macs():
 
 def rows_of(text):
     rows = [[c.strip() for c in line.strip('|').split('|')]
-            for line in text.splitlines() if line.startswith('| ')]
+            for line in text.splitlines()
+            if line.startswith('| ') and '---' not in line]
     return rows[0], {row[0].replace(' ', '_'): row[1:] for row in rows[1:]}
 
 

@@ -38,8 +38,7 @@ def coco(tmp_path_factory):
         names = CocoDataset.METAINFO['classes']
         for category, name in zip(annotations['categories'], names):
             category['name'] = name
-        path.with_name(f'instances_{part}2017.json').write_text(
-            json.dumps(annotations))
+        path.with_name(f'instances_{part}2017.json').write_text(json.dumps(annotations))
     return root
 
 
@@ -93,8 +92,7 @@ def small(path, coco, folder, epochs):
 def test_epoch_evaluation_resume(path, coco, tmp_path):
     run = tmp_path / 'run'
     one = small(path, coco, tmp_path, 1)
-    log = run_tool('tools/train.py', one, '--work-dir', run,
-                   timeout=3600).stdout
+    log = run_tool('tools/train.py', one, '--work-dir', run, timeout=3600).stdout
     # mmdet's message if no box is above the score threshold
     assert METRIC in log or 'results of the whole dataset is empty' in log
     metrics = tmp_path / 'metrics.json'

@@ -94,8 +94,7 @@ def test_sets_do_not_repeat_each_other(demo):
 def test_split_of_scans():
     scans = tool.load_scans()
     seen = {
-        split: {scan.tobytes()
-                for images in scans[split] for scan in images}
+        split: {scan.tobytes() for images in scans[split] for scan in images}
         for split in tool.SPLITS
     }
     assert not seen['train'] & seen['val']
@@ -148,8 +147,7 @@ def test_coco(demo, split):
 
         # draw the image again, to know the pixels of its digits
         key = [0, 1, tool.SPLITS.index(split), entry['id'] - 1]
-        again, digits = tool.draw_scene(
-            np.random.default_rng(key), scans, 160)
+        again, digits = tool.draw_scene(np.random.default_rng(key), scans, 160)
         assert np.abs(image[..., ::-1].astype(int) - again).mean() < 8
 
         annotations = coco.loadAnns(coco.getAnnIds(imgIds=entry['id']))
@@ -210,8 +208,7 @@ def test_digits_stand_out():
     """Every digit differs in luminance from all of the background."""
     scans = tool.load_scans()['train']
     for seed in range(30):
-        image, digits = tool.draw_scene(
-            np.random.default_rng(seed), scans, 160)
+        image, digits = tool.draw_scene(np.random.default_rng(seed), scans, 160)
         luminance = image @ tool.LUMA
         background = np.ones((160, 160), bool)
         for digit in digits:

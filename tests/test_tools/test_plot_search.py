@@ -15,16 +15,14 @@ OPTIONS = dict(
     nl_stride=[2, 1])
 
 
-def write_epoch(work_dir, epoch, decisions=tuple(OPTIONS), unit='MACs',
-                target=8e6):
+def write_epoch(work_dir, epoch, decisions=tuple(OPTIONS), unit='MACs', target=8e6):
     """A record of three blocks, whose gates go off one after the other."""
     gates = {}
     for i, block in enumerate(('2.0', '2.1', '3.0')):
         for name in decisions:
             options = OPTIONS[name]
             on = max(0, len(options) - 1 - max(0, epoch - i))
-            margin = [0.5 if k < on else -0.5
-                      for k in range(len(options) - 1)]
+            margin = [0.5 if k < on else -0.5 for k in range(len(options) - 1)]
             gates[f'layers.{block}.{name}'] = dict(
                 options=options,
                 choice=options[on],

@@ -112,8 +112,7 @@ def test_evaluation_of_published_weights(trained, extension, tmp_path, capsys):
 
 def test_views_do_not_carry_their_storage(tmp_path, capsys):
     big = torch.arange(10.**6)
-    torch.save(dict(state_dict=dict(a=big[:2], b=big[1::2][:3])),
-               tmp_path / 'big.pth')
+    torch.save(dict(state_dict=dict(a=big[:2], b=big[1::2][:3])), tmp_path / 'big.pth')
     for name in ('small.pth', 'small.safetensors'):
         run(capsys, tmp_path / 'big.pth', tmp_path / name)
     files = [p for p in written(tmp_path) if p.name.startswith('small')]
@@ -167,8 +166,7 @@ def segmentor():
 
 
 @pytest.mark.parametrize('extension', ['.pth', '.safetensors'])
-@pytest.mark.parametrize('library, build', [('mmdet', detector),
-                                            ('mmseg', segmentor)])
+@pytest.mark.parametrize('library, build', [('mmdet', detector), ('mmseg', segmentor)])
 def test_init_cfg_of_other_codebases(library, build, extension, tmp_path,
                                      scope, monkeypatch):
     """A classifier's weights in a detector and a segmentor, by init_cfg."""

@@ -7,7 +7,7 @@ import sys
 import onnx
 import pytest
 import torch
-from conftest import ROOT, TINY_ARCH, call_main, load_tool, main_error
+from conftest import call_main, load_tool, main_error, tiny_cifar
 from mmengine.config import Config
 from tiny_models import noise
 
@@ -34,14 +34,7 @@ def classifier(tmp_path_factory, image_folder):
     """Folder with config and ONNX file of a tiny classifier of dark and bright
     images."""
     folder = tmp_path_factory.mktemp('classifier')
-    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/autonl-s_2xb128_cifar10.py')
-    cfg.model.backbone.update(arch=TINY_ARCH.splitlines(), out_indices=(4, ))
-    cfg.model.head.update(in_channels=64, num_classes=2)
-    cfg.data_preprocessor.num_classes = 2
-    for loader in (cfg.train_dataloader, cfg.val_dataloader,
-                   cfg.test_dataloader):
-        loader.update(batch_size=4, num_workers=0, persistent_workers=False)
-        loader.dataset.update(data_root=str(image_folder), holdout=8)
+    cfg = tiny_cifar(image_folder)
     torch.manual_seed(0)
     model = configs.build_model(cfg)
     images = torch.stack(config_images(cfg, 'train_dataloader', 24))
@@ -104,8 +97,7 @@ def test_before_and_after(exported, monkeypatch, tmp_path, capsys):
     assert not any(makers.get(i) == 'DequantizeLinear'
                    for n in products for i in n.input)
     # weights by channel
-    axes = [len(t.dims) for t in model.graph.initializer
-            if t.name.endswith('_scale')]
+    axes = [len(t.dims) for t in model.graph.initializer if t.name.endswith('_scale')]
     assert 1 in axes
 
 
@@ -130,8 +122,7 @@ def test_all_of_light_nl(exported, scope):
     (['--num-samples', 0], '--num-samples is 0, expected at least 1'),
     (['--rounds', 0], '--rounds is 0, expected at least 1'),
     (['--exclude', '.'], 'nothing is left to quantise'),
-    (['--cfg-options', 'train_dataloader.dataset.data_root=no'],
-     "'no' does not exist"),
+    (['--cfg-options', 'train_dataloader.dataset.data_root=no'], "'no' does not exist"),
 ])
 def test_bad_input(arguments, words, exported, monkeypatch, tmp_path):
     message = main_error(monkeypatch, tool, *exported, '--no-eval', *arguments)
@@ -253,12 +244,6 @@ def test_options_that_do_not_apply(options, words, exported, monkeypatch):
     message = main_error(monkeypatch, test_tool, config, file, *options)
     for word in words:
         assert word in message
-
-
-def test_amp_and_dtype_exclude_each_other(exported, monkeypatch):
-    message = main_error(monkeypatch, test_tool, exported[1], 'net.pth', '--amp',
-                         '--dtype', 'float16')
-    assert '--amp and --dtype float16 exclude each other' in message
 
 
 def test_test_time_augmentation(exported, monkeypatch, tmp_path):

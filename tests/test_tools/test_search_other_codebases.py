@@ -39,8 +39,7 @@ def test_search_and_export(name, task, tmp_path, scope):
         options += [f'{part}_evaluator.ann_file={annotations}'
                     for part in ('val', 'test')]
     work_dir = tmp_path / 'run'
-    output = run_tool('tools/train.py', config, '--work-dir', work_dir,
-                      *options).stdout
+    output = run_tool('tools/train.py', config, '--work-dir', work_dir, *options).stdout
     assert 'trying 4 subnets' in output
     record = json.loads((work_dir / 'gates/epoch_2.json').read_text())
     target = cfg.model.target
@@ -63,8 +62,7 @@ def test_search_and_export(name, task, tmp_path, scope):
         type='AutoNL', arch=str(tmp_path / 'arch.txt'),
         out_indices=(2, 3, 4), norm_cfg=model.backbone.norm_cfg)
     model = MODELS.build(model)
-    model.load_state_dict(
-        torch.load(weights, weights_only=True)['state_dict'])
+    model.load_state_dict(torch.load(weights, weights_only=True)['state_dict'])
 
 
 @pytest.mark.long

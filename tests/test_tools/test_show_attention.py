@@ -97,8 +97,7 @@ def test_bad_input(files, tmp_path, monkeypatch, scope):
          'outside of the image of width 160'),
         (['nowhere.png', CONFIG, checkpoint, *layer, *points],
          "'nowhere.png' does not exist"),
-        ([CONFIG, CONFIG, checkpoint, *layer, *points],
-         'is not a readable image'),
+        ([CONFIG, CONFIG, checkpoint, *layer, *points], 'is not a readable image'),
         ([image, CONFIG, checkpoint, *layer, *points, '--input-shape', '0'],
          '--input-shape is [0]'),
     ):

@@ -5,7 +5,7 @@ import re
 import cv2
 import pytest
 import torch
-from conftest import ROOT, TINY_ARCH, call_main, load_tool, main_error
+from conftest import call_main, load_tool, main_error, tiny_cifar
 from mmengine.config import Config
 
 from autonl_mm.arch import NORMALIZE
@@ -18,12 +18,7 @@ tool = load_tool(SCRIPT)
 
 @pytest.fixture
 def config(tmp_path, image_folder, scope):
-    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/autonl-s_2xb128_cifar10.py')
-    cfg.model.backbone.update(arch=TINY_ARCH.splitlines(), out_indices=(4, ))
-    cfg.model.head.update(in_channels=64, num_classes=2)
-    cfg.data_preprocessor.num_classes = 2
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.dataset.update(data_root=str(image_folder), holdout=8)
+    cfg = tiny_cifar(image_folder)
     cfg.dump(tmp_path / 'config.py')
     return tmp_path / 'config.py'
 

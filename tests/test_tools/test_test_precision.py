@@ -2,20 +2,15 @@
 """Predictions of tools/test.py in half precision, compared with float32."""
 import mmengine
 import torch
-from conftest import ROOT, call_main, load_tool, main_error, run_tool
-from mmengine.config import Config
+from conftest import ROOT, call_main, load_tool, main_error, run_tool, tiny_training
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import save_checkpoint
 
 tool = load_tool('tools/research/compare_predictions.py')
 
 
-def test_half_precision(image_folder, tiny_arch, tmp_path, scope, monkeypatch,
-                        capsys):
-    cfg = Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py')
-    cfg.model.backbone.update(arch=str(tiny_arch), out_indices=(-1, ))
-    cfg.model.head.update(in_channels=64, num_classes=2)
-    cfg.test_dataloader.dataset.data_root = str(image_folder)
+def test_half_precision(image_folder, tmp_path, scope, monkeypatch, capsys):
+    cfg = tiny_training(image_folder, batch_size=8, max_epochs=1)
     path = tmp_path / 'config.py'
     cfg.dump(path)
     init_default_scope(cfg.default_scope)

@@ -37,15 +37,12 @@ def options(image_folder, tiny_arch):
 
 def scalars(work_dir):
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    return [
-        json.loads(line) for f in files for line in f.read_text().splitlines()
-    ]
+    return [json.loads(line) for f in files for line in f.read_text().splitlines()]
 
 
 def test_train_test_resume_summarize(options, tmp_path):
     work_dir = tmp_path / 'run'
-    log = run_tool('tools/train.py', CONFIG, '--work-dir', work_dir,
-                   *options).stdout
+    log = run_tool('tools/train.py', CONFIG, '--work-dir', work_dir, *options).stdout
     assert 'allocator: freed memory is kept' in log
     assert (work_dir / 'epoch_2.pth').exists()
     trained = [r for r in scalars(work_dir) if 'accuracy/top1' in r][-1]
@@ -67,8 +64,7 @@ def test_train_test_resume_summarize(options, tmp_path):
     assert (work_dir / 'epoch_3.pth').exists()
 
     # and the log is summarised in one line
-    summary = run_tool('tools/analysis_tools/analyze_logs.py',
-                       work_dir).stdout
+    summary = run_tool('tools/analysis_tools/analyze_logs.py', work_dir).stdout
     last = summary.strip().splitlines()[-1]
     assert 'accuracy/top1' in last and 'epoch_3.pth' in last
     assert '| 3 |' in summary
@@ -104,8 +100,7 @@ def test_kill_during_saving(options, tmp_path):
         runpy.run_path(sys.argv[0], run_name='__main__')
         """))
     keep_one = [*options, 'default_hooks.checkpoint.max_keep_ckpts=1']
-    killed = run_tool(script, CONFIG, '--work-dir', work_dir, *keep_one,
-                      check=False)
+    killed = run_tool(script, CONFIG, '--work-dir', work_dir, *keep_one, check=False)
     assert killed.returncode == -9, killed.stdout[-2000:]
     assert not (work_dir / 'epoch_2.pth').exists()
     torch.load(work_dir / 'epoch_1.pth', weights_only=False)
@@ -150,8 +145,7 @@ def test_two_processes_train_like_one(options, tmp_path):
     start = torch.load(tmp_path / 'one/epoch_1.pth', weights_only=False)
     moved = 0
     for name, value in one['state_dict'].items():
-        torch.testing.assert_close(
-            two['state_dict'][name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(two['state_dict'][name], value, rtol=1e-4, atol=1e-5)
         moved += not torch.equal(start['state_dict'][name], value)
     assert moved > 20
 

@@ -42,8 +42,7 @@ def options(task, root, epochs=1):
 @CODEBASES
 def test_train_test_resume(config, task, metric, demo_data, tmp_path):
     run = tmp_path / 'run'
-    run_tool('tools/train.py', config, '--work-dir', run,
-             *options(task, demo_data))
+    run_tool('tools/train.py', config, '--work-dir', run, *options(task, demo_data))
     scalars = next(run.glob('*/vis_data/scalars.json')).read_text()
     trained = [json.loads(line) for line in scalars.splitlines()
                if f'"{metric}"' in line]

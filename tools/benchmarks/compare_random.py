@@ -34,6 +34,7 @@ from autonl_mm.runs.checkpoints import (
     UnsafeCheckpointError,
     find_resumable,
 )
+from autonl_mm.runs.tables import markdown_table
 from autonl_mm.runs.text_files import check_json, read_json
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -129,16 +130,15 @@ def table(archs, results, cost_of_arch):
     seeds = max(map(len, results.values()))
     head = ['network', 'MACs', 'LightNL blocks',
             *(f'seed {i}' for i in range(seeds)), 'mean']
-    lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
+    rows = []
     for name, arch in archs.items():
         values = [r['value'] for r in results[name]]
         count = sum(b.nl_ratio > 0 for b in arch.blocks)
-        cells = [name, f'{cost_of_arch(arch) / 1e6:.2f} M',
-                 f'{count} of {len(arch.blocks)}',
-                 *(f'{v:.2f}' for v in values), *[''] * (seeds - len(values)),
-                 f'{statistics.mean(values):.2f}']
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+        rows.append([name, f'{cost_of_arch(arch) / 1e6:.2f} M',
+                     f'{count} of {len(arch.blocks)}',
+                     *(f'{v:.2f}' for v in values), *[''] * (seeds - len(values)),
+                     f'{statistics.mean(values):.2f}'])
+    return markdown_table(head, rows)
 
 
 def verdict(results):

@@ -23,6 +23,7 @@ from autonl_mm.models.layers import LightNL
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.digest import digest
+from autonl_mm.runs.tables import markdown_table
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -151,7 +152,7 @@ def table(rows, values):
     if seeds > 1:
         head += ['standard deviation',
                  f'difference from {first.replace("_", " ")}, 95% interval']
-    lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
+    lines = []
     for name, row in rows.items():
         cells = [name.replace('_', ' ')]
         cells += [f'{(row[key] - base[key]) / 1e6:.3f} M'
@@ -164,10 +165,10 @@ def table(rows, values):
             cells.append(f'{statistics.stdev(values[name]):.2f}')
             mean, half = paired_difference(values[name], values[first])
             cells.append('' if name == first else f'{mean:+.2f} ± {half:.2f}')
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    text = '\n'.join(lines)
-    return (f'{text}\n\n{first.replace("_", " ")}: {base["macs"] / 1e6:.2f} M '
-            f'MACs, {base["parameters"]:,} parameters, without the classifier')
+        lines.append(cells)
+    return (f'{markdown_table(head, lines)}\n\n{first.replace("_", " ")}: '
+            f'{base["macs"] / 1e6:.2f} M MACs, {base["parameters"]:,} parameters, '
+            'without the classifier')
 
 
 def main():

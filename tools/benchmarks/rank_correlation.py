@@ -32,6 +32,7 @@ from autonl_mm.nas.search_configs import build_supernet
 from autonl_mm.runs import outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
+from autonl_mm.runs.tables import markdown_table
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -111,12 +112,9 @@ def sample_sets(supernet, macs, target, args):
 
 def table(rows, metric):
     """The networks as Markdown."""
-    lines = [f"| network | MACs | the supernet's loss | {metric} |",
-             '|---|---|---|---|']
-    lines += [f'| {i} | {row["macs"] / 1e6:.2f} M | {row["loss"]:.4f} | '
-              f'{row["value"]:.2f} |'
-              for i, row in enumerate(rows)]
-    return '\n'.join(lines)
+    return markdown_table(['network', 'MACs', "the supernet's loss", metric], [
+        [i, f'{row["macs"] / 1e6:.2f} M', f'{row["loss"]:.4f}', f'{row["value"]:.2f}']
+        for i, row in enumerate(rows)])
 
 
 def plot(sets, metric, path):

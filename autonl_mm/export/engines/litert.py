@@ -7,13 +7,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from .base import (
-    Engine,
-    Settings,
-    calibration_batches,
-    converting,
-    quiet,
-)
+from .base import Engine, Settings, calibration_batches, converting, quiet
 
 # Names that litert_torch gives to the only input and to its signature
 INPUT, SIGNATURE = 'args_0', 'serving_default'

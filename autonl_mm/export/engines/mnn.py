@@ -12,13 +12,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from .base import (
-    Engine,
-    ExportError,
-    Settings,
-    calibration_batches,
-    run_converter,
-)
+from .base import Engine, ExportError, Settings, calibration_batches, run_converter
 from .onnx_graph import to_onnx
 
 # MNN's own commands install a package that reports each call over the network. This

@@ -9,13 +9,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from .base import (
-    Engine,
-    ExportError,
-    Settings,
-    converting,
-    run_converter,
-)
+from .base import Engine, ExportError, Settings, converting, run_converter
 
 # pnnx prints this for layers that ncnn does not have, and writes files nevertheless.
 UNKNOWN = re.compile(r'^(?:ignore |.*not (?:supported|implemented)|.*unsupported).*$',

@@ -10,12 +10,7 @@ import torch.nn as nn
 
 from autonl_mm.runs.text_files import parse_json
 
-from .base import (
-    Engine,
-    Settings,
-    calibration_batches,
-    checked_info,
-)
+from .base import Engine, Settings, calibration_batches, checked_info
 from .onnx_graph import to_onnx
 from .onnx_int8 import default_exclude, quantize_static
 

@@ -10,13 +10,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from .base import (
-    Engine,
-    Settings,
-    calibration_batches,
-    converting,
-    quiet,
-)
+from .base import Engine, Settings, calibration_batches, converting, quiet
 from .onnx_graph import to_onnx
 from .onnx_int8 import default_exclude
 

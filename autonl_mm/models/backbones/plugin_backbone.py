@@ -226,8 +226,7 @@ def _build_layer(cfg: dict, place: str,
     try:
         name, layer = build_plugin_layer(
             options, options.pop('postfix', ''), in_channels=channels)
-        x = next(layer.parameters(), torch.zeros(())).new_zeros(
-            1, channels, 6, 9)
+        x = next(layer.parameters(), torch.zeros(())).new_zeros(1, channels, 6, 9)
         layer.eval()
         with torch.no_grad():
             out = layer(x)

@@ -289,12 +289,10 @@ class LightNL(DeployMixin, BaseModule):
                 f'channel_ratio {channel_ratio} of {in_channels} channels '
                 'leaves LightNL no channel, expected at least '
                 f'{1 / in_channels:.4g}')
-        if not isinstance(stride, int) or stride < 1:
-            raise ValueError(f'stride of LightNL is {stride!r}, expected a '
-                             'positive integer')
-        if not isinstance(dilation, int) or dilation < 1:
-            raise ValueError(f'dilation of LightNL is {dilation!r}, expected '
-                             'a positive integer')
+        for name, value in (('stride', stride), ('dilation', dilation)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name} of LightNL is {value!r}, expected a positive '
+                                 'integer')
         if order not in ORDERS:
             raise ValueError(f'order of LightNL is {order!r}, expected one of '
                              f'{ORDERS}')

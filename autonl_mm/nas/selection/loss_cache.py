@@ -50,7 +50,7 @@ class LossCache:
 
     def _take(self, record: Any) -> None:
         check_json(record, dict(fingerprint={str: object}, losses={str: [float]}),
-                   f'{self.path} holds no losses of candidates', 'remove it')
+                   f'{self.path} is not a file of losses of candidates', 'remove it')
         different = [
             f'{name} {record["fingerprint"].get(name)!r}, now '
             f'{self.fingerprint.get(name)!r}'

@@ -10,11 +10,7 @@ from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from ..random_state import (
-    get_random_state,
-    seed_iterations,
-    set_random_state,
-)
+from ..random_state import get_random_state, seed_iterations, set_random_state
 
 KEY = 'random_states'  # in a checkpoint's meta, one for each rank
 

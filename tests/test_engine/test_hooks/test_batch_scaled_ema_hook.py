@@ -97,10 +97,7 @@ def test_a_second_run_is_not_scaled_twice():
 
 def test_averages_weights_and_buffers():
     hook = HOOKS.build(
-        dict(
-            type='autonl_mm.BatchScaledEMAHook',
-            momentum=0.25,
-            base_batch_size=8))
+        dict(type='autonl_mm.BatchScaledEMAHook', momentum=0.25, base_batch_size=8))
     assert type(hook) is BatchScaledEMAHook
     model = nn.BatchNorm1d(2)
     runner = stub_runner(model, train_dataloader=loader(16))
@@ -116,8 +113,7 @@ def test_averages_weights_and_buffers():
         want = value if want is None else want + momentum * (value - want)
     average = hook.ema_model.module
     torch.testing.assert_close(average.weight, torch.full((2, ), want))
-    torch.testing.assert_close(average.running_mean,
-                               torch.full((2, ), 10 * want))
+    torch.testing.assert_close(average.running_mean, torch.full((2, ), 10 * want))
 
 
 def test_buffers_can_be_left_out():
@@ -128,8 +124,7 @@ def test_buffers_can_be_left_out():
     for value in (1., 3.):
         model.running_mean.fill_(value)
         hook.after_train_iter(runner, 0)
-    assert torch.equal(hook.ema_model.module.running_mean,
-                       torch.full((2, ), 3.))
+    assert torch.equal(hook.ema_model.module.running_mean, torch.full((2, ), 3.))
 
 
 def test_options_of_mmengines_hook():

@@ -48,8 +48,7 @@ def make(tiny_arch, scope):
         else:
             cfg.model.backbone.out_indices = (1, 2, 3)[-len(
                 cfg.model.neck.in_channels):]
-            cfg.model.neck.in_channels = [8, 16, 24][-len(
-                cfg.model.neck.in_channels):]
+            cfg.model.neck.in_channels = [8, 16, 24][-len(cfg.model.neck.in_channels):]
         if task == 'det':
             cfg.model.bbox_head.anchor_generator.strides = [4, 8, 16]
         if task == 'seg':
@@ -110,8 +109,7 @@ def test_copies_are_not_compiled(make):
 
 def test_chosen_parts(make):
     _, model, _ = make('seg')
-    CompileHook(['decode_head.conv_seg'], backend='eager').before_run(
-        Runner(model))
+    CompileHook(['decode_head.conv_seg'], backend='eager').before_run(Runner(model))
     assert model.decode_head.conv_seg._compiled_call_impl is not None
     assert model.backbone._compiled_call_impl is None
     with pytest.raises(ValueError, match=r"no part 'bbox_head'.*'backbone'"):

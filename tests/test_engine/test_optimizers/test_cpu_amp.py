@@ -27,8 +27,7 @@ SMALL = dict(
     seg={'model.data_preprocessor.size': (80, 80)})
 # What fits TINY_ARCH, in place of what fits AutoNL-S.
 TINY = dict(
-    cls={'model.backbone.out_indices': (-1, ),
-         'model.head.in_channels': 64},
+    cls={'model.backbone.out_indices': (-1, ), 'model.head.in_channels': 64},
     det={'model.backbone.out_indices': (2, 3),
          'model.neck.in_channels': [16, 24],
          'model.neck.out_channels': 16,
@@ -67,8 +66,7 @@ def test_forward_is_bfloat16_and_the_rest_is_not():
 
 def test_keeps_what_mmengines_wrapper_does():
     model = nn.Linear(4, 2)
-    wrapper = build(
-        model, accumulative_counts=2, clip_grad=dict(max_norm=1e-3))
+    wrapper = build(model, accumulative_counts=2, clip_grad=dict(max_norm=1e-3))
     wrapper.initialize_count_status(model, 0, 4)
     before = model.weight.detach().clone()
     for i in range(2):

@@ -47,8 +47,7 @@ BASES = {
         features_only=True), r'timm_model\.blocks\.\d\.\d', 21),
     'mmdet_resnet': (dict(type='mmdet.ResNet', depth=18),
                      r'layer\d\.\d\.conv2', 8),
-    'mmseg_mobilenet_v2': (dict(
-        type='mmseg.MobileNetV2', out_indices=(1, 2, 4, 6)),
+    'mmseg_mobilenet_v2': (dict(type='mmseg.MobileNetV2', out_indices=(1, 2, 4, 6)),
                            r'layer\d\.\d+\.conv', 17),
 }
 TIMM = ('mnasnet', 'fbnetc')
@@ -94,8 +93,7 @@ def settled(name):
     or where a channel hardly varies, a deep network of random weights overflows.
     """
     net = awake(build(name)[1], 0.03).train()
-    momenta = {m: m.momentum for m in net.modules()
-               if isinstance(m, _BatchNorm)}
+    momenta = {m: m.momentum for m in net.modules() if isinstance(m, _BatchNorm)}
     for module in momenta:
         module.momentum = 1.
     net(image())
@@ -217,8 +215,7 @@ def test_gradients_reach_everything(name):
 def test_compiles_to_one_graph(name):
     torch._dynamo.reset()
     net = settled(name)
-    compiled = torch.compile(
-        copy.deepcopy(net), fullgraph=True, backend='eager')
+    compiled = torch.compile(copy.deepcopy(net), fullgraph=True, backend='eager')
     x = image()
     with torch.no_grad():
         assert_close(compiled(x), net(x))
@@ -298,11 +295,7 @@ def test_onnx_by_torch_export():
     program = torch.onnx.export(
         net, (image(), ),
         dynamo=True,
-        dynamic_shapes=({
-            0: auto,
-            2: auto,
-            3: auto
-        }, ),
+        dynamic_shapes=({0: auto, 2: auto, 3: auto}, ),
         verbose=False)
     file = io.BytesIO()
     program.save(file)
@@ -363,8 +356,7 @@ def light_nl_modes(net):
     dict(type='mmdet.ResNet', depth=18, frozen_stages=2, norm_eval=True),
     dict(type='mmpretrain.MobileNetV2', frozen_stages=2, norm_eval=True),
     dict(type='mmseg.MobileNetV2', frozen_stages=2, norm_eval=True),
-    dict(type='mmpretrain.EfficientNet', arch='b0', frozen_stages=2,
-         norm_eval=True),
+    dict(type='mmpretrain.EfficientNet', arch='b0', frozen_stages=2, norm_eval=True),
     dict(type='mmpretrain.ConvNeXt', arch='atto', frozen_stages=2),
 ], ids=lambda cfg: cfg['type'])
 def test_the_base_stays_frozen(cfg):
@@ -380,16 +372,13 @@ def test_the_base_stays_frozen(cfg):
         assert net.train() is net
         modes = {n: m.training for n, m in base.named_modules()}
         grads = {n: p.requires_grad for n, p in base.named_parameters()}
-        assert {n: m.training for n, m in
-                net.backbone.named_modules()} == modes
-        assert {n: p.requires_grad for n, p in
-                net.backbone.named_parameters()} == grads
+        assert {n: m.training for n, m in net.backbone.named_modules()} == modes
+        assert {n: p.requires_grad for n, p in net.backbone.named_parameters()} == grads
         assert False in modes.values() and False in grads.values()
         # new layers train, in frozen stages too
         assert light_nl_modes(net) == {True}
         assert all(p.requires_grad for p in net.plugins.parameters())
-    statistics = {k: v.clone() for k, v in base.state_dict().items()
-                  if 'running' in k}
+    statistics = {k: v.clone() for k, v in base.state_dict().items() if 'running' in k}
     awake(net)
     sum(out.mean() for out in net(image())).backward()
     for placed in net.plugins.values():
@@ -418,8 +407,7 @@ def test_the_base_is_left_as_it_was():
     cfg = dict(type='mmpretrain.ResNet', depth=18, frozen_stages=1)
     base, net = MODELS.build(cfg), PluginBackbone(cfg, [plugin('layer2')])
     modes = {n: m.training for n, m in base.named_modules()}
-    assert {n: m.training
-            for n, m in net.backbone.named_modules()} == modes
+    assert {n: m.training for n, m in net.backbone.named_modules()} == modes
     hooked = [n for n, m in net.backbone.named_modules() if m._forward_hooks]
     assert hooked == ['layer2']
     assert all((b == 0).all() for n, b in net.named_buffers()
@@ -465,8 +453,7 @@ def test_in_a_classifier(tmp_path):
     plain.init_weights()
     path = str(tmp_path / 'classifier.pth')
     torch.save(dict(state_dict=plain.state_dict()), path)
-    pretrained = dict(
-        type='Pretrained', checkpoint=path, prefix='backbone.')
+    pretrained = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
     wrapped = dict(
         type='autonl_mm.PluginBackbone',
         backbone=cfg,
@@ -486,26 +473,22 @@ def test_in_a_classifier(tmp_path):
         assert_equal(model.eval().backbone(image()), want)
         report = model.load_state_dict(plain.state_dict(), strict=False)
         assert not report.unexpected_keys
-        assert all(key.startswith('backbone.plugins.')
-                   for key in report.missing_keys)
+        assert all(key.startswith('backbone.plugins.') for key in report.missing_keys)
         load_checkpoint(model, path)
-        assert_equal(model.extract_feat(image())[0],
-                     plain.extract_feat(image())[0])
+        assert_equal(model.extract_feat(image())[0], plain.extract_feat(image())[0])
 
 
 # -------------------------------------------------------------- other layers
 @pytest.mark.parametrize('name', ['mobilenet_v2', 'resnet50', 'mnasnet'])
 @pytest.mark.parametrize('cfg,abbr', [
-    (dict(type='NonLocal2d', reduction=2, mode='dot_product'),
-     'nonlocal_block'),
+    (dict(type='NonLocal2d', reduction=2, mode='dot_product'), 'nonlocal_block'),
     (dict(type='NonLocal2d', sub_sample=True, norm_cfg=dict(type='BN')),
      'nonlocal_block'),
     (dict(type='ContextBlock', ratio=1 / 4), 'context_block'),
 ], ids=['nonlocal', 'nonlocal_sub_sample', 'context'])
 def test_mmcvs_plugins(name, cfg, abbr):
     base, net = build(name)
-    net = PluginBackbone(BASES[name][0],
-                         [dict(cfg=cfg, target=BASES[name][1])])
+    net = PluginBackbone(BASES[name][0], [dict(cfg=cfg, target=BASES[name][1])])
     assert cfg['type'] in ('NonLocal2d', 'ContextBlock')  # not changed
     report = net.load_state_dict(base.state_dict(), strict=False)
     assert not report.unexpected_keys
@@ -534,8 +517,7 @@ def test_several_at_one_place_come_one_after_the_other():
     ]
     net = PluginBackbone(cfg, entries)
     assert entries[2]['cfg']['postfix'] == '_2'  # not changed
-    assert {k: [n for n, _ in v.named_children()]
-            for k, v in net.plugins.items()} == {
+    assert {k: [n for n, _ in v.named_children()] for k, v in net.plugins.items()} == {
                 'layer3': ['light_nl', 'context_block', 'light_nl_2'],
                 'layer4': ['context_block']
             }
@@ -550,8 +532,7 @@ def test_earlier_hooks_see_what_the_base_sees():
     """timm and visualisation tools collect features with hooks."""
     net = settled('resnet18')
     seen = []
-    net.backbone.layer4.register_forward_hook(
-        lambda m, args, out: seen.append(out))
+    net.backbone.layer4.register_forward_hook(lambda m, args, out: seen.append(out))
     assert torch.equal(net(image())[0], seen[0])
 
 
@@ -605,8 +586,7 @@ def test_transformers():
 
 def test_a_base_with_a_fixed_input_size():
     pytest.importorskip('timm')
-    vit = dict(
-        type='mmpretrain.TIMMBackbone', model_name='vit_tiny_patch16_224')
+    vit = dict(type='mmpretrain.TIMMBackbone', model_name='vit_tiny_patch16_224')
     text = refused(vit, plugin('.*'))
     assert 'does not run on an image of 64x96' in text
     assert 'fixed input size' in text and '224' in text

@@ -13,12 +13,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict as mmengine_load_state_dict
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autonl_mm.models.layers import (
-    LightNL,
-    affinity_rows,
-    light_nl,
-    light_nl_reference,
-)
+from autonl_mm.models.layers import LightNL, affinity_rows, light_nl, light_nl_reference
 from autonl_mm.models.layers.light_nl import RMS_MARK, init_depthwise
 
 ORDERS = ('channel', 'spatial', 'auto')
@@ -80,8 +75,7 @@ def test_agrees_with_the_reference(data):
 
 def test_default_order_is_the_cheaper(monkeypatch):
     asked = []
-    module = __import__(
-        'autonl_mm.models.layers.light_nl', fromlist=['light_nl_order'])
+    module = __import__('autonl_mm.models.layers.light_nl', fromlist=['light_nl_order'])
     real = module.light_nl_order
     monkeypatch.setattr(module, 'light_nl_order',
                         lambda *a: asked.append(a) or real(*a))
@@ -324,8 +318,7 @@ def test_zero_init_off():
 
 
 def test_own_init_cfg_wins():
-    layer = LightNL(
-        8, init_cfg=dict(type='Constant', layer='BatchNorm2d', val=0.5))
+    layer = LightNL(8, init_cfg=dict(type='Constant', layer='BatchNorm2d', val=0.5))
     layer.init_weights()
     assert torch.equal(layer.norm.weight, torch.full((8, ), 0.5))
 
@@ -387,8 +380,7 @@ def test_bad_argument_is_named(kwargs, words):
 
 def test_unknown_argument_is_refused():
     with pytest.raises(TypeError, match='reduction'):
-        MODELS.build(
-            dict(type='autonl_mm.LightNL', in_channels=8, reduction=2))
+        MODELS.build(dict(type='autonl_mm.LightNL', in_channels=8, reduction=2))
 
 
 # -------------------------------------------- identity in surrounding models
@@ -405,10 +397,7 @@ def classifier(**kwargs):
             type='ImageClassifier',
             backbone=backbone,
             neck=dict(type='autonl_mm.PoolDropout'),
-            head=dict(
-                type='LinearClsHead',
-                num_classes=3,
-                in_channels=1280),
+            head=dict(type='LinearClsHead', num_classes=3, in_channels=1280),
             **kwargs))
 
 
@@ -432,9 +421,7 @@ def assert_identities(model):
     dict(backbone=dict(init_cfg=PARENT_RULES)),
     dict(init_cfg=PARENT_RULES, backbone=dict(init_cfg=PARENT_RULES)),
     dict(init_cfg=PARENT_RULES, backbone=dict(init_cfg=None)),
-    dict(
-        backbone=dict(
-            init_cfg=PARENT_RULES, norm_cfg=dict(type='GN', num_groups=2))),
+    dict(backbone=dict(init_cfg=PARENT_RULES, norm_cfg=dict(type='GN', num_groups=2))),
 ], ids=['classifier', 'backbone', 'both', 'above', 'group_norm'])
 def test_identity_survives_the_parents_rules(kwargs):
     model = classifier(**kwargs)
@@ -589,8 +576,7 @@ def test_outer_autocast_is_left_on():
     layer = LightNL(8)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         layer(torch.randn(1, 8, 4, 4))
-        assert torch.mm(torch.ones(2, 2),
-                        torch.ones(2, 2)).dtype == torch.bfloat16
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 # -------------------------------------------------------------------- compile
@@ -600,8 +586,7 @@ def test_outer_autocast_is_left_on():
 def test_compiles_without_graph_breaks(backend, autocast, normalize):
     torch._dynamo.reset()
     layer = trained(LightNL(8, stride=2, normalize=normalize)).train()
-    compiled = torch.compile(
-        copy.deepcopy(layer), fullgraph=True, backend=backend)
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend=backend)
     x = torch.randn(2, 8, 9, 6)
     with torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
         want, got = layer(x), compiled(x)

@@ -10,12 +10,7 @@ import torch.nn.functional as F
 from mmengine.model import Sequential
 
 from autonl_mm.arch import BlockSpec
-from autonl_mm.models.layers import (
-    LightNL,
-    MBConv,
-    SqueezeExcite,
-    light_nl_reference,
-)
+from autonl_mm.models.layers import LightNL, MBConv, SqueezeExcite, light_nl_reference
 from autonl_mm.models.layers.mbconv import fused_act_cfg
 
 
@@ -57,8 +52,7 @@ def reference_forward(block, x):
     s = block.spec
     out = x
     if s.expand_ratio != 1:
-        out = F.silu(norm(block.expand.bn, F.conv2d(
-            out, block.expand.conv.weight)))
+        out = F.silu(norm(block.expand.bn, F.conv2d(out, block.expand.conv.weight)))
     out = F.silu(norm(block.depthwise.bn, F.conv2d(
         out, block.depthwise.conv.weight, stride=s.stride,
         padding=s.kernel_size // 2, groups=out.shape[1])))
@@ -93,8 +87,7 @@ def reference_forward(block, x):
     ])
 def test_forward_equals_the_reference(stride, out, kernel, expand, se, nl,
                                       nl_stride, skip):
-    block = MBConv(BlockSpec(8, out, stride, kernel, expand, se, nl,
-                             nl_stride, skip))
+    block = MBConv(BlockSpec(8, out, stride, kernel, expand, se, nl, nl_stride, skip))
     block = randomized(block).double().eval()
     x = torch.randn(2, 8, 9, 6, dtype=torch.float64)
     got = block(x)
@@ -102,8 +95,7 @@ def test_forward_equals_the_reference(stride, out, kernel, expand, se, nl,
     torch.testing.assert_close(got, reference_forward(block, x))
 
 
-@pytest.mark.parametrize('expand,se,nl',
-                         product([1, 1.0, 2], [0, 0.25], [0, 0.5]))
+@pytest.mark.parametrize('expand,se,nl', product([1, 1.0, 2], [0, 0.25], [0, 0.5]))
 def test_parts_are_there_where_the_spec_has_them(expand, se, nl):
     block = MBConv(spec(expand_ratio=expand, se_ratio=se, nl_ratio=nl))
     assert (block.expand is not None) == (expand != 1)
@@ -163,8 +155,7 @@ def test_squeeze_excite():
     x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
     mean = x.mean((2, 3))
     hidden = F.silu(mean @ se.reduce.weight.flatten(1).t() + se.reduce.bias)
-    scale = torch.sigmoid(
-        hidden @ se.expand.weight.flatten(1).t() + se.expand.bias)
+    scale = torch.sigmoid(hidden @ se.expand.weight.flatten(1).t() + se.expand.bias)
     torch.testing.assert_close(se(x), x * scale[:, :, None, None])
 
 
@@ -195,8 +186,7 @@ def test_no_identity_where_dilation_replaces_stride():
 
 
 def test_dilations():
-    block = MBConv(
-        spec(kernel_size=5, nl_ratio=0.5), dilation=2, nl_dilation=4)
+    block = MBConv(spec(kernel_size=5, nl_ratio=0.5), dilation=2, nl_dilation=4)
     assert block.depthwise.conv.dilation == (2, 2)
     assert block.depthwise.conv.padding == (4, 4)
     assert block.light_nl.conv.dilation == (4, 4)
@@ -214,8 +204,7 @@ def test_checkpointing_changes_nothing(nl, train):
     for block in plain, cp:
         calls.clear()
         block.depthwise.register_forward_hook(lambda *a: calls.append(1))
-        x = torch.randn(
-            2, 8, 6, 5, generator=torch.Generator().manual_seed(1))
+        x = torch.randn(2, 8, 6, 5, generator=torch.Generator().manual_seed(1))
         x.requires_grad_()
         out = block(x)
         out.square().sum().backward()
@@ -235,8 +224,7 @@ def test_depthwise_init(kernel):
     Sequential(block, init_cfg=dict(type='Kaiming', layer='Conv2d')).init_weights()
     weight = block.depthwise.conv.weight
     assert weight.mean().abs() < 0.01
-    assert weight.std().item() == pytest.approx(
-        math.sqrt(2 / kernel**2), rel=0.03)
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / kernel**2), rel=0.03)
     # the others follow init_cfg: normal, fan-out
     assert block.project.conv.weight.std().item() == pytest.approx(
         math.sqrt(2 / 4), rel=0.03)

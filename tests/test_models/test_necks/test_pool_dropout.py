@@ -34,8 +34,7 @@ def test_drops_channels_in_training():
     out = PoolDropout().train()(x)
     dropped = out == 0
     assert dropped.float().mean().item() == pytest.approx(0.2, abs=0.02)
-    torch.testing.assert_close(out[~dropped], torch.full_like(
-        out[~dropped], 1.25))
+    torch.testing.assert_close(out[~dropped], torch.full_like(out[~dropped], 1.25))
     assert torch.equal(PoolDropout(0.).train()(x), torch.ones(50, 400))
 
 

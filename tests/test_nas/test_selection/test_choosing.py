@@ -116,14 +116,13 @@ def test_goes_on_after_a_kill(tmp_path):
 
 def test_what_was_tried_otherwise_is_not_used(tmp_path):
     path = tmp_path / 'losses.json'
-    LossCache(path, Losses(), dict(seed=1, batches=8)).losses(
-        [[(0, ) * 6]], 0, 1)
+    LossCache(path, Losses(), dict(seed=1, batches=8)).losses([[(0, ) * 6]], 0, 1)
     with pytest.raises(ValueError, match='tried with seed 1, now 2: remove it'):
         LossCache(path, Losses(), dict(seed=2, batches=8))
     with pytest.raises(ValueError, match='tried with batches 8, now None: remove it'):
         LossCache(path, Losses(), dict(seed=1))
     path.write_text('[]')
-    with pytest.raises(ValueError, match='holds no losses of candidates'):
+    with pytest.raises(ValueError, match='is not a file of losses of candidates'):
         LossCache(path, Losses(), {})
 
 
@@ -169,8 +168,7 @@ def test_a_loss_that_is_not_a_number_is_the_last_finalist(tmp_path):
         tmp_path / 'losses.json',
         lambda some, start, stop: [numbers[repr(n)] for n in some], {})
     tried.losses(subnets, 0, 1)
-    found = [numbers[repr(n)][0] for n in
-             best_candidates(goal, SPACE, tried, 100)]
+    found = [numbers[repr(n)][0] for n in best_candidates(goal, SPACE, tried, 100)]
     numbered = [n for n in found if n == n]
     assert 1 < len(numbered) < len(found)
     assert found[:len(numbered)] == sorted(numbered)

@@ -44,8 +44,7 @@ def test_against_every_combination(seed, groups, width, middle):
             max(low - c, c - high) for c in (
                 total(costs, choice)
                 for choice in itertools.product(*map(range, sizes))))
-        assert max(low - cost, cost - high) == pytest.approx(
-            nearest, abs=span / 1000)
+        assert max(low - cost, cost - high) == pytest.approx(nearest, abs=span / 1000)
 
 
 def test_nothing_to_choose():

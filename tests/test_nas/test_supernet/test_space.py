@@ -20,9 +20,7 @@ def changed(**stage):
 def test_default_space_is_the_papers():
     space = SearchSpace.from_config('mnasnet')
     assert [len(s) for s in space.stages] == [1, 4, 4, 4, 4, 4, 1]
-    assert [s[0].out_channels for s in space.stages] == [
-        16, 24, 40, 80, 96, 192, 320
-    ]
+    assert [s[0].out_channels for s in space.stages] == [16, 24, 40, 80, 96, 192, 320]
     assert [s[0].stride for s in space.stages] == [1, 2, 2, 2, 1, 2, 1]
     assert space.blocks[0].shape == (1, ) * 6
     first, second = space.stages[1][:2]
@@ -116,10 +114,8 @@ def test_bad_spaces(config, words):
 
 
 def test_space_without_choices():
-    fixed = dict(
-        kernel_size=3, expand_ratio=3, se_ratio=0, nl_ratio=0, nl_stride=1)
-    space = dict(
-        TINY_SPACE, stages=[dict(s, **fixed) for s in TINY_SPACE['stages']])
+    fixed = dict(kernel_size=3, expand_ratio=3, se_ratio=0, nl_ratio=0, nl_stride=1)
+    space = dict(TINY_SPACE, stages=[dict(s, **fixed) for s in TINY_SPACE['stages']])
     with pytest.raises(ValueError, match='no choices'):
         SearchSpace.from_config(space)
 

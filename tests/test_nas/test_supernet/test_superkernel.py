@@ -37,8 +37,7 @@ def test_position_weights_are_nested():
                 0.5 if i % 2 == j % 2 == 0 else 0.25)
             assert weights[i, j] == expected
     coarse = position_weights(torch.tensor([0.0]), (6, 3), 5, 4)
-    assert coarse.nonzero().tolist() == [[0, 0], [0, 2], [2, 0], [2, 2],
-                                         [4, 0], [4, 2]]
+    assert coarse.nonzero().tolist() == [[0, 0], [0, 2], [2, 0], [2, 2], [4, 0], [4, 2]]
 
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
@@ -51,8 +50,7 @@ def test_weighted_light_nl_is_every_smaller_one(order, ratio, stride, normalize)
     """
     x = torch.randn(2, 8, 7, 6, dtype=torch.float64)
     channels = unit_weights(torch.tensor([float(ratio)]), (2, 2)).double()
-    positions = position_weights(
-        torch.tensor([float(stride)]), (2, 1), 7, 6).double()
+    positions = position_weights(torch.tensor([float(stride)]), (2, 1), 7, 6).double()
     weight = channels[:, None] * positions.reshape(1, -1)
     y = light_nl(x, 4, 1, order, weight, normalize)
     expected = light_nl(x, (2, 4)[ratio], (2, 1)[stride], order, normalize=normalize)
@@ -189,8 +187,7 @@ def test_energies_are_those_of_the_parts():
     w = layer.depthwise.conv.weight.detach()
     energies = layer.energies()
     core = w[:, :, 1:4, 1:4].square().sum()
-    torch.testing.assert_close(
-        energies['kernel_size'], (w.square().sum() - core)[None])
+    torch.testing.assert_close(energies['kernel_size'], (w.square().sum() - core)[None])
     torch.testing.assert_close(
         energies['expand_ratio'],
         torch.stack([w[:120].square().sum(), w[120:].square().sum()]))

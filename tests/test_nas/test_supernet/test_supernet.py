@@ -64,8 +64,7 @@ def test_supernet_is_the_network_that_it_exports(config, seed, h, w, data):
     supernet = build(
         config,
         out_indices=data.draw(st.sampled_from([(-1, ), (0, stages)])),
-        conv_cfg=data.draw(
-            st.sampled_from([None, dict(type='Conv2dAdaptivePadding')])),
+        conv_cfg=data.draw(st.sampled_from([None, dict(type='Conv2dAdaptivePadding')])),
         output_stride=data.draw(st.sampled_from([8, 16, 32])),
         normalize=data.draw(st.sampled_from(['size', 'rms'])))
     randomize(supernet.double(), seed)
@@ -128,8 +127,7 @@ def test_gradient_of_relaxed_cost(config, seed):
     randomize(supernet, seed)
     cost = supernet.cost(relaxed=True)
     cost.backward()
-    params = [p for n, p in supernet.named_parameters()
-              if n.endswith('threshold')]
+    params = [p for n, p in supernet.named_parameters() if n.endswith('threshold')]
     rng = random.Random(seed)
     for param in rng.sample(params, min(3, len(params))):
         i = rng.randrange(len(param))
@@ -371,8 +369,7 @@ def test_the_most_important_subnet_is_chosen(seed):
         num_classes=10)
     generator = torch.Generator().manual_seed(seed)
     state = supernet.gate_state
-    set_importance(
-        state, torch.randn(state.threshold.shape, generator=generator) + 0.5)
+    set_importance(state, torch.randn(state.threshold.shape, generator=generator) + 0.5)
     low, high = supernet.cost_range()
     middle = (low + high) / 2
 
@@ -438,8 +435,7 @@ def test_latency_as_cost():
     assert supernet.cost().item() == pytest.approx(
         table.network(supernet.arch(), supernet.input_shape))
     supernet.cost().backward()
-    grads = [p.grad for n, p in supernet.named_parameters()
-             if n.endswith('threshold')]
+    grads = [p.grad for n, p in supernet.named_parameters() if n.endswith('threshold')]
     assert any(g is not None and g.abs().sum() > 0 for g in grads)
 
 

@@ -22,8 +22,7 @@ TASK = dict(
     type='mmpretrain.ImageClassifier',
     backbone=BACKBONE,
     neck=dict(type='autonl_mm.PoolDropout'),
-    head=dict(
-        type='mmpretrain.LinearClsHead', num_classes=10, in_channels=32))
+    head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=32))
 DATA_PREPROCESSOR = dict(
     num_classes=10,
     mean=[123.675, 116.28, 103.53],
@@ -77,8 +76,7 @@ def test_penalty_of_a_target(factor):
     model = build(target=factor * cost)
     model.narrow_budget(0)
     losses = losses_of(model)
-    assert losses['loss_cost'].item() == pytest.approx(
-        0.1 * -math.log(factor))
+    assert losses['loss_cost'].item() == pytest.approx(0.1 * -math.log(factor))
 
 
 def test_target_is_held():
@@ -132,8 +130,7 @@ def test_budget_narrows():
 
 def test_penalty_moves_the_gates_down():
     model = build(cost_weight=10.0)
-    names = [n for n, _ in model.named_parameters()
-             if n.endswith('threshold')]
+    names = [n for n, _ in model.named_parameters() if n.endswith('threshold')]
     params = dict(model.named_parameters())
     optimizer = torch.optim.Adam([params[n] for n in names], lr=0.1)
     before = model.supernet.cost().item()

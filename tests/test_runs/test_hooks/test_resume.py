@@ -21,12 +21,7 @@ from mmengine.runner import Runner
 from autonl_mm import checkpoint
 from autonl_mm.models import PluginBackbone
 from autonl_mm.runs.checkpoints import MismatchError, find_resumable, load_checkpoint
-from autonl_mm.runs.hooks import (
-    ResumeCheckHook,
-    ResumeHook,
-    StopHook,
-    Stopped,
-)
+from autonl_mm.runs.hooks import ResumeCheckHook, ResumeHook, StopHook, Stopped
 from autonl_mm.runs.hooks.safe_checkpoint_hook import drop_foreign_paths
 
 checkpoint.install()
@@ -103,8 +98,7 @@ def build(work_dir, *, loop='epoch', workers=0, batch_size=2, count=12, model=No
         model or Model(), str(work_dir), train_dataloader=loader, train_cfg=cfg,
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
                            accumulative_counts=counts),
-        param_scheduler=dict(type='LinearLR', start_factor=0.1, by_epoch=False,
-                             end=15),
+        param_scheduler=dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=15),
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(type='autonl_mm.SafeCheckpointHook', by_epoch=by_epoch,

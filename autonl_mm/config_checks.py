@@ -74,7 +74,7 @@ def check_search(cfg: Config) -> None:
             "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
             'cost_weight=...)')
     train = cfg.get('train_cfg') or {}
-    if train.get('by_epoch', True) and train.get('type') != 'IterBasedTrainLoop':
+    if train.get('by_epoch', True) and type_name(train) != 'IterBasedTrainLoop':
         return
     for i, hook in enumerate(cfg.get('custom_hooks') or ()):
         if type_name(hook) != 'PreciseBNHook':

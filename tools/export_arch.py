@@ -4,7 +4,7 @@ import argparse
 import os.path as osp
 import sys
 
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.runner import save_checkpoint
 
 import autonl_mm  # noqa: F401
@@ -13,6 +13,7 @@ from autonl_mm.nas.search_configs import task_config, write_retrain_config
 from autonl_mm.runs import launch, outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
+from autonl_mm.runs.configs import enter_scope
 from autonl_mm.runs.dataset_configs import check_data
 from autonl_mm.runs.scalars import format_metrics
 from autonl_mm.runs.tables import markdown_table
@@ -84,7 +85,7 @@ def main():
                 'config for retraining')
         if args.eval:
             check_data(cfg, ['train_dataloader', 'val_dataloader'])
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        enter_scope(cfg)
         model = cfg.model.copy()
         model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
         model = MODELS.build(model)

@@ -104,7 +104,8 @@ def visualise_predictions(cfg, show_dir, interval):
         raise ValueError('--show-dir needs default_hooks.visualization in the '
                          'config, which does not have it')
     hook.interval = interval
-    scope = cfg.get('default_scope')
+    scope = configs.scope_of(cfg)
+    cfg.visualizer = configs.visualizer_of(cfg)
     if scope == 'mmpretrain':
         hook.update(enable=True, out_dir=show_dir)
     elif scope == 'mmdet':

@@ -7,7 +7,6 @@ from typing import Tuple, Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import save_checkpoint
 
@@ -16,6 +15,7 @@ from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
 from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.runs import launch
 from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.configs import enter_scope, type_name
 from autonl_mm.runs.model_wrappers import unwrap_model
 
 from .supernet.supernet import AutoNLSuperNet
@@ -30,7 +30,7 @@ def search_options(cfg: Config) -> dict:
         cfg (Config): The config.
     """
     for hook in cfg.get('custom_hooks') or ():
-        if str(hook['type']).split('.')[-1] == 'SearchHook':
+        if type_name(hook) == 'SearchHook':
             return {k: v for k, v in hook.items() if k not in ('type', 'priority')}
     return {}
 
@@ -91,17 +91,25 @@ def write_retrain_config(path: Union[str, os.PathLike], base: str,
                          arch: ArchSpec) -> None:
     """Write a config that inherits from a base config and sets the arch.
 
+    mmengine lets no config inherit from a pure Python config by ``_base_``; of such a
+    base the whole is written.
+
     Args:
         path (str | Path): The file to write.
         base (str): The base config.
         arch (ArchSpec): The arch.
     """
-    base = os.path.relpath(base, Path(path).parent)
-    lines = ''.join(f'    {line!r},\n' for line in
-                    arch.to_text().splitlines())
-    atomic_write(path, f'_base_ = {base!r}\n\n'
-                'model = dict(backbone=dict(arch=[\n'
-                f'{lines}]))\n')
+    lines = arch.to_text().splitlines()
+    if Config._is_lazy_import(base):
+        cfg = Config.fromfile(base)
+        cfg.model.backbone.arch = lines
+        text = cfg.pretty_text
+    else:
+        base = os.path.relpath(base, Path(path).parent)
+        lines = ''.join(f'    {line!r},\n' for line in lines)
+        text = (f'_base_ = {base!r}\n\n'
+                f'model = dict(backbone=dict(arch=[\n{lines}]))\n')
+    atomic_write(path, text)
     Config.fromfile(path)  # raises if it cannot be read
 
 
@@ -144,11 +152,12 @@ def build_supernet(cfg: Config) -> AutoNLSuperNet:
     Raises:
         ValueError: If it is not the config of a search.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg)
     backbone = dict(cfg.model.get('model', {}).get('backbone', {}))
-    if not backbone.pop('type', '').endswith('AutoNLSuperNet'):
+    if type_name(backbone) != 'AutoNLSuperNet':
         raise ValueError(f'{cfg.filename} is not the config of a search: its '
                          'model has no AutoNLSuperNet')
+    backbone.pop('type')
     return AutoNLSuperNet(**backbone)
 
 

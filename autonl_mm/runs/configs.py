@@ -17,6 +17,12 @@ from .dataset_configs import leaf_datasets
 # Settings of transforms that give the size of their results: of crops, of
 # resizing, and of ReleaseCenterCrop and padding
 SIZE_SETTINGS = ('crop_size', 'scale', 'size')
+# Classes, and what they are usually called in configs
+REGISTERED = dict(MMSyncBN='SyncBN', PretrainedInit='Pretrained',
+                  SyncBatchNorm='SyncBN')
+# Visualizer of each codebase
+VISUALIZERS = dict(mmpretrain='UniversalVisualizer', mmdet='DetLocalVisualizer',
+                   mmseg='SegLocalVisualizer')
 
 
 def add_config_args(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +78,7 @@ def build_model(cfg: Config) -> nn.Module:
         ValueError: If the model's attribute ``unfinished`` says why it is not for
             use, as that of a search does.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg)
     model = cfg.model.copy()
     if cfg.get('data_preprocessor'):
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -244,7 +250,57 @@ def config_parts(key: str, node: Any) -> Iterator[Tuple[str, dict]]:
             yield from config_parts(f'{key}.{name}', part)
 
 
+def scope_of(cfg: Config) -> str:
+    """Name of a config's codebase.
+
+    Args:
+        cfg (Config): The config. One in pure Python needs no ``default_scope``; then
+            it is the package of the model's class.
+    """
+    if cfg.get('default_scope'):
+        return cfg.default_scope
+    for _, part in config_parts('model', cfg.get('model')):
+        kind = part.get('type', '')
+        package = getattr(kind, '__module__', str(kind)).split('.')[0]
+        if package in VISUALIZERS:
+            return package
+    return 'mmengine'
+
+
+def enter_scope(cfg: Config) -> str:
+    """Let registries search in a config's codebase first; returns its name.
+
+    Args:
+        cfg (Config): The config.
+    """
+    scope = scope_of(cfg)
+    init_default_scope(scope)
+    return scope
+
+
+def visualizer_of(cfg: Config) -> dict:
+    """The config's visualizer or, if it has none, its codebase's.
+
+    Args:
+        cfg (Config): The config.
+    """
+    return cfg.get('visualizer') or dict(
+        type=VISUALIZERS.get(scope_of(cfg), 'Visualizer'),
+        vis_backends=[dict(type='LocalVisBackend')])
+
+
 def type_name(cfg: dict) -> str:
-    """Name of the class that a config builds, without its scope."""
+    """Name of the class that a config builds, without its scope.
+
+    It is the same for a name, for the class itself as in pure Python configs, and for
+    the import path as which such a config is dumped.
+
+    Args:
+        cfg (dict): The config.
+
+    Returns:
+        str: ``''`` if it has no type.
+    """
     kind = cfg.get('type', '')
-    return getattr(kind, '__name__', str(kind)).split('.')[-1]
+    name = getattr(kind, '__name__', str(kind)).split('.')[-1]
+    return REGISTERED.get(name, name)

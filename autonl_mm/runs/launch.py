@@ -14,13 +14,13 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
+from mmengine.runner import FlexibleRunner, Runner
 
 from .allocator import keep_freed_memory
 from .batch import accumulated_batches
 from .checkpoints import check_file, find_resumable
-from .configs import add_config_args, read_config
+from .configs import add_config_args, enter_scope, read_config, type_name
 from .hooks import add_run_hooks
 from .packages import check_packages
 
@@ -174,7 +174,7 @@ def replace_sync_bn(node: Any) -> int:
     if not isinstance(node, dict):
         return 0
     count = sum(replace_sync_bn(item) for item in node.values())
-    if node.get('type') == 'SyncBN':
+    if type_name(node) == 'SyncBN':
         node['type'] = 'BN'
         count += 1
     return count
@@ -191,8 +191,8 @@ def use_amp(cfg: Config) -> None:
             ``AmpOptimWrapper``: what another wrapper does would be lost.
     """
     wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+    kind = type_name(wrapper)
+    if kind not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f"--amp needs optim_wrapper.type='OptimWrapper', the "
                          f'config has {kind!r}')
     if torch.cuda.is_available():
@@ -249,16 +249,22 @@ def build_runner(cfg: Config, testing: bool = False) -> Runner:
     """
     # mmengine names a runner by config and second. A second runner of that name would
     # stand in whatever scope is the latest.
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg)
     if 'runner_type' in cfg:
         runner = RUNNERS.build(cfg)
     else:
         runner = Runner.from_cfg(cfg)
-    scaling = runner.auto_scale_lr
-    if scaling and accumulated_batches(cfg) > 1:
+    # what scales the learning rate, and its attribute
+    scaler, name = runner, 'auto_scale_lr'
+    if isinstance(runner, FlexibleRunner):
+        scaler, name = runner.strategy, '_auto_scale_lr'
+        # Runner has built its model by now, which checks and hooks look at
+        runner.model = runner.strategy.build_model(runner.model)
+    scaling = getattr(scaler, name, None) or {}
+    if scaling.get('base_batch_size') and accumulated_batches(cfg) > 1:
         # mmengine compares the batch of an iteration with the base batch size
-        runner.auto_scale_lr = dict(
+        setattr(scaler, name, dict(
             scaling,
-            base_batch_size=scaling['base_batch_size'] / accumulated_batches(cfg))
+            base_batch_size=scaling['base_batch_size'] / accumulated_batches(cfg)))
     add_run_hooks(runner, testing)
     return runner

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, VISUALIZERS
 from tqdm import tqdm
 
 import autonl_mm  # noqa: F401
@@ -73,14 +73,13 @@ def main():
         check_data(cfg, [loader])
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'browse_dataset.py: {e}')
-    init_default_scope(cfg.default_scope)
+    scope = configs.enter_scope(cfg)
     dataset = DATASETS.build(cfg[loader].dataset)
-    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='browse'))
+    visualizer = VISUALIZERS.build(dict(configs.visualizer_of(cfg), name='browse'))
     visualizer.dataset_meta = dataset.metainfo
     count = min(args.show_number, len(dataset))
     for i in tqdm(range(count), leave=False):
-        visualize(visualizer, cfg.default_scope, dataset[i],
-                  str(args.out / f'{i:05d}.png'))
+        visualize(visualizer, scope, dataset[i], str(args.out / f'{i:05d}.png'))
     print(f'{args.out}: {count} of {len(dataset)} images of {loader}')
 
 

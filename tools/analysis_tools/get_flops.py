@@ -100,7 +100,7 @@ def main():
         model = configs.build_model(cfg)
     except (FileNotFoundError, ValueError) as e:
         sys.exit(f'get_flops.py: {e}')
-    inputs, samples = make_inputs(model, shape, cfg.get('default_scope'))
+    inputs, samples = make_inputs(model, shape, configs.scope_of(cfg))
     macs = count_parts(model, inputs, samples)
     height, width = inputs.shape[2:]
     print(f'{args.config}, one image of {height}x{width}\n')

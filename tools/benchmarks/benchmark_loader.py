@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
-from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
+from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import Runner
 
 from autonl_mm.datasets.transforms import start_decoder
@@ -66,7 +66,9 @@ def set_decoder(node, decoder):
     if not isinstance(node, dict):
         return 0
     count = sum(set_decoder(item, decoder) for item in node.values())
-    kind = TRANSFORMS.get(node['type']) if 'type' in node else None
+    kind = node.get('type')
+    if isinstance(kind, str):
+        kind = TRANSFORMS.get(kind)
     if isinstance(kind, type) and issubclass(kind, LoadImageFromFile):
         node.update(
             type='autonl_mm.LoadImageOrSkip', imdecode_backend=decoder)
@@ -98,7 +100,7 @@ def main():
             raise ValueError(f'--workers has {min(args.workers)}, expected at least 0')
         cfg = configs.read_config(args)
         check_data(cfg, [name])
-        init_default_scope(cfg.default_scope)
+        configs.enter_scope(cfg)
         loader = cfg[name]
         if not set_decoder(loader.dataset, 'cv2'):
             raise ValueError(f'{name} has no transform that decodes images')

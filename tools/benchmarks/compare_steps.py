@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 
 from autonl_mm.experiments import trials
 from autonl_mm.experiments.cluster import Cluster
@@ -164,7 +164,7 @@ def main():
         if not cfg.get('steps'):
             raise ValueError(f'{args.config} has no steps: expected a dict of '
                              'lists of plug-ins')
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        configs.enter_scope(cfg)
         for name in args.steps or []:
             if name not in cfg.steps:
                 raise ValueError(f'--steps has {name!r}, expected some of '

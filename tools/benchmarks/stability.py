@@ -21,7 +21,6 @@ import cv2
 import matplotlib
 import torch
 import torch.nn.functional as F
-from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from tqdm import tqdm
 
@@ -315,7 +314,7 @@ def main():
         cfg = configs.read_config(args)
         print(keep_freed_memory())
         shape = configs.parse_shape(args.input_shape, cfg)
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        configs.enter_scope(cfg)
         images = config_images(cfg, 'test_dataloader', args.num_samples)
         images = to_batch(images, len(images), shape)
         results = {}

@@ -10,8 +10,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmengine.registry import init_default_scope
-
 import autonl_mm  # noqa: F401
 from autonl_mm.export import quantize
 from autonl_mm.export.check import size_text
@@ -101,7 +99,7 @@ def main():
         if not args.no_eval:
             loaders.append('test_dataloader')
         check_data(cfg, loaders)
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        configs.enter_scope(cfg)
         images = config_images(cfg, 'train_dataloader', args.num_samples)
         for image in {image.shape: image for image in images}.values():
             before(image[None])  # raises if the model does not take this size

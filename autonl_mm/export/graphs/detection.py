@@ -11,6 +11,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from autonl_mm.runs.configs import type_name
+
 from .base import TaskGraph
 
 
@@ -101,8 +103,8 @@ class DetectorGraph(TaskGraph):
                 raise ValueError(f'test_cfg.{name} is {value}, expected a '
                                  f'number of at least {low}')
         options = dict(cfg.get('nms') or {})
-        if options.pop('type', None) != 'nms' or set(options) - {
-                'iou_threshold', 'class_agnostic', 'split_thr'}:
+        if type_name(options) != 'nms' or set(options) - {
+                'type', 'iou_threshold', 'class_agnostic', 'split_thr'}:
             raise ValueError(f'test_cfg.nms is {cfg.get("nms")}, expected '
                              "dict(type='nms', iou_threshold=...)")
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from autonl_mm.arch import BlockSpec
 from autonl_mm.fold import DeployMixin
 from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs_fused
+from autonl_mm.runs.configs import type_name
 
 from .depthwise import depthwise_conv2d, has_slow_gradient
 from .light_nl import LightNL, init_depthwise
@@ -26,7 +27,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def fused_act_cfg(act_cfg: Optional[dict]) -> Optional[dict]:
     """Replace mmcv's Swish by torch's SiLU, the same function in one pass."""
-    if act_cfg and act_cfg.get('type') == 'Swish':
+    if act_cfg and type_name(act_cfg) == 'Swish':
         return dict(type='SiLU')
     return act_cfg
 

@@ -12,6 +12,7 @@ from autonl_mm.arch import ArchSpec, BlockSpec
 from autonl_mm.cost import CostModel, MacsModel, check_input_shape
 from autonl_mm.models import AutoNL
 from autonl_mm.registry import MODELS
+from autonl_mm.runs.configs import type_name
 
 from .cost_table import CostTable
 from .gates import STATISTICS, GateState
@@ -107,8 +108,8 @@ class AutoNLSuperNet(AutoNL):
     def init_weights(self) -> None:
         """As AutoNL; gates compare the weights with these initial weights."""
         super().init_weights()
-        if not isinstance(self.init_cfg,
-                          dict) or self.init_cfg.get('type') != 'Pretrained':
+        if not isinstance(self.init_cfg, dict) or (
+                type_name(self.init_cfg) != 'Pretrained'):
             self.gate_state.remember(self._energies())
 
     @property

@@ -50,12 +50,13 @@ def prepare(args):
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
         launch.use_amp(cfg)
-    if args.auto_scale_lr:
-        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-            raise ValueError('--auto-scale-lr needs '
+    scaling = cfg.get('auto_scale_lr') or {}
+    if args.auto_scale_lr or scaling.get('enable'):
+        if not scaling.get('base_batch_size'):
+            raise ValueError('--auto-scale-lr and auto_scale_lr.enable need '
                              'auto_scale_lr.base_batch_size in the config, '
                              'which does not have it')
-        cfg.auto_scale_lr.enable = True
+        scaling.enable = True
     check_search(cfg)
     outputs.check_folder('--work-dir', cfg.work_dir)
     launch.set_resume(cfg, args.resume)

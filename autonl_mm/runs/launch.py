@@ -143,6 +143,30 @@ def prepare_cpu(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False))
     wrapper.update(cfg.get('model_wrapper_cfg') or {})
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    if type_name(dict(type=cfg.get('runner_type', ''))) == 'FlexibleRunner':
+        prepare_strategy(cfg)
+
+
+def prepare_strategy(cfg: Config) -> None:
+    """Prepare the strategy of a FlexibleRunner for several processes on the CPU.
+
+    Args:
+        cfg (Config): Changed in place.
+    """
+    cfg.strategy = dict(cfg.get('strategy') or dict(type='DDPStrategy'))
+    strategy, wrapper = cfg.strategy, cfg.model_wrapper_cfg
+    if type_name(strategy) == 'FSDPStrategy':
+        wrapper = dict(type='MMFullyShardedDataParallel', device_id='cpu')
+        if strategy.get('state_dict_cfg') == 'full':
+            # mmengine's offload_to_cpu lets torch 2.13 crash where all is on the CPU
+            strategy.state_dict_cfg = dict(
+                state_dict_type='FULL_STATE_DICT',
+                state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
+                optim_state_dict_config=dict(
+                    type='FullOptimStateDictConfig', rank0_only=True))
+    elif type_name(strategy) != 'DDPStrategy':
+        return
+    strategy.model_wrapper = dict(wrapper, **(strategy.get('model_wrapper') or {}))
 
 
 def set_slurm_ranks() -> None:

@@ -12,7 +12,8 @@ def config(image_folder, tmp_path):
     """Writes a config of two epochs with a strategy and other settings; its path."""
     def write(strategy, **settings):
         cfg = tiny_training(image_folder, batch_size=4, max_epochs=2)
-        cfg.update(runner_type='FlexibleRunner', strategy=strategy)
+        if strategy:
+            cfg.update(runner_type='FlexibleRunner', strategy=strategy)
         cfg.merge_from_dict(settings)
         cfg.dump(tmp_path / 'config.py')
         return tmp_path / 'config.py'
@@ -30,7 +31,7 @@ def test_a_single_device(config, monkeypatch, tmp_path, capsys, scope):
     run = [path, '--work-dir', tmp_path / 'run']
     call_main(monkeypatch, train, *run)
     # two batches of 4 images
-    assert 'Scaling the original LR by 0.5' in capsys.readouterr().err
+    assert 'Scaling the original LR by 0.5' in capsys.readouterr().out
     saved = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=False)
     assert saved['optimizer']['param_groups'][0]['lr'] == 0.005
     assert saved['meta']['autonl_mm']['images_per_step'] == 8
@@ -40,18 +41,16 @@ def test_a_single_device(config, monkeypatch, tmp_path, capsys, scope):
     assert again['meta']['iter'] == 3 * saved['meta']['iter'] // 2
     call_main(monkeypatch, test, path, tmp_path / 'run/epoch_3.pth', '--work-dir',
               tmp_path / 'test')
-    assert 'accuracy/top1' in capsys.readouterr().err
+    assert 'accuracy/top1' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('runner', [None, 'FlexibleRunner'])
-def test_a_learning_rate_that_is_not_scaled(runner, config, monkeypatch, tmp_path,
+@pytest.mark.parametrize('strategy', [None, dict(type='SingleDeviceStrategy')])
+def test_a_learning_rate_that_is_not_scaled(strategy, config, monkeypatch, tmp_path,
                                             scope):
     """Neither base batch size nor scaling: accumulation changes nothing."""
-    path = config(dict(type='SingleDeviceStrategy'), auto_scale_lr=dict(enable=False),
+    path = config(strategy, auto_scale_lr=dict(enable=False),
                   **{'optim_wrapper.accumulative_counts': 2, 'param_scheduler': None,
                      'optim_wrapper.optimizer.lr': 0.01})
-    if runner is None:
-        path.write_text(path.read_text().replace("runner_type = 'FlexibleRunner'", ''))
     call_main(monkeypatch, train, path, '--work-dir', tmp_path / 'run')
     saved = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=False)
     assert saved['optimizer']['param_groups'][0]['lr'] == 0.01
@@ -61,8 +60,10 @@ def test_a_learning_rate_that_is_not_scaled(runner, config, monkeypatch, tmp_pat
 
 
 @pytest.mark.long
-def test_sharded_over_two_ranks(config, tmp_path):
-    path = config(dict(type='FSDPStrategy', state_dict_cfg='full'))
+@pytest.mark.parametrize('strategy', [
+    dict(type='DDPStrategy'), dict(type='FSDPStrategy', state_dict_cfg='full')])
+def test_two_ranks(strategy, config, tmp_path):
+    path = config(strategy)
     run_ranks(2, 'tools/train.py', path, '--launcher', 'pytorch', '--work-dir',
               tmp_path / 'run')
     saved = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=False)

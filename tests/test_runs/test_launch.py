@@ -376,7 +376,7 @@ def test_build_runner(monkeypatch, scope):
     class Built:
 
         def __init__(self, kind, cfg):
-            self.made, self.hooks, self.auto_scale_lr = (kind, cfg), [], None
+            self.made, self.hooks = (kind, cfg), []
 
         def register_hook(self, hook):
             self.hooks.append(type(hook).__name__)

@@ -219,9 +219,10 @@ class Shifted(MBConv):
         return super()._inner_forward(x) + 1
 
 
-def block(in_channels=8, out_channels=8, nl_ratio=0.25, cls=MBConv, **kwargs):
+def block(in_channels=8, out_channels=8, nl_ratio=0.25, se_ratio=0.5, cls=MBConv,
+          **kwargs):
     spec = BlockSpec(in_channels, out_channels, stride=1, kernel_size=5,
-                     expand_ratio=3, se_ratio=0.5, nl_ratio=nl_ratio)
+                     expand_ratio=3, se_ratio=se_ratio, nl_ratio=nl_ratio)
     layer = cls(spec, **kwargs)
     layer.init_weights()
     x = torch.randn(8, in_channels, 9, 7)
@@ -250,12 +251,19 @@ def test_blocks_are_fused_in_float32_without_gradients_alone(operator_calls):
     block(nl_ratio=0, norm_cfg=dict(type='GN', num_groups=2)),
     block(nl_ratio=0, act_cfg=dict(type='ReLU')),
     block(nl_ratio=0, conv_cfg=dict(type='Conv2dAdaptivePadding')),
+    *(block(nl_ratio=0, conv_cfg=dict(type='Conv2d', padding_mode=mode))
+      for mode in ('reflect', 'replicate', 'circular')),
+    block(nl_ratio=0, norm_cfg=dict(type='IN', affine=True)),
+    *(block(nl_ratio=0, act_cfg=dict(type=act))
+      for act in ('GELU', 'LeakyReLU', 'ELU')),
+    block(nl_ratio=0, se_ratio=0, act_cfg=None),
     block(nl_ratio=0, in_channels=12),
     block(nl_ratio=0, out_channels=12),
     block(nl_ratio=0, cls=Shifted),
     with_hook(block(nl_ratio=0)),
-], ids=['other_norm', 'other_activation', 'other_convolution', 'channels_in',
-        'channels_out', 'subclass', 'hook'])
+], ids=['other_norm', 'other_activation', 'other_convolution', 'reflect', 'replicate',
+        'circular', 'instance_norm', 'gelu', 'leaky_relu', 'elu', 'no_activation',
+        'channels_in', 'channels_out', 'subclass', 'hook'])
 def test_blocks_that_the_operator_cannot_do_are_not_fused(layer, operator_calls):
     x = torch.randn(2, layer.spec.in_channels, 6, 5)
     with torch.no_grad():

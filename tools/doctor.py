@@ -33,6 +33,7 @@ FIXES = [  # part of an error's text, and the fix; the first match counts
     ('pkg_resources', "pip install 'setuptools<81'"),
     ('ftfy', 'pip install ftfy'),
     ("'regex'", 'pip install regex'),
+    ('transformers', "pip install 'transformers<5'"),
     ('mmcv._ext', 'mmcv lacks its compiled operators: ' + SETUP),
     ('undefined symbol', "mmcv's operators were compiled for another torch: remove "
      'the environment, then ' + SETUP),
@@ -104,6 +105,10 @@ def main() -> int:
         state = (f'{torch.cuda.device_count()} GPU(s)'
                  if torch.cuda.is_available() else 'no GPU, everything runs on the CPU')
         print(f'CUDA         torch built for {cuda or "CPU only"}; {state}')
+    # A bare import succeeds where packages that the networks need are missing.
+    for library, _ in TASKS.values():
+        for part in ('models', 'datasets'):
+            errors[library] = errors[library] or try_import(f'{library}.{part}')
     ops_error = run_ops() if not errors['mmcv'] else errors['mmcv']
     print(f'mmcv ops     {ops_error or "work"}')
 

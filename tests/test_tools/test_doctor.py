@@ -40,6 +40,16 @@ def test_without_ops(tmp_path):
     assert 'fix: mmcv lacks its compiled operators: run make setup' in result.stdout
 
 
+@pytest.mark.long
+def test_a_package_that_only_the_networks_need(tmp_path):
+    """``import mmseg`` works without it, ``import mmseg.models`` does not."""
+    result = run_doctor(tmp_path, ['ftfy'], fresh=True)
+    assert result.returncode == 1
+    assert 'detection       works' in result.stdout
+    assert 'segmentation    will not work' in result.stdout
+    assert 'fix: pip install ftfy' in result.stdout
+
+
 def test_without_mmseg(tmp_path):
     result = run_doctor(tmp_path, ['mmseg'])
     assert result.returncode == 1

@@ -38,19 +38,31 @@ def depthwise_conv2d(x: Tensor,
     return functional_call(conv, dict(weight=weight), (x, ))
 
 
+def is_plain(conv: nn.Module) -> bool:
+    """Whether a layer is torch's convolution with zeros for padding.
+
+    The forms of our own, such as the fused operators, compute nothing else. A
+    ``conv_cfg`` may name a subclass or set ``padding_mode``.
+
+    Args:
+        conv (nn.Module): The layer.
+    """
+    return type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
+
+
 def has_slow_gradient(x: Tensor, conv: nn.Conv2d) -> bool:
     """Whether oneDNN would use the slow path for the gradient of the weight.
 
     Args:
         x (Tensor): ``(N, C, H, W)``.
         conv (nn.Conv2d): The convolution. False for a convolution with a hook, which
-            must be called, and for a subclass, which may compute something else.
+            must be called, and where :func:`is_plain` is false.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False  # and ask nothing of the sizes, which may be symbols
     weight = conv.weight
     return (x.device.type == 'cpu' and torch.is_grad_enabled()
-            and weight.requires_grad and type(conv) is nn.Conv2d
+            and weight.requires_grad and is_plain(conv)
             and not conv._forward_hooks and not conv._forward_pre_hooks
             and x.shape[2] <= conv.dilation[0] * (conv.kernel_size[0] - 1)
             and x.dtype == weight.dtype == torch.float32

@@ -19,7 +19,7 @@ from autonl_mm.fold import DeployMixin
 from autonl_mm.ops import fused_light_nl, load_fused_operators, pack_weights, runs_fused
 from autonl_mm.registry import MODELS
 
-from .depthwise import depthwise_conv2d
+from .depthwise import depthwise_conv2d, is_plain
 from .export_and_precision import (
     at_least_float32,
     keep_float32,
@@ -315,6 +315,9 @@ class LightNL(DeployMixin, BaseModule):
         self.norm = (
             build_norm_layer(norm_cfg, in_channels)[1]
             if norm_cfg else nn.Identity())
+        if norm_cfg and getattr(self.norm, 'weight', None) is None:
+            raise ValueError(f'norm_cfg of LightNL is {norm_cfg}, expected a '
+                             'normalisation with a weight (affine=True)')
         if normalize == 'rms':
             self.register_buffer(RMS_MARK, torch.tensor(1))
         self._reset_parameters()
@@ -365,7 +368,8 @@ class LightNL(DeployMixin, BaseModule):
         """
         load_fused_operators()
         # A subclass may compute something else.
-        self.fused = (type(self) is LightNL and self.conv.bias is not None
+        self.fused = (type(self) is LightNL and is_plain(self.conv)
+                      and self.conv.bias is not None
                       and isinstance(self.norm, nn.Identity))
         if self.fused:
             pack_weights(self.conv)

@@ -14,7 +14,7 @@ from autonl_mm.fold import DeployMixin
 from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs_fused
 from autonl_mm.runs.configs import type_name
 
-from .depthwise import depthwise_conv2d, has_slow_gradient
+from .depthwise import depthwise_conv2d, has_slow_gradient, is_plain
 from .light_nl import LightNL, init_depthwise
 
 # Activations that the fused operator supports, and its names for them.
@@ -183,8 +183,9 @@ class MBConv(DeployMixin, BaseModule):
                   self.depthwise.out_channels)
         # A subclass may compute something else.
         return (type(self) is MBConv and not any(c % 8 for c in widths)
+                and self.depthwise.with_activation
                 and type(self.depthwise.activate) in ACTIVATIONS
-                and all(type(layer.conv) is nn.Conv2d
+                and all(is_plain(layer.conv)
                         and layer.conv.bias is not None
                         and (not layer.with_norm
                              or isinstance(layer.norm, nn.Identity))

@@ -66,6 +66,8 @@ def test_where_it_is_used():
         assert not has_slow_gradient(small, conv)
     with torch.autocast('cpu'):
         assert not has_slow_gradient(small, conv)
+    padded = nn.Conv2d(8, 8, 5, padding=2, groups=8, padding_mode='circular')
+    assert not has_slow_gradient(small, padded)
     assert '_DepthwiseConv2d' in str(depthwise_conv2d(small, conv).grad_fn)
     assert '_DepthwiseConv2d' not in str(depthwise_conv2d(large, conv).grad_fn)
 

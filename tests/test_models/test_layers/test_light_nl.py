@@ -370,6 +370,7 @@ def test_channels_last_equals_contiguous(normalize):
     (dict(dilation=0), ('dilation', '0', 'positive integer')),
     (dict(normalize='root'), ('normalize', "'root'", "'rms'")),
     (dict(normalize=None), ('normalize', 'None', "'size'")),
+    (dict(norm_cfg=dict(type='IN')), ('norm_cfg', "'IN'", 'affine=True')),
 ])
 def test_bad_argument_is_named(kwargs, words):
     with pytest.raises(ValueError) as info:

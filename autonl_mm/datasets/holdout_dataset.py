@@ -109,6 +109,15 @@ class HoldoutDataset:
         """That of the dataset."""
         return self.dataset.metainfo
 
+    @property
+    def pipeline(self) -> Any:
+        """That of the dataset, for hooks that read or replace it while training."""
+        return self.dataset.pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Any) -> None:
+        self.dataset.pipeline = pipeline
+
     def full_init(self) -> None:
         """Nothing: the dataset was read when it was split."""
 

@@ -1,5 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Splits of any dataset: disjoint, complete, and closed in themselves."""
+import logging
+from types import SimpleNamespace
+
 import pytest
 from conftest import ROOT, load_tool
 from mmengine.config import Config
@@ -38,6 +41,24 @@ def test_disjoint_and_complete(serialize_data):
     assert [train[i]['number'] for i in range(14)] == numbers(train)
     assert train.metainfo['classes'] == ('even', 'odd')
     assert train.get_cat_ids(3) == [numbers(train)[3] % 2]
+
+
+def test_hooks_switch_the_pipeline():
+    """mmdet's hook writes it on the loader's dataset, mmpretrain's if it has one."""
+    from mmdet.engine.hooks import PipelineSwitchHook
+    from mmpretrain.engine.hooks import SwitchRecipeHook
+    for epoch in (0, 1):
+        train = part('train')
+        loader = SimpleNamespace(dataset=train)
+        PipelineSwitchHook(1, [lambda info: 'switched']).before_train_epoch(
+            SimpleNamespace(epoch=epoch, train_dataloader=loader,
+                            logger=logging.getLogger()))
+        assert (train[0] == 'switched') == (epoch == 1)
+        assert train.pipeline is train.dataset.pipeline
+    SwitchRecipeHook._switch_train_pipeline(
+        SimpleNamespace(train_loop=SimpleNamespace(dataloader=loader)),
+        lambda info: 'again')
+    assert train[0] == 'again'
 
 
 def test_an_image_is_replaced_by_one_of_the_same_part():

@@ -22,6 +22,7 @@ from autonl_mm.runs.data_checks import (
     is_unlabelled,
 )
 from autonl_mm.runs.dataset_configs import check_data, leaf_datasets
+from autonl_mm.runs.pipelines import remove_annotations
 
 
 def parse_args():
@@ -162,10 +163,7 @@ def predict_only(runner):
                           'predictions are written, no metrics')
     runner.test_evaluator.metrics.clear()
     for dataset in datasets:
-        dataset.pipeline.transforms = [
-            t for t in dataset.pipeline.transforms
-            if not type(t).__name__.startswith('LoadAnnotations')
-        ]
+        remove_annotations(dataset.pipeline)
     return True
 
 

@@ -12,7 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import Tensor
 
+from autonl_mm.runs.data_checks import is_unlabelled
 from autonl_mm.runs.dataset_configs import check_data, leaf_datasets
+from autonl_mm.runs.pipelines import remove_annotations
 
 
 def config_images(cfg: Config, loader: str, count: int) -> List[Tensor]:
@@ -39,6 +41,8 @@ def config_images(cfg: Config, loader: str, count: int) -> List[Tensor]:
     (_, test), = islice(
         leaf_datasets('test', cfg.test_dataloader.dataset), 1)
     dataset = DATASETS.build(dict(node, pipeline=test.pipeline))
+    if is_unlabelled(dataset):
+        remove_annotations(dataset.pipeline)
     order = np.random.RandomState(0).permutation(len(dataset))
     return [dataset[int(i)]['inputs'].float() for i in order[:count]]
 

@@ -18,19 +18,22 @@ def logits_layer(model: nn.Module) -> nn.Module:
         nn.Module: Its output is ``(N, K)``, or ``(N, K, H, W)`` of a segmentor.
 
     Raises:
-        ValueError: If the model is neither; a detector's boxes are no distribution
-            over classes.
+        ValueError: If the model is neither, or its head is for several labels or tasks:
+            boxes and independent labels are no distribution over classes.
     """
     heads = getattr(model, 'decode_head', None)
     head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
     layer = getattr(head, 'conv_seg', None)
     if layer is None and not hasattr(model, 'bbox_head'):
         layer = getattr(model, 'head', None)
-    if not isinstance(layer, nn.Module):
+    kinds = {kind.__name__ for kind in type(layer).__mro__}
+    if not isinstance(layer, nn.Module) or kinds & {
+            'MultiLabelClsHead', 'MultiTaskHead'}:
         raise ValueError(
-            f'soft_targets is True, but a {type(model).__name__} has no logits of '
-            'classes that another subnet could learn, expected a classifier with a '
-            'head or a segmentor with a decode_head: set soft_targets=False, then all '
+            f'soft_targets is True, but a {type(model).__name__} with the head '
+            f'{type(layer).__name__} has no logits of classes that another subnet '
+            'could learn, expected a classifier with one label per image or a '
+            'segmentor with a decode_head: set soft_targets=False, then all '
             'subnets learn from the annotations')
     return layer
 

@@ -299,6 +299,18 @@ def test_soft_targets_need_logits():
             self.backbone, self.bbox_head = backbone, torch.nn.Identity()
 
     model.model = RetinaNet(model.supernet)
-    with pytest.raises(ValueError, match='a RetinaNet has no logits') as error:
+    with pytest.raises(ValueError, match=r'a RetinaNet with .* no logits') as error:
         model.train_subnets([], soft_targets=True)
     assert 'soft_targets=False' in str(error.value)
+
+
+@pytest.mark.parametrize('head', [
+    dict(type='MultiLabelLinearClsHead', num_classes=2, in_channels=32),
+    dict(type='MultiTaskHead', task_heads=dict(a=dict(type='ClsHead'))),
+])
+def test_soft_targets_need_one_label_per_image(head):
+    """Logits of independent labels have no softmax."""
+    model = build()
+    model.model.head = MODELS.build(head)
+    with pytest.raises(ValueError, match=f'the head {head["type"]} has no logits'):
+        model.train_subnets([], soft_targets=True)

@@ -12,7 +12,8 @@ from .engines import ExportError, load
 from .engines.base import first_line
 from .run_in_subprocess import run_in_subprocess
 
-# Largest sensible output: scores are the softmax of logits, boxes lie in an image.
+# Largest sensible output: scores are the softmax or sigmoid of logits, boxes lie in an
+# image.
 # Larger outputs may agree relatively and still mean nothing.
 LARGEST = 1e4
 
@@ -143,7 +144,7 @@ def agreement(graph: nn.Module, outputs: Sequence[Sequence[Tensor]],
         engine (str): Name of the engine, for messages.
 
     Returns:
-        float: Share of equal predictions: equal classes of images or pixels, or boxes
+        float: Share of equal predictions: equal labels of images or pixels, or boxes
         that are found again.
 
     Raises:

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """A config's model that runs an exported model, for evaluation."""
 import os.path as osp
-from typing import List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
@@ -16,6 +16,7 @@ from autonl_mm.models.layers import light_nl_scales
 from autonl_mm.registry import MODELS
 
 from .engines import load
+from .graphs import graph_type
 
 
 @MODELS.register_module()
@@ -26,8 +27,8 @@ class EngineModel(BaseModel):
 
     Args:
         file (str): Main file of the exported model.
-        model (dict): Config of the task model. Its code turns a segmentor's
-            logits and a detector's boxes into predictions.
+        model (dict): Config of the task model. Its code turns the outputs into
+            predictions: logits by the head's or the segmentor's own rule.
         data_preprocessor (dict, optional): The config's preprocessor, to build
             ``model``, and for an exported model without preprocessing. Defaults to
             None.
@@ -44,36 +45,27 @@ class EngineModel(BaseModel):
                  model: dict,
                  data_preprocessor: Optional[dict] = None):
         session = load(file)
+        model = MODELS.build(dict(model, data_preprocessor=data_preprocessor
+                                  or model.get('data_preprocessor')))
         # The base class only moves samples to the device; image sizes may differ.
-        preprocessor = BaseDataPreprocessor()
-        if not session.info['preprocess']:
-            preprocessor = data_preprocessor or model.get('data_preprocessor')
-            if isinstance(preprocessor, dict) and 'type' not in preprocessor:
-                # mmpretrain's default
-                preprocessor = dict(preprocessor, type='mmpretrain.ClsDataPreprocessor')
-        super().__init__(preprocessor)
+        super().__init__(BaseDataPreprocessor() if session.info['preprocess']
+                         else model.data_preprocessor)
         self.session = session
-        self.task: str = self.session.info['task']
-        if self.task == 'classification':
-            if 'backbone' in model:
-                self._check_normalize(file, MODELS.build(model['backbone']))
-            # Its forward pass returns its input, the logits.
-            self.model = MODELS.build(dict(type='mmpretrain.ClsHead'))
-            return
-        model = dict(model, data_preprocessor=data_preprocessor
-                     or model.get('data_preprocessor'))
-        self.model = MODELS.build(model)
-        method = dict(
-            segmentation='encode_decode', detection='add_pred_to_datasample')
-        if not hasattr(self.model, method[self.task]):
+        self.model = model
+        self.task: str = session.info['task']
+        if graph_type(model).task != self.task:
             raise ValueError(f'{file} is for {self.task}, but the config has '
-                             f'a {type(self.model).__name__}')
-        self._check_normalize(file, self.model)
+                             f'a {type(model).__name__}')
+        self._check_normalize(file, model)
         if self.task == 'segmentation':
-            self.model.encode_decode = self._logits
-            # mmseg's test-time augmentation asks for these
-            self.out_channels = self.model.out_channels
-            self.decode_head = self.model.decode_head
+            model.encode_decode = self._logits
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the task model, which test-time augmentation asks for."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__('model'), name)
 
     def _check_normalize(self, file: str, model: nn.Module) -> None:
         """Refuse an exported model whose LightNL differs from the config's."""
@@ -112,7 +104,7 @@ class EngineModel(BaseModel):
             return self.model.predict(torch.stack(list(inputs)), data_samples)
         if self.task == 'classification':
             logits, = self._run(inputs)
-            return self.model.predict((logits, ), data_samples)
+            return self.model.head._get_predictions(logits, data_samples)
         return self.model.add_pred_to_datasample(
             data_samples, [
                 self._instances(dets, labels, sample.metainfo)

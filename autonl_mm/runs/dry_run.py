@@ -87,8 +87,8 @@ def try_batch(model: nn.Module, data: dict, train: bool) -> None:
 
     Args:
         model (nn.Module): A task model, possibly in wrappers. It is not tried if it is
-            not a model of mmengine, has no parameters (an exported model), or does not
-            fit into memory twice.
+            not a model of mmengine, has no parameters, or does not fit into memory
+            twice.
         data (dict): The batch, as the dataloader gives it.
         train (bool): Whether to compute losses or predictions.
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS, init_default_scope
 from tiny_models import CONFIGS, build, noise
 
@@ -12,19 +13,23 @@ from autonl_mm.deploy import load
 from autonl_mm.export import export, quantize
 from autonl_mm.export.engines import DYNAMIC, ENGINES, Settings
 
+POOL = CONFIGS['classifier']['model']['neck']
+
 
 @pytest.fixture
 def make(tmp_path, scope):
     """Makes a tiny model and the ONNX model of it, for any size."""
 
-    def make(name, labels=False):
-        model = build(CONFIGS[name])
+    def make(name, labels=False, **changes):
+        cfg = copy.deepcopy(CONFIGS[name])
+        cfg['model'].update(changes)
+        model = build(cfg)
         graph = export.make_graph(model, DYNAMIC, labels)
         export.write_file(ENGINES['onnxruntime'], graph,
                           Settings((1, 3, 64, 64), DYNAMIC), tmp_path / 'x.onnx')
         return model, MODELS.build(dict(
             type='autonl_mm.EngineModel', file=str(tmp_path / 'x.onnx'),
-            model=Config(CONFIGS[name]).model))
+            model=Config(cfg).model))
 
     return make
 
@@ -46,6 +51,37 @@ def test_classifier(make):
             assert a.gt_label == b.gt_label
     with pytest.raises(ValueError, match="mode is 'loss'"):
         twin(noise(1, 64, 64), mode='loss')
+
+
+@pytest.mark.parametrize('head, neck', [
+    (dict(type='MultiLabelLinearClsHead'), POOL),
+    (dict(type='MultiLabelLinearClsHead', thr=0.52), POOL),
+    (dict(type='MultiLabelLinearClsHead', topk=2), POOL),
+    (dict(type='CSRAClsHead', num_heads=2, lam=0.1), None),
+])
+def test_multi_label_classifier(head, neck, make):
+    """Labels and metrics are those of the head's own rule."""
+    from mmpretrain.evaluation import AveragePrecision, MultiLabelMetric
+    from mmpretrain.structures import DataSample
+    model, twin = make('classifier', neck=neck, head=dict(
+        head, num_classes=6, in_channels=64))
+    images = noise(8, 64, 96)
+    # The labels that the model predicts are the true ones.
+    truth = [s.pred_label for s in model.test_step(dict(inputs=images))]
+    assert len({tuple(t.tolist()) for t in truth}) > 2
+    metrics = []
+    for net in model, twin:
+        samples = net.test_step(dict(inputs=images, data_samples=[
+            DataSample().set_gt_label(t) for t in truth]))
+        assert [s.pred_label.tolist() for s in samples] == [t.tolist() for t in truth]
+        rule = dict(topk=2) if 'topk' in head else dict(thr=head.get('thr', 0.5))
+        evaluator = Evaluator([
+            MultiLabelMetric(average='micro', **rule), AveragePrecision()])
+        evaluator.process(samples)
+        metrics.append(evaluator.evaluate(len(samples)))
+    assert metrics[0] == pytest.approx(metrics[1])
+    rates = [value for name, value in metrics[1].items() if 'mAP' not in name]
+    assert rates == [100, 100, 100]
 
 
 @pytest.mark.parametrize('labels', [False, True])

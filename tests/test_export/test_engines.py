@@ -225,6 +225,30 @@ def test_one_output_channel_is_checked_by_its_threshold(labels, make):
     assert scale == 2
 
 
+def test_multi_label_heads_are_checked_by_their_threshold(scope):
+    """The largest logit says nothing about other labels."""
+    cfg = copy.deepcopy(CONFIGS['classifier'])
+    cfg['model']['head'] = dict(
+        type='MultiLabelLinearClsHead', num_classes=4, in_channels=64, thr=0.3)
+    graph = export.make_graph(build(cfg))
+    # logit(0.3) is -0.847; the second image has no label
+    logits = torch.tensor([[-2, 1, 2, -0.8], [-1, -1, -1, -1]])
+    assert graph.agreement([logits], [logits]) == (4, 4)
+    assert graph.agreement([-logits], [logits]) == (1, 7)
+    found = logits.clone()
+    found[0, 1] = -1
+    assert graph.agreement([found], [logits]) == (3, 4)
+    with pytest.raises(ExportError, match=r'14\.3% of the predictions of x are'):
+        check.agreement(graph, [[-logits]], [[logits]], 0.9, 'x')
+
+
+def test_single_label_heads_are_checked_by_their_best_label(make):
+    graph = export.make_graph(make('classifier'))
+    logits = torch.tensor([[-2, -1], [3, 1], [0., 1]])
+    assert graph.agreement([logits * torch.tensor([1, 0.1])], [logits]) == (3, 3)
+    assert graph.agreement([-logits], [logits]) == (0, 3)
+
+
 class Sorted(nn.Module):
     """Global pooling by the median, which ncnn has no layer for."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import call_main, load_tool, main_error
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from tiny_models import CONFIGS, build, noise
 from torch import nn
 
@@ -233,6 +233,31 @@ def test_unsupported_detectors(change, words, scope):
     cfg['model']['test_cfg'].update(change)
     with pytest.raises(ValueError, match=words):
         graph_type(build(cfg))
+
+
+def test_multi_task_heads(files, monkeypatch, tmp_path):
+    """They are refused by name before anything is computed."""
+    monkeypatch.setattr(tool, 'check_images', None)
+    linear = dict(type='LinearClsHead', num_classes=2, in_channels=64)
+    config, weights, _ = files('classifier', head=dict(
+        type='MultiTaskHead', task_heads=dict(a=linear, b=linear)))
+    message = main_error(monkeypatch, tool, config, weights, '--input-shape', 64)
+    assert 'ImageClassifier with the head MultiTaskHead cannot be exported' in message
+    assert not list(tmp_path.glob('*.onnx*'))
+
+
+@pytest.mark.parametrize('name, change, words', [
+    ('classifier', dict(head=None), 'the head NoneType cannot'),
+    ('classifier', dict(head=dict(type='ConformerHead', num_classes=2,
+                                  in_channels=[64, 64])), 'ConformerHead cannot'),
+    ('segmentor', dict(type='DepthEstimator'), 'DepthEstimator cannot be exported'),
+])
+def test_models_without_logits_of_labels(name, change, words, scope):
+    cfg = Config(copy.deepcopy(CONFIGS[name]))
+    init_default_scope(cfg.default_scope)
+    cfg.model.update(change)
+    with pytest.raises(ValueError, match=words):
+        graph_type(MODELS.build(cfg.model))
 
 
 def test_unsupported_models(scope):

@@ -41,3 +41,14 @@ def test_one_precision_at_a_time(tmp_path, monkeypatch):
         ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py', tmp_path / 'a.pth',
         '--work-dir', tmp_path, '--amp', '--dtype', 'float16')
     assert '--amp and --dtype float16' in message
+
+
+def test_several_labels_of_an_image(tmp_path, monkeypatch, capsys):
+    """A multi-label head predicts any number of labels, none too."""
+    files = []
+    for name, predictions in dict(a=[[1, 2], [0], []], b=[[2], [0, 3], []]).items():
+        files.append(tmp_path / f'{name}.pkl')
+        mmengine.dump([dict(pred_label=torch.tensor(labels))
+                       for labels in predictions], files[-1])
+    call_main(monkeypatch, tool, *files)
+    assert capsys.readouterr().out == '3 of 5 labels agree, 60.00 %\n'

@@ -30,6 +30,7 @@ def graph_type(model: nn.Module, labels: bool = False,
         ValueError: If the model cannot be exported; says which models can.
     """
     if hasattr(model, 'encode_decode'):
+        SegmentorGraph.check(model)
         return LabelMapGraph if labels else SegmentorGraph
     if labels:
         raise ValueError(f'label maps are for segmentors, the model is a '
@@ -38,6 +39,7 @@ def graph_type(model: nn.Module, labels: bool = False,
         DetectorGraph.check(model)
         return DetectorGraph if selects_boxes else RawDetectorGraph
     if hasattr(model, 'head') and hasattr(model, 'extract_feat'):
+        ClassifierGraph.check(model)
         return ClassifierGraph
     raise ValueError(
         f'{type(model).__name__} cannot be exported: expected a classifier of '

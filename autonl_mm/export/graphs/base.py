@@ -6,7 +6,8 @@ A graph takes images ``(N, 3, H, W)`` as the config's pipeline loads them: float
 normalisation and padding.
 
 The method ``reference`` runs the library's own code on the same images. ``difference``
-compares outputs with that reference, ``agreement`` compares predictions.
+compares outputs with that reference, ``agreement`` compares predictions, by the rule
+by which the library's head makes them.
 """
 from typing import Sequence, Tuple
 
@@ -103,29 +104,6 @@ class TaskGraph(nn.Module):
         for module in self.modules():
             if isinstance(module, LightNL):
                 module.order = 'channel'
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """Scores whose largest along dimension 1 is the predicted class's.
-
-        Args:
-            logits (Tensor): ``(N, classes, ...)``.
-        """
-        return logits
-
-    def agreement(self, got: Sequence[Tensor],
-                  expected: Sequence[Tensor]) -> Tuple[int, int]:
-        """Count equal predictions.
-
-        Args:
-            got (Sequence[Tensor]): Outputs.
-            expected (Sequence[Tensor]): Outputs of the reference.
-
-        Returns:
-            tuple[int, int]: Number of images or pixels with the same class, and of
-            all.
-        """
-        same = self.scores(got[0]).argmax(1) == self.scores(expected[0]).argmax(1)
-        return int(same.sum()), same.numel()
 
     def difference(self, got: Sequence[Tensor],
                    expected: Sequence[Tensor]) -> Tuple[float, float]:

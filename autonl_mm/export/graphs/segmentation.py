@@ -54,6 +54,24 @@ class SegmentorGraph(TaskGraph):
         h, w = images.shape[2:]
         return [cls._logits(model, data['inputs'])[:, :, :h, :w]]
 
+    @staticmethod
+    def check(model: nn.Module) -> None:
+        """Refuse a segmentor whose outputs are not the logits of labels.
+
+        Args:
+            model (nn.Module): An encoder-decoder.
+
+        Raises:
+            ValueError: If it has its own post-processing; names the class.
+        """
+        from mmseg.models.segmentors import BaseSegmentor
+        kind = type(model)
+        if kind.postprocess_result is not BaseSegmentor.postprocess_result:
+            raise ValueError(
+                f'{kind.__name__} cannot be exported because it has its own '
+                'postprocess_result: only segmentors with BaseSegmentor\'s can, such '
+                'as EncoderDecoder')
+
     def scores(self, logits: Tensor) -> Tensor:
         """Scores ``(N, 2 or more, H, W)`` whose largest is the predicted label's.
 
@@ -67,6 +85,20 @@ class SegmentorGraph(TaskGraph):
             return logits
         threshold = logits.new_tensor(self.model.decode_head.threshold).logit()
         return torch.cat([threshold.expand_as(logits), logits], 1)
+
+    def agreement(self, got: Sequence[Tensor],
+                  expected: Sequence[Tensor]) -> Tuple[int, int]:
+        """Count equal labels.
+
+        Args:
+            got (Sequence[Tensor]): Outputs.
+            expected (Sequence[Tensor]): Outputs of the reference.
+
+        Returns:
+            tuple[int, int]: Number of pixels with the same label, and of all.
+        """
+        same = self.scores(got[0]).argmax(1) == self.scores(expected[0]).argmax(1)
+        return int(same.sum()), same.numel()
 
 
 class LabelMapGraph(SegmentorGraph):

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Put images of a folder into one image, in rows and columns.
 
-For example, these are predictions that tools/test.py --show-dir wrote, each with the
+The images may be predictions that tools/test.py --show-dir wrote, each with the
 annotation left and the prediction right. The tool takes images at even distances from
 the sorted names. Images of the same name in several folders are put next to each other,
 so all folders must have the same names.

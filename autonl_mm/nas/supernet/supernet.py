@@ -199,21 +199,15 @@ class AutoNLSuperNet(AutoNL):
         """``(G, )``, the values that the gates compare with their thresholds."""
         return self.gate_state.values(self._energies())
 
-    def _by_block(self, flat: Tensor) -> List[Dict[str, Tensor]]:
-        """Slices of a flat tensor of all gates, by block and decision."""
+    def _by_block(self, flat: Sequence) -> List[Dict[str, Sequence]]:
+        """Slices of a flat tensor or list of all gates, by block and decision."""
         return [{name: flat[gates] for name, gates in own.items()}
                 for own in self.gate_state.slices]
 
     @torch.no_grad()
     def _margins(self) -> List[Dict[str, List[float]]]:
         """Value minus threshold of every gate, by block and decision."""
-        return self._numbers(self._values() - self.gate_state.threshold)
-
-    def _numbers(self, flat: Tensor) -> List[Dict[str, List[float]]]:
-        """As :meth:`_by_block`, in lists of numbers."""
-        numbers = flat.tolist()
-        return [{name: numbers[gates] for name, gates in own.items()}
-                for own in self.gate_state.slices]
+        return self._by_block((self._values() - self.gate_state.threshold).tolist())
 
     def active_subnet(self) -> Subnet:
         """The subnet that the gates choose."""
@@ -238,7 +232,7 @@ class AutoNLSuperNet(AutoNL):
                  for j in range(len(stage))]
         state, values = self.gate_state, self._values()
         numbers = {
-            key: self._numbers(flat) for key, flat in dict(
+            key: self._by_block(flat.tolist()) for key, flat in dict(
                 value=values, threshold=state.threshold,
                 margin=values - state.threshold, importance=state.importance).items()
         }
@@ -311,7 +305,7 @@ class AutoNLSuperNet(AutoNL):
         """
         importance = self.gate_state.importance
         if importance.any():
-            parts = self._numbers(importance)
+            parts = self._by_block(importance.tolist())
         else:
             cost = self.cost().item()
             if low <= cost <= high:
@@ -324,7 +318,7 @@ class AutoNLSuperNet(AutoNL):
                               [t.numpy().ravel() for t in table.blocks],
                               low - table.rest, high - table.rest)
         self.set_active_subnet([np.unravel_index(i, block.shape)
-                     for i, block in zip(flat, self.space.blocks)])
+                                for i, block in zip(flat, self.space.blocks)])
         return self.cost().item()
 
     @torch.no_grad()

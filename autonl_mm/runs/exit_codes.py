@@ -57,7 +57,7 @@ def exit_on_error(tool: str) -> Iterator[None]:
             raise
         sys.exit(f'{tool}: {e.strerror}: {e.filename or "a file"} could not be '
                  'written. Files that were saved before are complete')
-    except (ImportError, RuntimeError) as e:
+    except (AssertionError, ImportError, RuntimeError) as e:
         if NOT_INSTALLED.search(str(e)):
             sys.exit(f'{tool}: ' + ' '.join(str(e).split()))
         shapes = MIXED_SIZES.search(str(e))

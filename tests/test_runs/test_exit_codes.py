@@ -28,6 +28,7 @@ def ending(error):
     (RuntimeError('class `LVISMetric` in mmdet/metrics.py: Package lvis is not '
                   'installed'), 'lvis is not installed'),
     (ImportError('Please run "pip install\nwandb"'), 'pip install wandb'),
+    (AssertionError('DeepSpeed is not installed.'), 'DeepSpeed is not installed'),
 ])
 def test_errors_of_the_user(error, words):
     line = ending(error)

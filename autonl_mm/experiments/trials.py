@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from tqdm import tqdm
 
 from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.cfg_options import check_options
 from autonl_mm.runs.scalars import metric_of, read_scalars
 from autonl_mm.runs.text_files import check_json, read_json
 
@@ -151,13 +152,16 @@ def train_all(tool: Path, trials: Sequence[Trial], jobs: int,
         without the time of earlier calls.
 
     Raises:
-        ValueError: If a work dir holds a finished run with another key, config or
-            other settings, or a broken result. Nothing is trained then.
+        ValueError: If nothing reads a setting, or if a work dir holds a finished run
+            with another key, config or other settings, or a broken result. Nothing is
+            trained then.
         RuntimeError: If a run fails.
     """
-    texts = {config: f'{Config.fromfile(config).to_dict()}'
-             for config in {trial.config for trial in trials}}
-    identities = [f'{trial.key}\n{trial.settings}\n{texts[trial.config]}\n'
+    cfgs = {config: Config.fromfile(config)
+            for config in {trial.config for trial in trials}}
+    for trial in trials:
+        check_options(cfgs[trial.config], {**trial.options, **trial.files})
+    identities = [f'{trial.key}\n{trial.settings}\n{cfgs[trial.config].to_dict()}\n'
                   for trial in trials]
     for trial, identity in zip(trials, identities):
         if not (trial.out / RESULT).exists():

@@ -11,6 +11,7 @@ from mmengine.config import Config, DictAction
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
+from .cfg_options import check_options
 from .checkpoints import install
 from .dataset_configs import leaf_datasets
 
@@ -56,11 +57,15 @@ def read_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config does not exist.
+        ValueError: If nothing reads an overridden setting.
     """
     if not osp.isfile(args.config):
         raise FileNotFoundError(f'config {args.config!r} does not exist')
     install()
     cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        enter_scope(cfg)
+        check_options(cfg, args.cfg_options)
     cfg.merge_from_dict(args.cfg_options)
     return cfg
 

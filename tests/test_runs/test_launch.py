@@ -52,9 +52,9 @@ def test_load_config(config):
 def test_load_config_applies_the_options(config):
     cfg = launch.load_config(
         parse(config, '--work-dir', 'w', '--cfg-options', 'a.b=5',
-              'a.c="[7,8]"', 'd.e=x'))
+              'a.c="[7,8]"', 'tta_model.e=x'))
     assert cfg.a == dict(b=5, c=[7, 8])
-    assert cfg.d.e == 'x'
+    assert cfg.tta_model.e == 'x'
     assert cfg.work_dir == 'w'
     cfg = launch.load_config(parse(config, '--cfg-options', 'work_dir=v'))
     assert cfg.work_dir == 'v'

@@ -233,7 +233,7 @@ def _load(scope: Any, roots: Iterable[Registry]) -> List[Registry]:
     return registries
 
 
-def _find(name: str, roots: Iterable[Registry]) -> Any:
+def find_registered(name: str, roots: Iterable[Registry]) -> Any:
     """The class or function with a registered name or a full import path.
 
     Args:
@@ -276,7 +276,7 @@ def _is_type(name: str) -> bool:
     ops = ()
     with suppress(ImportError):  # mmcv-lite
         ops = import_module('mmcv.ops').__all__
-    return name in WORDS or name in ops or _find(name, BUILT) is not None
+    return name in WORDS or name in ops or find_registered(name, BUILT) is not None
 
 
 def _is_harmless(key: Any, value: Any) -> bool:
@@ -343,7 +343,7 @@ def _metainfo(dataset: dict) -> dict:
 
     Strings are left out, because mmengine opens them as files.
     """
-    known = _find(str(dataset.get('type')), [DATASETS])
+    known = find_registered(str(dataset.get('type')), [DATASETS])
     own = dataset.get('metainfo')
     return {
         key: value

@@ -21,7 +21,7 @@ from autonl_mm.runs.data_checks import (
     check_loaders,
     is_unlabelled,
 )
-from autonl_mm.runs.dataset_configs import check_data, leaf_datasets
+from autonl_mm.runs.dataset_configs import check_data, check_evaluator, leaf_datasets
 from autonl_mm.runs.pipelines import remove_annotations
 
 
@@ -144,6 +144,7 @@ def prepare(args):
     outputs.check_folder('--work-dir', cfg.work_dir)
     check_loaders(cfg, ['test_dataloader'])
     check_data(cfg, ['test_dataloader'])
+    check_evaluator(cfg, 'test')
     return cfg
 
 

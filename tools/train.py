@@ -9,7 +9,7 @@ from autonl_mm.config_checks import check_archs, check_donors, check_search
 from autonl_mm.runs import exit_codes, launch, outputs
 from autonl_mm.runs.configs import check_checkpoints
 from autonl_mm.runs.data_checks import check_datasets, check_loaders
-from autonl_mm.runs.dataset_configs import check_data
+from autonl_mm.runs.dataset_configs import check_data, check_evaluator
 from autonl_mm.runs.lock import lock
 
 
@@ -64,6 +64,7 @@ def prepare(args):
     loaders = ['train_dataloader', 'val_dataloader']
     check_loaders(cfg, loaders)
     check_data(cfg, loaders)
+    check_evaluator(cfg, 'val')
     return cfg
 
 

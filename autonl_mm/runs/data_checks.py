@@ -2,13 +2,11 @@
 """Checks of datasets, and of the classes in them, before a run starts."""
 import copy
 import errno
-import json
 import os
 import os.path as osp
 from collections import Counter
 from typing import Any, Dict, List, Sequence, Tuple
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
@@ -16,10 +14,12 @@ from mmengine.runner import Runner
 from torch import nn
 
 from .classes import built_leaves, classes_of, different_classes, shorten
+from .coco_files import read_categories
 from .dataset_configs import leaf_datasets
 from .dry_run import check_forward
 from .hooks.label_check_hook import classifying_heads, is_binary
 from .random_state import preserve_random_states
+from .sample_checks import check_samples, spread
 
 
 def check_loaders(cfg: Config, loaders: Sequence[str]) -> None:
@@ -59,13 +59,14 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
     Raises:
         ValueError: If a dataset has no image or no labels, a detector's dataset
             has no box, a folder has a link to itself, images of a batch differ in
-            size, classes of two datasets, or of a dataset and the model's heads,
-            differ, or the model cannot process a batch. Names the annotation file,
-            and of wrapped datasets the one to blame.
+            size or from their annotations, a label is no class, classes of two
+            datasets, or of a dataset and the model's heads, differ, or the model cannot
+            process a batch. Names the annotation file, and of wrapped datasets the one
+            to blame.
     """
     names = ['test']
     if train:
-        names = ['train', 'val'] if runner.val_loop else ['train']
+        names = ['train', 'val'] if runner.cfg.get('val_dataloader') else ['train']
     built = {}
     for name in names:
         evaluator = runner.cfg.get(f'{name}_evaluator') or {}
@@ -76,14 +77,13 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
         check_sizes(runner, name)
         for place, dataset in built_leaves(key, built[key]):
             check_folder(place, dataset, runner.logger)
-            check_masks(place, dataset, runner.logger)
             if not labelled or not is_unlabelled(dataset):
                 continue
             if 'instances' in dataset.get_data_info(0):
                 raise ValueError(
                     f'{place} has {len(dataset)} images but no box: '
                     f'{_describe(dataset)} has no annotation of a known class. Use '
-                    'an annotation file with boxes, and check that '
+                    'an annotation file with boxes, in pixels, and check that '
                     'metainfo.classes are its categories')
             advice = 'use data with labels'
             if not train:
@@ -91,6 +91,7 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
             raise ValueError(f'{place} has no labels, which {name}_evaluator and '
                              f'training need ({_describe(dataset)}): {advice}')
     check_classes(runner, built)
+    check_samples(runner, built, labelled)
     if train:
         check_binary_heads(runner.model)
     check_forward(runner, train)
@@ -195,38 +196,6 @@ def check_folder(place: str, dataset: Any, logger: Any) -> None:
             + f' ({shorten(sorted(left_out))})')
 
 
-def check_masks(place: str, dataset: Any, logger: Any) -> None:
-    """Warn of masks whose foreground is 255, the label that mmseg ignores.
-
-    Args:
-        place (str): Name of the dataset's setting.
-        dataset (Dataset): One of mmseg with at most two classes; others are not
-            looked at.
-        logger (Logger): Gets one line.
-    """
-    load = [t for t in getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-            if type(t).__name__ == 'LoadAnnotations']
-    classes = classes_of(getattr(dataset, 'metainfo', None))
-    if not load or not 0 < len(classes) <= 2:
-        return
-    try:
-        labels = set().union(*(
-            np.unique(load[0](dataset.get_data_info(i)).get('gt_seg_map', ())).tolist()
-            for i in _spread(len(dataset))))
-    except Exception:  # shows itself, with the image, when the loader meets it
-        return
-    if 255 in labels and labels <= {0, 255}:
-        logger.warning(
-            f'{place}: the masks of a few images, spread over it, have no labels but 0 '
-            'and 255, and 255 is ignored: there is no foreground to learn. Convert '
-            'masks of 0 and 255 to 0 and 1; leave reduce_zero_label out')
-
-
-def _spread(count: int) -> List[int]:
-    """Up to eight indices, spread over so many."""
-    return sorted({i * (count - 1) // 7 for i in range(8)}) if count else []
-
-
 def check_sizes(runner: Runner, name: str) -> None:
     """Refuse images that do not fit into one batch.
 
@@ -244,7 +213,7 @@ def check_sizes(runner: Runner, name: str) -> None:
     if collate != 'default_collate' or getattr(loader, 'batch_size', None) == 1:
         return
     count = len(loader.dataset)
-    places = _spread(count)
+    places = spread(count)
     try:
         with preserve_random_states():
             samples = [loader.dataset[i] for i in places]
@@ -372,20 +341,16 @@ def _check_folders(place: str, dataset: Any, classes: List[str]) -> None:
 def _check_categories(place: str, dataset: Any, classes: List[str]) -> None:
     """COCO's labels follow the order of the annotation file, not of ``classes``."""
     ids, path = getattr(dataset, 'cat_ids', None), getattr(dataset, 'ann_file', '')
-    if not ids or not isinstance(path, str) or not path.endswith('.json'):
+    if not ids or not path.endswith('.json') or not osp.isfile(path):
         return
-    names = {c['id']: str(c['name']) for c in _read_categories(path)}
+    names = {c['id']: str(c['name']) for c in read_categories(path)}
     labels = [names.get(i, '?') for i in ids]
+    for name, count in Counter(labels).items():
+        if count > 1:
+            same = [i for i in ids if names.get(i) == name]
+            raise ValueError(
+                f'{path} has {count} categories of the name {name!r}, with the ids '
+                f'{same}, so that later labels would mean other classes: rename or '
+                'remove all but one')
     if names and labels != classes:
         raise different_classes(f'{place}.metainfo', classes, path, labels)
-
-
-def _read_categories(path: str) -> List[dict]:
-    """Categories of a COCO file, without parsing its annotations again."""
-    try:
-        with open(path, encoding='utf-8') as file:
-            text = file.read()
-        start = text.index('[', text.index('"categories"'))
-        return json.JSONDecoder().raw_decode(text, start)[0]
-    except (OSError, ValueError):
-        return []  # on a server, or not as COCO writes it

@@ -4,6 +4,9 @@ import os.path as osp
 from typing import Iterator, Sequence, Tuple
 
 from mmengine.config import Config
+from mmengine.registry import DATASETS, METRICS
+
+from .coco_files import check_coco, class_names
 
 
 def leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
@@ -37,10 +40,12 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
     Raises:
         FileNotFoundError: If a folder or file is missing. Names the setting,
             the path, and the option that changes it.
+        ValueError: If names of classes are a string, or a COCO file lacks a key.
     """
     for loader in loaders:
         dataset = (cfg.get(loader) or {}).get('dataset')
         for key, node in leaf_datasets(f'{loader}.dataset', dataset):
+            _check_names(key, node)
             root = node.get('data_root') or ''
             if not isinstance(root, str) or '://' in root:
                 continue
@@ -60,3 +65,46 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
                         f'{key}.{name}: {path!r} does not exist. Put the data '
                         f'there, or give their path with --cfg-options '
                         f'{key}.{name}=PATH')
+            path = paths.get('ann_file', '')
+            if path.endswith('.json') and '://' not in path and 'CocoDataset' in (
+                    class_names(DATASETS, node.get('type'), cfg.get('default_scope'))):
+                check_coco(f'{key}.ann_file', path)
+
+
+def _check_names(key: str, node: dict) -> None:
+    """A string of classes is a file, or else would be taken for letters."""
+    for name, parent in (('metainfo.classes', node.get('metainfo')), ('classes', node)):
+        classes = (parent or {}).get('classes')
+        if isinstance(classes, str) and '://' not in classes and not osp.isfile(
+                osp.expanduser(classes)):
+            raise ValueError(
+                f'{key}.{name} is the string {classes!r}, and no such file exists: '
+                f'names of classes are a tuple, of one class ({classes!r}, ) with a '
+                'comma, or a file with a name a line')
+
+
+def check_evaluator(cfg: Config, name: str) -> None:
+    """Check the COCO files that predictions will be compared with.
+
+    Args:
+        cfg (Config): The config.
+        name (str): ``'val'`` or ``'test'``.
+
+    Raises:
+        FileNotFoundError: If one is missing; names the setting and the path.
+        ValueError: If one lacks a key; names file and key.
+    """
+    metrics = cfg.get(f'{name}_evaluator') or []
+    if isinstance(metrics, dict):
+        metrics = metrics.get('metrics', [metrics])
+    for metric in metrics:
+        path = metric.get('ann_file')
+        if not isinstance(path, str) or '://' in path or metric.get('format_only'):
+            continue
+        bases = class_names(METRICS, metric.get('type'), cfg.get('default_scope'))
+        if 'CocoMetric' in bases and 'LVISMetric' not in bases:
+            place = f'{name}_evaluator.ann_file'
+            if not osp.exists(path):
+                raise FileNotFoundError(f'{place}: {path!r} does not exist. Give its '
+                                        f'path with --cfg-options {place}=PATH')
+            check_coco(place, path, evaluates=True)

@@ -54,17 +54,17 @@ def skipped_images(dataset: Any) -> Dict[str, str]:
         dict[str, str]: Reasons by the paths of the images.
     """
     found = {}
-    for transform in _transforms(dataset):
+    for transform in find_transforms(dataset):
         if isinstance(getattr(transform, 'skipped', None), SkippedImages):
             found.update(transform.skipped.read())
     return found
 
 
-def _transforms(node: Any) -> Iterator[Any]:
+def find_transforms(node: Any) -> Iterator[Any]:
     """The transforms of a dataset, of a wrapper or of another transform."""
-    for name in ('datasets', 'dataset', 'pipeline', 'transforms'):
+    for name in ('datasets', 'dataset', 'pipeline', 'transforms', 'subroutines'):
         inner = getattr(node, name, None)
         for item in inner if isinstance(inner, (list, tuple)) else [inner]:
             if item is not None and not isinstance(item, (str, dict)):
                 yield item
-                yield from _transforms(item)
+                yield from find_transforms(item)

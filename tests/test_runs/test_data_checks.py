@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from PIL import Image
 from tiny_models import CONFIGS
 from torch import nn
 from torch.utils.data import DataLoader
@@ -44,7 +45,6 @@ class Runner:
         self.cfg = ConfigDict({
             f'{name}_dataloader': dict(dataset=dataset)
             for name, dataset in datasets.items()})
-        self.val_loop = 'val' in datasets
         self.logger = logging.getLogger('test_data_checks')
 
     def __getattr__(self, name):
@@ -54,11 +54,14 @@ class Runner:
         return SimpleNamespace(dataset=DATASETS.build(cfg))
 
 
+IMAGE = dict(id=1, file_name='1.jpg', width=64, height=64)
+
+
 def coco(path, annotations=(BOX, ), categories=('cat', 'dog'), classes=('cat', 'dog'),
-         **dataset):
+         images=(IMAGE, ), **dataset):
     """Config of a detector's dataset with one image."""
     path.write_text(json.dumps(dict(
-        images=[dict(id=1, file_name='1.jpg', width=64, height=64)],
+        images=list(images),
         categories=[dict(id=i, name=name)
                     for i, name in enumerate(categories, 1)],
         annotations=list(annotations))))
@@ -210,6 +213,26 @@ def test_a_category_that_the_annotation_file_lacks(mmdet, tmp_path):
     assert "has ['bird']" in message
 
 
+@pytest.mark.parametrize('add', [dict(categories=[1, 2]),
+                                 dict(categories=[dict(id=2, name='cat')])])
+def test_images_that_have_categories_of_their_own(add, mmdet, tmp_path):
+    path = tmp_path / 'a.json'
+    check_datasets(Runner(train=coco(path, images=[dict(IMAGE, **add)])), True)
+    assert "['dog', 'cat']" in error_of(Runner(train=coco(
+        path, [BOX], ('dog', 'cat'), images=[dict(IMAGE, **add)])))
+
+
+def test_categories_of_one_name(mmdet, tmp_path):
+    """A parent may be called as its only child, for example."""
+    message = error_of(Runner(train=coco(
+        tmp_path / 'a.json', [BOX], ('dog', 'cat', 'dog'))))
+    assert message.startswith(
+        f"{tmp_path}/a.json has 2 categories of the name 'dog', with the ids [1, 3]")
+    # of no importance where the data are not about dogs
+    check_datasets(Runner(train=coco(
+        tmp_path / 'b.json', [BOX], ('cat', 'dog', 'dog'), ['cat'])), True)
+
+
 def test_mmseg_classes(tmp_path, scope):
     pytest.importorskip('mmseg.datasets')
     init_default_scope('mmseg')
@@ -248,20 +271,187 @@ def mmseg(scope):
     init_default_scope('mmseg')
 
 
-@pytest.mark.parametrize('classes, reduce, values, words', [
-    ('ab', False, [1, 255], None), ('ab', False, [0], None),
-    ('abc', False, [255], None), ('ab', True, [1, 2], None),
-    ('ab', False, [255], '0 and 255, and 255 is ignored'),
-    ('a', False, [255], 'Convert masks of 0 and 255 to 0 and 1'),
-    ('ab', True, [1], 'leave reduce_zero_label out')])
-def test_masks_without_a_foreground(classes, reduce, values, words, mmseg, tmp_path,
-                                    caplog):
-    """mmseg ignores 255, so that a network would learn nothing but background."""
-    dataset = dict(masks(tmp_path, values), reduce_zero_label=reduce,
-                   metainfo=dict(classes=list(classes)))
+SPLITS = pytest.mark.parametrize('name', ['train', 'val', 'test'])
+
+
+def error_in(name, root, make, model=None):
+    """The error where one of three datasets is bad, which is to be named."""
+    for part in ('good', 'bad'):
+        (root / part).mkdir()
+    datasets = {split: make(root / 'good', False) for split in ('train', 'val', 'test')}
+    check_datasets(Runner(model, **datasets), train=name != 'test')
+    datasets[name] = make(root / 'bad', True)
+    message = error_of(Runner(model, **datasets), train=name != 'test')
+    assert message.startswith(f'{name}_dataloader.dataset: ')
+    return message
+
+
+@SPLITS
+@pytest.mark.parametrize('classes, reduce, good, bad', [
+    ('ab', False, [1, 255], [255]), ('abc', False, [2], [255]), ('ab', True, [2], [1])])
+def test_masks_without_a_foreground(name, classes, reduce, good, bad, mmseg, tmp_path):
+    """mmseg ignores 255, so that predicting the background has an mIoU of 100."""
+    message = error_in(name, tmp_path, lambda root, is_bad: dict(
+        masks(root, bad if is_bad else good), reduce_zero_label=reduce,
+        metainfo=dict(classes=list(classes))))
+    assert str(tmp_path / 'bad/masks') in message
+    assert '0 and 255, and 255 is ignored' in message
+    assert 'Convert masks of 0 and 255 to 0 and 1; leave reduce_zero_label' in message
+
+
+@SPLITS
+def test_labels_of_masks(name, mmseg, tmp_path):
+    message = error_in(name, tmp_path, lambda root, bad: dict(
+        masks(root, [1, 7 if bad else 255]), metainfo=dict(classes=['a', 'b'])))
+    assert str(tmp_path / 'bad/masks/0.png') in message
+    assert 'has labels [7], but the head has classes 0 to 1' in message
+
+
+@pytest.mark.parametrize('name', ['train', 'val'])
+def test_reduce_zero_label_in_one_split(name, mmseg, tmp_path):
+    dataset = dict(masks(tmp_path, [1, 2]), metainfo=dict(classes=['a', 'b', 'c']))
+    datasets = {split: dict(dataset, reduce_zero_label=split == name)
+                for split in ('train', 'val')}
+    message = error_of(Runner(**datasets))
+    assert f'{name}_dataloader.dataset.reduce_zero_label is True' in message
+    assert '.reduce_zero_label is False' in message
+
+
+@SPLITS
+@pytest.mark.parametrize('kind', ['CustomDataset', 'MultiLabelDataset'])
+@pytest.mark.parametrize('named', [True, False])
+def test_labels_of_images(name, kind, named, scope, tmp_path):
+    pytest.importorskip('mmpretrain.datasets')
+
+    def make(root, bad):
+        labels = [i + 5 * bad for i in range(10)]
+        texts = dict(
+            CustomDataset=''.join(f'{i}.png {i}\n' for i in labels),
+            MultiLabelDataset=json.dumps(dict(metainfo={}, data_list=[
+                dict(img_path=f'{i}.png', gt_label=[i, 5]) for i in labels])))
+        file = 'a.txt' if kind == 'CustomDataset' else 'a.json'
+        (root / file).write_text(texts[kind])
+        names = dict(metainfo=dict(classes=list('abcdefghij'))) if named else {}
+        return dict(type=f'mmpretrain.{kind}', data_root=str(root), ann_file=file,
+                    **names)
+
+    message = error_in(name, tmp_path, make, heads(head=10))
+    assert '10.png has labels [10], but the head has classes 0 to 9' in message
+
+
+def test_objects_that_are_not_those_of_training(scope, tmp_path):
+    """Retrieval is evaluated on labels that no head knows."""
+    pytest.importorskip('mmpretrain.datasets')
+    (tmp_path / 'a.txt').write_text('a.png 12\n')
+    model = type('ImageToImageRetriever', (nn.Module, ), {})()
+    model.head = heads(head=10).head
+    dataset = dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path),
+                   ann_file='a.txt')
+    check_datasets(Runner(model, test=dataset), train=False)
+    assert 'labels [12]' in error_of(Runner(model, train=dataset))
+
+
+def picture(path, size, orientation=1):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new('RGB', size).save(path, exif=exif)
+
+
+def detection(root, size, given, orientation=1, color_type='color', **dataset):
+    """Config of a dataset of one image with sizes of file and annotation."""
+    picture(root / '1.jpg', size, orientation)
+    image = dict(id=1, file_name='1.jpg', width=given[0], height=given[1])
+    box = dict(BOX, bbox=[-0.3, 2, 30, 30])
+    return dict(
+        coco(root / 'a.json', [box], images=[image], **dataset), data_root=str(root),
+        pipeline=[dict(type='LoadImageFromFile', color_type=color_type)])
+
+
+AS_STORED = 'color_ignore_orientation'
+
+
+@SPLITS
+@pytest.mark.parametrize('given, orientation, color_type, words', [
+    ((128, 96), 1, 'color', 'scale the boxes; if they fit, correct width and height'),
+    ((64, 48), 6, 'color', f"color_type='{AS_STORED}' as it is stored"),
+    ((48, 64), 6, AS_STORED, "or by 'color' and imdecode_backend='cv2' upright"),
+    ((64, 48), 8, 'color', 'exchange width and height of the annotation')])
+def test_images_of_another_size_than_annotated(name, given, orientation, color_type,
+                                               words, mmdet, tmp_path):
+    upright = (64, 48) if orientation == 1 or color_type == AS_STORED else (48, 64)
+    message = error_in(name, tmp_path, lambda root, bad: detection(
+        root, (64, 48), given if bad else upright, orientation, color_type))
+    assert f'{tmp_path}/bad/1.jpg is loaded with {upright[0]}x{upright[1]}' in message
+    assert f'a.json says {given[0]}x{given[1]}: ' in message and words in message
+
+
+@pytest.mark.parametrize('given, orientation, color_type', [
+    ((64, 48), 3, 'color'), ((63, 49), 1, 'color'), ((48, 64), 6, 'color'),
+    ((64, 48), 6, AS_STORED)])
+def test_sizes_that_pass(given, orientation, color_type, mmdet, tmp_path):
+    """Turned by half, rounded, and turned or not as the image is loaded."""
+    dataset = detection(tmp_path, (64, 48), given, orientation, color_type)
     check_datasets(Runner(train=dataset), True)
-    assert ('train_dataloader.dataset: the masks' in caplog.text) == bool(words)
-    assert not words or words in caplog.text
+
+
+@pytest.mark.parametrize('wrapper, place', [
+    ('concat', 'dataset.datasets.1'), ('repeat', 'dataset.dataset'),
+    ('nested', 'dataset.dataset.datasets.1'), ('balanced', 'dataset.dataset')])
+def test_of_wrapped_datasets_the_one_of_another_size_is_named(wrapper, place, mmdet,
+                                                              tmp_path):
+    for part in 'one', 'two':
+        (tmp_path / part).mkdir()
+    good = detection(tmp_path / 'one', (64, 48), (64, 48))
+    bad = detection(tmp_path / 'two', (64, 48), (32, 24))
+    balanced = dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=bad)
+    message = error_of(Runner(train=dict(
+        wrappers(good, bad), balanced=balanced)[wrapper]))
+    assert message.startswith(f'train_dataloader.{place}: {tmp_path}/two/1.jpg')
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_both_parts_of_a_split_dataset(split, mmseg, tmp_path):
+    dataset = dict(masks(tmp_path, [1, 7]), metainfo=dict(classes=['a', 'b']))
+    message = error_of(Runner(train=dict(
+        type='autonl_mm.HoldoutDataset', holdout=1, split=split, dataset=dataset)))
+    assert message.startswith('train_dataloader.dataset.dataset: ')
+    assert 'has labels [7]' in message
+
+
+@SPLITS
+def test_masks_of_another_size_than_their_images(name, mmseg, tmp_path):
+    def make(root, bad):
+        dataset = dict(masks(root, [1, 0]), metainfo=dict(classes=['a', 'b']))
+        dataset['pipeline'].insert(0, dict(type='LoadImageFromFile'))
+        if bad:
+            cv2.imwrite(str(root / 'images/1.png'), np.zeros((16, 8, 3), np.uint8))
+        return dataset
+
+    message = error_in(name, tmp_path, make)
+    assert f'{tmp_path}/bad/images/1.png is loaded with 8x16' in message
+    assert f'its mask {tmp_path}/bad/masks/1.png has 8x8' in message
+
+
+@pytest.mark.parametrize('values, words', [
+    ([0, 1, 255, 255, 255, 255], "1 of the 3 classes: ['c']"),
+    ([0, 1, 2, 255, 255, 255, 255, 255],
+     '62% pixels of labels that are ignored, [255]'), ([0, 1, 2, 255], None)])
+def test_warnings_of_masks(values, words, mmseg, tmp_path, caplog):
+    dataset = dict(masks(tmp_path, values), metainfo=dict(classes=list('abc')))
+    check_datasets(Runner(test=dataset), False)
+    assert len(caplog.records) == bool(words)
+    if words:
+        assert words in caplog.text
+        assert 'test_dataloader.dataset: 3 masks, spread over all, have ' in caplog.text
+
+
+def test_a_class_without_images(mmdet, tmp_path, caplog):
+    check_datasets(Runner(val=coco(tmp_path / 'a.json'),
+                          train=coco(tmp_path / 'b.json', [BOX, dict(
+                              BOX, id=2, category_id=2)])), True)
+    assert len(caplog.records) == 1
+    assert "val_dataloader.dataset: 1 images, spread over all, have no label of 1 of " \
+        "the 2 classes: ['dog']" in caplog.text
 
 
 @pytest.mark.parametrize('num_classes', [1, 2])
@@ -365,7 +555,7 @@ def test_a_last_batch_of_one_image(count, batch_size, drop_last, fits, scope):
     loader = DataLoader(dataset, batch_size, drop_last=drop_last,
                         sampler=DefaultSampler(dataset), collate_fn=collate)
     runner = SimpleNamespace(
-        cfg=Config(), val_loop=None, logger=None, model=MODELS.build(cfg['model']),
+        cfg=Config(), logger=None, model=MODELS.build(cfg['model']),
         train_dataloader=loader)
     before = [p.clone() for p in runner.model.state_dict().values()]
     states = torch.get_rng_state(), np.random.get_state()[1]

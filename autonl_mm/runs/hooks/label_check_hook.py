@@ -1,6 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Check of the labels in each batch against the number of classes."""
-from typing import Dict, Optional
+from typing import Dict, Iterable, Optional
 
 import torch.nn as nn
 from mmengine.hooks import Hook
@@ -29,6 +29,14 @@ def classifying_heads(model: nn.Module) -> Dict[str, nn.Module]:
 def is_binary(head: nn.Module) -> bool:
     """Whether a segmentor's head has one output channel, for the labels 0 and 1."""
     return getattr(head, 'out_channels', None) == 1
+
+
+def wrong_labels(image: str, labels: Iterable[int], num_classes: int) -> ValueError:
+    """The error for labels of an image that are no class."""
+    return ValueError(
+        f'{image} has labels {sorted(labels)[:5]}, but the head has classes 0 to '
+        f'{num_classes - 1}: convert the annotations, or set num_classes of the heads '
+        'and metainfo.classes of the datasets')
 
 
 class LabelCheckHook(Hook):
@@ -76,8 +84,4 @@ class LabelCheckHook(Hook):
                 image = sample.metainfo.get('img_path', 'an image')
                 if 'MultiImageMix' in type(runner.train_dataloader.dataset).__name__:
                     image += ', or an image that was mixed into it,'
-                raise ValueError(
-                    f'{image} has labels {sorted(wrong)[:5]}, but the head '
-                    f'has classes 0 to {self.num_classes - 1}: convert the '
-                    'annotations, or set num_classes of the heads and '
-                    'metainfo.classes of the datasets')
+                raise wrong_labels(image, wrong, self.num_classes)

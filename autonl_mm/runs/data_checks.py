@@ -91,7 +91,8 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
             raise ValueError(f'{place} has no labels, which {name}_evaluator and '
                              f'training need ({_describe(dataset)}): {advice}')
     check_classes(runner, built)
-    check_samples(runner, built, labelled)
+    if labelled:
+        check_samples(runner, built)
     if train:
         check_binary_heads(runner.model)
     check_forward(runner, train)

@@ -22,7 +22,7 @@ def spread(count: int, most: int = 8) -> List[int]:
     return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
-def check_samples(runner: Runner, datasets: Dict[str, Any], labelled: bool) -> None:
+def check_samples(runner: Runner, datasets: Dict[str, Any]) -> None:
     """Check labels, and sizes of images, of samples that are spread over the data.
 
     Images that cannot be read are left out: the dataloader names them.
@@ -30,7 +30,6 @@ def check_samples(runner: Runner, datasets: Dict[str, Any], labelled: bool) -> N
     Args:
         runner (Runner): The runner; its logger gets warnings.
         datasets (dict[str, Dataset]): By the name of their setting.
-        labelled (bool): Whether labels will be used.
 
     Raises:
         ValueError: If a label is no class, masks have no foreground,
@@ -46,8 +45,6 @@ def check_samples(runner: Runner, datasets: Dict[str, Any], labelled: bool) -> N
                 continue
             with preserve_random_states():
                 _check_sizes(place, leaf)
-            if not labelled:
-                continue
             classes = classes_of(getattr(leaf, 'metainfo', None))
             count = max(len(classes), hook.num_classes or 0)
             if not classes and not key.startswith('train') and any(

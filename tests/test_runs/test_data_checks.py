@@ -512,6 +512,13 @@ def test_unlabelled_data(tmp_path):
     check_datasets(Runner(test=test), train=False, labelled=False)
 
 
+def test_sizes_of_unlabelled_images(mmdet, tmp_path):
+    """Predictions do not depend on the sizes that a file of images has."""
+    test = detection(tmp_path, (64, 48), (32, 24), test_mode=True)
+    assert 'is loaded with 64x48' in error_of(Runner(test=test), train=False)
+    check_datasets(Runner(test=test), train=False, labelled=False)
+
+
 @pytest.mark.parametrize('key, value', [('persistent_workers', True),
                                         ('prefetch_factor', 4)])
 def test_settings_of_workers_without_workers(key, value):

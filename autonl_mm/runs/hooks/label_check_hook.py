@@ -21,7 +21,7 @@ def classifying_heads(model: nn.Module) -> Dict[str, nn.Module]:
     return {
         name: m
         for name, m in task_model(model).named_modules()
-        if name.endswith('head') and not name.endswith('rpn_head')
+        if name.endswith('head') and not name.endswith(('rpn_head', 'semantic_head'))
         and (getattr(m, 'num_classes', None) or 0) > 0
     }
 
@@ -68,10 +68,10 @@ class LabelCheckHook(Hook):
         if self.num_classes is None or not isinstance(data_batch, dict):
             return
         for sample in data_batch.get('data_samples') or ():
-            if 'gt_sem_seg' in sample:
-                labels = sample.gt_sem_seg.data
-            elif 'gt_instances' in sample:
+            if 'gt_instances' in sample:  # a detector's map has the stuff's labels too
                 labels = sample.gt_instances.labels
+            elif 'gt_sem_seg' in sample:
+                labels = sample.gt_sem_seg.data
             elif 'gt_label' in sample:
                 labels = sample.gt_label
             else:

@@ -78,3 +78,22 @@ def test_labels_of_one_output_channel(num_classes, scope):
     labels.view(-1)[1] = 2
     with pytest.raises(ValueError, match=r'labels \[2\], .* classes 0 to 1'):
         hook.before_train_iter(runner, 0, dict(data_samples=[sample]))
+
+
+def test_labels_of_stuff(scope):
+    """A detector with a semantic head has classes of things, and more of stuff."""
+    pytest.importorskip('mmdet.structures')
+    model = nn.Module()
+    for name, count in dict(bbox_head=80, semantic_head=54).items():
+        model.add_module(name, nn.Module())
+        model.get_submodule(name).num_classes = count
+    hook = LabelCheckHook()
+    hook.before_run(SimpleNamespace(model=model))
+    sample = samples('mmdet')
+    sample.gt_sem_seg = PixelData(sem_seg=torch.tensor([[[132, 255]]]))
+    sample.gt_instances.labels[0] = 79
+    runner = SimpleNamespace(train_dataloader=SimpleNamespace(dataset=None))
+    hook.before_train_iter(runner, 0, dict(data_samples=[sample]))
+    sample.gt_instances.labels[0] = 80
+    with pytest.raises(ValueError, match=r'labels \[80\], .* classes 0 to 79'):
+        hook.before_train_iter(runner, 0, dict(data_samples=[sample]))

@@ -6,7 +6,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 
@@ -67,21 +66,27 @@ def has_slow_gradient(x: Tensor, conv: nn.Conv2d) -> bool:
             and x.shape[2] <= conv.dilation[0] * (conv.kernel_size[0] - 1)
             and x.dtype == weight.dtype == torch.float32
             and not torch.is_autocast_enabled('cpu')
-            and x.is_contiguous(memory_format=torch.channels_last))
+            # is_contiguous(memory_format=channels_last), which vmap does not know
+            and x.permute(0, 2, 3, 1).is_contiguous())
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
 
+    # for torch.func; all operations below can be differentiated again
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor],
+    def forward(x: Tensor, weight: Tensor, bias: Optional[Tensor],
                 stride: Tuple[int, int], padding: Tuple[int, int],
                 dilation: Tuple[int, int]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.arguments = stride, padding, dilation
         return F.conv2d(x, weight, bias, stride, padding, dilation, x.shape[1])
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        x, weight, _, *ctx.arguments = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.arguments

@@ -26,8 +26,22 @@ def subsample(x: Tensor, stride: int) -> Tensor:
     """
     if _is_exporting():
         return F.max_pool2d(x, 1, stride)
-    # Copied before flattening, as flatten would copy too, but to another layout.
-    return x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+    # Copied before flattening, as flatten would copy too, but to another layout. vmap
+    # knows no contiguous(memory_format=channels_last).
+    rows = x.permute(0, 2, 3, 1)[:, ::stride, ::stride].contiguous()
+    return rows.permute(0, 3, 1, 2)
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest absolute value of each image, ``(N, 1, ...)``, as a divisor.
+
+    It is a constant for the gradient, and never zero. An exported graph has no
+    gradient, and not every exporter has ``detach``.
+    """
+    if not _is_exporting():
+        x = x.detach()
+    dims = tuple(range(1, x.dim()))
+    return x.abs().amax(dims, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def root(square: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from .depthwise import depthwise_conv2d, is_plain
 from .export_and_precision import (
     at_least_float32,
     keep_float32,
+    largest,
     root,
     subsample,
     without_autocast,
@@ -86,13 +87,14 @@ def light_nl(x: Tensor,
     the paper, each image's product is divided by its root mean square over all
     channels and the sampled positions instead, so that it has the same size for
     every image: multiplying ``x`` by a number does not change ``y``. Where
-    the product is zero, so is ``y``, and so are its gradients. The result is also zero
-    where squares leave the range of the dtype, in float32 for features
-    below 1e-6 and above 1e6. At stride 1 the
-    sampled positions are all positions, and the root mean square of ``y`` is
-    1. In the channel order it comes from small matrices: with the context
+    the product is zero, so is ``y``, and so are its gradients. In float32 all this
+    holds for features from 1e-17 to 1e14. At stride 1 the sampled positions are all
+    positions, and the root mean square of ``y`` is 1. With a larger stride, a position
+    that is not sampled and far larger than the sampled ones has a far larger ``y``. In the channel order it comes from small matrices: with the context
     ``M = x_sc^T x_s`` and the Gram matrix ``G`` of the compact channels, its
-    first k columns, the sum of squares is ``tr(M^T G M)``.
+    first k columns, the sum of squares is ``tr(M^T G M)``. It has the sixth power of
+    ``x``, so the matrices are divided by their largest value first, as the affinity is
+    in the other order.
 
     Args:
         x (Tensor): Features, ``(N, C, H, W)``.
@@ -133,16 +135,18 @@ def light_nl(x: Tensor,
         if normalize == 'size':
             context = context / (h * w)
         else:
-            gram = None
+            scale = largest(context)
+            context = context / scale
+            gram = context[..., :nl_channels]
             if shares is not None:
-                gram = torch.bmm((x_sc * shares).transpose(1, 2), x_sc)
+                gram = torch.bmm((x_sc * shares).transpose(1, 2), x_sc) / scale
                 count = shares.sum()
-            context = context / (count * c)
-            context = context / _rms_of_product(
-                context, None if gram is None else gram / (count * c))
+            trace = (torch.bmm(gram, context) * context).sum((1, 2), keepdim=True)
+            context = context / root(trace * (scale / (count * c)))
         y = torch.bmm(x_c, context)
     else:
-        affinity = torch.bmm(x_c, terms) / (h * w)  # (N, HW, hw)
+        affinity = torch.bmm(x_c, terms)  # (N, HW, hw)
+        affinity = affinity / (h * w if normalize == 'size' else largest(affinity))
         y = torch.bmm(affinity, x_s)
         if normalize == 'rms':
             # This order is the cheaper one where y is smaller than the context.
@@ -172,26 +176,6 @@ def _feature_map(rows: Tensor, h: int, w: int) -> Tensor:
     return rows.view(rows.shape[0], h, w, rows.shape[2]).permute(0, 3, 1, 2)
 
 
-def _rms_of_product(context: Tensor, gram: Optional[Tensor]) -> Tensor:
-    """The root mean square of ``x_c context``, ``(N, 1, 1)``.
-
-    Both factors are already divided by ``count * C``, with ``count`` the number of
-    positions in the mean. Then no other factor is left: the trace has this divisor
-    to the third power, the square of ``x_c context`` to the second, and the mean
-    once. Each operation here costs as much as its call, so there are as few as
-    possible.
-
-    Args:
-        context (Tensor): ``x_sc^T x_s / (count * C)``, ``(N, k, C)``.
-        gram (Tensor, optional): Gram matrix of the compact channels at the
-            sampled positions over the same divisor, ``(N, k, k)``; None for the first
-            k columns of the context.
-    """
-    if gram is None:
-        gram = context[..., :context.shape[1]]
-    return root((torch.bmm(gram, context) * context).sum((1, 2), keepdim=True))
-
-
 def affinity_rows(x: Tensor,
                   nl_channels: int,
                   stride: int,
@@ -218,8 +202,9 @@ def affinity_rows(x: Tensor,
     rows = torch.einsum('nip,niab->npab', queries, sampled) / x[0, 0].numel()
     if normalize == 'rms':
         y = light_nl(x, nl_channels, stride, normalize='size')
-        squares = y[:, :, ::stride, ::stride].square()
-        rows = rows / root(squares.mean((1, 2, 3), keepdim=True))
+        scale = largest(y)
+        sampled = y[:, :, ::stride, ::stride] / scale
+        rows = rows / scale / root(sampled.square().mean((1, 2, 3), keepdim=True))
     return rows
 
 

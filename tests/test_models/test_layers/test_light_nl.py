@@ -11,6 +11,7 @@ from mmengine.model import BaseModule, ExponentialMovingAverage
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict as mmengine_load_state_dict
+from torch.func import functional_call, grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autonl_mm.models.layers import LightNL, affinity_rows, light_nl, light_nl_reference
@@ -140,32 +141,71 @@ def test_gradcheck_of_weights(order, shape, normalize):
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
 @pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('factor', [1e-5, 1e-3, 1e3, 1e5])
-def test_rms_does_not_depend_on_the_size_of_the_features(order, stride, factor):
-    x = torch.randn(2, 12, 7, 6)
-    want = light_nl(x, 3, stride, order, normalize='rms')
-    if stride == 1:
-        torch.testing.assert_close(want.square().mean((1, 2, 3)), torch.ones(2))
-    x = (x * factor).requires_grad_()
-    got = light_nl(x, 3, stride, order, normalize='rms')
-    torch.testing.assert_close(got, want)
-    got.square().sum().backward()
-    assert x.grad.isfinite().all()
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('factor', [1e-17, 1e-12, 1e-7, 2e-6, 1e-3, 1e3, 1e7, 1e14])
+def test_rms_does_not_depend_on_the_size_of_the_features(order, stride, weighted,
+                                                         factor):
+    """Nor does its gradient, but for the factor's inverse."""
+    x, grad = torch.randn(2, 2, 12, 7, 6)
+    weight = torch.rand(3, 42 if stride == 1 else 12) if weighted else None
+
+    def both(x):
+        x = x.requires_grad_()
+        w = None if weight is None else weight.to(x)
+        y = light_nl(x, 3, stride, order, w, normalize='rms')
+        return y, torch.autograd.grad(y, x, grad.to(x))[0]
+
+    want, want_grad = both(x.double())
+    if stride == 1 and not weighted:
+        torch.testing.assert_close(want.square().mean((1, 2, 3)),
+                                   torch.ones(2, dtype=torch.float64))
+    got, got_grad = both(x.detach() * factor)
+    torch.testing.assert_close(got, want.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got_grad * factor, want_grad.float(), rtol=1e-3,
+                               atol=1e-4)
 
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])
-@pytest.mark.parametrize('factor', [1e-30, 1e-15, 1e7, 1e9])
-def test_rms_beyond_the_range_of_squares(order, factor):
-    """Zero, rather than infinity or NaN; in float64 the range is wider."""
-    x = torch.randn(2, 12, 7, 6)
-    want = light_nl(x.double(), 3, 2, order, normalize='rms')
-    x = (x * factor).requires_grad_()
+def test_rms_below_the_range_of_squares(order):
+    x = (torch.randn(2, 12, 7, 6) * 1e-30).requires_grad_()
     y = light_nl(x, 3, 2, order, normalize='rms')
     assert not y.any()
     y.sum().backward()
     assert not x.grad.any()
-    torch.testing.assert_close(
-        light_nl(x.double(), 3, 2, order, normalize='rms'), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('factor', [1e-5, 1e-3, 1e4])
+def test_small_and_large_features_in_half_precision(dtype, factor):
+    layer = LightNL(8, zero_init=False).eval()
+    x = (torch.randn(2, 8, 6, 6) * factor).to(dtype)
+    want = layer.branch(x.float())
+    got = layer.to(dtype).branch(x.requires_grad_())
+    torch.testing.assert_close(got.float(), want, rtol=0.05, atol=0.05)
+    got.backward(torch.full_like(got, 1e-3))  # gradients are of the size 1 / factor
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('size', [2, 8])  # 2: an own gradient of the convolution
+def test_transforms_of_torch_func(stride, size):
+    layer = LightNL(8, 0.25, stride, zero_init=False).eval()
+    x = torch.randn(3, 8, size, size).to(memory_format=torch.channels_last)
+    params = dict(layer.named_parameters())
+
+    def loss(params, x):
+        return functional_call(layer, params, (x, )).square().sum()
+
+    def of_each(x):
+        return torch.autograd.grad(loss(params, x[None]), list(params.values()))
+
+    got = vmap(grad(lambda p, x: loss(p, x[None])), (None, 0))(params, x)
+    for name, wanted in zip(params, zip(*map(of_each, x))):
+        torch.testing.assert_close(got[name], torch.stack(wanted), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(vmap(lambda x: layer(x[None])[0])(x), layer(x))
+    double = layer.double()
+    x = x.double().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: double(x[:1]), (x, ))
 
 
 @pytest.mark.parametrize('order', ['channel', 'spatial'])

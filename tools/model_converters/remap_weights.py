@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.runner import save_checkpoint
+from mmengine.runner import Runner, save_checkpoint
 
 from autonl_mm.arch import resolve_arch
 from autonl_mm.converters import load_donor, remap
 from autonl_mm.models import AutoNL
-from autonl_mm.runs import launch, outputs
+from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
 from autonl_mm.runs.digest import digest
 from autonl_mm.runs.tables import markdown_table
@@ -55,13 +55,12 @@ def recalibrate(state, config):
     """
     # imported here because only this needs mmpretrain
     from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
-    cfg = launch.load_config(argparse.Namespace(config=config, cfg_options=None))
-    cfg.custom_hooks, cfg.work_dir = [], '/dev/null'
-    runner = launch.build_runner(cfg)
-    runner.model.backbone.load_state_dict(state, strict=False)
-    loader = runner.build_dataloader(cfg.train_dataloader, seed=0)
-    update_bn_stats(runner.model.train(), loader, logger='silent')
-    state.update({k: v for k, v in runner.model.backbone.state_dict().items()
+    cfg = configs.read_config(argparse.Namespace(config=config, cfg_options={}))
+    model = configs.build_model(cfg)
+    model.backbone.load_state_dict(state, strict=False)
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    update_bn_stats(model.train(), loader, logger='silent')
+    state.update({k: v for k, v in model.backbone.state_dict().items()
                   if 'running_' in k})
 
 
@@ -76,7 +75,7 @@ def main(argv=None):
         donor = load_donor(args.source, args.donor)
         torch.manual_seed(0)  # of layers without a counterpart
         logging.disable(logging.INFO)
-        backbone = AutoNL(arch)
+        backbone = AutoNL(arch, out_indices=(-1, ))
         backbone.init_weights()
         remapped = remap(donor, arch, backbone.layers[0].bn.eps)
         state = {**backbone.state_dict(), **remapped.state}

@@ -348,6 +348,15 @@ def write_snippet(path, text):
         path.write_text(text.replace('mmseg::', f'{base}/'))
 
 
+def without_downloads(cfg):
+    """Let the backbone of a config start without the weights that would be fetched."""
+    backbone = cfg.model.backbone
+    if (backbone.get('init_cfg') or {}).get('type') == 'Pretrained':  # ResNet-50
+        backbone.init_cfg = None
+    if (backbone.get('backbone') or {}).get('pretrained'):  # timm, when it is built
+        backbone.backbone.pretrained = False
+
+
 def check_swap(path):
     """A config whose backbone was swapped builds and runs.
 

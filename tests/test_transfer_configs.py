@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, without_downloads
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -12,13 +12,15 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 
 from autonl_mm import AUTONL_L, AUTONL_S
+from autonl_mm.converters.donors import LITE
 from autonl_mm.models import AutoNL
 from autonl_mm.runs.launch import replace_sync_bn
 
 CONFIGS = sorted([*ROOT.glob('configs/mmdet/*.py'), *ROOT.glob('configs/mmseg/*.py')])
 # those of the steps have other backbones, which test_compare_steps.py builds
 AUTONL = [p for p in CONFIGS if 'autonl' in p.name and 'steps' not in p.name]
-S = [p for p in AUTONL if 'autonl-s' in p.name]
+# the remapped ones differ from these in their weights and normalisation only
+S = [p for p in AUTONL if 'autonl-s' in p.name and '_remapped_' not in p.name]
 PRETRAINING = Config.fromfile(
     ROOT / 'configs/_base_/datasets/imagenet_bs128.py').data_preprocessor
 
@@ -31,25 +33,30 @@ def load(path, **options):
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(options)
     init_default_scope(cfg.default_scope)
-    # Nothing may be fetched: the weights of ResNet-50.
-    if (cfg.model.backbone.get('init_cfg') or {}).get('type') == 'Pretrained':
-        cfg.model.backbone.init_cfg = None
+    without_downloads(cfg)
     return cfg
 
 
 def test_each_method_has_its_three_backbones():
     names = {p.name for p in CONFIGS}
+    own = ('coco128', '2400i', '600i', '_remapped_')
     for name in names:
         for kind in ('autonl-l', 'mobilenetv2'):
-            if 'autonl-s' in name and 'coco128' not in name and '2400i' not in name:
+            if 'autonl-s' in name and not any(word in name for word in own):
                 assert name.replace('autonl-s', kind) in names
     assert len([p for p in S if p.parent.name == 'mmdet']) == 5 + 1
-    assert len([p for p in S if p.parent.name == 'mmseg']) == 6 + 1
+    assert len([p for p in S if p.parent.name == 'mmseg']) == 6 + 2
+    for name in names:
+        assert name.replace('_remapped', '') in names
+    assert len([name for name in names if '_remapped_' in name]) == 4 + 4
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=by_name)
 def test_model_builds_and_fits(path, scope):
-    """The parts fit each other, and normalisation is that of pretraining."""
+    """The parts fit each other, and normalisation is that of pretraining.
+
+    Remapped weights are of EfficientNet-Lite0, whose images were normalised otherwise.
+    """
     cfg = load(path)
     model = MODELS.build(cfg.model)
 
@@ -58,13 +65,18 @@ def test_model_builds_and_fits(path, scope):
     data = model.data_preprocessor(dict(
         inputs=[image[:, None, None].expand(3, 64, 64)],
         data_samples=[sample(cfg.default_scope, 64, 0)]))
-    expected = [(x - mean) / std for x, mean, std in zip(
-        (200, 100, 10), PRETRAINING['mean'], PRETRAINING['std'])]
+    weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint', '')
+    assert ('lite0' in weights) == bool(
+        '_remapped_' in path.name or 'lite0' in path.name)
+    mean, std = ((LITE.mean, LITE.std) if weights else
+                 (PRETRAINING['mean'], PRETRAINING['std']))
+    expected = [(x - m) / s for x, m, s in zip((200, 100, 10), mean, std)]
     assert data['inputs'][0, :, 5, 5].tolist() == pytest.approx(expected)
 
     if path not in AUTONL:
         return
-    assert model.backbone.arch() == (AUTONL_S if path in S else AUTONL_L)
+    assert model.backbone.arch() == (
+        AUTONL_S if 'autonl-s' in path.name else AUTONL_L)
     # The configs of AutoNL-S train a step below, so that its feature maps fit.
     twin = AutoNL('s', model.backbone.out_indices, model.backbone.output_stride)
     assert model.backbone.out_channels == twin.out_channels
@@ -216,6 +228,16 @@ def test_output_stride_keeps_pretrained_weights_valid(stride, scope):
     torch.testing.assert_close(same[:, :, centre, centre],
                                deep[:, :, centre, centre],
                                rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in CONFIGS if 'mnasnet' in p.name], ids=by_name)
+def test_light_nl_comes_after_the_stages_of_timms_mnasnet(path, scope):
+    backbone = MODELS.build(load(path).model.backbone)
+    layers = {name: placed.light_nl for name, placed in backbone.plugins.items()}
+    assert list(layers) == [f'timm_model-blocks-{i}' for i in range(1, 7)]
+    assert [(nl.norm.num_features, nl.stride) for nl in layers.values()] == [
+        (24, 2), (40, 2), (80, 1), (96, 1), (192, 1), (320, 1)]
 
 
 def test_light_nl_in_a_pretrained_resnet_starts_as_identity(scope, tmp_path):

@@ -1,5 +1,5 @@
-# timm's pretrained MnasNet, which timm downloads, with LightNL after the last block of
-# each stage. A new block is the identity, so training starts from the pretrained network.
+# timm's pretrained MnasNet, which timm downloads, with LightNL after each stage from
+# stride 4 on. A new LightNL is the identity: training starts from the trained network.
 _base_ = 'retinanet_autonl-s_fpn_1x_coco.py'
 
 model = dict(
@@ -15,9 +15,9 @@ model = dict(
         plugins=[
             dict(
                 cfg=dict(
-                    type='autonl_mm.LightNL', channel_ratio=0.25, stride=stride,
-                    norm_cfg=dict(type='SyncBN')),
-                target=target)
-            for stride, target in ((2, r'blocks\.[12]\.2'), (1, r'blocks\.[356]\.\d'))
-        ]),
-    neck=dict(in_channels=[24, 40, 96, 320]))
+                    type='autonl_mm.LightNL', stride=2, norm_cfg=dict(type='SyncBN')),
+                target=r'timm_model\.blocks\.[12]'),
+            dict(
+                cfg=dict(type='autonl_mm.LightNL', norm_cfg=dict(type='SyncBN')),
+                target=r'timm_model\.blocks\.[3456]'),
+        ]))

@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Every COCO config trains an epoch, evaluates and resumes, at a small size.
 
+Remapped weights need the extra ``pretrained``.
 The data are the demo's images, with COCO's class names; or those in the folder
 that the environment variable AUTONL_COCO names, in COCO's layout. Takes one or
 two minutes per config::
@@ -12,7 +13,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_tool
+from conftest import ROOT, run_tool, without_downloads
 from mmengine.config import Config
 
 CONFIGS = sorted(p for p in ROOT.glob('configs/mmdet/*_coco.py'))
@@ -73,9 +74,7 @@ def small(path, coco, folder, epochs):
     for name in ('val', 'test'):
         cfg[f'{name}_evaluator'].ann_file = str(
             coco / 'annotations/instances_val2017.json')
-    # in one process, SyncBN works as BN does
-    if (cfg.model.backbone.get('init_cfg') or {}).get('type') == 'Pretrained':
-        cfg.model.backbone.init_cfg = None  # nothing is fetched
+    without_downloads(cfg)
     if 'roi_head' in cfg.model:
         cfg.model.train_cfg.rcnn.sampler.num = 64
     cfg.train_cfg.update(max_epochs=epochs, val_interval=1)

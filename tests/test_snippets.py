@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from conftest import ROOT, TINY_ARCH, check_swap, write_snippet
 from mmcv.transforms import LoadImageFromFile
@@ -15,6 +16,7 @@ from mmengine.registry import DATASETS, HOOKS, MODELS, TRANSFORMS, init_default_
 from mmengine.runner import save_checkpoint
 from pages import PAGES, page_id, snippets
 
+from autonl_mm.converters import donors
 from autonl_mm.export.engines.onnxruntime import set_info
 from autonl_mm.nas import CostAwareModel
 from autonl_mm.runs.checkpoints import patches
@@ -122,16 +124,37 @@ def test_snippets_run(path, tmp_path, scope, monkeypatch):
 
 
 @pytest.mark.parametrize('folder', FOLDERS)
-def test_swap_of_five_lines(folder, tmp_path, scope):
+def test_swap_of_six_lines(folder, tmp_path, scope):
     diff, = snippets(ROOT / f'configs/{folder}/README.md', 'diff')
     lines = diff.splitlines()
-    assert [line[0] for line in lines] == [' '] + ['+'] * 5
+    assert [line[0] for line in lines] == [' '] + ['+'] * 6
     stock, text = lines[0][1:], '\n'.join(line[1:] for line in lines)
     path = tmp_path / 'config.py'
     write_snippet(path, stock)
     assert Config.fromfile(path).model.backbone.type.startswith('ResNet')
     write_snippet(path, text)
     check_swap(path)
+
+
+def test_swap_starts_from_mnasnet(tmp_path, scope, monkeypatch):
+    """What timm's address would give is taken."""
+    weights = timm.create_model('mnasnet_100').state_dict()
+    monkeypatch.setattr(donors, 'load_url', lambda url: weights)
+    path = tmp_path / 'config.py'
+    write_snippet(path, one('README.md', '_base_'))
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    backbone = MODELS.build(cfg.model).backbone
+    backbone.init_weights()
+    assert torch.equal(backbone.layers[0].conv.weight, weights['conv_stem.weight'])
+
+
+def test_swap_is_the_same_everywhere():
+    swap, = (s for s in snippets(ROOT / 'docs/backbones.md') if "'mmdet::" in s)
+    diff, = snippets(ROOT / 'configs/mmdet/README.md', 'diff')
+    assert swap == re.sub('^.', '', diff, flags=re.MULTILINE)
+    for page in ('README.md', 'docs/tutorials/swap_backbone.md'):
+        assert swap == one(page, '_base_')
 
 
 def test_there_is_a_swap_for_each_codebase():

@@ -14,7 +14,7 @@ from .random_state import preserve_random_states
 from .skipped_images import find_transforms
 
 # At most so many annotations are read, and images and masks decoded
-ANNOTATIONS, IMAGES, MASKS = 20000, 32, 100
+ANNOTATIONS, IMAGES, MASKS = 20000, 32, 64
 
 
 def spread(count: int, most: int = 8) -> List[int]:

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # From the bottom to the top; what shares a line does not import each other.
 LEVELS = [
-    ('runs', ),
+    ('runs', 'named_networks'),
     ('version', 'arch', 'registry', 'checkpoint'),
     ('safe_checkpoints', 'cost'),
     ('ops', ),

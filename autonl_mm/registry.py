@@ -15,6 +15,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import OPTIMIZERS as ROOT_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
+from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
 BARE_NAMES = {
@@ -64,6 +65,11 @@ HOOKS = PublicRegistry(
     parent=ROOT_HOOKS,
     scope='autonl_mm',
     locations=['autonl_mm.engine.hooks', 'autonl_mm.nas'])
+WEIGHT_INITIALIZERS = PublicRegistry(
+    'weight initializer',
+    parent=ROOT_WEIGHT_INITIALIZERS,
+    scope='autonl_mm',
+    locations=['autonl_mm.converters.remap_init'])
 TRANSFORMS = PublicRegistry(
     'transform',
     parent=ROOT_TRANSFORMS,

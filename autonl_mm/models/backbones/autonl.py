@@ -12,11 +12,16 @@ from torch import Tensor
 from autonl_mm.arch import ArchSpec, BlockSpec, resolve_arch
 from autonl_mm.fold import DeployMixin
 from autonl_mm.named_networks import NAMED_NETWORKS
-from autonl_mm.registry import MODELS
+from autonl_mm.registry import MODELS, WEIGHT_INITIALIZERS
 from autonl_mm.runs.configs import type_name
 
 from ..layers import MBConv
 from ..layers.mbconv import fused_act_cfg
+
+INIT_CFG = [
+    dict(type='Kaiming', layer='Conv2d'),
+    dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1)
+]
 
 
 def layer_cfgs(arch: Union[str, PathLike, Sequence[str], ArchSpec],
@@ -89,7 +94,10 @@ class AutoNL(DeployMixin, BaseModule):
             map, as in the paper; see :func:`autonl_mm.models.light_nl`. Defaults to
             None: ``'rms'`` for ``'s'`` and ``'l'``, what an ArchSpec says, and for
             notation ``'size'`` unless it has a line ``scale-rms``.
-        init_cfg (dict | list[dict], optional): Initialisation. Unless it
+        init_cfg (dict | list[dict], optional): Initialisation;
+            ``dict(type='autonl_mm.Remap', checkpoint=...)`` takes the weights of
+            another trained network, see
+            :class:`~autonl_mm.converters.remap_init.Remap`. Unless it
             loads a checkpoint, depthwise convolutions are initialised as in
             the authors' releases. Defaults to Kaiming for ``Conv2d`` and 1
             for the weights of normalisation layers.
@@ -108,6 +116,9 @@ class AutoNL(DeployMixin, BaseModule):
         per index.
     """
 
+    # Subnets of a supernet take the first channels
+    sort_remapped_channels = False
+
     def __init__(self,
                  arch: Union[str, PathLike, Sequence[str], ArchSpec] = 's',
                  out_indices: Sequence[int] = (8, ),
@@ -120,13 +131,7 @@ class AutoNL(DeployMixin, BaseModule):
                  norm_cfg: Optional[dict] = None,
                  act_cfg: Optional[dict] = None,
                  normalize: Optional[str] = None,
-                 init_cfg: Union[dict, List[dict], None] = [
-                     dict(type='Kaiming', layer='Conv2d'),
-                     dict(
-                         type='Constant',
-                         layer=['_BatchNorm', 'GroupNorm'],
-                         val=1)
-                 ]):
+                 init_cfg: Union[dict, List[dict], None] = INIT_CFG):
         super().__init__(init_cfg=init_cfg)
         self.cfgs = layer_cfgs(arch, conv_cfg, norm_cfg, act_cfg)
         arch = self._arch = resolve_arch(arch, normalize)
@@ -194,6 +199,20 @@ class AutoNL(DeployMixin, BaseModule):
     def arch(self) -> ArchSpec:
         """The spec of the whole network, whichever layers are built."""
         return self._arch
+
+    def init_weights(self) -> None:
+        """As mmengine's; weights of another network, ``Remap``, come last."""
+        cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        remaps = [c for c in cfgs if c and type_name(c) == 'Remap']
+        if not remaps or self.is_init:
+            return super().init_weights()
+        given, self.init_cfg = self.init_cfg, [
+            c for c in cfgs if c not in remaps] or INIT_CFG
+        super().init_weights()
+        self.init_cfg = given
+        for cfg in remaps:
+            WEIGHT_INITIALIZERS.build(cfg).fill(
+                self, self._arch, self.sort_remapped_channels)
 
     def _build_block(self, spec: BlockSpec, **kwargs) -> MBConv:
         return MBConv(spec, **kwargs)

@@ -56,6 +56,8 @@ class AutoNLSuperNet(AutoNL):
         As :class:`AutoNL` of the same ``out_indices``.
     """
 
+    sort_remapped_channels = True
+
     def __init__(self,
                  space: Union[str, Mapping] = 'mnasnet',
                  input_shape: Union[int, Tuple[int, int]] = (224, 224),

@@ -15,7 +15,7 @@ LEVELS = [
     ('ops', ),
     ('fold', ),
     ('models', 'converters', 'datasets'),
-    ('nas', 'config_checks'),
+    ('nas', 'config_checks', 'zoo'),
     ('engine', 'half'),
     ('export', ),
     ('deploy', ),

@@ -492,6 +492,9 @@ def _block_layers(tensors: _Tensors, ours: str, channels: int) -> Dict[str, Any]
         for name in BN_TENSORS:
             light_nl[f'norm.{name}'] = tensors.take(f'{ours}.light_nl.norm.{name}',
                                                     (width, ))
+        # says what it divides by, see RMS_MARK of autonl_mm.models.layers.light_nl
+        if f'{ours}.light_nl.scaled_by_rms' in tensors.names:
+            light_nl['scaled_by_rms'] = torch.tensor(1)
         tensors.drop(f'{ours}.light_nl.')
     return dict(expand=expand, depthwise=depthwise, se=se, project=project,
                 light_nl=light_nl)

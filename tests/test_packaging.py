@@ -84,8 +84,8 @@ def test_extras(distributions):
         extra = re.search(r'extra == ["\'](.+?)["\']', ''.join(condition))
         needs.setdefault(extra and extra[1], []).append(re.split(r'[<>= ]', package)[0])
     assert set(needs) == {None, 'upstream', 'onedl', 'tools', 'demo', 'timm',
-                          'safetensors', 'onnx', 'tensorflow', 'tests', 'docs',
-                          *ENGINES}
+                          'pretrained', 'safetensors', 'onnx', 'tensorflow', 'tests',
+                          'docs', *ENGINES}
     assert sorted(needs[None]) == ['filelock', 'numpy', 'torch']
     assert needs['onnx'] == needs['onnxruntime'] == [
         'onnx', 'onnxruntime', 'onnxscript']

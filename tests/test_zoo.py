@@ -2,7 +2,9 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
 from test_named_networks import timms
@@ -118,6 +120,25 @@ def test_list_models():
 
 def test_table_is_in_the_docs():
     assert zoo.table() in (ROOT / 'docs/zoo.md').read_text()
+
+
+@pytest.mark.parametrize('name', NAMED_NETWORKS)
+def test_config_and_metafile(name):
+    """The config has the network's images, the metafile its figures."""
+    named = NAMED_NETWORKS[name]
+    path = f'configs/mmpretrain/{name.replace("_", "-")}_3rdparty-timm_in1k.py'
+    cfg = Config.fromfile(ROOT / path)
+    assert cfg.model.backbone.arch == name
+    assert cfg.model.head.in_channels == resolve_arch(name).head_channels
+    assert tuple(cfg.data_preprocessor.mean) == named.mean
+    assert tuple(cfg.data_preprocessor.std) == named.std
+    crop = get_model(name)._config.test_dataloader.dataset.pipeline[1]
+    own = cfg.test_dataloader.dataset.pipeline[1]
+    assert own == dict(crop, type='EfficientNetCenterCrop')
+    metafile = yaml.safe_load((ROOT / 'configs/mmpretrain/metafile.yml').read_text())
+    entry, = (m for m in metafile['Models'] if m['Config'] == path)
+    assert entry['Converted From']['Weights'] == named.url
+    assert entry['Results'][0]['Metrics']['Top 1 Accuracy'] == named.top1
 
 
 def test_where_weights_are(monkeypatch):

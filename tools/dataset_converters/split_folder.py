@@ -32,7 +32,7 @@ def split(source: Path, out: Path, parts) -> int:
     Args:
         source (Path): Folder with one folder for each class.
         out (Path): Folder to make.
-        parts (list[tuple[str, int]]): Names of the parts, and images of a class in each.
+        parts (list[tuple[str, int]]): Names of the parts, and their images per class.
 
     Returns:
         int: Classes.

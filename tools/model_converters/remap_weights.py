@@ -37,12 +37,12 @@ def parse_args(argv=None):
         '--arch', required=True, help="'s', 'l', or a file in the text notation")
     parser.add_argument(
         '--donor', metavar='NAME',
-        help="the network in the file, if its name does not say it: timm's name, or the "
-        'arch of an AutoNL')
+        help="network in the file, if the file's name does not say it: timm's name, or "
+        'the arch of an AutoNL')
     parser.add_argument(
         '--recalibrate', metavar='CONFIG',
-        help='config of a classifier with the arch: BN statistics are measured again on '
-        'its training data')
+        help='config of a model with the arch; BN statistics are measured again on its '
+        'training data')
     return parser.parse_args(argv)
 
 

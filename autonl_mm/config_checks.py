@@ -1,10 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Checks of what a config says of AutoNL and of a search, before anything is built."""
+import warnings
 from typing import Optional
 
 from mmengine.config import Config
 
 from .arch import resolve_arch
+from .converters import load_donor
 from .runs.configs import config_parts, type_name
 
 
@@ -23,6 +25,34 @@ def check_archs(model: Optional[dict]) -> None:
                 resolve_arch(part['arch'], part.get('normalize'))
             except (OSError, ValueError) as e:
                 raise ValueError(f'{key}.arch: {e}') from None
+
+
+def check_donors(cfg: Config) -> None:
+    """Read the donor of every ``Remap`` in a config, before anything is built.
+
+    It warns if the images are normalised otherwise than in the donor's training.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If a donor does not fit; see
+            :func:`~autonl_mm.converters.load_donor`.
+    """
+    model = cfg.get('model') or {}
+    images = model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    for key, part in config_parts('model', model):
+        if type_name(part) != 'Remap':
+            continue
+        family = load_donor(part['checkpoint'], part.get('donor')).family
+        for name in ('mean', 'std'):
+            given, right = images.get(name), getattr(family, name)
+            if given is not None and max(
+                    abs(a - b) for a, b in zip(given, right)) > 1:
+                warnings.warn(
+                    f'data_preprocessor.{name} is {list(given)}, but {key}.checkpoint='
+                    f'{part["checkpoint"]!r} was trained with {list(right)}',
+                    stacklevel=2)
 
 
 def check_search(cfg: Config) -> None:

@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 
 import autonl_mm  # noqa: F401
-from autonl_mm.config_checks import check_archs, check_search
+from autonl_mm.config_checks import check_archs, check_donors, check_search
 from autonl_mm.runs import exit_codes, launch, outputs
 from autonl_mm.runs.configs import check_checkpoints
 from autonl_mm.runs.data_checks import check_datasets, check_loaders
@@ -45,6 +45,7 @@ def prepare(args):
     """
     cfg = launch.load_config(args)
     check_archs(cfg.get('model'))
+    check_donors(cfg)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:

@@ -4,8 +4,9 @@
 :func:`load_donor` describes any trained network of inverted residuals, and
 :func:`remap` gives its weights to any :class:`~autonl_mm.arch.ArchSpec`.
 
-For the authors' own weights, each release has a module with two functions. ``select(source, ema)`` picks the
-weights of a checkpoint and reports the tensors left out.
+For the authors' own weights, each release has a module with two functions.
+``select(source, ema)`` picks the weights of a checkpoint and reports the tensors left
+out.
 ``convert(weights, arch)`` returns the state dict of an ``ImageClassifier`` with
 an AutoNL backbone. ``tools/model_converters/autonl_to_mm.py`` reads and writes
 the files.

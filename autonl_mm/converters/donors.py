@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -232,7 +232,8 @@ FORMATS = {
 }
 
 
-def load_donor(checkpoint: str, network: Optional[str] = None) -> Donor:
+def load_donor(checkpoint: str,
+               network: Union[str, Sequence[str], None] = None) -> Donor:
     """Load a trained network.
 
     Args:
@@ -267,7 +268,7 @@ def load_donor(checkpoint: str, network: Optional[str] = None) -> Donor:
             raise BrokenCheckpointError(
                 f'{path} is not the file that its name says, its SHA-256 starts with '
                 f'{sha256[:8]}: install the package again')
-        content, network = load_checkpoint(str(path)), network or path.name
+        content, network = _read(path), network or path.name
     else:
         raise ValueError(
             f'checkpoint is {checkpoint!r}, expected timm://NAME, one of '
@@ -276,6 +277,17 @@ def load_donor(checkpoint: str, network: Optional[str] = None) -> Donor:
         return describe(weights_of(content, checkpoint), network, checkpoint, sha256)
     except (ConversionError, MismatchError) as e:
         raise ConversionError(f'{checkpoint}: {e}') from None
+
+
+def _read(path: Path) -> Any:
+    if path.suffix != '.safetensors':
+        return load_checkpoint(str(path))
+    from safetensors import SafetensorError  # comes with timm
+    from safetensors.torch import load_file
+    try:
+        return load_file(path)
+    except SafetensorError as e:
+        raise BrokenCheckpointError(f'{path} is broken: {e}') from None
 
 
 def _timm_url(name: str) -> str:
@@ -303,7 +315,7 @@ def _package_file(name: str) -> Path:
 
 
 def describe(weights: Mapping[str, Any],
-             network: Optional[str] = None,
+             network: Union[str, Sequence[str], None] = None,
              source: str = '',
              sha256: str = '') -> Donor:
     """Describe a trained network by its tensors.
@@ -334,13 +346,13 @@ def describe(weights: Mapping[str, Any],
             f'{_some(k[len("backbone."):] for k in weights)}')
     family, strides = known.family, STAGE_STRIDES
     if family is None:
-        names = [k for k in FAMILIES if (network or '').startswith(k)]
+        names = [k for k in FAMILIES if str(network).startswith(k)]
         if not names:
             raise ConversionError(
                 'a network of timm, but the names of its tensors do not say which: set '
                 f"donor='mnasnet_100' or another of {', '.join(FAMILIES)}...")
         family = FAMILIES[max(names, key=len)]
-    elif known.name == 'autonl_mm' and network and not network.endswith('.pth'):
+    elif known.name == 'autonl_mm' and network and not str(network).endswith('.pth'):
         strides = [stage[0].stride for stage in resolve_arch(network).stages]
     tensors = _Tensors(_renamed(weights, known), family.eps)
     stem, *stages, head = _layers(tensors, strides)
@@ -394,7 +406,7 @@ class _Tensors:
         """A tensor in float32; -1 in the shape fits every size."""
         name, value = self._left.pop(ours, (ours, None))
         if not isinstance(value, Tensor):
-            self.problems.append(f'{name} is missing')
+            self.problems.append(f'{self._donors_name(ours)} is missing')
         elif value.dim() != len(shape) or any(
                 want not in (-1, size) for want, size in zip(shape, value.shape)):
             expected = ', '.join('any' if n < 0 else str(n) for n in shape)
@@ -405,6 +417,20 @@ class _Tensors:
         else:
             return value.detach().to('cpu', torch.float32, copy=True)
         return torch.zeros([max(n, 1) for n in shape])
+
+    def _donors_name(self, ours: str) -> str:
+        """The name that a missing tensor would have, from those that are there."""
+        start, _, last = ours.rpartition('.')
+        for other, name in self.names.items():
+            if other.rpartition('.')[0] == start:
+                return f'{name.rpartition(".")[0]}.{last}'
+        for other, name in self.names.items():
+            old, new = other.split('.'), ours.split('.')
+            if old[2:] == new[2:]:
+                both = '.'.join(old[:2]), '.'.join(new[:2])
+                one = f'.{old[1]}.', f'.{new[1]}.'
+                return name.replace(*(both if both[0] in name else one), 1)
+        return ours
 
     def conv_bn(self, ours: str, *shape: int) -> ConvBN:
         """A convolution and its BN."""

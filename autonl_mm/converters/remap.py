@@ -74,7 +74,7 @@ class Remapped:
     rows: List[Row] = field(default_factory=list)
 
     def summary(self) -> str:
-        """How many layers and blocks are filled, as ``'18 of 20 layers and blocks'``."""
+        """How much is filled, such as ``'18 of 20 layers and blocks'``."""
         filled = sum(row.kept > 0 for row in self.rows)
         return f'{filled} of {len(self.rows)} layers and blocks'
 
@@ -216,11 +216,11 @@ class _Remapping:
                        hidden: Channels) -> None:
         weight = donor['expand.weight']
         units = self.fit(weight.abs().sum((0, 2, 3)), spec.se_channels)
-        for key, value in dict([
-            ('reduce.weight', _inputs(donor['reduce.weight'][units.source], hidden)),
-            ('reduce.bias', donor['reduce.bias'][units.source]),
-            ('expand.weight', _inputs(weight[hidden.source], units)),
-            ('expand.bias', donor['expand.bias'][hidden.source])]).items():
+        for key, value in {
+            'reduce.weight': _inputs(donor['reduce.weight'][units.source], hidden),
+            'reduce.bias': donor['reduce.bias'][units.source],
+            'expand.weight': _inputs(weight[hidden.source], units),
+            'expand.bias': donor['expand.bias'][hidden.source]}.items():
             self.result.state[f'{name}.{key}'] = value
 
     def put(self, name: str, donor: ConvBN, out: Channels,

@@ -52,14 +52,15 @@ class Remap:
         """
         norm = getattr(backbone.layers[0], 'bn', None)
         if norm is None:
-            raise ValueError("Remap needs norm_cfg=dict(type='BN') or 'SyncBN', but the "
-                             'backbone has no BN')
+            raise ValueError("Remap needs norm_cfg=dict(type='BN') or 'SyncBN', but "
+                             'the backbone has no BN')
         donor = load_donor(self.checkpoint, self.donor)
         remapped = remap(donor, arch, norm.eps, backbone.in_channels, sort_channels)
         own = backbone.state_dict()
-        backbone.load_state_dict({k: v for k, v in remapped.state.items() if k in own},
-                                 strict=False)
-        print_log(f'remapped {remapped.summary()} of {self.checkpoint}, which was trained '
-                  f'on images normalised by mean={list(donor.family.mean)} and '
-                  f'std={list(donor.family.std)}', 'current')
+        backbone.load_state_dict(
+            {k: v for k, v in remapped.state.items() if k in own}, strict=False)
+        print_log(
+            f'remapped {remapped.summary()} of {self.checkpoint}, trained on images '
+            f'normalised by mean={list(donor.family.mean)} and '
+            f'std={list(donor.family.std)}', 'current')
         return remapped

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from scipy.stats import t
 
 from autonl_mm.experiments import trials
 from autonl_mm.experiments.cluster import Cluster
+from autonl_mm.experiments.paired import paired_difference
 from autonl_mm.measure.counting import built_macs, count_parameters
 from autonl_mm.models import input_channels
 from autonl_mm.models.layers import LightNL
@@ -91,23 +91,6 @@ def trial_of(name, seed, args):
     return trials.Trial(
         args.work_dir / f'{name}.py', args.work_dir / f'{name}-seed{seed}', key,
         {**args.cfg_options, 'randomness.seed': seed}, files)
-
-
-def paired_difference(values, others):
-    """Mean difference of two networks, by seed, with its 95% interval.
-
-    Args:
-        values (list[float]): Metric by seed.
-        others (list[float]): Of the network to compare with.
-
-    Returns:
-        tuple[float, float]: The mean, and half the width of the interval by
-        Student's t.
-    """
-    differences = [a - b for a, b in zip(values, others, strict=True)]
-    n = len(differences)
-    return (statistics.mean(differences),
-            t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5)
 
 
 def costs(cfg, input_shape):

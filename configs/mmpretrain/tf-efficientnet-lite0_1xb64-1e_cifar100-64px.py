@@ -1,0 +1,12 @@
+# The donor of autonl-s_remapped_1xb64-1e_cifar100-64px.py itself.
+_base_ = 'autonl-s_remapped_1xb64-1e_cifar100-64px.py'
+
+model = dict(
+    backbone=dict(
+        arch=[
+            'r1_k3_s11_e1_i32_o16', 'r2_k3_s22_e6_i16_o24', 'r2_k5_s22_e6_i24_o40',
+            'r3_k3_s22_e6_i40_o80', 'r3_k5_s11_e6_i80_o112',
+            'r4_k5_s22_e6_i112_o192', 'r1_k3_s11_e6_i192_o320'
+        ],
+        conv_cfg=dict(type='Conv2dAdaptivePadding'),
+        act_cfg=dict(type='ReLU6')))

@@ -164,6 +164,14 @@ def test_where_weights_are(monkeypatch):
         'timm://tf_efficientnet_lite0', 'timm://mobilenetv2_050']
 
 
+def test_own_checkpoint_of_a_named_network(trained, tmp_path):
+    """The eps of its BN is that of the name."""
+    model = get_model(NAME, checkpoint=trained[1])
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'own.pth')
+    again = get_model(NAME, checkpoint=str(tmp_path / 'own.pth'))
+    torch.testing.assert_close(run(again, images()), run(model, images()))
+
+
 def test_autonl_has_only_files(tmp_path):
     with pytest.raises(ValueError, match=r'autonl_s .*autonl_to_mm\.py.*=FILE'):
         get_model('autonl_s', pretrained=True)

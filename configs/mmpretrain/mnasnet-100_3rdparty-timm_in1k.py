@@ -1,4 +1,4 @@
-# MnasNet-B1 for timm's weights. Test images are resized as timm does it, see docs/zoo.md.
+# MnasNet-B1 for timm's weights. Test images are resized as by timm, see docs/zoo.md.
 _base_ = [
     '../_base_/models/autonl_cls.py',
     '../_base_/datasets/imagenet_bs128.py',

@@ -10,9 +10,10 @@ from .cost import count_macs
 from .engine import hooks, optimizers
 from .export import engine_model
 from .version import __version__
+from .zoo import get_model, list_models
 
 __all__ = [
     'checkpoint', 'datasets', 'deploy', 'engine_model', 'hooks', 'models', 'nas',
     'optimizers', 'AUTONL_L', 'AUTONL_S', 'ArchSpec', 'BlockSpec', 'count_macs',
-    '__version__'
+    'get_model', 'list_models', '__version__'
 ]

@@ -31,9 +31,11 @@ import os.path as osp
 import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from difflib import get_close_matches
 from os import PathLike
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
+from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.runs.text_files import read_text
 
 HEAD_CHANNELS = 1280
@@ -234,6 +236,27 @@ class ArchSpec:
         return replace(
             self,
             blocks=tuple(replace(b, nl_ratio=0.0) for b in self.blocks))
+
+    def with_light_nl(self,
+                      ratio: float = 0.25,
+                      stride: int = 1,
+                      blocks: Optional[Sequence[int]] = None) -> 'ArchSpec':
+        """The same network with LightNL in blocks.
+
+        Args:
+            ratio (float): Its channel ratio. Defaults to 0.25.
+            stride (int): Its stride. Defaults to 1.
+            blocks (Sequence[int], optional): Indices in ``self.blocks``; all other
+                blocks stay as they are. Defaults to None, all blocks.
+
+        Raises:
+            IndexError, ValueError: If an index or a value is out of range.
+        """
+        changed = list(self.blocks)
+        for i in range(len(changed)) if blocks is None else blocks:
+            changed[i] = replace(changed[i], nl_ratio=ratio, nl_stride=stride,
+                                 normalize=self.normalize or 'rms')
+        return replace(self, blocks=tuple(changed))
 
     @classmethod
     def from_text(cls, text: str, normalize: str = 'size') -> 'ArchSpec':
@@ -512,7 +535,9 @@ r1_k5_s11_e6_i192_o320_se0.5_nonlocal0.25-1
 scale-rms
 """)
 
-_NAMED = dict(s=AUTONL_S, l=AUTONL_L)
+_NAMED = dict(
+    s=AUTONL_S, l=AUTONL_L, autonl_s=AUTONL_S, autonl_l=AUTONL_L,
+    **{name: ArchSpec.from_text(n.notation) for name, n in NAMED_NETWORKS.items()})
 
 
 def resolve_arch(arch: Union[str, PathLike, Sequence[str], ArchSpec],
@@ -520,11 +545,12 @@ def resolve_arch(arch: Union[str, PathLike, Sequence[str], ArchSpec],
     """Turn the ``arch`` of a config into a spec.
 
     Args:
-        arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` or ``'l'``,
-            the path of a notation file, lines of notation, or a spec.
+        arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` or ``'l'``, the name
+            of a network of :func:`autonl_mm.list_models`, the path of a notation
+            file, lines of notation, or a spec.
         normalize (str, optional): What LightNL divides by, ``'rms'`` or ``'size'``.
             Defaults to None: what the notation or the spec says, and ``'rms'`` for
-            ``'s'`` and ``'l'``.
+            names.
 
     Returns:
         ArchSpec: The spec.
@@ -555,10 +581,11 @@ def _read_arch(arch, normalize: str) -> ArchSpec:
     if isinstance(arch, (str, PathLike)):
         if osp.exists(arch):  # Path.exists() raises for a long string
             return ArchSpec.from_file(arch, normalize)
+        near = get_close_matches(str(arch), _NAMED) or ['mnasnet_100']
         raise ValueError(
             f"arch {str(arch)!r} is unknown: expected 's', 'l', the path of a "
-            'notation file (there is no such file), a list of block strings '
-            'or an ArchSpec')
+            'notation file (there is no such file), a list of block strings, '
+            f'an ArchSpec or the name of a network, such as {", ".join(near)}')
     if isinstance(arch, Sequence) and all(isinstance(x, str) for x in arch):
         return ArchSpec.from_text('\n'.join(arch), normalize)
     raise ValueError(f"arch is {arch!r}, expected 's', 'l', the path of a "

@@ -74,10 +74,10 @@ def metafile_models():
 FIGURES = dict(metafile_models())
 
 
-def check_figures(path, model):
+def check_figures(path, model, size):
     """The metafile's MACs and parameters are those of the network."""
     figures = FIGURES[path]['Metadata']
-    assert figures['FLOPs'] == built_macs(model, 3, 224, 224)
+    assert figures['FLOPs'] == built_macs(model, 3, size, size)
     assert figures['Parameters'] == sum(p.numel() for p in model.parameters())
     if path.name.startswith('autonl'):
         arch = AUTONL_S if path.name.startswith('autonl-s') else AUTONL_L
@@ -116,7 +116,9 @@ def test_model(path, scope):
         cfg.model.data_preprocessor.to_onehot = True
     model = MODELS.build(cfg.model)
     if path in FIGURES:
-        check_figures(path, model)
+        crop, = (t.crop_size for t in cfg.test_dataloader.dataset.pipeline
+                 if 'crop_size' in t)
+        check_figures(path, model, crop)
     model.train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert isinstance(model, CostAwareModel) == ('supernet' in path.name)

@@ -9,13 +9,13 @@ from conftest import ROOT
 
 # From the bottom to the top; what shares a line does not import each other.
 LEVELS = [
-    ('runs', ),
+    ('runs', 'named_networks'),
     ('version', 'arch', 'registry', 'checkpoint'),
     ('safe_checkpoints', 'cost'),
     ('ops', ),
     ('fold', ),
     ('models', 'converters', 'datasets'),
-    ('nas', 'config_checks'),
+    ('nas', 'config_checks', 'zoo'),
     ('engine', 'half'),
     ('export', ),
     ('deploy', ),

@@ -10,6 +10,7 @@ from mmengine.runner import save_checkpoint
 import autonl_mm  # noqa: F401
 from autonl_mm.nas import CostAwareModel, export_subnet, load_search
 from autonl_mm.nas.search_configs import task_config, write_retrain_config
+from autonl_mm.nas.supernet.export import subnet_text
 from autonl_mm.runs import launch, outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
@@ -100,7 +101,8 @@ def main():
 
     supernet = model.supernet
     arch, backbone_state = export_subnet(supernet)
-    atomic_write(args.out, arch.to_text())
+    text = subnet_text(arch, supernet.cfgs)
+    atomic_write(args.out, text)
     subnet = MODELS.build(task_config(cfg, model, arch))
     state = {
         k: v
@@ -111,7 +113,7 @@ def main():
     subnet.load_state_dict(state)
 
     params = sum(p.numel() for p in subnet.parameters())
-    print(arch.to_text(), end='')
+    print(text, end='')
     print(f'{args.out}: {len(arch.blocks)} blocks, '
           f'{supernet.cost().item():,.6g} {supernet.cost_model.unit} at '
           f'{supernet.input_shape[0]}x{supernet.input_shape[1]}, '
@@ -120,7 +122,7 @@ def main():
         save_checkpoint(dict(meta=dict(), state_dict=state), args.weights)
         print(f'{args.weights}: weights inherited from the supernet')
     if args.retrain_config:
-        write_retrain_config(args.retrain_config, cfg.retrain_base, arch)
+        write_retrain_config(args.retrain_config, cfg.retrain_base, arch, supernet.cfgs)
         print(f'{args.retrain_config}: retrain with tools/train.py '
               f'{args.retrain_config}')
     if args.eval:

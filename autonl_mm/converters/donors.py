@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from autonl_mm.arch import resolve_arch
+from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.runs.checkpoints import (
     BrokenCheckpointError,
     MismatchError,
@@ -354,6 +355,10 @@ def describe(weights: Mapping[str, Any],
         family = FAMILIES[max(names, key=len)]
     elif known.name == 'autonl_mm' and network and not str(network).endswith('.pth'):
         strides = [stage[0].stride for stage in resolve_arch(network).stages]
+        named = NAMED_NETWORKS.get(network) if isinstance(network, str) else None
+        if named:
+            family = Family(named.act_cfg['type'], named.same_padding, named.bn_eps,
+                            named.mean, named.std)
     tensors = _Tensors(_renamed(weights, known), family.eps)
     stem, *stages, head = _layers(tensors, strides)
     fc = {}
@@ -518,6 +523,9 @@ def _block_layers(tensors: _Tensors, ours: str, channels: int) -> Dict[str, Any]
         for name in BN_TENSORS:
             light_nl[f'norm.{name}'] = tensors.take(f'{ours}.light_nl.norm.{name}',
                                                     (width, ))
+        # says what it divides by, see RMS_MARK of autonl_mm.models.layers.light_nl
+        if f'{ours}.light_nl.scaled_by_rms' in tensors.names:
+            light_nl['scaled_by_rms'] = torch.tensor(1)
         tensors.drop(f'{ours}.light_nl.')
     return dict(expand=expand, depthwise=depthwise, se=se, project=project,
                 light_nl=light_nl)

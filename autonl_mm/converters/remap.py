@@ -209,7 +209,8 @@ class _Remapping:
         self.put(f'{name}.project', project, out, hidden)
         if spec.nl_ratio and donor.light_nl:
             for key, value in donor.light_nl.items():
-                self.result.state[f'{name}.light_nl.{key}'] = value[out.source]
+                self.result.state[f'{name}.light_nl.{key}'] = (
+                    value[out.source] if value.dim() else value)
 
     def squeeze_excite(self, name: str, spec: BlockSpec, donor: Mapping[str, Tensor],
                        hidden: Channels) -> None:

@@ -9,6 +9,7 @@ import torch.nn as nn
 
 from autonl_mm.arch import ArchSpec, resolve_arch
 from autonl_mm.models import AutoNL, LightNL, MBConv, PoolDropout
+from autonl_mm.models.backbones.autonl import layer_cfgs
 
 from .comparison_blocks import AddOnly, ConvolutionOnly
 
@@ -47,7 +48,7 @@ def build_classifier(arch: Union[str, PathLike, Sequence[str], ArchSpec],
                      normalize: Optional[str] = None,
                      light_nl: Optional[Type[LightNL]] = LightNL,
                      squeeze_excite: bool = True,
-                     activation: str = 'Swish') -> nn.Sequential:
+                     activation: Optional[str] = None) -> nn.Sequential:
     """A classifier of 1000 classes with random weights.
 
     Args:
@@ -59,7 +60,8 @@ def build_classifier(arch: Union[str, PathLike, Sequence[str], ArchSpec],
             LightNL.
         squeeze_excite (bool): Whether blocks keep their squeeze-excite. Defaults to
             True.
-        activation (str): Type of the activations. Defaults to ``'Swish'``.
+        activation (str, optional): Type of the activations. Defaults to None, the
+            network's own.
 
     Returns:
         nn.Sequential: The network. The weight of BN in its LightNL layers is not zero,
@@ -68,13 +70,14 @@ def build_classifier(arch: Union[str, PathLike, Sequence[str], ArchSpec],
     Raises:
         ValueError: As AutoNL.
     """
+    cfgs = layer_cfgs(arch, act_cfg=activation and dict(type=activation))
     arch = resolve_arch(arch, normalize)
     if light_nl is None:
         arch = arch.without_light_nl()
     if not squeeze_excite:
         arch = replace(
             arch, blocks=tuple(replace(b, se_ratio=0.) for b in arch.blocks))
-    backbone = AutoNL(arch, out_indices=(-1, ), act_cfg=dict(type=activation))
+    backbone = AutoNL(arch, out_indices=(-1, ), **cfgs)
     for block in backbone.modules():
         if isinstance(block, MBConv) and block.light_nl is not None:
             if light_nl is not LightNL:

@@ -3,7 +3,7 @@
 import copy
 import os
 from pathlib import Path
-from typing import Tuple, Union
+from typing import Mapping, Optional, Tuple, Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import save_checkpoint
 
 from autonl_mm.arch import ArchSpec
+from autonl_mm.models.backbones.autonl import layer_cfgs
 from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
 from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.runs import launch
@@ -18,6 +19,7 @@ from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.configs import enter_scope, type_name
 from autonl_mm.runs.model_wrappers import unwrap_model
 
+from .supernet.export import changed_settings, subnet_text
 from .supernet.supernet import AutoNLSuperNet
 from .training.cost_aware_model import CostAwareModel, load_search
 from .training.search_hook import SearchHook
@@ -87,8 +89,8 @@ def task_config(cfg: Config, model: CostAwareModel, arch: ArchSpec) -> ConfigDic
     return task
 
 
-def write_retrain_config(path: Union[str, os.PathLike], base: str,
-                         arch: ArchSpec) -> None:
+def write_retrain_config(path: Union[str, os.PathLike], base: str, arch: ArchSpec,
+                         cfgs: Mapping[str, Optional[dict]]) -> None:
     """Write a config that inherits from a base config and sets the arch.
 
     mmengine lets no config inherit from a pure Python config by ``_base_``; of such a
@@ -98,17 +100,28 @@ def write_retrain_config(path: Union[str, os.PathLike], base: str,
         path (str | Path): The file to write.
         base (str): The base config.
         arch (ArchSpec): The arch.
+        cfgs (Mapping[str, dict | None]): ``cfgs`` of the supernet. Activation, padding
+            and BN's eps are set too where the base config has others.
     """
+    backbone = Config.fromfile(base).model.backbone
+    others = layer_cfgs(arch, *(backbone.get(key) and dict(backbone[key])
+                                for key in ('conv_cfg', 'norm_cfg', 'act_cfg')))
+    changed = changed_settings(cfgs, others)
     lines = arch.to_text().splitlines()
     if Config._is_lazy_import(base):
         cfg = Config.fromfile(base)
-        cfg.model.backbone.arch = lines
+        cfg.model.backbone.update(changed, arch=lines)
         text = cfg.pretty_text
     else:
+        settings = ''
+        for key, value in changed.items():
+            if value and backbone.get(key):
+                value = dict(value, _delete_=True)
+            settings += f'    {key}={value!r},\n'
         base = os.path.relpath(base, Path(path).parent)
-        lines = ''.join(f'    {line!r},\n' for line in lines)
+        lines = ''.join(f'        {line!r},\n' for line in lines)
         text = (f'_base_ = {base!r}\n\n'
-                f'model = dict(backbone=dict(arch=[\n{lines}]))\n')
+                f'model = dict(backbone=dict(\n{settings}    arch=[\n{lines}    ]))\n')
     atomic_write(path, text)
     Config.fromfile(path)  # raises if it cannot be read
 
@@ -134,10 +147,11 @@ def write_subnet(folder: Path, cfg: Config, hook: SearchHook, proxy: ProxyLoss,
     if not is_main_process():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / 'arch.txt', arch.to_text())
+    cfgs = hook.supernet.cfgs
+    atomic_write(folder / 'arch.txt', subnet_text(arch, cfgs))
     save_checkpoint(dict(meta=dict(), state_dict=state), str(folder / 'subnet.pth'))
     if cfg.get('retrain_base'):
-        write_retrain_config(folder / 'retrain.py', cfg.retrain_base, arch)
+        write_retrain_config(folder / 'retrain.py', cfg.retrain_base, arch, cfgs)
 
 
 def build_supernet(cfg: Config) -> AutoNLSuperNet:

@@ -34,7 +34,8 @@ def parse_args(argv=None):
         'lite2), or a checkpoint of timm, mmpretrain or autonl_mm')
     parser.add_argument('out', help='checkpoint to write, .pth')
     parser.add_argument(
-        '--arch', required=True, help="'s', 'l', or a file in the text notation")
+        '--arch', required=True,
+        help="'s', 'l', a name of autonl_mm.list_models(), or a file in the notation")
     parser.add_argument(
         '--donor', metavar='NAME',
         help="network in the file, if the file's name does not say it: timm's name, or "
@@ -75,7 +76,7 @@ def main(argv=None):
         donor = load_donor(args.source, args.donor)
         torch.manual_seed(0)  # of layers without a counterpart
         logging.disable(logging.INFO)
-        backbone = AutoNL(arch, out_indices=(-1, ))
+        backbone = AutoNL(args.arch, out_indices=(-1, ))  # a name sets BN's eps
         backbone.init_weights()
         remapped = remap(donor, arch, backbone.layers[0].bn.eps)
         state = {**backbone.state_dict(), **remapped.state}

@@ -1,7 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """AutoNL, the backbone that an ArchSpec describes."""
+import re
 from os import PathLike
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule, ModuleList, Sequential
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from autonl_mm.arch import ArchSpec, BlockSpec, resolve_arch
 from autonl_mm.fold import DeployMixin
+from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.registry import MODELS, WEIGHT_INITIALIZERS
 from autonl_mm.runs.configs import type_name
 
@@ -22,6 +24,32 @@ INIT_CFG = [
 ]
 
 
+def layer_cfgs(arch: Union[str, PathLike, Sequence[str], ArchSpec],
+               conv_cfg: Optional[dict] = None,
+               norm_cfg: Optional[dict] = None,
+               act_cfg: Optional[dict] = None) -> Dict[str, Optional[dict]]:
+    """By what AutoNL builds its layers: what is given, else what the arch's name sets.
+
+    Args:
+        arch (str | PathLike | Sequence[str] | ArchSpec): As for :class:`AutoNL`, as
+            are all other arguments.
+
+    Returns:
+        dict[str, dict | None]: ``conv_cfg``, ``norm_cfg`` and ``act_cfg``.
+    """
+    named = NAMED_NETWORKS.get(arch) if isinstance(arch, str) else None
+    if norm_cfg is None:
+        norm_cfg = dict(
+            type='BN', momentum=0.01, eps=named.bn_eps if named else 1e-3)
+    elif named and 'eps' not in norm_cfg and re.search('BN|BatchNorm',
+                                                       type_name(norm_cfg)):
+        norm_cfg = dict(norm_cfg, eps=named.bn_eps)
+    if named:
+        conv_cfg = conv_cfg or named.conv_cfg
+    default = named.act_cfg if named else dict(type='Swish')
+    return dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg or dict(default))
+
+
 @MODELS.register_module()
 class AutoNL(DeployMixin, BaseModule):
     """AutoNL backbone.
@@ -32,8 +60,10 @@ class AutoNL(DeployMixin, BaseModule):
 
     Args:
         arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` (AutoNL-S),
-            ``'l'`` (AutoNL-L), the path of a notation file, a list of block
-            lines or an ArchSpec. Defaults to ``'s'``.
+            ``'l'`` (AutoNL-L), the name of a network of
+            :func:`autonl_mm.list_models`, the path of a notation file, a list of
+            block lines or an ArchSpec. Only a name sets activation, padding and
+            BN's eps, and only where the arguments below do not. Defaults to ``'s'``.
         out_indices (Sequence[int]): Layers whose outputs are returned. For
             an arch of 7 stages, 0 is the stem, 1 to 7 are the stages and 8
             is the head convolution; negative indices count from the head.
@@ -51,10 +81,14 @@ class AutoNL(DeployMixin, BaseModule):
         in_channels (int): Channels of the input. Defaults to 3.
         conv_cfg (dict, optional): Convolution type;
             ``dict(type='Conv2dAdaptivePadding')`` pads as TensorFlow does.
-            Defaults to None.
-        norm_cfg (dict): Normalisation. Defaults to
-            ``dict(type='BN', momentum=0.01, eps=1e-3)``.
-        act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
+            Defaults to None, what the arch's name sets, else torch's padding
+            (``dict(type='Conv2d')``).
+        norm_cfg (dict, optional): Normalisation. BN without eps gets what the name of
+            a network sets. Defaults to None,
+            ``dict(type='BN', momentum=0.01, eps=1e-3)`` with the eps that the name
+            sets.
+        act_cfg (dict, optional): Activation. Defaults to None, what the arch's name
+            sets, else ``dict(type='Swish')``.
         normalize (str, optional): What every LightNL divides by: ``'rms'``, the
             root mean square of its product, or ``'size'``, the size of the feature
             map, as in the paper; see :func:`autonl_mm.models.light_nl`. Defaults to
@@ -71,6 +105,7 @@ class AutoNL(DeployMixin, BaseModule):
     Attributes:
         out_channels (tuple[int, ...]): Channels of the outputs.
         out_strides (tuple[int, ...]): Strides of the outputs.
+        cfgs (dict): The ``conv_cfg``, ``norm_cfg`` and ``act_cfg`` of its layers.
 
     Raises:
         ValueError: If an argument is out of range; names it.
@@ -93,11 +128,12 @@ class AutoNL(DeployMixin, BaseModule):
                  with_cp: bool = False,
                  in_channels: int = 3,
                  conv_cfg: Optional[dict] = None,
-                 norm_cfg: dict = dict(type='BN', momentum=0.01, eps=1e-3),
-                 act_cfg: dict = dict(type='Swish'),
+                 norm_cfg: Optional[dict] = None,
+                 act_cfg: Optional[dict] = None,
                  normalize: Optional[str] = None,
                  init_cfg: Union[dict, List[dict], None] = INIT_CFG):
         super().__init__(init_cfg=init_cfg)
+        self.cfgs = layer_cfgs(arch, conv_cfg, norm_cfg, act_cfg)
         arch = self._arch = resolve_arch(arch, normalize)
         stages = arch.stages
         self.out_indices = self._check_out_indices(out_indices, len(stages))
@@ -115,8 +151,7 @@ class AutoNL(DeployMixin, BaseModule):
         self.norm_eval = norm_eval
         self.in_channels = in_channels
 
-        cfg = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
-        fused_cfg = dict(cfg, act_cfg=fused_act_cfg(act_cfg))
+        fused_cfg = dict(self.cfgs, act_cfg=fused_act_cfg(self.cfgs['act_cfg']))
         channels = [arch.stem_channels]
         strides = [2]
         self.layers = ModuleList([
@@ -146,9 +181,8 @@ class AutoNL(DeployMixin, BaseModule):
                         stride=block_stride,
                         dilation=block_dilation,
                         nl_dilation=dilation,
-                        act_cfg=act_cfg,
                         with_cp=with_cp,
-                        **cfg))
+                        **self.cfgs))
             self.layers.append(Sequential(*blocks))
             channels.append(stage[-1].out_channels)
             strides.append(stride)

@@ -90,8 +90,10 @@ def light_nl(x: Tensor,
     the product is zero, so is ``y``, and so are its gradients. In float32 all this
     holds for features from 1e-17 to 1e14. At stride 1 the sampled positions are all
     positions, and the root mean square of ``y`` is 1. With a larger stride, a position
-    that is not sampled and far larger than the sampled ones has a far larger ``y``. In the channel order it comes from small matrices: with the context
-    ``M = x_sc^T x_s`` and the Gram matrix ``G`` of the compact channels, its
+    that is not sampled and far larger than the sampled ones has a far larger ``y``.
+
+    In the channel order the root mean square comes from small matrices: with the
+    context ``M = x_sc^T x_s`` and the Gram matrix ``G`` of the compact channels, its
     first k columns, the sum of squares is ``tr(M^T G M)``. It has the sixth power of
     ``x``, so the matrices are divided by their largest value first, as the affinity is
     in the other order.

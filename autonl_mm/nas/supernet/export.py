@@ -1,12 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Export of a supernet's active subnet."""
-from typing import Dict, Tuple
+from typing import Dict, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from autonl_mm.arch import ArchSpec
 from autonl_mm.models import AutoNL
+from autonl_mm.models.backbones.autonl import layer_cfgs
 
 from .space import Subnet
 from .superkernel import cut
@@ -49,6 +50,39 @@ def build_subnet(supernet: AutoNLSuperNet) -> AutoNL:
                           value.shape).detach().clone()
     net.load_state_dict(state, assign=True)
     return net.train(supernet.training)
+
+
+def changed_settings(cfgs: Mapping[str, Optional[dict]],
+                     others: Mapping[str, Optional[dict]]) -> Dict[str, Optional[dict]]:
+    """The settings of layers that the weights depend on, where others differ.
+
+    Args:
+        cfgs (Mapping[str, dict | None]): ``cfgs`` of a backbone.
+        others (Mapping[str, dict | None]): As they are elsewhere.
+
+    Returns:
+        dict[str, dict | None]: Of ``conv_cfg`` and ``act_cfg`` those that differ, and
+        the ``norm_cfg`` of ``others`` with the eps of ``cfgs`` if that differs.
+    """
+    changed = {key: cfgs[key] for key in ('conv_cfg', 'act_cfg')
+               if cfgs[key] != others[key]}
+    eps, other = (c['norm_cfg'].get('eps', 1e-5) for c in (cfgs, others))
+    if eps != other:
+        changed['norm_cfg'] = dict(others['norm_cfg'], eps=eps)
+    return changed
+
+
+def subnet_text(arch: ArchSpec, cfgs: Mapping[str, Optional[dict]]) -> str:
+    """A subnet in the notation, with comments on what the notation cannot say.
+
+    Args:
+        arch (ArchSpec): The subnet.
+        cfgs (Mapping[str, dict | None]): ``cfgs`` of the supernet.
+    """
+    comments = ''.join(
+        f'# set {key}={value!r}\n'
+        for key, value in changed_settings(cfgs, layer_cfgs(arch)).items())
+    return comments + arch.to_text()
 
 
 def _split_block(name: str) -> Tuple[str, str]:

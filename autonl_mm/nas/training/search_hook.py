@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from autonl_mm.datasets.holdout_dataset import count_shared
 from autonl_mm.nas.selection.choosing import choose, make_goal
 from autonl_mm.nas.selection.proxy_loss import ProxyLoss
+from autonl_mm.nas.supernet.export import subnet_text
 from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.nas.supernet.supernet import AutoNLSuperNet
 from autonl_mm.registry import HOOKS
@@ -347,7 +348,8 @@ class SearchHook(Hook):
             return
         work_dir = Path(runner.work_dir)
         if self.chooses:
-            atomic_write(work_dir / 'arch.txt', arch.to_text())
+            atomic_write(work_dir / 'arch.txt',
+                         subnet_text(arch, self.supernet.cfgs))
         record = {
             kind: number,
             **dict(cost=cost, target=target, unit=unit,

@@ -28,6 +28,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 
 from autonl_mm.runs.atomic_files import AtomicLocalBackend
+from autonl_mm.runs.digest import digest
 
 from .allow_list import SAFE_GLOBALS
 from .archive import BrokenCheckpointError
@@ -151,23 +152,30 @@ def load_url(url: str,
         BrokenCheckpointError: If the downloaded file does not have the digest in its
             name, or is broken. The file is not kept, so the next call downloads it
             again.
-        OSError: If the file cannot be downloaded.
+        OSError: If it cannot be downloaded; says as which file to save it by hand.
     """
     model_dir = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
     file_name = file_name or osp.basename(urlparse(url).path)
     # two sources may have different files of the same name
     source = hashlib.sha256(url.encode()).hexdigest()[:16]
     path = osp.join(model_dir, f'{source}-{file_name}')
+    match = _DIGEST.search(file_name)
+    expected = match[1] if match else ''
     if not osp.exists(path):
         os.makedirs(model_dir, exist_ok=True)
-        digest = _DIGEST.search(file_name)
         try:
-            torch.hub.download_url_to_file(
-                url, path, digest[1] if digest else None, progress)
+            torch.hub.download_url_to_file(url, path, expected or None, progress)
         except RuntimeError as e:
             raise BrokenCheckpointError(
                 f'{url} is not the file that its name says: {e}. If you trust it, '
                 'download it and set the path of the file instead') from None
+        except OSError as e:
+            raise OSError(
+                f'{url} cannot be downloaded ({e}): download it where there is a '
+                f'connection, and save it as {path}') from None
+    elif expected and not (found := digest(Path(path))).startswith(expected):
+        raise BrokenCheckpointError(
+            f'{path} is not the file of {url}: its SHA-256 is {found}. Remove it')
     try:
         return load_checkpoint(path, map_location)
     except BrokenCheckpointError:

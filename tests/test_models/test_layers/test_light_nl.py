@@ -11,7 +11,8 @@ from mmengine.model import BaseModule, ExponentialMovingAverage
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict as mmengine_load_state_dict
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vmap
+from torch.func import grad as gradient
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autonl_mm.models.layers import LightNL, affinity_rows, light_nl, light_nl_reference
@@ -199,7 +200,7 @@ def test_transforms_of_torch_func(stride, size):
     def of_each(x):
         return torch.autograd.grad(loss(params, x[None]), list(params.values()))
 
-    got = vmap(grad(lambda p, x: loss(p, x[None])), (None, 0))(params, x)
+    got = vmap(gradient(lambda p, x: loss(p, x[None])), (None, 0))(params, x)
     for name, wanted in zip(params, zip(*map(of_each, x))):
         torch.testing.assert_close(got[name], torch.stack(wanted), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(vmap(lambda x: layer(x[None])[0])(x), layer(x))

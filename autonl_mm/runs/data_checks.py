@@ -15,6 +15,7 @@ from torch import nn
 
 from .classes import built_leaves, classes_of, different_classes, shorten
 from .coco_files import read_categories
+from .configs import type_name
 from .dataset_configs import leaf_datasets
 from .dry_run import check_forward
 from .hooks.label_check_hook import classifying_heads, is_binary
@@ -210,7 +211,7 @@ def check_sizes(runner: Runner, name: str) -> None:
     """
     loader = getattr(runner, f'{name}_dataloader')
     cfg = runner.cfg.get(f'{name}_dataloader') or {}
-    collate = (cfg.get('collate_fn') or {}).get('type')
+    collate = type_name(cfg.get('collate_fn') or {})
     if collate != 'default_collate' or getattr(loader, 'batch_size', None) == 1:
         return
     count = len(loader.dataset)

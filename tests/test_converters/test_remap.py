@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import Sequential
 from torch import nn
 
 from autonl_mm.arch import AUTONL_S, ArchSpec
@@ -200,10 +201,9 @@ def test_supernet_has_the_best_channels_first(donor, tmp_path):
 
 
 def test_only_autonl_can_be_remapped():
-    from autonl_mm.registry import WEIGHT_INITIALIZERS
-    init = WEIGHT_INITIALIZERS.build(dict(type='Remap', checkpoint='x'))
+    layer = Sequential(init_cfg=dict(type='autonl_mm.Remap', checkpoint='x'))
     with pytest.raises(ValueError, match='set model'):
-        init(nn.Conv2d(1, 1, 1))
+        layer.init_weights()
 
 
 @pytest.mark.slow

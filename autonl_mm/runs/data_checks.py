@@ -270,7 +270,8 @@ def check_classes(runner: Runner, datasets: Dict[str, Any]) -> None:
                 _check_heads(runner, place, leaf.metainfo, len(classes))
             elif first[1] != classes:
                 raise different_classes(place, classes, *first)
-    exported = getattr(getattr(runner.model, 'session', None), 'info', {})
+    model = getattr(runner.model, 'module', runner.model)  # in test-time augmentation
+    exported = getattr(getattr(model, 'session', None), 'info', {})
     if first and exported.get('classes', first[1]) != first[1]:
         raise different_classes(*first, 'the ONNX file', exported['classes'])
     if first:

@@ -23,6 +23,7 @@ from .checkpoints import check_file, find_resumable
 from .configs import add_config_args, enter_scope, read_config, type_name
 from .hooks import add_run_hooks
 from .packages import check_packages
+from .pipelines import forward_pipelines
 
 
 def add_common_args(parser: argparse.ArgumentParser) -> None:
@@ -274,6 +275,7 @@ def build_runner(cfg: Config, testing: bool = False) -> Runner:
     # mmengine names a runner by config and second. A second runner of that name would
     # stand in whatever scope is the latest.
     enter_scope(cfg)
+    forward_pipelines()
     if 'runner_type' in cfg:
         runner = RUNNERS.build(cfg)
     else:

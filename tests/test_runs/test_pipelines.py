@@ -1,9 +1,15 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import mmseg.datasets.transforms  # noqa: F401
 import pytest
+from mmengine.dataset import (
+    BaseDataset,
+    ClassBalancedDataset,
+    ConcatDataset,
+    RepeatDataset,
+)
 from mmengine.registry import TRANSFORMS, init_default_scope
 
-from autonl_mm.runs.pipelines import remove_annotations
+from autonl_mm.runs.pipelines import forward_pipelines, remove_annotations
 
 LOAD = dict(type='LoadAnnotations')
 FLIPS = [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0., 1.)]
@@ -24,3 +30,17 @@ def test_annotations_are_not_loaded(transforms, scope):
     remove_annotations(pipeline)
     assert 'LoadAnnotations' not in repr(pipeline)
     assert repr(pipeline).count('RandomFlip') == 2
+
+
+def test_wrappers_forward_the_pipeline(monkeypatch):
+    for wrapper in (ClassBalancedDataset, ConcatDataset, RepeatDataset):
+        monkeypatch.delattr(wrapper, 'pipeline', raising=False)
+    inner = [BaseDataset(pipeline=[], lazy_init=True) for _ in range(2)]
+    for dataset in inner:
+        dataset.load_data_list = lambda: [dict(number=i) for i in range(3)]
+        dataset.full_init()
+    forward_pipelines()
+    for dataset in (ConcatDataset(inner), RepeatDataset(inner[0], 2)):
+        dataset.pipeline = switched = lambda info: 'switched'
+        assert [dataset[i] for i in range(len(dataset))] == ['switched'] * 6
+        assert dataset.pipeline is switched

@@ -8,6 +8,7 @@ from typing import Any, Iterable, Iterator, Optional, Set, Tuple
 import mmengine.registry
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import Registry
 from mmengine.runner import (
     EpochBasedTrainLoop,
@@ -125,8 +126,9 @@ def _read_at(cfg: Config, place: str, node: dict, options: dict
              ) -> Optional[Set[str]]:
     """Names that are read of a dict at a place; None if any may be read."""
     kind = options.get(f'{place}.type', node.get('type'))
-    if kind is None and place == 'optim_wrapper':
-        kind = 'OptimWrapper'
+    if place == 'optim_wrapper' and kind in (None, 'OptimWrapper'):
+        # --amp changes its type later
+        return _arguments(OptimWrapper, AmpOptimWrapper)
     if kind is None:
         constructor = {**(cfg.get('optim_wrapper') or {}), **options}.keys() & {
             'constructor', 'optim_wrapper.constructor'}

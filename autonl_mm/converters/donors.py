@@ -10,13 +10,14 @@ activation, padding and BN's eps, is known for each family.
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
-from autonl_mm.arch import resolve_arch
+from autonl_mm.arch import ArchSpec, resolve_arch
 from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.runs.checkpoints import (
     BrokenCheckpointError,
@@ -53,6 +54,7 @@ class Family:
     std: Tuple[float, ...] = (58.395, 57.12, 57.375)
 
 
+OURS = Family('Swish', eps=1e-3)
 LITE = Family('ReLU6', True, 1e-3, (127.0, ) * 3, (128.0, ) * 3)
 # The start of timm's names; a name that fits several is of the longest.
 FAMILIES = {
@@ -220,7 +222,7 @@ FORMATS = {
                for old, new in _MMPRETRAIN.items()},
         }),
     'backbone.layers.1.0.depthwise.conv.weight': Format(
-        'autonl_mm', Family('Swish', eps=1e-3), {
+        'autonl_mm', OURS, {
             r'backbone\.layers\.(\d+)\.(conv|bn)\.': r'end\1.\2.',
             r'head\.fc\.': 'fc.',
             r'backbone\.layers\.(\d+)\.(\d+)\.': r'\1.\2.',
@@ -250,13 +252,13 @@ def load_donor(checkpoint: str,
         BrokenCheckpointError: If the file is broken or is not the one that its name
             says.
     """
-    scheme, _, name = checkpoint.rpartition('://')
+    scheme, _, name = str(checkpoint).rpartition('://')
     if scheme == 'timm':
         url = _timm_url(name)
         content, network = load_url(url), network or name
         sha256 = Path(url).stem.rpartition('-')[2]  # verified by load_url
     elif scheme in ('', 'package'):
-        path = _package_file(name) if scheme else Path(checkpoint)
+        path = _package_file(name) if scheme else Path(name).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f'there is no checkpoint {path}')
         sha256 = digest(path)
@@ -264,26 +266,17 @@ def load_donor(checkpoint: str,
             raise BrokenCheckpointError(
                 f'{path} is not the file that its name says, its SHA-256 starts with '
                 f'{sha256[:8]}: install the package again')
-        content, network = _read(path), network or path.name
+        content, network = load_checkpoint(path), network or (name if scheme else None)
     else:
         raise ValueError(
             f'checkpoint is {checkpoint!r}, expected timm://NAME, one of '
             f'{[f"package://{n}" for n in PACKAGED]}, or the path of a file')
+    if isinstance(content, dict):  # timm's trainer saves averaged weights too
+        content = content.get('state_dict_ema', content)
     try:
-        return describe(weights_of(content, checkpoint), network, checkpoint, sha256)
+        return describe(weights_of(content, 'the file'), network, str(checkpoint), sha256)
     except (ConversionError, MismatchError) as e:
         raise ConversionError(f'{checkpoint}: {e}') from None
-
-
-def _read(path: Path) -> Any:
-    if path.suffix != '.safetensors':
-        return load_checkpoint(str(path))
-    from safetensors import SafetensorError  # comes with timm
-    from safetensors.torch import load_file
-    try:
-        return load_file(path)
-    except SafetensorError as e:
-        raise BrokenCheckpointError(f'{path} is broken: {e}') from None
 
 
 def _timm_url(name: str) -> str:
@@ -344,15 +337,18 @@ def describe(weights: Mapping[str, Any],
             f'{_some(k[len("backbone."):] for k in weights)}')
     family, strides = known.family, STAGE_STRIDES
     if family is None:
-        names = [k for k in FAMILIES if str(network).startswith(k)]
+        name = str(network or Path(source).name)
+        names = [k for k in FAMILIES if name.startswith(k)]
         if not names:
             raise ConversionError(
-                'a network of timm, but the names of its tensors do not say which: set '
-                f"donor='mnasnet_100' or another of {', '.join(FAMILIES)}...")
+                f'a network of timm, but {name!r} is none of {", ".join(FAMILIES)}...: '
+                "set donor to timm's name of the network, such as 'mnasnet_100'")
         family = FAMILIES[max(names, key=len)]
-    elif known.name == 'autonl_mm' and network and not str(network).endswith('.pth'):
-        strides = [stage[0].stride for stage in resolve_arch(network).stages]
-        named = NAMED_NETWORKS.get(network) if isinstance(network, str) else None
+    named = NAMED_NETWORKS.get(network) if isinstance(network, str) else None
+    arch = resolve_arch(network) if named or network and known.family is OURS else None
+    if known.family is OURS:
+        if arch:
+            strides = [stage[0].stride for stage in arch.stages]
         if named:
             family = Family(named.act_cfg['type'], named.same_padding, named.bn_eps,
                             named.mean, named.std)
@@ -363,7 +359,24 @@ def describe(weights: Mapping[str, Any],
         fc = {k: tensors.take(f'fc.{k}', shape) for k, shape in dict(
             weight=(-1, len(head.weight)), bias=(-1, )).items()}
     tensors.finish()
+    if family.act == 'HSwish' and stages[0][0].se:
+        raise ConversionError('it is a small MobileNetV3, whose strides are others: only '
+                              'the large one can be remapped')
+    if arch:
+        _check_blocks(stages, arch, network)
     return Donor(source, sha256, family, stem, stages, head, fc)
+
+
+def _check_blocks(stages: List[List[DonorBlock]], arch: ArchSpec, network) -> None:
+    """Compare the first blocks with a network; its last layers may not be built."""
+    found = [(len(b.depthwise.weight), b.depthwise.weight.shape[-1], b.out_channels)
+             for stage in stages for b in stage]
+    expected = [(b.mid_channels, b.kernel_size, b.out_channels) for b in arch.blocks]
+    for i, (own, right) in enumerate(zip_longest(found, expected[:len(found)])):
+        if own != right:
+            raise ConversionError(
+                f'it is not {network}: hidden channels, kernel and output channels of '
+                f'block {i} are {own}, expected {right}')
 
 
 def _some(names) -> str:
@@ -416,6 +429,7 @@ class _Tensors:
                 f'{name} is {tuple(value.shape)}, expected ({expected})')
         elif not (value.is_floating_point() and value.isfinite().all()):
             self.problems.append(f'{name} is not of finite numbers')
+            return torch.zeros(value.shape)
         else:
             return value.detach().to('cpu', torch.float32, copy=True)
         return torch.zeros([max(n, 1) for n in shape])

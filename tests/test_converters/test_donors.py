@@ -67,8 +67,8 @@ def weights():
      'unknown: blocks.1.0.extra.weight'),
     (lambda s: s.update({'blocks.1.0.conv_pw.weight': torch.ones(48, 17, 1, 1)}),
      r'blocks.1.0.conv_pw.weight is \(48, 17, 1, 1\), expected \(any, 16, 1, 1\)'),
-    (lambda s: s['blocks.0.0.bn1.weight'].fill_(float('nan')),
-     'blocks.0.0.bn1.weight is not of finite numbers'),
+    (lambda s: s['blocks.0.0.conv_dw.weight'].fill_(float('nan')),
+     '^1 problems .*: blocks.0.0.conv_dw.weight is not of finite numbers'),
     (lambda s: [s.pop(k) for k in list(s) if 'bn' in k], 'have no BN'),
 ], ids=['missing', 'no statistics', 'extra', 'shape', 'nan', 'folded'])
 def test_wrong_tensors_are_named(change, message, weights):
@@ -79,8 +79,18 @@ def test_wrong_tensors_are_named(change, message, weights):
 
 
 def test_other_networks_are_refused(weights):
-    with pytest.raises(ConversionError, match="set donor='mnasnet_100'"):
-        describe(weights, 'model_best.pth')
+    with pytest.raises(ConversionError, match="'model_best.pth' is none of mnasnet"):
+        describe(weights, source='runs/model_best.pth')
+    with pytest.raises(ConversionError, match="'MNASNET' .*set donor to timm's"):
+        describe(weights, 'MNASNET')
+    with pytest.raises(ConversionError, match='not mobilenetv2_100: .* block 1 are'):
+        describe(weights, 'mobilenetv2_100')
+    with pytest.raises(ConversionError, match='not mnasnet_100: .* block 1 are'):
+        describe(AutoNL('l').state_dict(), 'mnasnet_100')
+    for small in mmpretrain.MobileNetV3('small'), timm.create_model(
+            'mobilenetv3_small_050'):
+        with pytest.raises(ConversionError, match='it is a small MobileNetV3'):
+            describe(small.state_dict(), 'mobilenetv3_small_050')
     with pytest.raises(ConversionError, match='not a known network'):
         describe(timm.create_model('resnet18').state_dict(), 'resnet18')
     state = timm.create_model('mixnet_s').state_dict()
@@ -108,6 +118,23 @@ def test_files(tmp_path, weights):
         load_donor('timm://no_such_network')
     with pytest.raises(ValueError, match='expected timm://NAME'):
         load_donor('https://somewhere/x.pth')
+    (tmp_path / 'empty.safetensors').touch()
+    with pytest.raises(BrokenCheckpointError, match='empty.safetensors'):
+        load_donor(str(tmp_path / 'empty.safetensors'))
+
+
+def test_averaged_weights_of_timms_trainer(tmp_path, weights):
+    average = {k: v + 1 for k, v in weights.items()}
+    path = tmp_path / 'mnasnet_100.pth'
+    torch.save(dict(state_dict=weights, state_dict_ema=average), path)
+    assert torch.equal(load_donor(path).stem.weight, average['conv_stem.weight'])
+
+
+def test_files_of_our_own_may_have_any_name(tmp_path, monkeypatch):
+    net = AutoNL(['r1_k3_s11_e1_i8_o8'], out_indices=(-1, ))
+    torch.save(net.state_dict(), tmp_path / 'best.pt')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert load_donor('~/best.pt').stages[0][0].out_channels == 8
 
 
 def test_strides_of_our_own_networks():

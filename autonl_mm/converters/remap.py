@@ -104,9 +104,11 @@ def remap(donor: Donor,
         eps (float): Eps of its BN. Defaults to 1e-3.
         in_channels (int): Channels of its images: for 1 the stem's kernels are summed,
             else repeated and scaled so that their sum stays. Defaults to 3.
-        sort_channels (bool): Whether hidden channels are sorted by importance, so that
-            narrower subnets of a supernet take the best ones. Defaults to False: a
-            layer of equal width keeps the donor's order.
+        sort_channels (bool): Whether channels are sorted by importance, so that
+            narrower subnets of a supernet take the best ones. Copies then follow all
+            of the donor's channels, with no share of their weights: the subnet of the
+            donor's width is the donor. Defaults to False: a layer of equal width keeps
+            the donor's order.
 
     Returns:
         Remapped: The weights.
@@ -136,9 +138,10 @@ class _Remapping:
             if source is None:
                 for j in range(len(specs)):
                     self.row(f'layers.{i}.{j}', 'new')
+                before = None
                 continue
             blocks = donor.stages[source]
-            if before != source - 1:  # a stage between them has no counterpart
+            if before != source - 1:  # a stage of either network has no counterpart
                 channels = self.fit(
                     torch.ones(blocks[0].in_channels), specs[0].in_channels)
             channels = self.stage(f'layers.{i}', specs, blocks, channels)
@@ -259,6 +262,8 @@ class _Remapping:
             source = source.sort()[0]
         if width > have:  # the most important ones are copied first
             source = torch.cat([source, order.repeat(-(-width // have))[:width - have]])
+        if self.sort:  # subnets have the first ones alone
+            return _shared(source, (torch.arange(width) < have).float())
         return _shared(source, torch.rand(width, generator=self.generator) + 0.5)
 
 

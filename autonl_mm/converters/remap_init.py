@@ -35,7 +35,8 @@ class Remap:
     def __call__(self, module: nn.Module) -> None:
         raise ValueError(
             f'init_cfg of a {type(module).__name__} is a Remap, which initialises an '
-            'AutoNL or AutoNLSuperNet: set model.backbone.init_cfg')
+            'AutoNL or AutoNLSuperNet: set it as the init_cfg of this backbone itself, '
+            'not of a module around it')
 
     def fill(self, backbone: nn.Module, arch: ArchSpec,
              sort_channels: bool = False) -> Remapped:

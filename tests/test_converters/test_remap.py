@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Remapped weights: exact where the networks agree, and where a rule is exact."""
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from autonl_mm.arch import AUTONL_S, ArchSpec
 from autonl_mm.config_checks import check_donors
 from autonl_mm.converters import describe, load_donor, remap
-from autonl_mm.converters.donors import FAMILIES
+from autonl_mm.converters.donors import FAMILIES, Family
 from autonl_mm.models import AutoNL
 from autonl_mm.nas import AutoNLSuperNet
 from autonl_mm.runs.checkpoints import BrokenCheckpointError
@@ -128,6 +129,25 @@ def test_smaller_targets_keep_what_weighs_most(donor):
     assert 0 < rows['layers.5.0'] < 0.9 and 'layers.4.1' not in rows
 
 
+def test_stages_that_only_the_target_has(donor, x):
+    """A new stage in the middle may have any width."""
+    text = SMALL.replace('r2_k5_s22_e3_i12_o14',
+                         'r1_k3_s11_e3_i12_o20\nr2_k5_s22_e3_i20_o14')
+    net = build(text, 1, out_indices=(-1, ))
+    remapped = remap(donor, net.arch())
+    assert {row.name for row in remapped.rows if row.source == 'new'} == {'layers.6.0'}
+    assert logits_of(remapped, net, x).isfinite().all()
+
+
+def test_subnets_of_a_wider_supernet_are_the_donor(donor, x, expected):
+    wide = remap(donor, ArchSpec.from_text(SMALL.replace('e3', 'e6')),
+                 sort_channels=True)
+    net = build(SMALL, 1)
+    wide.state = {k: wide.state[k][tuple(map(slice, v.shape))]
+                  for k, v in net.state_dict().items() if k in wide.state}
+    assert torch.allclose(logits_of(wide, net, x), expected, atol=1e-4)
+
+
 def test_squeeze_excite_of_the_donor(x):
     text = SMALL.replace('e3', 'e3_se0.5')
     net = build(text)
@@ -202,7 +222,7 @@ def test_supernet_has_the_best_channels_first(donor, tmp_path):
 
 def test_only_autonl_can_be_remapped():
     layer = Sequential(init_cfg=dict(type='autonl_mm.Remap', checkpoint='x'))
-    with pytest.raises(ValueError, match='set model'):
+    with pytest.raises(ValueError, match='of this backbone itself'):
         layer.init_weights()
 
 
@@ -234,9 +254,22 @@ def test_normalisation_is_compared_with_the_donors(tmp_path):
     cfg = Config(dict(
         model=dict(backbone=dict(init_cfg=[dict(
             type='autonl_mm.Remap', checkpoint=str(path))])),
-        data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[1, 1, 1])))
+        data_preprocessor=dict(
+            mean=[123.675, 116.28, 103.53], std=[1, 1, 1], to_rgb=True)))
     with pytest.warns(UserWarning, match=r'std is \[1, 1, 1\], but .* \[58'):
         check_donors(cfg)
+    right = Family('Swish')
+    images = dict(mean=right.mean, std=right.std, bgr_to_rgb=True)
+    search = Config(dict(model=dict(model=dict(cfg.model, data_preprocessor=images))))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        check_donors(search)
+    search.model.model.data_preprocessor.bgr_to_rgb = False
+    with pytest.warns(UserWarning, match='leaves images in BGR'):
+        check_donors(search)
+    search.model.model.data_preprocessor = dict(bgr_to_rgb=True)
+    with pytest.warns(UserWarning, match='mean is None, but'):
+        check_donors(search)
     path.write_bytes(b'')
     with pytest.raises(BrokenCheckpointError):
         check_donors(cfg)

@@ -30,7 +30,8 @@ def check_archs(model: Optional[dict]) -> None:
 def check_donors(cfg: Config) -> None:
     """Read the donor of every ``Remap`` in a config, before anything is built.
 
-    It warns if the images are normalised otherwise than in the donor's training.
+    It warns if the images are normalised otherwise than in the donor's training, or are
+    BGR.
 
     Args:
         cfg (Config): The config.
@@ -40,19 +41,30 @@ def check_donors(cfg: Config) -> None:
             :func:`~autonl_mm.converters.load_donor`.
     """
     model = cfg.get('model') or {}
-    images = model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    for key, part in config_parts('model', model):
+    parts = list(config_parts('model', model))
+    # the model of a search is inside of another one
+    images = next((part['data_preprocessor'] for _, part in parts
+                   if part.get('data_preprocessor')), cfg.get('data_preprocessor'))
+    for key, part in parts:
         if type_name(part) != 'Remap':
             continue
         family = load_donor(part['checkpoint'], part.get('donor')).family
+        if not images:
+            continue
         for name in ('mean', 'std'):
             given, right = images.get(name), getattr(family, name)
-            if given is not None and max(
+            if given is None or len(given) == len(right) and max(
                     abs(a - b) for a, b in zip(given, right)) > 1:
                 warnings.warn(
-                    f'data_preprocessor.{name} is {list(given)}, but {key}.checkpoint='
-                    f'{part["checkpoint"]!r} was trained with {list(right)}',
+                    f'data_preprocessor.{name} is {given and list(given)}, but {key}.'
+                    f'checkpoint={part["checkpoint"]!r} was trained with {list(right)}',
                     stacklevel=2)
+        if len(images.get('mean') or family.mean) == 3 and not (
+                images.get('to_rgb') or images.get('bgr_to_rgb')):
+            warnings.warn(
+                f'data_preprocessor leaves images in BGR, but {key}.checkpoint='
+                f'{part["checkpoint"]!r} was trained with RGB: set to_rgb=True in '
+                'mmpretrain, bgr_to_rgb=True in mmdet and mmseg', stacklevel=2)
 
 
 def check_search(cfg: Config) -> None:

@@ -24,6 +24,7 @@ from autonl_mm import AUTONL_L, AUTONL_S, count_macs
 from autonl_mm.cost import light_nl_macs
 from autonl_mm.measure.counting import built_macs
 from autonl_mm.nas import CostAwareModel
+from autonl_mm.nas.search_configs import write_retrain_config
 from autonl_mm.runs.dataset_configs import leaf_datasets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,6 +141,22 @@ def test_model(path, scope):
     assert math.isfinite(losses['loss'].item())
     assert ('loss_cost' in losses) == (task is not model)
     assert not torch.equal(before, stem)
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in OWN if 'supernet' in p.name], ids=lambda p: p.stem)
+def test_searched_network_can_be_retrained(path, tmp_path, scope):
+    """In the config that ``export_arch.py --config`` makes of ``retrain_base``."""
+    cfg = load(path)
+    supernet = MODELS.build(cfg.model).supernet
+    retrain = tmp_path / 'retrain.py'
+    write_retrain_config(retrain, cfg.retrain_base, supernet.arch(), supernet.cfgs)
+    cfg = load(retrain)
+    assert cfg.train_cfg.max_epochs > 0
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        feats = model.extract_feat(torch.zeros(1, 3, 64, 64))
+    assert all(torch.isfinite(f).all() for f in feats)
 
 
 def test_papers_search():

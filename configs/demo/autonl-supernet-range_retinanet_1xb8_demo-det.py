@@ -29,5 +29,3 @@ custom_hooks = [
             split='val')),
     bn_hook,
 ]
-# tools/choose_arch.py writes variants of this config
-retrain_base = '{{ fileDirname }}/retinanet_autonl-searched_1xb8_demo-det.py'

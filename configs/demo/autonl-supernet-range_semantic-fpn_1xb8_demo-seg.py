@@ -26,5 +26,3 @@ custom_hooks = [
             split='val')),
     bn_hook,
 ]
-# tools/choose_arch.py writes variants of this config
-retrain_base = '{{ fileDirname }}/semantic-fpn_autonl-searched_1xb8_demo-seg.py'

@@ -25,3 +25,5 @@ visualizer = dict(vis_backends=[
     dict(type='TensorboardVisBackend'),
 ])
 randomness = dict(seed=0)
+# tools/export_arch.py and choose_arch.py write variants of this config
+retrain_base = '{{ fileDirname }}/retinanet_autonl-searched_1xb8_demo-det.py'

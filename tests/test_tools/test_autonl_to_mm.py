@@ -206,7 +206,7 @@ def test_without_tensorflow(files, capsys, monkeypatch):
     prefix = tf_checkpoint(files / 'release', files / 'full.npz')
     message = refused(capsys, prefix, files / 'dst.pth',
                       arch=files / 'arch.txt')
-    assert "pip install 'autonl_mm[tensorflow]'" in message
+    assert "pip install -e '.[tensorflow]'" in message
     assert '.npz' in message
     assert (ROOT / re.search(r'tools/\S+README.md', message)[0]).exists()
 

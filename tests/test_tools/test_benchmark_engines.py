@@ -45,6 +45,6 @@ def test_engines_at_hand(monkeypatch, capsys):
             if module != 'onnx':
                 monkeypatch.setitem(sys.modules, module, None)
     assert tool.choose_engines(None) == ['onnxruntime']
-    assert "pip install 'autonl_mm[ncnn]'" in capsys.readouterr().out
+    assert "pip install -e '.[ncnn]'" in capsys.readouterr().out
     with pytest.raises(ImportError, match='ncnn models need ncnn'):
         tool.choose_engines(['ncnn'])

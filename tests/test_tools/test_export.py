@@ -176,7 +176,7 @@ def test_missing_libraries(module, files, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     message = main_error(monkeypatch, tool, config, weights)
     assert f'need {module}' in message
-    assert "pip install 'autonl_mm[onnxruntime]'" in message
+    assert "pip install -e '.[onnxruntime]'" in message
 
 
 @pytest.mark.parametrize('arguments, words', [

@@ -162,7 +162,7 @@ def choose_engines(names):
         found.append(name)
     if not found:
         raise ImportError(
-            "no engine is installed: pip install 'autonl_mm[onnxruntime]'")
+            "no engine is installed: pip install -e '.[onnxruntime]'")
     return found
 
 

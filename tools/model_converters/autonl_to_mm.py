@@ -118,7 +118,7 @@ def read_tf_checkpoint(prefix):
     except ImportError as e:  # not installed, or broken
         raise ValueError(
             f'{prefix} is a TensorFlow checkpoint, which needs tensorflow ({e}): '
-            "pip install 'autonl_mm[tensorflow]', or dump it to a .npz file on a "
+            "pip install -e '.[tensorflow]', or dump it to a .npz file on a "
             'machine that has tensorflow, see tools/model_converters/README.md'
         ) from None
     try:

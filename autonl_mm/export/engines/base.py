@@ -229,7 +229,7 @@ class Engine:
         except ImportError as e:
             raise ImportError(
                 f'{self.name} models need {name.split(".")[0]}, which cannot be '
-                f"imported ({e}): pip install 'autonl_mm[{self.name}]'") from None
+                f"imported ({e}): pip install -e '.[{self.name}]'") from None
 
     def write(self, graph: nn.Module, settings: Settings, file: Path) -> None:
         """Turn a graph into an exported model.

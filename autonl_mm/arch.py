@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from difflib import get_close_matches
 from os import PathLike
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.runs.text_files import read_text
@@ -164,6 +164,19 @@ class BlockSpec:
         return '_'.join(tokens)
 
 
+class Placement(NamedTuple):
+    """How AutoNL builds a block for an ``output_stride``.
+
+    Args:
+        stride (int): Stride of the block.
+        dilation (int): Dilation of its depthwise convolution. Defaults to 1.
+        nl_dilation (int): Dilation of LightNL's depthwise convolution. Defaults to 1.
+    """
+    stride: int
+    dilation: int = 1
+    nl_dilation: int = 1
+
+
 @dataclass(frozen=True)
 class ArchSpec:
     """A network: stem, blocks, head.
@@ -217,6 +230,31 @@ class ArchSpec:
                 stages.append([])
             stages[-1].append(block)
         return tuple(tuple(stage) for stage in stages)
+
+    def placements(self, output_stride: int = 32) -> Tuple[Placement, ...]:
+        """For each block how it is built for an output stride.
+
+        Where ``output_stride`` is reached, a block keeps its resolution, and all
+        layers after its depthwise convolution are dilated instead. Every kernel then
+        sees the same pixels as in the network it was trained in.
+
+        Args:
+            output_stride (int): 32, 16 or 8. Defaults to 32.
+
+        Raises:
+            ValueError: If it is another number.
+        """
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f'output_stride is {output_stride}, expected 8, 16 or 32')
+        placements, total, dilation = [], 2, 1
+        for block in self.blocks:
+            stride, before = block.stride, dilation
+            if total * stride > output_stride:
+                stride = 1
+                dilation *= block.stride
+            total *= stride
+            placements.append(Placement(stride, before, dilation))
+        return tuple(placements)
 
     @property
     def normalize(self) -> Optional[str]:

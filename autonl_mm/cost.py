@@ -17,7 +17,7 @@ from typing import Dict, Iterator, Optional, Tuple, Union
 
 from autonl_mm.runs.text_files import check_json, read_json
 
-from .arch import ArchSpec, BlockSpec
+from .arch import ArchSpec, BlockSpec, Placement
 
 Size = Tuple[int, int]
 
@@ -90,17 +90,20 @@ def light_nl_order(channels: int, nl_channels: int, positions: int,
     return 'spatial' if macs['spatial'] < macs['channel'] else 'channel'
 
 
-def block_macs(spec: BlockSpec, in_size: Size) -> Dict[str, int]:
+def block_macs(spec: BlockSpec, in_size: Size,
+               stride: Optional[int] = None) -> Dict[str, int]:
     """MACs of one inverted residual block by sublayer.
 
     Args:
         spec (BlockSpec): The block.
         in_size (tuple[int, int]): ``(H, W)`` of the block's input.
+        stride (int, optional): Stride in place of the spec's, where dilation
+            replaces stride. Defaults to None.
 
     Returns:
         dict[str, int]: From the sublayer's name in MBConv to its MACs.
     """
-    out_size = strided(in_size, spec.stride)
+    out_size = strided(in_size, stride or spec.stride)
     in_positions = in_size[0] * in_size[1]
     positions = out_size[0] * out_size[1]
     mid, out = spec.mid_channels, spec.out_channels
@@ -122,29 +125,32 @@ def block_macs(spec: BlockSpec, in_size: Size) -> Dict[str, int]:
     return macs
 
 
-def iter_blocks(arch: ArchSpec, input_shape: Size
-         ) -> Iterator[Tuple[str, BlockSpec, Size]]:
+def iter_blocks(arch: ArchSpec, input_shape: Size, output_stride: int = 32
+                ) -> Iterator[Tuple[str, BlockSpec, Size]]:
     """The blocks of a network, each with its name and its input's size.
 
     Args:
         arch (ArchSpec): The network.
         input_shape (tuple[int, int]): ``(H, W)`` of the input image.
+        output_stride (int): As for AutoNL. Defaults to 32.
 
     Yields:
         tuple: Name in AutoNL, BlockSpec, ``(H, W)`` of the block's input.
     """
     size = strided(input_shape, 2)
+    placements = iter(arch.placements(output_stride))
     for i, stage in enumerate(arch.stages, 1):
         for j, block in enumerate(stage):
             yield f'layers.{i}.{j}', block, size
-            size = strided(size, block.stride)
+            size = strided(size, next(placements).stride)
 
 
 def count_macs(arch: ArchSpec,
                input_shape: Union[int, Size] = (224, 224),
                num_classes: Optional[int] = 1000,
                with_head: bool = True,
-               in_channels: int = 3) -> Cost:
+               in_channels: int = 3,
+               output_stride: int = 32) -> Cost:
     """MACs of the network that AutoNL builds from a spec, for one image.
 
     Args:
@@ -156,12 +162,14 @@ def count_macs(arch: ArchSpec,
         with_head (bool): Whether the head convolution is built; without it
             there is no classifier either. Defaults to True.
         in_channels (int): Channels of the image. Defaults to 3.
+        output_stride (int): 32, 16 or 8, as for AutoNL. Defaults to 32.
 
     Returns:
         Cost: ``.total``, and ``.rows`` with one row per layer.
 
     Raises:
-        ValueError: If ``input_shape`` is not a height and a width.
+        ValueError: If ``input_shape`` is not a height and a width, or
+            ``output_stride`` is another number.
     """
     input_shape = check_input_shape(input_shape)
     rows = []
@@ -170,8 +178,10 @@ def count_macs(arch: ArchSpec,
         LayerCost('layers.0.conv',
                   size[0] * size[1] * 9 * in_channels * arch.stem_channels,
                   (arch.stem_channels, *size)))
-    for prefix, block, in_size in iter_blocks(arch, input_shape):
-        size = strided(in_size, block.stride)
+    for (prefix, block, in_size), placement in zip(
+            iter_blocks(arch, input_shape, output_stride),
+            arch.placements(output_stride)):
+        size = strided(in_size, placement.stride)
         mid, se = block.mid_channels, block.se_channels
         shapes = {
             'expand.conv': (mid, *in_size),
@@ -183,7 +193,8 @@ def count_macs(arch: ArchSpec,
         rows += [
             LayerCost(f'{prefix}.{name}', macs,
                       shapes.get(name, (block.out_channels, *size)))
-            for name, macs in block_macs(block, in_size).items()
+            for name, macs in block_macs(
+                block, in_size, placement.stride).items()
         ]
     if not with_head:
         return Cost(tuple(rows))
@@ -223,17 +234,22 @@ class MacsModel:
 
     unit = 'MACs'
 
-    def block(self, spec: BlockSpec, in_size: Size) -> int:
+    def block(self, spec: BlockSpec, in_size: Size,
+              placement: Optional[Placement] = None) -> int:
         """Cost of a block whose input is ``in_size``, ``(H, W)``."""
-        return sum(block_macs(spec, in_size).values())
+        return sum(block_macs(
+            spec, in_size, placement.stride if placement else None).values())
 
     def network(self,
                 arch: ArchSpec,
                 input_shape: Size,
                 num_classes: Optional[int] = 1000,
-                with_head: bool = True) -> int:
+                with_head: bool = True,
+                in_channels: int = 3,
+                output_stride: int = 32) -> int:
         """Cost of a whole network; arguments as for :func:`count_macs`."""
-        return count_macs(arch, input_shape, num_classes, with_head).total
+        return count_macs(arch, input_shape, num_classes, with_head, in_channels,
+                          output_stride).total
 
 
 class ParamsModel:
@@ -247,8 +263,9 @@ class ParamsModel:
 
     unit = 'parameters'
 
-    def block(self, spec: BlockSpec, in_size: Size = (1, 1)) -> int:
-        """Parameters of a block; they do not depend on the size."""
+    def block(self, spec: BlockSpec, in_size: Size = (1, 1),
+              placement: Optional[Placement] = None) -> int:
+        """Parameters of a block; they depend neither on size nor on placement."""
         mid, out, hidden = spec.mid_channels, spec.out_channels, spec.se_channels
         total = mid * (spec.kernel_size**2 + 2) + out * (mid + 2)
         if spec.with_expand:
@@ -263,9 +280,11 @@ class ParamsModel:
                 arch: ArchSpec,
                 input_shape: Size = (1, 1),
                 num_classes: Optional[int] = 1000,
-                with_head: bool = True) -> int:
+                with_head: bool = True,
+                in_channels: int = 3,
+                output_stride: int = 32) -> int:
         """Parameters of a whole network; arguments as for :func:`count_macs`."""
-        total = arch.stem_channels * (9 * 3 + 2)
+        total = arch.stem_channels * (9 * in_channels + 2)
         total += sum(self.block(block) for block in arch.blocks)
         if with_head:
             total += arch.head_channels * (arch.blocks[-1].out_channels + 2)
@@ -318,17 +337,21 @@ class LatencyTable:
         return cls(table['latency_ms'], str(path))
 
     @staticmethod
-    def block_key(spec: BlockSpec, in_size: Size) -> str:
+    def block_key(spec: BlockSpec, in_size: Size,
+                  placement: Optional[Placement] = None) -> str:
         """Key of a block whose input is ``in_size``, ``(H, W)``."""
         key = f'{in_size[0]}x{in_size[1]} {spec.to_text()}'
         if spec.nl_ratio and spec.normalize == 'rms':
             key += ' scale-rms'
+        if placement not in (None, Placement(spec.stride)):
+            key += ' stride{}-dilation{}-{}'.format(*placement)
         return key
 
     @staticmethod
-    def stem_key(arch: ArchSpec, input_shape: Size) -> str:
+    def stem_key(arch: ArchSpec, input_shape: Size, in_channels: int = 3) -> str:
         """Key of the stem for an image of ``input_shape``, ``(H, W)``."""
-        return f'{input_shape[0]}x{input_shape[1]} stem{arch.stem_channels}'
+        key = f'{input_shape[0]}x{input_shape[1]} stem{arch.stem_channels}'
+        return key if in_channels == 3 else f'{key} in{in_channels}'
 
     @staticmethod
     def head_key(arch: ArchSpec, in_size: Size) -> str:
@@ -344,19 +367,22 @@ class LatencyTable:
                 'tools/analysis_tools/measure_latency.py')
         return self.entries[key]
 
-    def block(self, spec: BlockSpec, in_size: Size) -> float:
+    def block(self, spec: BlockSpec, in_size: Size,
+              placement: Optional[Placement] = None) -> float:
         """Cost of a block whose input is ``in_size``, ``(H, W)``.
 
         Raises:
             ValueError: If the table lacks it.
         """
-        return self._lookup(self.block_key(spec, in_size))
+        return self._lookup(self.block_key(spec, in_size, placement))
 
     def network(self,
                 arch: ArchSpec,
                 input_shape: Size,
                 num_classes: Optional[int] = None,
-                with_head: bool = True) -> float:
+                with_head: bool = True,
+                in_channels: int = 3,
+                output_stride: int = 32) -> float:
         """Cost of a whole backbone; the classifier is not in the table.
 
         Args:
@@ -366,15 +392,19 @@ class LatencyTable:
                 for all networks and costs very little. Defaults to None.
             with_head (bool): Whether the head convolution is built. Defaults
                 to True.
+            in_channels (int): Channels of the image. Defaults to 3.
+            output_stride (int): As for AutoNL. Defaults to 32.
 
         Raises:
             ValueError: If the table lacks a part.
         """
-        total = self._lookup(self.stem_key(arch, input_shape))
+        total = self._lookup(self.stem_key(arch, input_shape, in_channels))
         size = input_shape
-        for _, block, in_size in iter_blocks(arch, input_shape):
-            total += self.block(block, in_size)
-            size = strided(in_size, block.stride)
+        for (_, block, in_size), placement in zip(
+                iter_blocks(arch, input_shape, output_stride),
+                arch.placements(output_stride)):
+            total += self.block(block, in_size, placement)
+            size = strided(in_size, placement.stride)
         if with_head:
             total += self._lookup(self.head_key(arch, size))
         return total

@@ -81,16 +81,19 @@ def randomize(supernet, seed):
 def latencies(supernet):
     """Made-up milliseconds for every candidate of a supernet."""
     space, shape = supernet.space, supernet.input_shape
-    entries = {LatencyTable.stem_key(space.largest, shape): 0.5}
-    size = strided(shape, 2)
-    for block, (_, _, size) in zip(space.blocks, iter_blocks(space.largest, shape)):
+    entries = {
+        LatencyTable.stem_key(space.largest, shape, supernet.in_channels): 0.5}
+    stride = supernet.output_stride
+    for block, (_, _, size), placement in zip(
+            space.blocks, iter_blocks(space.largest, shape, stride),
+            space.largest.placements(stride)):
         for choice in block.choices():
             spec = block.spec(choice)
             if spec:
-                entries[LatencyTable.block_key(spec, size)] = (
+                entries[LatencyTable.block_key(spec, size, placement)] = (
                     1 + spec.mid_channels * spec.kernel_size +
                     spec.se_channels + spec.nl_channels)
-        size = strided(size, block.stride)
+        size = strided(size, placement.stride)
     entries[LatencyTable.head_key(space.largest, size)] = 0.25
     return entries
 

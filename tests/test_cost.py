@@ -30,14 +30,14 @@ papers_networks = pytest.mark.parametrize(
     ids=['s', 'l'])
 
 
-def build_classifier(arch, num_classes=1000, normalize=None):
+def build_classifier(arch, num_classes=1000, normalize=None, **kwargs):
     return MODELS.build(
         dict(
             _scope_='mmpretrain',
             type='ImageClassifier',
             backbone=dict(
                 type='autonl_mm.AutoNL', arch=arch, out_indices=(-1, ),
-                normalize=normalize),
+                normalize=normalize, **kwargs),
             neck=dict(type='autonl_mm.PoolDropout'),
             head=dict(
                 type='LinearClsHead',
@@ -47,7 +47,8 @@ def build_classifier(arch, num_classes=1000, normalize=None):
 
 def measured_rows(model, input_shape):
     """mmengine's count, named as the rows of count_macs."""
-    analyzer = FlopAnalyzer(model, torch.zeros(1, 3, *input_shape))
+    channels = model.backbone.in_channels
+    analyzer = FlopAnalyzer(model, torch.zeros(1, channels, *input_shape))
     # Not None: mmengine 0.10.7 would then use its default handle.
     analyzer.set_op_handle('aten::batch_norm', lambda inputs, outputs: 0)
     analyzer.unsupported_ops_warnings(False)
@@ -159,10 +160,14 @@ def small_archs(draw):
 
 
 @settings(max_examples=12, deadline=None)
-@given(small_archs(), st.integers(32, 70), st.integers(32, 70), st.integers(2, 9))
-def test_rows_of_random_archs_agree_with_mmengine(arch, h, w, num_classes):
-    model = build_classifier(arch, num_classes)
-    cost = count_macs(arch, (h, w), num_classes)
+@given(small_archs(), st.integers(32, 70), st.integers(32, 70), st.integers(2, 9),
+       st.sampled_from([8, 16, 32]), st.integers(1, 6))
+def test_rows_of_random_archs_agree_with_mmengine(
+        arch, h, w, num_classes, output_stride, channels):
+    model = build_classifier(
+        arch, num_classes, output_stride=output_stride, in_channels=channels)
+    cost = count_macs(arch, (h, w), num_classes, in_channels=channels,
+                      output_stride=output_stride)
     assert counted_rows(cost) == measured_rows(model, (h, w))
 
 
@@ -338,6 +343,23 @@ def test_latency_of_a_network():
         table.network(bounded, (32, 24))
 
 
+def test_latency_of_another_stem_and_of_dilated_blocks():
+    arch = ArchSpec.from_text('\n'.join(
+        f'r1_k3_s{stride}_e1_i8_o8' for stride in (22, 22, 22, 11)) + '\nhead32')
+    table = LatencyTable({
+        '32x32 stem8 in1': 1.0,
+        '16x16 r1_k3_s22_e1_i8_o8': 2.0,
+        '8x8 r1_k3_s22_e1_i8_o8': 4.0,
+        '4x4 r1_k3_s22_e1_i8_o8 stride1-dilation1-2': 8.0,
+        '4x4 r1_k3_s11_e1_i8_o8 stride1-dilation2-2': 16.0,
+        '4x4 head8-32': 32.0})
+    assert table.network(arch, (32, 32), in_channels=1, output_stride=8) == 63
+    for channels, output_stride in (3, 8), (1, 32):
+        with pytest.raises(ValueError, match='has no entry'):
+            table.network(arch, (32, 32), in_channels=channels,
+                          output_stride=output_stride)
+
+
 def test_latency_table_file(tmp_path):
     path = tmp_path / 'latency.json'
     path.write_text(json.dumps(dict(device='x', latency_ms=LATENCY)))
@@ -348,6 +370,11 @@ def test_latency_table_file(tmp_path):
     assert str(path) in str(error.value)
     assert '64x64 stem8' in str(error.value)
     assert 'measure_latency.py' in str(error.value)
+
+
+def test_output_stride_is_checked():
+    with pytest.raises(ValueError, match='output_stride is 4, expected 8, 16 or 32'):
+        count_macs(AUTONL_S, output_stride=4)
 
 
 @pytest.mark.parametrize('shape', [(3, 224, 224), (0, 224), (224, )])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import ROOT, call_main, load_tool, main_error, run_tool
 from mmengine.config import Config
+from search_spaces import TINY_SPACE, latencies
 
 from autonl_mm.arch import ArchSpec
 from autonl_mm.cost import LatencyTable
@@ -62,6 +63,20 @@ def test_in_an_engine(tiny_search, tmp_path, monkeypatch, scope, capsys):
         layers = len(arch.blocks) + 2
         assert fitted == pytest.approx(
             found['factor'] * row['sum_ms'] + layers * found['added_ms'])
+
+
+def test_every_block_is_measured_as_it_is_built():
+    """Dilated, and the stem with the channels of the image."""
+    supernet = AutoNLSuperNet(dict(TINY_SPACE, stages=[
+        *TINY_SPACE['stages'], dict(channels=32, depth=1, stride=2, kernel_size=3,
+                                    expand_ratio=2, se_ratio=0, nl_ratio=0.25)]),
+        input_shape=32, in_channels=1, output_stride=8)
+    layers = load_tool(SCRIPT).candidates(supernet)
+    assert layers.keys() == latencies(supernet).keys()
+    key = next(key for key in layers if key.endswith(' stride1-dilation1-2'))
+    block, shape = layers[key]
+    assert block(torch.zeros(1, *shape)).shape == (1, 32, *shape[1:])
+    assert block.light_nl.conv.dilation == (2, 2)
 
 
 def test_without_networks(tiny_search, tmp_path, monkeypatch, scope, capsys):

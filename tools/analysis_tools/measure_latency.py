@@ -68,21 +68,22 @@ def candidates(supernet):
         arch, out_indices=(-1, ), in_channels=supernet.in_channels,
         **kwargs).layers
     layers = {
-        LatencyTable.stem_key(arch, shape):
+        LatencyTable.stem_key(arch, shape, supernet.in_channels):
         (stem, (supernet.in_channels, *shape))
     }
     size = strided(shape, 2)
-    for block, (_, spec, in_size) in zip(supernet.space.blocks,
-                                         iter_blocks(arch, shape)):
+    for block, (_, _, in_size), placement in zip(
+            supernet.space.blocks, iter_blocks(arch, shape, supernet.output_stride),
+            arch.placements(supernet.output_stride)):
         for choice in block.choices():
             candidate = block.spec(choice)
             if candidate is None:
                 continue
-            key = LatencyTable.block_key(candidate, in_size)
+            key = LatencyTable.block_key(candidate, in_size, placement)
             if key not in layers:
-                layers[key] = (MBConv(candidate, **kwargs),
+                layers[key] = (MBConv(candidate, **placement._asdict(), **kwargs),
                                (candidate.in_channels, *in_size))
-        size = strided(in_size, spec.stride)
+        size = strided(in_size, placement.stride)
     layers[LatencyTable.head_key(arch, size)] = (
         head, (arch.blocks[-1].out_channels, *size))
     return layers
@@ -114,10 +115,10 @@ def random_networks(space, count):
                         for block in space.blocks]) for _ in range(count)]
 
 
-def predict(latency, archs, input_shape):
+def predict(latency, archs, supernet):
     """Sums over the layers of networks in milliseconds, and numbers of layers."""
-    table = LatencyTable(latency)
-    sums = [table.network(arch, input_shape) for arch in archs]
+    table, counted = LatencyTable(latency), dict(supernet.counted, with_head=True)
+    sums = [table.network(arch, **counted) for arch in archs]
     return np.array(sums), np.array([len(arch.blocks) + 2. for arch in archs])
 
 
@@ -206,10 +207,10 @@ def main():
     print(f'{len(latency)} entries in {time.time() - start:.0f} s, '
           f'{record["engine"]}')
     if archs:
-        sums, counts = predict(latency, archs, shape)
+        sums, counts = predict(latency, archs, supernet)
         measured = np.array(list(real.values()))
         latency, record['fit'] = fit_table(latency, sums, counts, measured)
-        predicted = predict(latency, archs, shape)[0]
+        predicted = predict(latency, archs, supernet)[0]
         _, rho = rank_correlations(predicted, measured)
         found = record['fit']
         found.update(rank_correlation=rho.value)

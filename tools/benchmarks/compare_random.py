@@ -179,9 +179,7 @@ def main():
         searched = ArchSpec.from_file(arch_file)
 
         def cost(arch):
-            return autonl_mm.count_macs(arch, supernet.input_shape,
-                                        supernet.num_classes,
-                                        supernet.with_head).total
+            return autonl_mm.count_macs(arch, **supernet.counted).total
 
         archs = {SEARCHED: searched}
         if not args.only_random:

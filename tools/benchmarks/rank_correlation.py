@@ -155,8 +155,7 @@ def main():
         space = supernet.space
 
         def arch_macs(arch):
-            return count_macs(arch, supernet.input_shape, supernet.num_classes,
-                              supernet.with_head).total
+            return count_macs(arch, **supernet.counted).total
 
         target = args.target or cfg.model.get('target')
         if args.arch:

@@ -138,9 +138,7 @@ class AutoNL(DeployMixin, BaseModule):
         stages = arch.stages
         self.out_indices = self._check_out_indices(out_indices, len(stages))
         last = max(self.out_indices)
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f'output_stride is {output_stride}, expected 8, '
-                             '16 or 32')
+        placements = iter(arch.placements(output_stride))
         if frozen_stages not in range(-1, last + 1):
             raise ValueError(
                 f'frozen_stages is {frozen_stages}, expected -1 for none or '
@@ -163,25 +161,16 @@ class AutoNL(DeployMixin, BaseModule):
                 padding=1,
                 **fused_cfg)
         ])
-        # Where output_stride is reached, a block keeps its resolution, and all
-        # layers after its depthwise convolution are dilated instead. Every
-        # kernel then sees the same pixels as in the network it was trained in.
-        stride, dilation = 2, 1
+        stride = 2
         for stage in stages[:last]:
             blocks = []
-            for spec in stage:
-                block_stride, block_dilation = spec.stride, dilation
-                if stride * spec.stride > output_stride:
-                    block_stride = 1
-                    dilation *= spec.stride
-                stride *= block_stride
+            for spec, placement in zip(stage, placements):
+                stride *= placement.stride
                 blocks.append(
                     self._build_block(
                         spec,
-                        stride=block_stride,
-                        dilation=block_dilation,
-                        nl_dilation=dilation,
                         with_cp=with_cp,
+                        **placement._asdict(),
                         **self.cfgs))
             self.layers.append(Sequential(*blocks))
             channels.append(stage[-1].out_channels)

@@ -24,6 +24,8 @@ class CostTable:
         num_classes (int, optional): Outputs of the counted classifier, None without a
             classifier.
         with_head (bool): Whether there is a head convolution.
+        in_channels (int): Channels of the image. Defaults to 3.
+        output_stride (int): As for AutoNL. Defaults to 32.
 
     Attributes:
         unit (str): Unit of the costs.
@@ -36,19 +38,23 @@ class CostTable:
     """
 
     def __init__(self, model: CostModel, space: SearchSpace, input_shape: Size,
-                 num_classes: Optional[int], with_head: bool):
+                 num_classes: Optional[int], with_head: bool, in_channels: int = 3,
+                 output_stride: int = 32):
         self.unit = model.unit
-        self.rest = model.network(space.largest, input_shape, num_classes, with_head)
-        sizes = [size for _, _, size in iter_blocks(space.largest, input_shape)]
+        self.rest = model.network(space.largest, input_shape, num_classes, with_head,
+                                  in_channels, output_stride)
+        sizes = [size for _, _, size in iter_blocks(
+            space.largest, input_shape, output_stride)]
+        keys = list(zip(space.blocks, sizes, space.largest.placements(output_stride)))
         known: Dict = {}  # blocks of a stage have the same table
-        for block, size in zip(space.blocks, sizes):
-            if (block, size) not in known:
+        for block, *place in keys:
+            if (block, *place) not in known:
                 specs = map(block.spec, block.choices())
-                known[block, size] = torch.tensor(
-                    [0 if s is None else model.block(s, size)
+                known[(block, *place)] = torch.tensor(
+                    [0 if s is None else model.block(s, *place)
                      for s in specs], dtype=torch.float64).reshape(block.shape)
-            self.rest -= model.block(block.largest, size)
-        self.blocks: List[Tensor] = [known[key] for key in zip(space.blocks, sizes)]
+            self.rest -= model.block(block.largest, *place)
+        self.blocks: List[Tensor] = [known[key] for key in keys]
 
     def cost_of(self, subnet: Sequence[Sequence[int]]) -> float:
         """Cost of a subnet.

@@ -132,6 +132,15 @@ class AutoNLSuperNet(AutoNL):
         self.cost_table = self.table_of(model)
         self.sample_around(None)
 
+    @property
+    def counted(self) -> dict:
+        """Arguments of :func:`count_macs` besides the arch: what subnets are counted
+        for."""
+        return dict(
+            input_shape=self.input_shape, num_classes=self.num_classes,
+            with_head=self.with_head, in_channels=self.in_channels,
+            output_stride=self.output_stride)
+
     def table_of(self, model: CostModel) -> CostTable:
         """The costs of all subnets by a cost model.
 
@@ -141,8 +150,7 @@ class AutoNLSuperNet(AutoNL):
         Raises:
             ValueError: If a latency table lacks a block.
         """
-        return CostTable(
-            model, self.space, self.input_shape, self.num_classes, self.with_head)
+        return CostTable(model, self.space, **self.counted)
 
     def sample_around(self, cost: Union[float, Sequence[float], None]) -> None:
         r"""Set the distribution of :meth:`sample_subnet`.
@@ -170,8 +178,8 @@ class AutoNLSuperNet(AutoNL):
 
         It is the expectation of the blocks' costs under independent decisions. With
         hard gates this is exactly the cost of :meth:`arch`, in MACs
-        ``count_macs(arch(), input_shape, num_classes, with_head)``. The gradient passes
-        through the indicators' sigmoids.
+        ``count_macs(arch(), **counted)``. The gradient passes through the indicators'
+        sigmoids.
 
         Args:
             relaxed (bool): Whether to relax the gates to sigmoids. Defaults

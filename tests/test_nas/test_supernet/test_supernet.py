@@ -21,8 +21,10 @@ from search_spaces import (
 
 from autonl_mm import count_macs
 from autonl_mm.cost import LatencyTable, ParamsModel
+from autonl_mm.measure.counting import built_macs
 from autonl_mm.models import AutoNL
 from autonl_mm.nas import AutoNLSuperNet, SearchSpace, export_subnet
+from autonl_mm.nas.supernet.export import build_subnet
 from autonl_mm.nas.supernet.space import DECISIONS
 
 
@@ -94,17 +96,32 @@ def test_default_space_at_224(seed, normalize):
     seed=st.integers(0, 2**20),
     shape=st.tuples(st.integers(1, 300), st.integers(1, 300)),
     num_classes=st.sampled_from([None, 10, 1000]),
-    normalize=st.sampled_from(['size', 'rms']))
-def test_cost_is_exactly_that_of_the_arch(config, seed, shape, num_classes, normalize):
+    normalize=st.sampled_from(['size', 'rms']),
+    placed=st.fixed_dictionaries(dict(
+        in_channels=st.integers(1, 6), output_stride=st.sampled_from([8, 16, 32]))))
+def test_cost_is_exactly_that_of_the_arch(
+        config, seed, shape, num_classes, normalize, placed):
     supernet = build(config, input_shape=shape, num_classes=num_classes,
-                     normalize=normalize)
+                     normalize=normalize, **placed)
     randomize(supernet, seed)
-    expected = count_macs(supernet.arch(), shape, num_classes).total
+    expected = count_macs(supernet.arch(), shape, num_classes, **placed).total
     assert supernet.cost().item() == expected
     low, high = supernet.cost_range()
     assert low <= expected <= high
-    everything = count_macs(supernet.space.largest, shape, num_classes)
+    everything = count_macs(supernet.space.largest, shape, num_classes, **placed)
     assert high == everything.total
+
+
+@pytest.mark.parametrize('output_stride', [8, 16])
+def test_cost_is_that_of_the_built_subnet(output_stride):
+    """Also by torch's counter, of a subnet with a left-out block."""
+    supernet = AutoNLSuperNet(
+        input_shape=(97, 64), num_classes=None, in_channels=1,
+        output_stride=output_stride)
+    subnet = supernet.sample_subnet(torch.Generator().manual_seed(0))
+    supernet.set_active_subnet(subnet)
+    assert supernet.cost().item() == supernet.cost_of(subnet) == built_macs(
+        build_subnet(supernet), 1, 97, 64)
 
 
 def test_cost_in_low_precision_is_exact_too():
@@ -427,13 +444,16 @@ def test_importance_is_of_parts_that_could_be_seen():
     assert (ever > 0).all()
 
 
-def test_latency_as_cost():
-    supernet = build()
+@pytest.mark.parametrize('placed', [{}, dict(in_channels=1, output_stride=8)])
+def test_latency_as_cost(placed):
+    supernet = build(dict(TINY_SPACE, stages=[
+        *TINY_SPACE['stages'], dict(channels=32, depth=2, stride=2)]), **placed)
     table = LatencyTable(latencies(supernet))
     supernet.set_cost_model(table)
     randomize(supernet, 3)
     assert supernet.cost().item() == pytest.approx(
-        table.network(supernet.arch(), supernet.input_shape))
+        table.network(supernet.arch(), **supernet.counted))
+    assert any('stride1-dilation1-2' in key for key in table.entries) == bool(placed)
     supernet.cost().backward()
     grads = [p.grad for n, p in supernet.named_parameters() if n.endswith('threshold')]
     assert any(g is not None and g.abs().sum() > 0 for g in grads)

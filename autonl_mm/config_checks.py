@@ -53,8 +53,8 @@ def check_donors(cfg: Config) -> None:
             continue
         for name in ('mean', 'std'):
             given, right = images.get(name), getattr(family, name)
-            if given is None or len(given) == len(right) and max(
-                    abs(a - b) for a, b in zip(given, right)) > 1:
+            if given is None or (len(given) == len(right) and max(
+                    abs(a - b) for a, b in zip(given, right)) > 1):
                 warnings.warn(
                     f'data_preprocessor.{name} is {given and list(given)}, but {key}.'
                     f'checkpoint={part["checkpoint"]!r} was trained with {list(right)}',

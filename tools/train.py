@@ -45,7 +45,6 @@ def prepare(args):
     """
     cfg = launch.load_config(args)
     check_archs(cfg.get('model'))
-    check_donors(cfg)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
@@ -60,6 +59,8 @@ def prepare(args):
     check_search(cfg)
     outputs.check_folder('--work-dir', cfg.work_dir)
     launch.set_resume(cfg, args.resume)
+    if not cfg.get('resume'):
+        check_donors(cfg)
     check_checkpoints(cfg)
     loaders = ['train_dataloader', 'val_dataloader']
     check_loaders(cfg, loaders)

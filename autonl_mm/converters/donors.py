@@ -274,7 +274,8 @@ def load_donor(checkpoint: str,
     if isinstance(content, dict):  # timm's trainer saves averaged weights too
         content = content.get('state_dict_ema', content)
     try:
-        return describe(weights_of(content, 'the file'), network, str(checkpoint), sha256)
+        return describe(
+            weights_of(content, 'the file'), network, str(checkpoint), sha256)
     except (ConversionError, MismatchError) as e:
         raise ConversionError(f'{checkpoint}: {e}') from None
 
@@ -345,8 +346,9 @@ def describe(weights: Mapping[str, Any],
                 "set donor to timm's name of the network, such as 'mnasnet_100'")
         family = FAMILIES[max(names, key=len)]
     named = NAMED_NETWORKS.get(network) if isinstance(network, str) else None
-    arch = resolve_arch(network) if named or network and known.family is OURS else None
-    if known.family is OURS:
+    own = known.family is OURS
+    arch = resolve_arch(network) if named or (network and own) else None
+    if own:
         if arch:
             strides = [stage[0].stride for stage in arch.stages]
         if named:
@@ -360,8 +362,8 @@ def describe(weights: Mapping[str, Any],
             weight=(-1, len(head.weight)), bias=(-1, )).items()}
     tensors.finish()
     if family.act == 'HSwish' and stages[0][0].se:
-        raise ConversionError('it is a small MobileNetV3, whose strides are others: only '
-                              'the large one can be remapped')
+        raise ConversionError('it is a small MobileNetV3, which has other strides: '
+                              'only the large one can be remapped')
     if arch:
         _check_blocks(stages, arch, network)
     return Donor(source, sha256, family, stem, stages, head, fc)

@@ -230,14 +230,15 @@ def check_checkpoints(cfg: Config) -> None:
     """Look for the checkpoints that a training starts from, before it is built.
 
     Args:
-        cfg (Config): The config. Only paths are looked at, no ``SCHEME://...``.
+        cfg (Config): The config. Only paths are looked at, no ``SCHEME://...``. A
+            run that is resumed needs ``load_from`` only.
 
     Raises:
         FileNotFoundError: If one does not exist; names the setting and the file.
     """
     named = {f'{key}.checkpoint': part.get('checkpoint')
              for key, part in config_parts('model', cfg.get('model'))
-             if type_name(part) == 'Pretrained'}
+             if type_name(part) == 'Pretrained' and not cfg.get('resume')}
     for key, path in {'load_from': cfg.get('load_from'), **named}.items():
         if isinstance(path, str) and '://' not in path and not osp.exists(
                 osp.expanduser(path)):

@@ -262,6 +262,16 @@ def set_resume(cfg: Config, resume: Optional[str]) -> None:
     cfg.load_from = resume
 
 
+def _skip_trained_weights(model: torch.nn.Module) -> None:
+    """Initialise no part of a model from a file: a checkpoint of the run follows, and
+    the file may be gone."""
+    for module in model.modules():
+        cfgs = getattr(module, 'init_cfg', None) or []
+        cfgs = cfgs if isinstance(cfgs, (list, tuple)) else [cfgs]
+        if any(type_name(cfg) in ('Pretrained', 'Remap') for cfg in cfgs):
+            module.is_init = True
+
+
 def build_runner(cfg: Config, testing: bool = False) -> Runner:
     """Build the config's runner, with the hooks of all runs.
 
@@ -286,6 +296,8 @@ def build_runner(cfg: Config, testing: bool = False) -> Runner:
         scaler, name = runner.strategy, '_auto_scale_lr'
         # Runner has built its model by now, which checks and hooks look at
         runner.model = runner.strategy.build_model(runner.model)
+    if cfg.get('resume'):
+        _skip_trained_weights(runner.model)
     scaling = getattr(scaler, name, None) or {}
     if scaling.get('base_batch_size') and accumulated_batches(cfg) > 1:
         # mmengine compares the batch of an iteration with the base batch size

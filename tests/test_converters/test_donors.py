@@ -79,13 +79,13 @@ def test_wrong_tensors_are_named(change, message, weights):
 
 
 def test_other_networks_are_refused(weights):
-    with pytest.raises(ConversionError, match="'model_best.pth' is none of mnasnet"):
+    with pytest.raises(ConversionError, match=r"'model_best\.pth' is none of mnasnet"):
         describe(weights, source='runs/model_best.pth')
-    with pytest.raises(ConversionError, match="'MNASNET' .*set donor to timm's"):
+    with pytest.raises(ConversionError, match=r"'MNASNET' .*set donor to timm's"):
         describe(weights, 'MNASNET')
-    with pytest.raises(ConversionError, match='not mobilenetv2_100: .* block 1 are'):
+    with pytest.raises(ConversionError, match=r'not mobilenetv2_100: .* block 1 are'):
         describe(weights, 'mobilenetv2_100')
-    with pytest.raises(ConversionError, match='not mnasnet_100: .* block 1 are'):
+    with pytest.raises(ConversionError, match=r'not mnasnet_100: .* block 1 are'):
         describe(AutoNL('l').state_dict(), 'mnasnet_100')
     for small in mmpretrain.MobileNetV3('small'), timm.create_model(
             'mobilenetv3_small_050'):
@@ -119,7 +119,7 @@ def test_files(tmp_path, weights):
     with pytest.raises(ValueError, match='expected timm://NAME'):
         load_donor('https://somewhere/x.pth')
     (tmp_path / 'empty.safetensors').touch()
-    with pytest.raises(BrokenCheckpointError, match='empty.safetensors'):
+    with pytest.raises(BrokenCheckpointError, match=r'empty\.safetensors'):
         load_donor(str(tmp_path / 'empty.safetensors'))
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import TINY_ARCH, call_main, load_tool, main_error, tiny_training
 from mmengine.config import Config
 from mmengine.model import Sequential
 from torch import nn
@@ -15,7 +16,7 @@ from autonl_mm.converters import describe, load_donor, remap
 from autonl_mm.converters.donors import FAMILIES, Family
 from autonl_mm.models import AutoNL
 from autonl_mm.nas import AutoNLSuperNet
-from autonl_mm.runs.checkpoints import BrokenCheckpointError
+from autonl_mm.runs.checkpoints import BrokenCheckpointError, load_checkpoint
 
 # Stages and strides as in the families of donors, with few channels
 SMALL = """\
@@ -202,6 +203,40 @@ def test_init_cfg_of_backbones(tmp_path, caplog):
     with pytest.raises(ValueError, match="norm_cfg=dict\\(type='BN'\\)"):
         AutoNL(SMALL.splitlines(), norm_cfg=dict(type='GN', num_groups=1),
                init_cfg=init_cfg).init_weights()
+
+
+def test_a_resumed_run_needs_no_donor(image_folder, tmp_path, monkeypatch, scope):
+    """Nor does a run from another checkpoint keep anything of the donor."""
+    train = load_tool('tools/train.py')
+    cfg = tiny_training(image_folder, batch_size=8, max_epochs=1)
+    donor = tmp_path / 'donor.pth'
+    net = build(TINY_ARCH, out_indices=(-1, ))
+    torch.save(net.state_dict(), donor)
+    cfg.model.backbone.init_cfg = dict(type='autonl_mm.Remap', checkpoint=str(donor))
+    cfg.optim_wrapper.optimizer.lr = 0
+    cfg.param_scheduler = None
+    cfg.dump(tmp_path / 'config.py')
+
+    def weight_of(run, *options):
+        call_main(monkeypatch, train, tmp_path / 'config.py', '--work-dir',
+                  tmp_path / run, *options)
+        state = load_checkpoint(str(max((tmp_path / run).glob('*.pth'))))['state_dict']
+        return state['backbone.layers.0.conv.weight']
+
+    remapped = weight_of('first')
+    assert torch.equal(remapped, net.layers[0].conv.weight)
+    path = tmp_path / 'first/epoch_1.pth'
+    content = torch.load(path, weights_only=False)
+    content['state_dict']['backbone.layers.0.conv.weight'] *= 2
+    torch.save(content, path)
+    assert torch.equal(
+        weight_of('from', '--cfg-options', f'load_from={path}'), 2 * remapped)
+    donor.unlink()
+    more = ['--cfg-options', 'train_cfg.max_epochs=2']
+    assert torch.equal(weight_of('first', '--resume', *more), 2 * remapped)
+    assert (tmp_path / 'first/epoch_2.pth').exists()
+    assert 'there is no checkpoint' in main_error(
+        monkeypatch, train, tmp_path / 'config.py', '--work-dir', tmp_path / 'new')
 
 
 def test_supernet_has_the_best_channels_first(donor, tmp_path):

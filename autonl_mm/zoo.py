@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import List, Optional
 
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 
@@ -84,8 +84,8 @@ def get_model(name: str,
         name (str): One of :func:`list_models`.
         pretrained (bool): Whether to load ImageNet weights, from the package that has
             them if it is installed, else from timm's address. Defaults to False.
-        num_classes (int): Classes. The weights' linear layer is kept if there are 1000,
-            else it is new. Defaults to 1000.
+        num_classes (int): Classes. The weights' linear layer is kept if it has as many,
+            else it is new, and the log says so. Defaults to 1000.
         checkpoint (str, optional): File to load instead, of the network of that name,
             with timm's, mmpretrain's or our names of tensors. Defaults to None.
         **backbone_args: Of :class:`~autonl_mm.models.AutoNL`. With ``out_indices``
@@ -177,5 +177,10 @@ def _load(model: BaseModel, checkpoint: str, name: str) -> None:
     """Load the weights of the network of that name, and its linear layer if it fits."""
     backbone = model.backbone
     fc = Remap(checkpoint, name).fill(backbone, backbone.arch()).fc
-    if model.with_head and model.head.num_classes == 1000:
+    if not model.with_head:
+        return
+    if len(fc.get('bias', ())) == model.head.num_classes:
         model.head.fc.load_state_dict(fc)
+    else:
+        print_log(f'{checkpoint} has no linear layer of {model.head.num_classes} '
+                  'classes, so it is new', 'current')

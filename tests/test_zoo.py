@@ -82,6 +82,22 @@ def test_settings_of_the_backbone(trained):
     assert given.backbone.cfgs['act_cfg'] == dict(type='ReLU')
 
 
+def test_the_linear_layer_is_kept_if_it_fits(trained, tmp_path):
+    ten = get_model(NAME, num_classes=10)
+    path = str(tmp_path / 'ten.pth')
+    torch.save(dict(state_dict=ten.state_dict()), path)
+    again = get_model(NAME, num_classes=10, checkpoint=path)
+    assert torch.equal(again.head.fc.weight, ten.head.fc.weight)
+    assert get_model(NAME, checkpoint=path).head.fc.weight.shape == (1000, 1280)
+    maps = get_model(NAME, checkpoint=trained[1], out_indices=(2, 5))
+    torch.save(dict(state_dict=maps.state_dict()), path)  # without a linear layer
+    fresh = get_model(NAME, checkpoint=path)
+    assert torch.equal(fresh.backbone.layers[5][0].depthwise.conv.weight,
+                       maps.backbone.layers[5][0].depthwise.conv.weight)
+    with pytest.raises(ValueError, match='it is not mobilenetv2_100'):
+        get_model('mobilenetv2_100', checkpoint=trained[1])
+
+
 def test_inferencer_in_one_line(trained, tmp_path, scope):
     """The crop, the normalisation and the classes of a photograph."""
     from mmpretrain import ImageClassificationInferencer

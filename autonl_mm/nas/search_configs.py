@@ -100,13 +100,16 @@ def write_retrain_config(path: Union[str, os.PathLike], base: str, arch: ArchSpe
         path (str | Path): The file to write.
         base (str): The base config.
         arch (ArchSpec): The arch.
-        cfgs (Mapping[str, dict | None]): ``cfgs`` of the supernet. Activation, padding
-            and BN's eps are set too where the base config has others.
+        cfgs (Mapping[str, dict | None]): ``cfgs`` of the supernet. Activation, padding,
+            BN's eps and LightNL's ``normalize`` are set too where the base config has
+            others.
     """
     backbone = Config.fromfile(base).model.backbone
     others = layer_cfgs(arch, *(backbone.get(key) and dict(backbone[key])
                                 for key in ('conv_cfg', 'norm_cfg', 'act_cfg')))
     changed = changed_settings(cfgs, others)
+    if backbone.get('normalize') not in (None, arch.normalize):
+        changed['normalize'] = None  # the notation says it
     lines = arch.to_text().splitlines()
     if Config._is_lazy_import(base):
         cfg = Config.fromfile(base)

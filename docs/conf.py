@@ -6,6 +6,7 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
 
 import autonl_mm
 
@@ -57,6 +58,7 @@ ELSEWHERE = {
     'tools/deployment/README.md': 'onnx_tools.md',
     'tools/model_converters/README.md': 'weights.md',
 }
+LANGUAGES = {'.cpp': 'cpp', '.py': 'python', '.sh': 'bash'}  # of files that are shown
 INCLUDE = re.compile(r'^```{include} (\S+)\n```$', re.MULTILINE)
 LINK = re.compile(r'(!?)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)([^)\s]*)\)')
 
@@ -104,6 +106,31 @@ def expand_page(app, docname, source):
         source[0] = adapt_links(source[0], folder, folder)
 
 
+def file_page(app, path):
+    """Name of the page that shows a file of the project."""
+    return f'files/{(Path(app.srcdir) / path).resolve().relative_to(ROOT)}'
+
+
+def link_files(app, doctree, docname):
+    """Let links to files lead to pages that show them: myst would download them."""
+    for node in list(doctree.findall(addnodes.download_reference)):
+        path, _ = app.env.relfn2path(node['reftarget'], docname)
+        uri = app.builder.get_relative_uri(docname, file_page(app, path))
+        node.replace_self(
+            nodes.reference('', '', *node.children, refuri=uri, internal=True))
+
+
+def show_files(app):
+    """Pages with the text of all files that a page links to."""
+    for path in app.env.dlfiles:
+        page = file_page(app, path)
+        title = page.partition('/')[2]
+        text = (ROOT / title).read_text(encoding='utf-8')
+        code = app.builder.highlighter.highlight_block(
+            text, LANGUAGES.get(Path(title).suffix, 'text'))
+        yield page, dict(title=title, body=f'<h1>{title}</h1>\n{code}'), 'page.html'
+
+
 def skip_field(app, what, name, obj, skip, options):
     """Leave out fields of named tuples: the class's docstring has them."""
     return (obj.__doc__ or '').startswith('Alias for field number') or None
@@ -118,4 +145,6 @@ def write_math(translator, node):
 def setup(app):
     app.add_html_math_renderer('mathml', (write_math, None), (write_math, None))
     app.connect('source-read', expand_page)
+    app.connect('doctree-resolved', link_files)
+    app.connect('html-collect-pages', show_files)
     app.connect('autodoc-skip-member', skip_field)

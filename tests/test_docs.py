@@ -1,5 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The pages: the site builds, links resolve, commands and tables hold."""
+import ast
+import json
 import re
 import warnings
 from pathlib import Path
@@ -74,6 +76,101 @@ def test_api_has_every_registered_name(site):
                     if path.parent.name == 'api')
     for name in BARE_NAMES:
         assert re.search(rf'autonl_mm\.[\w.]+\.{name}\b', text), name
+
+
+def test_links_to_files_show_them(site):
+    """A page shows the file; the browser would download the file itself."""
+    shown = set()
+    for path, page in site.items():
+        for link in page.find('article').find_all('a', href=True):
+            assert '_downloads' not in link['href'], f'{link["href"]} in {path.name}'
+            _, found, file = link['href'].partition('/files/')
+            if found and path.parts[-1] == 'mmdet.html':
+                shown.add(file.removesuffix('.html'))
+    out, = (path.parent for path in site if path.name == 'genindex.html')
+    assert len(shown) > 15
+    for file in shown:
+        text = site[out / f'files/{file}.html'].find('pre').get_text()
+        assert text.strip() == (ROOT / file).read_text().strip()
+
+
+def test_api_links_to_its_source(site):
+    for page in site.values():
+        for entry in page.select('dl.py.class > dt, dl.py.function > dt'):
+            assert entry.find('a', href=re.compile('_modules/')), entry['id']
+
+
+def test_first_page_starts_with_an_install(site):
+    out, = (path.parent for path in site if path.name == 'genindex.html')
+    article = site[out / 'index.html'].find('article')
+    assert 'make demo' in article.find('h1').find_next('pre').get_text()
+    assert len(article.find_all('img')) == 1
+
+
+def title_of(path):
+    """The heading of a page or a notebook; None of a page that includes another."""
+    text = path.read_text()
+    if path.suffix == '.ipynb':
+        text = ''.join(json.loads(text)['cells'][0]['source'])
+    heading = re.search('^# (.+)$', text, re.MULTILINE)
+    return heading and heading[1]
+
+
+def test_a_page_has_one_name():
+    """No two pages share a title, and a link with a title leads to its page."""
+    first = [ROOT / 'README.md', ROOT / 'docs/index.md']  # of the project
+    paths = [p for p in [*PAGES, *ROOT.glob('docs/notebooks/*.ipynb')]
+             if p not in first and title_of(p)]
+    titles = {title_of(p): p for p in paths}
+    assert len(titles) == len(paths)
+    for page in PAGES:
+        for text, link in re.findall(r'\[([^\]]+)\]\((?!http)([^)#]+)',
+                                     without_code(page.read_text())):
+            named = titles.get(' '.join(text.split()))
+            if named and link.endswith(named.suffix):
+                assert (page.parent / link).resolve() == named, f'{text} in {page}'
+    for page, heading in (('README.md', '## Documentation'),
+                          ('docs/getting_started.md', '## Next steps')):
+        part = (ROOT / page).read_text().split(heading)[1].split('\n## ')[0]
+        links = re.findall(r'\[([^\]]+)\]\((docs/|)([^)]+\.(?:md|ipynb))\)', part)
+        links = [(text, title_of(ROOT / 'docs' / file)) for text, folder, file in links
+                 if folder or page != 'README.md']
+        links = [(text, title) for text, title in links if title != 'autonl_mm']
+        assert len(links) >= 5 and all(text == title for text, title in links), links
+
+
+def strings(folder):
+    """All strings of the programs in a folder, of f-strings the fixed parts."""
+    return [node.value for path in sorted(ROOT.glob(f'{folder}/**/*.py'))
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_faq_has_messages_that_exist():
+    part = (ROOT / 'docs/faq.md').read_text().split('## Messages of this project')[1]
+    messages = [message for heading in re.findall('^### (.+)$', part, re.MULTILINE)
+                for message in re.findall('`(.+?)`', heading)]
+    assert len(messages) > 12
+    known = [' '.join(s.split()) for s in strings('autonl_mm') + strings('tools')]
+    for message in messages:
+        for piece in message.split('...'):
+            assert any(piece.strip() in s for s in known), piece
+
+
+def test_faq_has_all_that_the_doctor_mends():
+    page = (ROOT / 'docs/faq.md').read_text()
+    tree = ast.parse((ROOT / 'tools/doctor.py').read_text())
+    fixes, = (node.value for node in tree.body if isinstance(node, ast.Assign)
+              and node.targets[0].id == 'FIXES')
+    for sign in (fix.elts[0].value for fix in fixes.elts):
+        assert sign in page, sign
+
+
+def test_extras_are_installed_from_the_checkout():
+    """There is no release on a package index."""
+    for path in [*PAGES, *(p for folder in ('autonl_mm', 'configs', 'tools')
+                           for p in ROOT.glob(f'{folder}/**/*.py'))]:
+        assert "'autonl_mm[" not in path.read_text(), path
 
 
 def without_code(text):

@@ -153,7 +153,8 @@ def test_swap_is_the_same_everywhere():
     swap, = (s for s in snippets(ROOT / 'docs/backbones.md') if "'mmdet::" in s)
     diff, = snippets(ROOT / 'configs/mmdet/README.md', 'diff')
     assert swap == re.sub('^.', '', diff, flags=re.MULTILINE)
-    for page in ('README.md', 'docs/tutorials/swap_backbone.md'):
+    for page in ('README.md', 'docs/getting_started.md',
+                 'docs/tutorials/swap_backbone.md'):
         assert swap == one(page, '_base_')
 
 

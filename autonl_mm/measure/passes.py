@@ -34,13 +34,38 @@ def without_grad(model: nn.Module, x: Tensor) -> Callable:
     return step
 
 
-def inference(model: nn.Module, x: Tensor, form: str = 'eager') -> Callable:
-    """A forward pass in deploy form and channels_last; in bfloat16 on a GPU.
+def as_cuda_graph(call: Callable) -> Callable:
+    """A call whose kernels are recorded once, and then started all at once.
+
+    Args:
+        call (Callable): Works on the same tensors each time and waits for none.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # what the first calls initialise is not recorded
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+
+    def replay(call=call):  # the graph reads the memory of its tensors
+        graph.replay()
+
+    return replay
+
+
+def inference(model: nn.Module, x: Tensor, form: str = 'eager',
+              dtype: torch.dtype = torch.bfloat16) -> Callable:
+    """A forward pass in deploy form and channels_last; on a GPU in ``dtype``.
 
     Args:
         model (nn.Module): The network; it is changed in place.
         x (Tensor): The batch; the network is put on its device.
-        form (str): One of :data:`FORMS`. Defaults to ``'eager'``.
+        form (str): One of :data:`FORMS`, or ``'graph'``, a CUDA graph. Defaults to
+            ``'eager'``.
+        dtype (torch.dtype): Of weights and images on a GPU. Defaults to bfloat16.
 
     Returns:
         Callable: The forward pass.
@@ -50,7 +75,7 @@ def inference(model: nn.Module, x: Tensor, form: str = 'eager') -> Callable:
     switch_to_deploy(model, form in FUSED)
     model.to(x.device, memory_format=torch.channels_last)
     if x.is_cuda:
-        model, x = model.bfloat16(), x.bfloat16()
+        model, x = model.to(dtype), x.to(dtype)
     step = without_grad(model, x)
     if 'compile' in form:
         step = without_grad(torch.compile(model), x)
@@ -58,16 +83,20 @@ def inference(model: nn.Module, x: Tensor, form: str = 'eager') -> Callable:
         # fastest on a CPU. (As an option of torch.compile it does nothing.)
         with inductor_config.patch(freezing=not x.is_cuda):
             step()
-    return step
+    return as_cuda_graph(step) if form == 'graph' else step
 
 
-def training(model: nn.Module, x: Tensor, form: str = 'eager') -> Callable:
-    """A training step in channels_last; under bfloat16 autocast on a GPU.
+def training(model: nn.Module, x: Tensor, form: str = 'eager',
+             dtype: torch.dtype = torch.bfloat16) -> Callable:
+    """A training step in channels_last; on a GPU under autocast.
 
     Args:
         model (nn.Module): The network; it is changed in place.
         x (Tensor): The batch; the network is put on its device.
-        form (str): ``'eager'`` or ``'compile'``. Defaults to ``'eager'``.
+        form (str): ``'eager'``, ``'compile'``, or ``'graph'``, forward and backward
+            pass as a CUDA graph. Defaults to ``'eager'``.
+        dtype (torch.dtype): Of autocast; the loss is scaled in float16. Defaults to
+            bfloat16.
 
     Returns:
         Callable: Forward pass, backward pass and step of the optimiser.
@@ -75,15 +104,22 @@ def training(model: nn.Module, x: Tensor, form: str = 'eager') -> Callable:
     model = model.to(x.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     run = torch.compile(model) if form == 'compile' else model
-    amp = (torch.autocast('cuda', torch.bfloat16) if x.is_cuda else
-           contextlib.nullcontext())
+    amp = torch.autocast('cuda', dtype) if x.is_cuda else contextlib.nullcontext()
+    scaler = torch.amp.GradScaler(enabled=x.is_cuda and dtype == torch.float16)
 
-    def step():
+    def gradients():
         optimizer.zero_grad()
         with amp:
             loss = run(x).float().square().mean()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+
+    if form == 'graph':
+        gradients = as_cuda_graph(gradients)
+
+    def step():
+        gradients()
+        scaler.step(optimizer)
+        scaler.update()
 
     return step
 

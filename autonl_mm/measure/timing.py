@@ -10,6 +10,8 @@ import time
 from typing import Callable, Dict, List, NamedTuple, Sequence
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 try:
     from tqdm import tqdm
@@ -88,6 +90,32 @@ def interleaved(calls: Dict[str, Callable],
             synchronize(device)
             times[key].append(clock() - start)
     return times
+
+
+def operator_times(call: Callable, rounds: int, device: str = 'cpu'
+                   ) -> Dict[str, float]:
+    """Mean time of each operator of a function in seconds, without operators it calls.
+
+    Args:
+        call (Callable): The function, called without arguments.
+        rounds (int): Number of calls.
+        device (str): The device of the function; on a GPU, the times are of the kernels
+            that an operator starts. Defaults to ``'cpu'``.
+
+    Returns:
+        dict[str, float]: Seconds of a call by operator.
+    """
+    activities = [ProfilerActivity.CPU]
+    if torch.device(device).type == 'cuda':
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as measured:
+        for _ in range(rounds):
+            call()
+        synchronize(device)
+    kind = 'self_device_time_total' if len(activities) > 1 else 'self_cpu_time_total'
+    # On a GPU the kernels are listed once more, beside the operators.
+    return {event.key: getattr(event, kind) / 1e6 / rounds
+            for event in measured.key_averages() if event.device_type == DeviceType.CPU}
 
 
 def without_drift(times: Dict[str, List[float]]) -> Dict[str, List[float]]:

@@ -47,7 +47,12 @@ from autonl_mm.measure.passes import (
     training,
     without_grad,
 )
-from autonl_mm.measure.timing import device_name, interleaved, median_ratio
+from autonl_mm.measure.timing import (
+    device_name,
+    interleaved,
+    median_ratio,
+    operator_times,
+)
 from autonl_mm.models import LightNL
 from autonl_mm.models.layers import depthwise_conv2d
 from autonl_mm.ops import load_fused_operators
@@ -327,13 +332,9 @@ def profile(args):
     for name in args.networks:
         step = inference(network_by_name(name), x)
         step()
-        with torch.profiler.profile(
-                activities=[torch.profiler.ProfilerActivity.CPU]) as measured:
-            for _ in range(args.rounds):
-                step()
         rows.append(dict(network=name, ms={
-            event.key: event.self_cpu_time_total / 1e3 / args.rounds
-            for event in measured.key_averages()}))
+            operator: 1e3 * seconds
+            for operator, seconds in operator_times(step, args.rounds).items()}))
     top = sorted({o for row in rows for o in row['ms']},
                  key=lambda o: -max(row['ms'].get(o, 0) for row in rows))[:12]
     print_table(

@@ -66,7 +66,8 @@ MMCV_VERSION = $(shell sed -n 's/^$(MMCV)==\([^;]*\).*/\1/p' $(CONSTRAINTS))
 WHEEL = $(WHEELS)/$(MMCV)-$(MMCV_VERSION)-$(shell $(VENV)/bin/python -c \
   'import sys, torch; print("cp%d%d-torch%s" % (*sys.version_info[:2], torch.__version__))')-cuda$(CUDA)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install -q -c $(CONSTRAINTS)
+# Not quiet: the downloads take minutes.
+INSTALL := $(PIP) install -c $(CONSTRAINTS)
 FAIL = { echo "setup: $(1)" >&2; exit 1; }
 NET := check the network and the disk space (see pip's message above) and run make again
 

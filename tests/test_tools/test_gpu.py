@@ -26,12 +26,13 @@ def run(tiny_arch, tmp_path, monkeypatch, capsys):
 
 
 def test_rows(run, tiny_arch):
-    rows, printed = run('--batch-sizes', 2, 4, '--dtypes', 'bfloat16')
+    rows, printed = run('--batch-sizes', 2, 4)
     assert [(r['batch'], r['pass'], r['network'] == str(tiny_arch)) for r in rows] == [
         (batch, kind, light_nl) for batch in (2, 4)
         for kind in ('training', 'inference') for light_nl in (False, True)]
     for row in rows:
         assert row['images/s'] == row['batch'] / row['seconds'][0] and row['MiB'] > 0
+        assert row['dtype'] == 'float32'
         assert ('limited by' in row) == (row['pass'] == 'training')
         light_nl = row['network'] == str(tiny_arch)
         assert ('time to no LightNL' in row) == light_nl
@@ -66,7 +67,7 @@ def test_an_error_of_one_row(run, monkeypatch):
     real = tool.training
     monkeypatch.setattr(tool, 'operator_times', lambda *args: {})  # takes a second
     monkeypatch.setitem(tool.PASSES, 'training', training)
-    rows, printed = run('--batch-sizes', 2, '--dtypes', 'float16')
+    rows, printed = run('--batch-sizes', 2)
     assert rows[0]['error'] == 'RuntimeError: out of memory' and len(rows) == 4
     assert 'images/s' in rows[1] and 'time to no LightNL' not in rows[1]
     assert '| RuntimeError: out of memory\n' in printed
@@ -83,7 +84,7 @@ def test_what_was_measured_is_kept(stop, run, tmp_path, monkeypatch):
         return {**dict(zip(tool.KEY, key)), 'images/s': 1., 'MiB': 1.}
 
     monkeypatch.setattr(tool, 'measure', measure)
-    options = '--batch-sizes', 2, '--dtypes', 'bfloat16'
+    options = '--batch-sizes', 2
     if stop == 'time':
         rows, printed = run(*options)
         assert len(rows) == 3 and '3 of 4 rows' in printed

@@ -212,6 +212,8 @@ def main():
     try:
         args.gpu = torch.device(args.device).type == 'cuda'
         args.forms = args.forms or (FORMS if args.gpu else FORMS[:1])
+        if not args.gpu:
+            args.dtypes = ['float32']
         args.shape = configs.parse_shape(args.input_shape, minimum=32)
         configs.check_positive(args, 'rounds')
         outputs.check_file('--out', args.out)

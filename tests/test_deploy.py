@@ -247,9 +247,20 @@ def test_blocks_are_fused_in_float32_without_gradients_alone(operator_calls):
     assert len(operator_calls) == 1
 
 
+@pytest.mark.parametrize('act_cfg, se_act_cfg', [
+    (dict(type='ReLU6'), None), (dict(type='ReLU'), dict(type='Swish')),
+    (dict(type='HSwish'), dict(type='ReLU6'))])
+def test_blocks_of_other_activations_are_fused(act_cfg, se_act_cfg, operator_calls):
+    layer, x = block(act_cfg=act_cfg, se_act_cfg=se_act_cfg), torch.randn(2, 8, 6, 5)
+    with torch.no_grad():
+        want = layer(x)
+        torch.testing.assert_close(switch_to_deploy(layer, fused=True)(x), want)
+    assert operator_calls == [x.shape]
+
+
 @pytest.mark.parametrize('layer', [
     block(nl_ratio=0, norm_cfg=dict(type='GN', num_groups=2)),
-    block(nl_ratio=0, act_cfg=dict(type='ReLU')),
+    block(nl_ratio=0, se_act_cfg=dict(type='GELU')),
     block(nl_ratio=0, conv_cfg=dict(type='Conv2dAdaptivePadding')),
     *(block(nl_ratio=0, conv_cfg=dict(type='Conv2d', padding_mode=mode))
       for mode in ('reflect', 'replicate', 'circular')),
@@ -261,9 +272,9 @@ def test_blocks_are_fused_in_float32_without_gradients_alone(operator_calls):
     block(nl_ratio=0, out_channels=12),
     block(nl_ratio=0, cls=Shifted),
     with_hook(block(nl_ratio=0)),
-], ids=['other_norm', 'other_activation', 'other_convolution', 'reflect', 'replicate',
-        'circular', 'instance_norm', 'gelu', 'leaky_relu', 'elu', 'no_activation',
-        'channels_in', 'channels_out', 'subclass', 'hook'])
+], ids=['other_norm', 'other_se_activation', 'other_convolution', 'reflect',
+        'replicate', 'circular', 'instance_norm', 'gelu', 'leaky_relu', 'elu',
+        'no_activation', 'channels_in', 'channels_out', 'subclass', 'hook'])
 def test_blocks_that_the_operator_cannot_do_are_not_fused(layer, operator_calls):
     x = torch.randn(2, layer.spec.in_channels, 6, 5)
     with torch.no_grad():

@@ -30,6 +30,7 @@ VARIANTS = {
     'no-se': dict(squeeze_excite=False),
     'h-swish': dict(activation='HSwish'),
     'relu': dict(activation='ReLU'),
+    'relu6': dict(activation='ReLU6'),
 }
 NO_LIGHT_NL = ':no-light-nl'
 NETWORK_HELP = (f'{", ".join(NAMES)} or a notation file, with or without variants, '

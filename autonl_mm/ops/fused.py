@@ -78,7 +78,8 @@ def fused_mbconv(x: Tensor,
                  project: nn.Conv2d,
                  activation: str,
                  identity: bool,
-                 light_nl: Optional[nn.Module] = None) -> Tensor:
+                 light_nl: Optional[nn.Module] = None,
+                 se_activation: Optional[str] = None) -> Tensor:
     """An inverted residual block in one pass, forward only.
 
     All numbers of channels must be multiples of 8. Fastest where ``x`` is in
@@ -93,14 +94,16 @@ def fused_mbconv(x: Tensor,
         depthwise (nn.Conv2d): Depthwise k x k convolution with padding
             ``dilation * (k // 2)``, followed by the activation.
         reduce (nn.Conv2d, optional): First 1x1 convolution of squeeze-excite,
-            followed by the activation; None for a block without it.
+            followed by its activation; None for a block without it.
         gate (nn.Conv2d, optional): Second 1x1 convolution of squeeze-excite, followed
             by a sigmoid.
         project (nn.Conv2d): 1x1 convolution without activation.
-        activation (str): ``'silu'`` or ``'hardswish'``.
+        activation (str): ``'silu'``, ``'hardswish'``, ``'relu'`` or ``'relu6'``.
         identity (bool): Whether ``x`` is added to the result.
         light_nl (LightNL, optional): Applied after the project convolution;
             its normalisation must be folded. Defaults to None.
+        se_activation (str, optional): The activation of squeeze-excite. Defaults to
+            None, ``activation``.
 
     Returns:
         Tensor: ``(N, C_out, ceil(H/stride), ceil(W/stride))``, in the memory
@@ -125,7 +128,8 @@ def fused_mbconv(x: Tensor,
                                 light_nl.stride, light_nl.normalize),
                        light_nl.normalize)
     return torch.ops.autonl_mm.mbconv.default(x, *parameters, identity,
-                                              activation, stride,
+                                              activation,
+                                              se_activation or activation, stride,
                                               depthwise.dilation[0],
                                               *nl_settings)
 

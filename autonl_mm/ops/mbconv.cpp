@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,7 +23,15 @@
 namespace autonl_mm {
 namespace {
 
-enum Activation { NONE, SILU, HARDSWISH };
+enum Kind { CLAMP, SILU, HARDSWISH };
+
+// CLAMP is ReLU, ReLU6 and no activation: code is compiled for each kind.
+struct Activation {
+  Kind kind;
+  float low = 0, high = 0;  // of CLAMP
+};
+constexpr float INF = std::numeric_limits<float>::infinity();
+constexpr Activation NONE = {CLAMP, -INF, INF};
 
 typedef int32_t Ints __attribute__((vector_size(4 * LANES), aligned(4)));
 
@@ -46,16 +55,27 @@ INLINE Vec one_plus_exp(Vec x) {
   return p * (Vec)((Ints)sum << 23) + 1.f;
 }
 
-template <int ACT>
-INLINE Vec activate(Vec x) {
-  if (ACT == SILU) return x / one_plus_exp(x);
-  if (ACT == HARDSWISH) {
-    Vec gate = x + 3.f;
-    gate = gate < 0.f ? Vec{} : gate;
-    gate = gate > 6.f ? Vec{} + 6.f : gate;
-    return x * gate * (1.f / 6.f);
-  }
-  return x;
+// NaN stays NaN.
+INLINE Vec clamp(Vec x, float low, float high) {
+  x = x < low ? Vec{} + low : x;
+  return x > high ? Vec{} + high : x;
+}
+
+template <Kind KIND>
+INLINE Vec activate(Vec x, const Activation& act) {
+  if (KIND == SILU) return x / one_plus_exp(x);
+  if (KIND == HARDSWISH) return x * clamp(x + 3.f, 0.f, 6.f) * (1.f / 6.f);
+  return clamp(x, act.low, act.high);
+}
+
+// The activation of a name; throws if there is none.
+Activation activation_of(const std::string& name) {
+  if (name == "silu") return {SILU};
+  if (name == "hardswish") return {HARDSWISH};
+  if (name == "relu") return {CLAMP, 0, INF};
+  TORCH_CHECK(name == "relu6",
+              "mbconv: expected an activation silu, hardswish, relu or relu6, got ", name);
+  return {CLAMP, 0, 6};
 }
 
 // Channels that are computed together: as many vectors as a tile has.
@@ -67,21 +87,26 @@ struct Slice {
 constexpr int64_t MAX_WIDTH = 3 * LANES;  // of a slice
 constexpr int64_t CACHE = 512 * 1024 / sizeof(float);  // half of the L2 cache of many cores
 
-// Calls f.operator()<vectors, act>().
+// Calls f.operator()<kind>().
 template <class F>
-INLINE void with_constants(int vectors, Activation act, F f) {
-  const auto with_act = [&]<int B>() INLINE_LAMBDA {
-    switch (act) {
-      case NONE: return f.template operator()<B, NONE>();
-      case SILU: return f.template operator()<B, SILU>();
-      case HARDSWISH: return f.template operator()<B, HARDSWISH>();
-    }
-  };
-  switch (vectors) {
-    case 1: return with_act.template operator()<1>();
-    case 2: return with_act.template operator()<2>();
-    case 3: return with_act.template operator()<3>();
+INLINE void with_kind(Kind kind, F f) {
+  switch (kind) {
+    case CLAMP: return f.template operator()<CLAMP>();
+    case SILU: return f.template operator()<SILU>();
+    case HARDSWISH: return f.template operator()<HARDSWISH>();
   }
+}
+
+// Calls f.operator()<vectors, kind>().
+template <class F>
+INLINE void with_constants(int vectors, Kind kind, F f) {
+  with_kind(kind, [&]<Kind KIND>() INLINE_LAMBDA {
+    switch (vectors) {
+      case 1: return f.template operator()<1, KIND>();
+      case 2: return f.template operator()<2, KIND>();
+      case 3: return f.template operator()<3, KIND>();
+    }
+  });
 }
 
 // A slice of a 1x1 convolution of `rows` positions with `depth` channels:
@@ -91,14 +116,14 @@ FOR_EACH_TARGET
 void convolve_1x1(const float* a, int64_t rows, int64_t depth, const float* panel,
                   const float* bias, int vectors, Activation act, const float* residual,
                   float* out, int64_t out_row, const int32_t* place) {
-  with_constants(vectors, act, [&]<int B, Activation ACT>() INLINE_LAMBDA {
+  with_constants(vectors, act.kind, [&]<int B, Kind KIND>() INLINE_LAMBDA {
     in_panels<ROWS<B>>(rows, [&]<int R>(int64_t first) INLINE_LAMBDA {
       tile<R, B>({a + first * depth, depth, 1}, {panel, B * LANES}, depth,
                  [&](int, int j) INLINE_LAMBDA { return at_vec(bias + j * LANES); },
                  [&](int r, int j, Vec sum) INLINE_LAMBDA {
                    const int64_t i = first + r;
                    const int64_t at = (place ? place[i] : i * out_row) + j * LANES;
-                   sum = activate<ACT>(sum);
+                   sum = activate<KIND>(sum, act);
                    at_vec(out + at) = residual ? sum + at_vec(residual + at) : sum;
                  });
     });
@@ -154,7 +179,7 @@ struct Depthwise {
 FOR_EACH_TARGET
 void convolve_depthwise(const float* x, int64_t x_cols, const Depthwise& conv, int vectors,
                         Activation act, int64_t rows, int64_t cols, float* out, float* sums) {
-  with_constants(vectors, act, [&]<int B, Activation ACT>() INLINE_LAMBDA {
+  with_constants(vectors, act.kind, [&]<int B, Kind KIND>() INLINE_LAMBDA {
     constexpr int64_t width = B * LANES;
     Vec total[B] = {};
     for (int64_t row = 0; row < rows; row++)
@@ -176,7 +201,7 @@ void convolve_depthwise(const float* x, int64_t x_cols, const Depthwise& conv, i
           }
         for (int r = 0; r < R; r++)
           for (int j = 0; j < B; j++) {
-            const Vec y = activate<ACT>(sum[r][j]);
+            const Vec y = activate<KIND>(sum[r][j], act);
             total[j] += y;
             at_vec(to + r * conv.channels + j * LANES) = y;
           }
@@ -202,7 +227,8 @@ void squeeze_excite(const float* mean, const SqueezeExcite& se, Activation act, 
     float sum = se.reduce_bias[h];
     for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
     const Vec all = Vec{} + sum;
-    const Vec hidden = act == SILU ? activate<SILU>(all) : activate<HARDSWISH>(all);
+    Vec hidden;
+    with_kind(act.kind, [&]<Kind KIND>() INLINE_LAMBDA { hidden = activate<KIND>(all, act); });
     for (int64_t c = 0; c < se.channels; c += LANES)
       at_vec(gates + c) += hidden * at_vec(se.expand + h * se.channels + c);
   }
@@ -262,7 +288,7 @@ struct Block {
   int64_t C, M, O;       // channels in, between and out
   int64_t H, W, oh, ow;  // sizes of the feature maps in and out
   int64_t kernel, stride, dilation;
-  Activation act;
+  Activation act, se_act;
   std::optional<Conv> expand;
   Conv depthwise;
   std::optional<Conv> reduce, gate;  // of squeeze-excite
@@ -382,7 +408,7 @@ struct Block {
       squeeze_excite(mean.data(),
                      {reduce->weights(), reduce->biases(), gate->weights(), gate->biases(), M,
                       hidden},
-                     act, gates.data() + n * M);
+                     se_act, gates.data() + n * M);
     }
     at::parallel_for(0, images * positions, 16, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++)
@@ -413,17 +439,15 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
                   const Maybe& gate_weight, const Maybe& gate_bias,
                   const at::Tensor& project_weight, const at::Tensor& project_bias,
                   const Maybe& nl_weight, const Maybe& nl_bias, bool identity,
-                  const std::string& activation, int64_t stride, int64_t dilation,
-                  int64_t nl_channels, int64_t nl_stride, int64_t nl_dilation, bool nl_spatial,
-                  const std::string& nl_normalize) {
+                  const std::string& activation, const std::string& se_activation,
+                  int64_t stride, int64_t dilation, int64_t nl_channels, int64_t nl_stride,
+                  int64_t nl_dilation, bool nl_spatial, const std::string& nl_normalize) {
   TORCH_CHECK(input.dim() == 4 && input.scalar_type() == at::kFloat,
               "mbconv: expected a float32 feature map (N, C, H, W), got ",
               input.scalar_type(), " ", input.sizes());
   TORCH_CHECK(depthwise_weight.dim() == 4 && project_weight.dim() == 4 &&
                   (!reduce_weight || reduce_weight->dim() == 4),
               "mbconv: expected weights of four dimensions");
-  TORCH_CHECK(activation == "silu" || activation == "hardswish",
-              "mbconv: expected an activation silu or hardswish, got ", activation);
   TORCH_CHECK(stride > 0 && dilation > 0,
               "mbconv: expected positive stride and dilation, got ", stride, ", ", dilation);
   const int64_t N = input.size(0), C = input.size(1), H = input.size(2), W = input.size(3);
@@ -443,7 +467,7 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
   };
   const Block block = {
       C, M, O, H, W, (H + stride - 1) / stride, (W + stride - 1) / stride, K, stride, dilation,
-      activation == "silu" ? SILU : HARDSWISH,
+      activation_of(activation), activation_of(se_activation),
       maybe("expand", expand_weight, expand_bias, {M, C, 1, 1}, expand_weight.has_value(), true),
       Conv("depthwise", depthwise_weight, depthwise_bias, {expand_weight ? M : C, 1, K, K}, true),
       maybe("reduce", reduce_weight, reduce_bias, {hidden, M, 1, 1}, hidden, false),
@@ -481,8 +505,9 @@ at::Tensor mbconv(const at::Tensor& input, const Maybe& expand_weight, const May
 at::Tensor mbconv_meta(const at::Tensor& input, const Maybe&, const Maybe&, const at::Tensor&,
                        const at::Tensor&, const Maybe&, const Maybe&, const Maybe&, const Maybe&,
                        const at::Tensor& project_weight, const at::Tensor&, const Maybe&,
-                       const Maybe&, bool, const std::string&, int64_t stride, int64_t, int64_t,
-                       int64_t, int64_t, bool, const std::string&) {
+                       const Maybe&, bool, const std::string&, const std::string&,
+                       int64_t stride, int64_t, int64_t, int64_t, int64_t, bool,
+                       const std::string&) {
   return at::empty_symint({input.sym_size(0), project_weight.sym_size(0),
                            (input.sym_size(2) + stride - 1) / stride,
                            (input.sym_size(3) + stride - 1) / stride},
@@ -496,8 +521,9 @@ TORCH_LIBRARY_FRAGMENT(autonl_mm, m) {
       "mbconv(Tensor x, Tensor? expand_weight, Tensor? expand_bias, Tensor depthwise_weight, "
       "Tensor depthwise_bias, Tensor? reduce_weight, Tensor? reduce_bias, Tensor? gate_weight, "
       "Tensor? gate_bias, Tensor project_weight, Tensor project_bias, Tensor? nl_weight, "
-      "Tensor? nl_bias, bool identity, str activation, int stride, int dilation, "
-      "int nl_channels, int nl_stride, int nl_dilation, bool nl_spatial, str nl_normalize) "
+      "Tensor? nl_bias, bool identity, str activation, str se_activation, int stride, "
+      "int dilation, int nl_channels, int nl_stride, int nl_dilation, bool nl_spatial, "
+      "str nl_normalize) "
       "-> Tensor");
 }
 TORCH_LIBRARY_IMPL(autonl_mm, CPU, m) { m.impl("mbconv", &mbconv); }

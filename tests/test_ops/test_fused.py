@@ -21,6 +21,7 @@ def operator():
 
 
 NORMALIZE = ('size', 'rms')
+ACTIVATIONS = ('silu', 'hardswish', 'relu', 'relu6')
 
 
 def formula(x, weight, bias, nl_channels, stride, dilation, normalize='rms'):
@@ -156,9 +157,9 @@ def block(c=8, mid=24, out=8, kernel_size=3, stride=1, dilation=1, hidden=0,
 
 
 def mbconv_formula(x, expand, depthwise, reduce, gate, project, activation,
-                   identity, light_nl):
+                   identity, light_nl, se_activation=None):
     """Layer by layer in double precision."""
-    act = getattr(F, activation)
+    act, se_act = (getattr(F, a) for a in (activation, se_activation or activation))
     layers = copy.deepcopy(
         nn.ModuleList([expand or nn.Identity(), depthwise, project,
                        reduce or nn.Identity(), gate or nn.Identity()]))
@@ -168,7 +169,7 @@ def mbconv_formula(x, expand, depthwise, reduce, gate, project, activation,
     y = act(depthwise_(y))
     if reduce:
         mean = y.mean((2, 3), keepdim=True)
-        y = y * gate_(act(reduce_(mean))).sigmoid()
+        y = y * gate_(se_act(reduce_(mean))).sigmoid()
     y = project_(y)
     if light_nl:
         y = formula(y, light_nl.conv.weight, light_nl.conv.bias,
@@ -194,8 +195,9 @@ def test_mbconv_is_the_formula(data):
         nl_dilation=draw(1, 2), nl_stride=draw(1, 3),
         order=data.draw(st.sampled_from(['auto', 'channel', 'spatial'])),
         normalize=data.draw(st.sampled_from(NORMALIZE)))
-    arguments.update(identity=identity, activation=data.draw(
-        st.sampled_from(['silu', 'hardswish'])))
+    arguments.update(
+        identity=identity, activation=data.draw(st.sampled_from(ACTIVATIONS)),
+        se_activation=data.draw(st.sampled_from((None, ) + ACTIVATIONS)))
     ops.pack_weights(*data.draw(st.sampled_from([
         [], [arguments[name] for name in ('expand', 'depthwise', 'gate', 'project')]])))
     x = torch.randn(n, c, h, w)
@@ -215,7 +217,7 @@ def test_mbconv_is_the_formula(data):
         not x.is_contiguous(memory_format=CHANNELS_LAST)
 
 
-@pytest.mark.parametrize('activation', ['silu', 'hardswish'])
+@pytest.mark.parametrize('activation', ACTIVATIONS)
 @pytest.mark.parametrize('channels', [8, 16, 24, 32])
 def test_tiles_of_every_size(channels, activation):
     """There is separate code for each number of rows and of vectors.
@@ -270,7 +272,7 @@ def through_activation(x, activation):
         return ops.fused_mbconv(x, **dict(arguments, activation=activation))[0, 0, 0]
 
 
-@pytest.mark.parametrize('activation', ['silu', 'hardswish'])
+@pytest.mark.parametrize('activation', ACTIVATIONS)
 def test_activations(activation):
     x = torch.cat([torch.linspace(-100, 100, 20001),
                    torch.tensor([0., -0., 1e-30, 1e4, -1e4, 1e30, -1e4])])
@@ -283,7 +285,7 @@ def test_activations(activation):
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-@pytest.mark.parametrize('activation', ['silu', 'hardswish'])
+@pytest.mark.parametrize('activation', ACTIVATIONS)
 def test_mbconv_keeps_nan_and_inf(value, activation):
     arguments = dict(block(8, 24, hidden=0), activation=activation)
     x = torch.randn(2, 8, 5, 5)
@@ -291,7 +293,8 @@ def test_mbconv_keeps_nan_and_inf(value, activation):
     with torch.no_grad():
         got, want = ops.fused_mbconv(x, **arguments), mbconv_formula(x, **arguments)
     assert torch.equal(got.isfinite(), want.isfinite())
-    assert not got.isfinite().all()
+    clipped = value == float('inf') and activation == 'relu6'
+    assert got.isfinite().all() == clipped
 
 
 def test_squeeze_excite_of_nan():
@@ -319,7 +322,8 @@ def test_mbconv_without_images():
     (dict(reduce=conv(24, 4), gate=conv(8, 24)), r'gate weight \[24, 4, 1, 1\]'),
     (dict(project=conv(16, 8)), r'project weight \[8, 24, 1, 1\]'),
     (dict(project=nn.Conv2d(24, 8, 1, bias=False)), 'with a bias'),
-    (dict(activation='relu'), 'silu or hardswish, got relu'),
+    (dict(activation='gelu'), 'silu, hardswish, relu or relu6, got gelu'),
+    (dict(se_activation='gelu'), 'silu, hardswish, relu or relu6, got gelu'),
     (dict(identity=True, project=conv(24, 16)), 'to add the identity'),
     (dict(identity=True, depthwise=conv(24, 24, 3, 24, stride=2)),
      'to add the identity'),

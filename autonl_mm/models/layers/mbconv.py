@@ -18,7 +18,8 @@ from .depthwise import depthwise_conv2d, has_slow_gradient, is_plain
 from .light_nl import LightNL, init_depthwise
 
 # Activations that the fused operator supports, and its names for them.
-ACTIVATIONS = {nn.SiLU: 'silu', nn.Hardswish: 'hardswish'}
+ACTIVATIONS = {nn.SiLU: 'silu', nn.Hardswish: 'hardswish', nn.ReLU: 'relu',
+               nn.ReLU6: 'relu6'}
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -74,6 +75,8 @@ class MBConv(DeployMixin, BaseModule):
         conv_cfg (dict, optional): Convolution type. Defaults to None.
         norm_cfg (dict): Normalisation. Defaults to ``dict(type='BN')``.
         act_cfg (dict): Activation. Defaults to ``dict(type='Swish')``.
+        se_act_cfg (dict, optional): Inner activation of squeeze-excite. Defaults to
+            None, ``act_cfg``.
         with_cp (bool): Whether to recompute activations in the backward pass
             to save memory. Defaults to False.
 
@@ -90,6 +93,7 @@ class MBConv(DeployMixin, BaseModule):
                  conv_cfg: Optional[dict] = None,
                  norm_cfg: dict = dict(type='BN'),
                  act_cfg: dict = dict(type='Swish'),
+                 se_act_cfg: Optional[dict] = None,
                  with_cp: bool = False):
         super().__init__()
         self.spec = spec
@@ -116,7 +120,8 @@ class MBConv(DeployMixin, BaseModule):
             **cfg)
         self.se = None
         if spec.se_channels:
-            self.se = SqueezeExcite(mid_channels, spec.se_channels, act_cfg)
+            self.se = SqueezeExcite(
+                mid_channels, spec.se_channels, fused_act_cfg(se_act_cfg or act_cfg))
         self.project = ConvModule(
             mid_channels, spec.out_channels, 1, act_cfg=None, **cfg)
         self.light_nl = None
@@ -146,9 +151,9 @@ class MBConv(DeployMixin, BaseModule):
         """Compute the block with the fused operator where possible.
 
         The operator needs float32 on a CPU, no gradients (``torch.no_grad()``), folded
-        normalisation, SiLU or Hardswish, and numbers of channels that are multiples
-        of 8. All other calls are computed as before. A block with a hook on one of its
-        layers is not fused. A hook that is added later is not called.
+        normalisation, activations of :data:`ACTIVATIONS`, and numbers of channels that
+        are multiples of 8. All other calls are computed as before. A block with a hook
+        on one of its layers is not fused. A hook that is added later is not called.
 
         Raises:
             RuntimeError: If the operator does not compile.
@@ -173,6 +178,7 @@ class MBConv(DeployMixin, BaseModule):
             gate=gate,
             project=project,
             activation=ACTIVATIONS[type(self.depthwise.activate)],
+            se_activation=None if self.se is None else ACTIVATIONS[type(self.se.act)],
             identity=self.spec.with_identity and not self._light_nl_is_separate(),
             light_nl=None if self._light_nl_is_separate() else self.light_nl)
 
@@ -185,6 +191,7 @@ class MBConv(DeployMixin, BaseModule):
         return (type(self) is MBConv and not any(c % 8 for c in widths)
                 and self.depthwise.with_activation
                 and type(self.depthwise.activate) in ACTIVATIONS
+                and (self.se is None or type(self.se.act) in ACTIVATIONS)
                 and all(is_plain(layer.conv)
                         and layer.conv.bias is not None
                         and (not layer.with_norm

@@ -248,6 +248,13 @@ def test_act_cfg_reaches_every_activation():
     assert isinstance(block.se.act, nn.ReLU)
 
 
+def test_squeeze_excite_has_an_activation_of_its_own():
+    block = MBConv(spec(se_ratio=0.25), act_cfg=dict(type='HSwish'),
+                   se_act_cfg=dict(type='Swish'))
+    assert isinstance(block.depthwise.activate, nn.Hardswish)
+    assert isinstance(block.se.act, nn.SiLU)
+
+
 def test_swish_is_fused():
     block = MBConv(spec(se_ratio=0.25))
     assert isinstance(block.depthwise.activate, nn.SiLU)

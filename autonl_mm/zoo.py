@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, MODELS
 from .arch import resolve_arch
 from .converters.remap_init import Remap
 from .cost import ParamsModel, count_macs
-from .models.backbones.autonl import AutoNL, layer_cfgs
+from .models.backbones.autonl import LAYER_CFGS, AutoNL, layer_cfgs
 from .named_networks import IMAGENET, NAMED_NETWORKS
 from .runs.tables import markdown_table
 
@@ -113,8 +113,7 @@ def get_model(name: str,
                           'mmpretrain')
     if pretrained and checkpoint is None:
         checkpoint = _weights(name)
-    cfgs = layer_cfgs(name, *(backbone_args.pop(key, None)
-                              for key in ('conv_cfg', 'norm_cfg', 'act_cfg')))
+    cfgs = layer_cfgs(name, *(backbone_args.pop(key, None) for key in LAYER_CFGS))
     backbone = MODELS.build(dict(
         dict(arch=name, out_indices=(-1, )), **backbone_args, **cfgs,
         type='autonl_mm.AutoNL'))

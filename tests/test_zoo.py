@@ -78,8 +78,10 @@ def test_settings_of_the_backbone(trained):
     assert with_nl.backbone.arch() == spec
     assert torch.equal(run(with_nl, images()), expected)
     assert with_nl.backbone.cfgs == full.backbone.cfgs
-    given = get_model(NAME, act_cfg=dict(type='ReLU'), norm_eval=True)
+    given = get_model(NAME, act_cfg=dict(type='ReLU'), se_act_cfg=dict(type='Swish'),
+                      norm_eval=True)
     assert given.backbone.cfgs['act_cfg'] == dict(type='ReLU')
+    assert given.backbone.cfgs['se_act_cfg'] == dict(type='Swish')
 
 
 def test_the_linear_layer_is_kept_if_it_fits(trained, tmp_path):

@@ -11,8 +11,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from autonl_mm.fold import switch_to_deploy
+from autonl_mm.models import AutoNL
 from autonl_mm.models.layers import light_nl_scales
 from autonl_mm.runs.atomic_files import atomic_dir, atomic_write
+from autonl_mm.runs.configs import type_name
 
 from . import check
 from .engines import Engine, Settings
@@ -79,6 +81,11 @@ def describe(graph: nn.Module, settings: Settings) -> dict:
         preprocess=graph.preprocesses,
         precision=settings.precision,
         light_nl_scales=light_nl_scales(graph))
+    for module in graph.modules():
+        if isinstance(module, AutoNL):
+            info['activations'] = {
+                key: cfg and dict(cfg, type=type_name(cfg))
+                for key, cfg in module.cfgs.items() if key.endswith('act_cfg')}
     if hasattr(graph, 'select'):
         info['select'] = graph.select(settings.shape)
     return info

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import save_checkpoint
 
 from autonl_mm.arch import ArchSpec
-from autonl_mm.models.backbones.autonl import layer_cfgs
+from autonl_mm.models.backbones.autonl import LAYER_CFGS, layer_cfgs
 from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
 from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.runs import launch
@@ -106,7 +106,7 @@ def write_retrain_config(path: Union[str, os.PathLike], base: str, arch: ArchSpe
     """
     backbone = Config.fromfile(base).model.backbone
     others = layer_cfgs(arch, *(backbone.get(key) and dict(backbone[key])
-                                for key in ('conv_cfg', 'norm_cfg', 'act_cfg')))
+                                for key in LAYER_CFGS))
     changed = changed_settings(cfgs, others)
     if backbone.get('normalize') not in (None, arch.normalize):
         changed['normalize'] = None  # the notation says it

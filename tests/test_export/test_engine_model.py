@@ -183,6 +183,13 @@ def test_of_another_light_nl(name, make, tmp_path, scope):
         assert not quantize.is_cubic(session.info)
 
 
+def test_metadata_name_the_activations(make, tmp_path):
+    acts = dict(act_cfg=dict(type='HSwish'), se_act_cfg=dict(type='Swish'))
+    make('classifier', backbone=dict(
+        CONFIGS['classifier']['model']['backbone'], **acts))
+    assert load(str(tmp_path / 'x.onnx')).info['activations'] == acts
+
+
 def test_of_another_task(make, tmp_path):
     make('segmentor')
     init_default_scope('mmpretrain')

@@ -11,13 +11,15 @@ from autonl_mm.nas.search_configs import write_retrain_config
 from autonl_mm.nas.supernet.export import subnet_text
 
 LITE = dict(
-    act_cfg=dict(type='ReLU6'), conv_cfg=dict(type='Conv2dAdaptivePadding'),
+    act_cfg=dict(type='ReLU6'), se_act_cfg=dict(type='HSwish'),
+    conv_cfg=dict(type='Conv2dAdaptivePadding'),
     norm_cfg=dict(type='BN', momentum=0.2, eps=0.1))
 
 
 @pytest.mark.parametrize('base', [
     dict(arch='s'), dict(arch='mnasnet_100', norm_cfg=dict(type='BN', momentum=0.5)),
-    dict(arch='s', act_cfg=dict(type='LeakyReLU', negative_slope=0.3)),
+    dict(arch='s', act_cfg=dict(type='LeakyReLU', negative_slope=0.3),
+         se_act_cfg=dict(type='ReLU')),
     dict(arch='s', norm_cfg=dict(type='BN', eps=0.01), conv_cfg=dict(type='Conv2d'))
 ], ids=['default', 'name', 'act', 'norm'])
 @pytest.mark.parametrize('settings', [{}, LITE], ids=['default', 'lite'])
@@ -46,6 +48,6 @@ def test_retrain_config_builds_the_subnet(settings, base, tmp_path):
     assert ArchSpec.from_text(text) == arch
     assert [line for line in text.splitlines() if line.startswith('#')] == [
         "# set conv_cfg={'type': 'Conv2dAdaptivePadding'}",
-        "# set act_cfg={'type': 'ReLU6'}",
+        "# set act_cfg={'type': 'ReLU6'}", "# set se_act_cfg={'type': 'HSwish'}",
         "# set norm_cfg={'type': 'BN', 'momentum': 0.01, 'eps': 0.1}"
     ] * bool(settings)

@@ -71,6 +71,28 @@ def test_train_test_resume_summarize(options, tmp_path):
     assert (work_dir / 'curve.png').stat().st_size > 5000
 
 
+@pytest.mark.long
+def test_activation_of_a_trained_network_is_changed(options, tmp_path):
+    """By one setting. Weights stay, BN's statistics are measured anew."""
+    run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'swish', *options)
+    source = tmp_path / 'swish/epoch_2.pth'
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f'_base_ = {str(CONFIG)!r}\n'
+        "custom_hooks = [dict(type='PreciseBNHook', priority='ABOVE_NORMAL')]\n")
+    run_tool('tools/train.py', config, '--work-dir', tmp_path / 'hswish', *options,
+             f'load_from={source}', 'model.backbone.act_cfg.type=HSwish',
+             'param_scheduler.eta_max=1e-12')
+    before, after = (torch.load(path, weights_only=False) for path in (
+        source, tmp_path / 'hswish/epoch_2.pth'))
+    assert 'HSwish' in after['meta']['cfg'] and 'HSwish' not in before['meta']['cfg']
+    changed = []
+    for name, value in before['state_dict'].items():
+        if not torch.allclose(value, after['state_dict'][name], rtol=1e-4, atol=1e-6):
+            changed.append(name.rsplit('.', 1)[-1])
+    assert set(changed) == {'running_mean', 'running_var', 'num_batches_tracked'}
+
+
 def test_resume_without_a_checkpoint_starts_again(options, tmp_path):
     options = [o.replace('max_epochs=2', 'max_epochs=1') for o in options]
     log = run_tool('tools/train.py', CONFIG, '--work-dir', tmp_path / 'run',

@@ -62,11 +62,9 @@ def candidates(supernet):
     the layer and the ``(C, H, W)`` of its input. Blocks of equal shape have the same
     key."""
     arch, shape = supernet.space.largest, supernet.input_shape
-    kwargs = {k: v for k, v in supernet.kwargs.items()
-              if k in ('conv_cfg', 'norm_cfg', 'act_cfg')}
     stem, *_, head = AutoNL(
         arch, out_indices=(-1, ), in_channels=supernet.in_channels,
-        **kwargs).layers
+        **supernet.cfgs).layers
     layers = {
         LatencyTable.stem_key(arch, shape, supernet.in_channels):
         (stem, (supernet.in_channels, *shape))
@@ -81,7 +79,8 @@ def candidates(supernet):
                 continue
             key = LatencyTable.block_key(candidate, in_size, placement)
             if key not in layers:
-                layers[key] = (MBConv(candidate, **placement._asdict(), **kwargs),
+                layers[key] = (
+                    MBConv(candidate, **placement._asdict(), **supernet.cfgs),
                                (candidate.in_channels, *in_size))
         size = strided(in_size, placement.stride)
     layers[LatencyTable.head_key(arch, size)] = (

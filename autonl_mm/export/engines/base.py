@@ -95,7 +95,8 @@ class Session:
         info (dict): Metadata of the exported model: ``task``; ``outputs``, their
             names; ``input``, its N, C, H and W, None for any; ``preprocess``, whether
             normalisation is in the exported model; ``light_nl_scales``, see
-            :func:`autonl_mm.models.layers.light_nl_scales`; ``precision``;
+            :func:`autonl_mm.models.layers.light_nl_scales`; ``activations``,
+            ``act_cfg`` and ``se_act_cfg`` of AutoNL; ``precision``;
             ``classes``, their names, if they are known; ``quantised``, the number of
             INT8 nodes in an ONNX model; ``select``, the settings of
             :func:`autonl_mm.export.boxes.select_boxes` if a detector's NMS is in

@@ -18,6 +18,8 @@ from autonl_mm.runs.configs import type_name
 from ..layers import MBConv
 from ..layers.mbconv import fused_act_cfg
 
+# The arguments of AutoNL that say how its layers are built
+LAYER_CFGS = ('conv_cfg', 'norm_cfg', 'act_cfg', 'se_act_cfg')
 INIT_CFG = [
     dict(type='Kaiming', layer='Conv2d'),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1)
@@ -27,7 +29,8 @@ INIT_CFG = [
 def layer_cfgs(arch: Union[str, PathLike, Sequence[str], ArchSpec],
                conv_cfg: Optional[dict] = None,
                norm_cfg: Optional[dict] = None,
-               act_cfg: Optional[dict] = None) -> Dict[str, Optional[dict]]:
+               act_cfg: Optional[dict] = None,
+               se_act_cfg: Optional[dict] = None) -> Dict[str, Optional[dict]]:
     """By what AutoNL builds its layers: what is given, else what the arch's name sets.
 
     Args:
@@ -35,7 +38,7 @@ def layer_cfgs(arch: Union[str, PathLike, Sequence[str], ArchSpec],
             are all other arguments.
 
     Returns:
-        dict[str, dict | None]: ``conv_cfg``, ``norm_cfg`` and ``act_cfg``.
+        dict[str, dict | None]: One for each name of :data:`LAYER_CFGS`.
     """
     named = NAMED_NETWORKS.get(arch) if isinstance(arch, str) else None
     if norm_cfg is None:
@@ -47,7 +50,8 @@ def layer_cfgs(arch: Union[str, PathLike, Sequence[str], ArchSpec],
     if named:
         conv_cfg = conv_cfg or named.conv_cfg
     default = named.act_cfg if named else dict(type='Swish')
-    return dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg or dict(default))
+    return dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg or dict(default),
+                se_act_cfg=se_act_cfg)
 
 
 @MODELS.register_module()
@@ -89,6 +93,8 @@ class AutoNL(DeployMixin, BaseModule):
             sets.
         act_cfg (dict, optional): Activation. Defaults to None, what the arch's name
             sets, else ``dict(type='Swish')``.
+        se_act_cfg (dict, optional): Inner activation of squeeze-excite. Defaults to
+            None, the activation of all other layers.
         normalize (str, optional): What every LightNL divides by: ``'rms'``, the
             root mean square of its product, or ``'size'``, the size of the feature
             map, as in the paper; see :func:`autonl_mm.models.light_nl`. Defaults to
@@ -105,7 +111,7 @@ class AutoNL(DeployMixin, BaseModule):
     Attributes:
         out_channels (tuple[int, ...]): Channels of the outputs.
         out_strides (tuple[int, ...]): Strides of the outputs.
-        cfgs (dict): The ``conv_cfg``, ``norm_cfg`` and ``act_cfg`` of its layers.
+        cfgs (dict): The settings of its layers, by the names of :data:`LAYER_CFGS`.
 
     Raises:
         ValueError: If an argument is out of range; names it.
@@ -130,10 +136,11 @@ class AutoNL(DeployMixin, BaseModule):
                  conv_cfg: Optional[dict] = None,
                  norm_cfg: Optional[dict] = None,
                  act_cfg: Optional[dict] = None,
+                 se_act_cfg: Optional[dict] = None,
                  normalize: Optional[str] = None,
                  init_cfg: Union[dict, List[dict], None] = INIT_CFG):
         super().__init__(init_cfg=init_cfg)
-        self.cfgs = layer_cfgs(arch, conv_cfg, norm_cfg, act_cfg)
+        self.cfgs = layer_cfgs(arch, conv_cfg, norm_cfg, act_cfg, se_act_cfg)
         arch = self._arch = resolve_arch(arch, normalize)
         stages = arch.stages
         self.out_indices = self._check_out_indices(out_indices, len(stages))
@@ -149,7 +156,9 @@ class AutoNL(DeployMixin, BaseModule):
         self.norm_eval = norm_eval
         self.in_channels = in_channels
 
-        fused_cfg = dict(self.cfgs, act_cfg=fused_act_cfg(self.cfgs['act_cfg']))
+        conv_module_cfg = dict(
+            conv_cfg=self.cfgs['conv_cfg'], norm_cfg=self.cfgs['norm_cfg'],
+            act_cfg=fused_act_cfg(self.cfgs['act_cfg']))
         channels = [arch.stem_channels]
         strides = [2]
         self.layers = ModuleList([
@@ -159,7 +168,7 @@ class AutoNL(DeployMixin, BaseModule):
                 3,
                 stride=2,
                 padding=1,
-                **fused_cfg)
+                **conv_module_cfg)
         ])
         stride = 2
         for stage in stages[:last]:
@@ -177,7 +186,7 @@ class AutoNL(DeployMixin, BaseModule):
             strides.append(stride)
         if last > len(stages):
             self.layers.append(
-                ConvModule(channels[-1], arch.head_channels, 1, **fused_cfg))
+                ConvModule(channels[-1], arch.head_channels, 1, **conv_module_cfg))
             channels.append(arch.head_channels)
             strides.append(stride)
         self.out_channels = tuple(channels[i] for i in self.out_indices)

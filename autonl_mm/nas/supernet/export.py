@@ -61,10 +61,11 @@ def changed_settings(cfgs: Mapping[str, Optional[dict]],
         others (Mapping[str, dict | None]): As they are elsewhere.
 
     Returns:
-        dict[str, dict | None]: Of ``conv_cfg`` and ``act_cfg`` those that differ, and
-        the ``norm_cfg`` of ``others`` with the eps of ``cfgs`` if that differs.
+        dict[str, dict | None]: Of ``conv_cfg``, ``act_cfg`` and ``se_act_cfg`` those
+        that differ, and the ``norm_cfg`` of ``others`` with the eps of ``cfgs`` if that
+        differs.
     """
-    changed = {key: cfgs[key] for key in ('conv_cfg', 'act_cfg')
+    changed = {key: cfgs[key] for key in ('conv_cfg', 'act_cfg', 'se_act_cfg')
                if cfgs[key] != others[key]}
     eps, other = (c['norm_cfg'].get('eps', 1e-5) for c in (cfgs, others))
     if eps != other:

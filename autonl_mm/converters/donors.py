@@ -118,6 +118,13 @@ class DonorBlock:
         """Channels out."""
         return len(self.project.weight)
 
+    @property
+    def importance(self) -> Tensor:
+        """Of the hidden channels, ``(C, )``: BN's weight, which sets their size, times
+        the absolute weights by which the block's output has them."""
+        return (self.depthwise.bn['weight'].abs()
+                * self.project.weight.abs().sum((0, 2, 3)))
+
 
 @dataclass(frozen=True)
 class Donor:

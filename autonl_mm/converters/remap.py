@@ -9,9 +9,10 @@ donor's feature maps. Where they differ:
 what                rule
 ==================  ==========================================================
 depthwise kernel    smaller: the centre; larger: the donor's, surrounded by zeros
-hidden channels     fewer: those with the largest weights in the project
-                    convolution; more: copies that share a channel's weights
-                    unequally (Net2Wider), which computes the same
+hidden channels     fewer: those with the largest product of the weight of the
+                    depthwise convolution's BN and the sum of their absolute
+                    weights in the project convolution; more: copies that share a
+                    channel's weights unequally (Net2Wider), which computes the same
 width of a stage    fewer: the channels with the largest BN weights, summed over the
                     stage's blocks; more: copies, as hidden channels
 blocks of a stage   fewer: the first ones; more: copies of the last one that start
@@ -183,7 +184,7 @@ class _Remapping:
     def block(self, name: str, spec: BlockSpec, donor: DonorBlock, inputs: Channels,
               out: Channels) -> None:
         """Fill a block that has the channels ``inputs`` and gives ``out``."""
-        importance = donor.project.weight.abs().sum((0, 2, 3))
+        importance = donor.importance
         if spec.with_expand:
             expand = donor.expand or identity(donor.in_channels)
             hidden = self.fit(importance, spec.mid_channels)

@@ -115,13 +115,14 @@ def test_smaller_targets_keep_what_weighs_most(donor):
         'o12', 'o7').replace('i12', 'i7').replace('r3', 'r1'))
     remapped = remap(donor, small)
     block = donor.stages[3][0]
-    importance = block.project.weight.abs().sum((0, 2, 3))
+    importance = (block.project.weight.abs().sum((0, 2, 3))
+                  * block.depthwise.bn['weight'].abs())
     kept = remapped.state['layers.4.0.depthwise.conv.weight']
     best = importance.topk(12)[1].sort()[0]
     assert torch.equal(kept, block.depthwise.weight[best])
     block = donor.stages[4][0]
     widest = block.project.bn['weight'].abs().topk(7)[1].sort()[0]
-    best = block.project.weight.abs().sum((0, 2, 3)).topk(15)[1].sort()[0]
+    best = block.importance.topk(15)[1].sort()[0]
     assert torch.equal(remapped.state['layers.5.0.project.conv.weight'],
                        block.project.weight[widest][:, best])
     assert torch.equal(remapped.state['layers.5.0.depthwise.conv.weight'],
@@ -251,7 +252,9 @@ def test_supernet_has_the_best_channels_first(donor, tmp_path):
         type='autonl_mm.Remap', checkpoint=str(path)))
     net.init_weights()
     weight = net.state_dict()['layers.2.1.project.conv.weight']
-    importance = weight.abs().sum((0, 2, 3))
+    state = net.state_dict()
+    importance = weight.abs().sum((0, 2, 3)) * state[
+        'layers.2.1.depthwise.bn.weight'].abs()
     assert (importance.diff() <= 1e-6).all() and importance[0] > 0
 
 

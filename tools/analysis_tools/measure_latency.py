@@ -81,7 +81,7 @@ def candidates(supernet):
             if key not in layers:
                 layers[key] = (
                     MBConv(candidate, **placement._asdict(), **supernet.cfgs),
-                               (candidate.in_channels, *in_size))
+                    (candidate.in_channels, *in_size))
         size = strided(in_size, placement.stride)
     layers[LatencyTable.head_key(arch, size)] = (
         head, (arch.blocks[-1].out_channels, *size))

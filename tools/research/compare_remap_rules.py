@@ -48,8 +48,8 @@ class Rules(_Remapping):
                                         ) if getattr(self, 'hidden', None) else False
         if self.rule == 'hidden: first channels' and hidden:
             importance = -torch.arange(len(importance)).float()
-        if self.rule == 'hidden: weights times BN weights' and hidden:
-            importance = importance * self.hidden.depthwise.bn['weight'].abs()
+        if self.rule == 'hidden: without BN weights' and hidden:
+            importance = self.hidden.project.weight.abs().sum((0, 2, 3))
         if self.rule == 'widths: first channels' and not hidden:
             importance = -torch.arange(len(importance)).float()
         return super().fit(importance, width)
@@ -62,7 +62,7 @@ class Rules(_Remapping):
         return out
 
 
-RULES = ['as documented', 'hidden: first channels', 'hidden: weights times BN weights',
+RULES = ['as documented', 'hidden: first channels', 'hidden: without BN weights',
          'widths: first channels', 'surplus blocks: copies']
 
 

@@ -15,6 +15,7 @@ from autonl_mm.export.engine_model import use_exported_model
 from autonl_mm.export.engines import is_exported_model
 from autonl_mm.half import use_half
 from autonl_mm.runs import configs, exit_codes, launch, outputs
+from autonl_mm.runs.checkpoints import for_predictions
 from autonl_mm.runs.classes import built_leaves
 from autonl_mm.runs.data_checks import (
     check_datasets,
@@ -135,6 +136,8 @@ def prepare(args):
         use_exported_model(cfg, args.checkpoint)
     else:
         cfg.load_from = args.checkpoint
+        # FlexibleRunner's: the checkpoint replaces the weights of init_cfg
+        cfg.init_weights_for_test_or_val = False
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show_dir:
@@ -187,7 +190,8 @@ def main():
         if dumps:
             runner.test_evaluator.metrics.append(
                 DumpResults(out_file_path=args.out))
-        metrics = runner.test()
+        with for_predictions(args.checkpoint):
+            metrics = runner.test()
         if args.out and args.out_item == 'metrics':
             dump(metrics, args.out)
 

@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Predictions of tools/test.py in half precision, compared with float32."""
 import mmengine
+import pytest
 import torch
 from conftest import ROOT, call_main, load_tool, main_error, run_tool, tiny_training
 from mmengine.registry import MODELS, init_default_scope
@@ -32,6 +33,25 @@ def test_half_precision(image_folder, tmp_path, scope, monkeypatch, capsys):
     equal = sum(int(a['pred_label'] == b['pred_label']) for a, b in zip(full, half))
     assert capsys.readouterr().out == (
         f'{equal} of 16 labels agree, {100 * equal / 16:.2f} %\n')
+
+
+@pytest.mark.parametrize('name, options', [
+    ('test.py', []), ('deployment/export.py', ['--input-shape', 32])])
+def test_weights_of_another_network(name, options, image_folder, tmp_path, scope):
+    """Evaluation and export refuse them with the same words."""
+    cfg = tiny_training(image_folder, batch_size=8, max_epochs=1)
+    cfg.dump(tmp_path / 'config.py')
+    cfg.model.backbone.arch[0] = 'r1_k5_s11_e1_i8_o8'
+    init_default_scope(cfg.default_scope)
+    save_checkpoint(dict(state_dict=MODELS.build(cfg.model).state_dict()),
+                    str(tmp_path / 'a.pth'))
+    result = run_tool(f'tools/{name}', tmp_path / 'config.py', tmp_path / 'a.pth',
+                      *options, cwd=tmp_path, check=False)
+    assert result.returncode == 1
+    *_, last = result.stdout.splitlines()
+    for word in (name.split('/')[-1], 'a.pth has weights of another network',
+                 '1 of ', 'backbone.layers.1.'):
+        assert word in last
 
 
 def test_one_precision_at_a_time(tmp_path, monkeypatch):

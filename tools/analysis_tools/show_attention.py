@@ -19,6 +19,7 @@ from mmengine.structures import BaseDataElement
 from autonl_mm.models.layers import LightNL, affinity_rows
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.checkpoints import for_predictions
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -162,7 +163,8 @@ def main():
             image = mmcv.imresize(image, (width, height))
         model = configs.build_model(configs.read_config(args))
         layers = find_layers(model, args.layer)
-        load_checkpoint(model, args.checkpoint, 'cpu', strict=True)
+        with for_predictions(args.checkpoint):
+            load_checkpoint(model, args.checkpoint, 'cpu')
         print(keep_freed_memory())
         rows, size = attention(model, layers, image, points)
     except (FileNotFoundError, ValueError, RuntimeError) as e:

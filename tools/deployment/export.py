@@ -27,6 +27,7 @@ from autonl_mm.measure.timing import Spread, device_name, interleaved
 from autonl_mm.models import input_channels
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
+from autonl_mm.runs.checkpoints import for_predictions
 from autonl_mm.runs.tables import markdown_table
 
 # Images for the check in float32, which compares numbers, and in lower precision, which
@@ -258,8 +259,8 @@ def main():
         args.shape = configs.parse_shape(args.input_shape, cfg)
         model = configs.build_model(cfg)
         channels = input_channels(model)
-        checkpoint = load_checkpoint(
-            model, args.checkpoint, map_location='cpu', strict=True)
+        with for_predictions(args.checkpoint):
+            checkpoint = load_checkpoint(model, args.checkpoint, map_location='cpu')
         graph = export.make_graph(model, args.dynamic, args.labels,
                                   not args.no_preprocess, engine.selects_boxes)
         divisor = graph.preprocess.divisor

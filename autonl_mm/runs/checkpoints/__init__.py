@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Safe loading of checkpoints."""
 from .archive import BrokenCheckpointError, check_file, find_earlier
+from .completeness import for_predictions
 from .config_text import UnsafeCheckpointError
 from .loading import load_checkpoint
 from .patches import install
@@ -15,6 +16,7 @@ __all__ = [
     'find_earlier',
     'find_resumable',
     'fit_wrappers',
+    'for_predictions',
     'install',
     'load_checkpoint',
     'weights_of',

@@ -4,7 +4,8 @@ import hashlib
 import os
 import os.path as osp
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Optional, Sequence, Tuple
 from urllib.parse import urlparse
@@ -32,6 +33,7 @@ from autonl_mm.runs.digest import digest
 
 from .allow_list import SAFE_GLOBALS
 from .archive import BrokenCheckpointError
+from .completeness import check_complete, for_predictions, is_for_predictions, some
 from .config_text import (
     DROPPED,
     UnsafeCheckpointError,
@@ -267,9 +269,10 @@ def load_state_dict(module: torch.nn.Module,
                     logger: Any = None) -> None:
     """mmengine's ``load_state_dict``, which also logs the number of loaded tensors.
 
-    It logs ``loaded N of M tensors of CLASS``. BN's batch counters are not counted: old
-    checkpoints lack them, and nothing needs them. Wrappers may differ between the names
-    of the checkpoint and of the module.
+    It logs ``loaded N of M tensors of CLASS`` and, in a second line, the submodules
+    with tensors that start anew. BN's batch counters are not counted: old checkpoints
+    lack them, and nothing needs them. Wrappers may differ between the names of the
+    checkpoint and of the module.
 
     Args:
         module (nn.Module): The module to load into.
@@ -279,7 +282,8 @@ def load_state_dict(module: torch.nn.Module,
 
     Raises:
         MismatchError: If the module has tensors and none of them is in the
-            checkpoint; says which prefix would fit.
+            checkpoint; says which prefix would fit. In a block of
+            :func:`for_predictions`, also if a prediction uses another tensor.
     """
     target = module
     if is_model_wrapper(module) or isinstance(module, BaseTTAModel):
@@ -294,13 +298,17 @@ def load_state_dict(module: torch.nn.Module,
     # Writing to a loaded tensor changes its version. Names are not enough, because
     # modules may rename tensors when they load them.
     before = {k: v._version for k, v in own.items()}
-    _load_into_module(module, state_dict, strict, logger)
-    loaded = [k for k, v in own.items() if v._version > before[k]]
+    predicting, keys = is_for_predictions(), []
+    hook = target.register_load_state_dict_post_hook(
+        lambda _, found: keys.append(found))
+    try:  # check_complete says in one line what mmengine logs by name
+        _load_into_module(
+            module, state_dict, strict, 'silent' if predicting else logger)
+    finally:
+        hook.remove()
+    loaded = {k for k, v in own.items() if v._version > before[k]}
     name = type(target).__name__
     if own and not loaded:
-        def some(names):
-            return ', '.join(list(names)[:3]) + ', ...'
-
         first = next(iter(own))
         prefixes = (k[:-len(first)] for k in state_dict if k.endswith(f'.{first}'))
         prefix = next((p for p in prefixes if all(p + k in state_dict for k in own)),
@@ -311,7 +319,15 @@ def load_state_dict(module: torch.nn.Module,
         raise MismatchError(
             f'none of the {len(own)} tensors of {name} ({some(own)}) is in the '
             f'checkpoint with the same shape; it has {some(state_dict)}. {advice}')
+    missing = [k for k in own if k not in loaded]
+    if predicting:
+        check_complete(target, len(own), missing, keys[0].unexpected_keys)
     print_log(f'loaded {len(loaded)} of {len(own)} tensors of {name}', logger)
+    if missing:
+        parts = Counter(k.split('.')[0] for k in missing)
+        print_log('not in the checkpoint with the same shape, so they start anew: '
+                  + ', '.join(f'{count} tensors of {part}'
+                              for part, count in parts.items()), logger)
 
 
 def config_from_string(cfg_str: str, file_format: str) -> Config:
@@ -347,4 +363,5 @@ def init_inferred_model(self, cfg, weights=None, device='cpu') -> torch.nn.Modul
             except UnsafeCheckpointError as e:
                 raise UnsafeCheckpointError(f'{weights}: {e}') from None
             cfg.update(Config(settings)._cfg_dict)
-    return _init_inferred_model(self, cfg, weights, device)
+    with for_predictions(weights) if weights else nullcontext():
+        return _init_inferred_model(self, cfg, weights, device)

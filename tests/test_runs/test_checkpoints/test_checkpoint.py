@@ -30,9 +30,11 @@ from autonl_mm import checkpoint
 from autonl_mm.runs import atomic_files as writing
 from autonl_mm.runs.checkpoints import (
     BrokenCheckpointError,
+    MismatchError,
     UnsafeCheckpointError,
     allow_list,
     find_resumable,
+    for_predictions,
     load_checkpoint,
     patches,
     resumable,
@@ -801,3 +803,65 @@ def test_renamed_while_loading_counts(tmp_path, said):
         module, dict(w=torch.ones(2, 2), b=torch.ones(2)))
     assert module.weight.eq(1).all()
     assert 'loaded 2 of 2 tensors of Renaming' in said
+
+
+def filled(state, classes=10, **parts):
+    """A classifier with more parts, filled for predictions."""
+    model = Classifier(classes=classes)
+    for name, part in parts.items():
+        setattr(model, name, part)
+    with for_predictions('x.pth'):
+        mmengine_checkpoint.load_state_dict(model, state)
+    return model
+
+
+def test_predictions_need_all_tensors(classifier, said):
+    path, state = classifier
+    with pytest.raises(MismatchError) as error:
+        filled(state, classes=3)
+    for word in ('x.pth has weights of another network than Classifier',
+                 '2 of 8 tensors', 'head.weight, head.bias', 'trained with'):
+        assert word in str(error.value)
+    # after the block, as for fine-tuning
+    load_into_model(Classifier(classes=3), str(path))
+    assert said == ['loaded 6 of 8 tensors of Classifier', 'not in the checkpoint with '
+                    'the same shape, so they start anew: 2 tensors of head']
+
+
+@pytest.mark.parametrize('name', ['auxiliary_head', 'teacher', 'loss_cls', 'other'])
+def test_predictions_without_parts_for_training(name, classifier):
+    _, state = classifier
+    part = torch.nn.Linear(2, 2)
+    if name == 'other':
+        with pytest.raises(MismatchError, match=r'2 of 10 tensors.*other\.weight'):
+            filled(state, other=part)
+    else:
+        model = filled(state, **{name: part})
+        assert torch.equal(model.head.weight, state['head.weight'])
+    # in the checkpoint only, a part is of another task or of training
+    filled({**state, f'{name}.weight': torch.ones(2)})
+
+
+def test_predictions_by_a_teacher(classifier):
+    """mmdet's semi-supervised detectors predict with one of their two models."""
+    class Semi(Classifier):
+        semi_test_cfg = dict(predict_on='teacher')
+
+    model = Semi()
+    model.teacher = torch.nn.Linear(2, 2)
+    with for_predictions('x.pth'):
+        mmengine_checkpoint.load_state_dict(model, model.teacher.state_dict(
+            prefix='teacher.'))
+        with pytest.raises(MismatchError, match=r'teacher\.weight'):
+            mmengine_checkpoint.load_state_dict(model, classifier[1])
+
+
+def test_predictions_of_a_deeper_network(classifier):
+    """All tensors of the model are in it."""
+    _, state = classifier
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    state = {**state, **layers.state_dict(prefix='layers.')}
+    filled(state, layers=layers)
+    with pytest.raises(MismatchError, match='2 tensors of layers that the model does '
+                       r'not have \(layers.1.weight'):
+        filled(state, layers=layers[:1])

@@ -17,13 +17,15 @@ from autonl_mm.registry import MODELS
 
 from .engines import load
 from .graphs import graph_type
+from .graphs.base import Preprocess
 
 
 @MODELS.register_module()
 class EngineModel(BaseModel):
     """An exported model as a config's model.
 
-    It is evaluated with the config's dataloader and evaluator, on the CPU.
+    It is evaluated with the config's dataloader and evaluator, on the CPU. A detector
+    or segmentor of a fixed size pads smaller images at the right and at the bottom.
 
     Args:
         file (str): Main file of the exported model.
@@ -115,15 +117,33 @@ class EngineModel(BaseModel):
     def _run(self, inputs: Union[Tensor, Sequence[Tensor]]) -> List[Tensor]:
         """Outputs for images of one size or of several sizes."""
         if isinstance(inputs, Tensor):
-            return self.session(inputs)
+            return self.session(self._pad(inputs))
         if len({x.shape for x in inputs}) == 1:
-            return self.session(torch.stack(list(inputs)))
-        parts = [self.session(x[None]) for x in inputs]
+            return self.session(self._pad(torch.stack(list(inputs))))
+        parts = [self.session(self._pad(x[None])) for x in inputs]
         return [torch.cat(outs) for outs in zip(*parts)]
+
+    def _pad(self, images: Tensor) -> Tensor:
+        """Pad images ``(N, C, h, w)`` to a fixed size, with the preprocessor's mean."""
+        h, w = images.shape[2:]
+        height, width = self.session.size[0] or h, self.session.size[1] or w
+        # the session refuses other wrong sizes
+        if self.task == 'classification' or height < h or width < w:
+            return images
+        mean = images.new_zeros(images.shape[1], dtype=torch.float)
+        preprocess = Preprocess(self.model.data_preprocessor)
+        if self.session.info['preprocess'] and preprocess.normalise:
+            mean = preprocess.mean.flatten()
+            mean = mean.flip(0) if preprocess.flip else mean
+        padded = mean.view(1, -1, 1, 1).repeat(len(images), 1, height, width)
+        padded[..., :h, :w] = images
+        return padded
 
     def _logits(self, inputs: Tensor, batch_img_metas: List[dict]) -> Tensor:
         """Replaces mmseg's ``encode_decode``."""
-        output, = self.session(inputs)
+        output, = self.session(self._pad(inputs))
+        h, w = inputs.shape[2:]
+        output = output[..., :h, :w]
         if self.session.outputs == ['labels']:
             count = self.model.out_channels
             if count == 1:  # logits below and above the threshold
@@ -132,13 +152,17 @@ class EngineModel(BaseModel):
             return F.one_hot(output, count).permute(0, 3, 1, 2).float()
         return output
 
-    @staticmethod
-    def _instances(dets: Tensor, labels: Tensor, meta: dict) -> InstanceData:
+    def _instances(self, dets: Tensor, labels: Tensor, meta: dict) -> InstanceData:
         """Boxes of one image, in pixels of the image file."""
         valid = labels >= 0
+        boxes = dets[valid, :4]
+        if 'img_shape' in meta and self.model.bbox_head.bbox_coder.clip_border:
+            # the exported model clips to the padded image
+            h, w = meta['img_shape'][:2]
+            boxes = boxes.minimum(boxes.new_tensor([w, h, w, h]))
         scale = dets.new_tensor(meta.get('scale_factor', (1., 1.)))
         return InstanceData(
-            bboxes=dets[valid, :4] / scale.repeat(2),
+            bboxes=boxes / scale.repeat(2),
             scores=dets[valid, 4],
             labels=labels[valid])
 

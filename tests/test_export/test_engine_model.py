@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS, init_default_scope
-from tiny_models import CONFIGS, build, noise
+from tiny_models import CONFIGS, NORM, build, noise
 
 from autonl_mm.deploy import load
 from autonl_mm.export import export, quantize
@@ -163,6 +163,40 @@ def test_detector(make, name):
         for _ in images]))
     for a, b in zip(batch, results[1]):
         assert torch.equal(a.pred_instances.bboxes, b.bboxes)
+
+
+@pytest.mark.parametrize('name', ['retinanet', 'segmentor'])
+def test_smaller_images_than_a_fixed_size(name, make, tmp_path):
+    """As the model does with the same images, padded to that size by the mean."""
+    from mmdet.structures import DetDataSample
+    from mmseg.structures import SegDataSample
+    model, _ = make(name)
+    file = tmp_path / 'y.onnx'
+    export.write_file(ENGINES['onnxruntime'], export.make_graph(model),
+                      Settings((1, 3, 96, 96)), file)
+    twin = MODELS.build(dict(type='autonl_mm.EngineModel', file=str(file),
+                             model=Config(CONFIGS[name]).model))
+    image = noise(1, 64, 96)[0]
+    mean = torch.tensor(NORM['mean'][::-1])
+    padded = mean.view(3, 1, 1).repeat(1, 96, 96)
+    padded[:, :64] = image
+    kind = DetDataSample if name == 'retinanet' else SegDataSample
+    (expected, ), (got, ) = (
+        net.test_step(dict(inputs=[x], data_samples=[kind(metainfo=dict(
+            img_shape=tuple(x.shape[1:]), ori_shape=tuple(x.shape[1:]),
+            scale_factor=(1., 1.)))])) for net, x in ((model, padded), (twin, image)))
+    if name == 'segmentor':
+        found = got.pred_sem_seg.data
+        assert found.shape == (1, 64, 96)
+        assert (found == expected.pred_sem_seg.data[:, :64]).float().mean() > 0.999
+        return
+    a, b = expected.pred_instances, got.pred_instances
+    torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-4)
+    a.bboxes[:, 1::2].clamp_(max=64)
+    torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-3, atol=0.01)
+    with pytest.raises(ValueError, match=r'images of 96x96, got an image of 96x128'):
+        twin.test_step(dict(inputs=[noise(1, 96, 128)[0]],
+                            data_samples=[DetDataSample()]))
 
 
 @pytest.mark.parametrize('name', ['classifier', 'segmentor', 'retinanet'])

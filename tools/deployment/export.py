@@ -28,6 +28,7 @@ from autonl_mm.models import input_channels
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
 from autonl_mm.runs.checkpoints import for_predictions
+from autonl_mm.runs.checkpoints.config_text import inference_text
 from autonl_mm.runs.tables import markdown_table
 
 # Images for the check in float32, which compares numbers, and in lower precision, which
@@ -270,6 +271,14 @@ def main():
                 f'of {divisor}, to which the data preprocessor pads')
         meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
         info = dict(classes=list(meta['classes'])) if 'classes' in meta else {}
+        if isinstance(meta.get('palette'), (list, tuple)):  # or a word
+            info['palette'] = [[*map(int, colour)] for colour in meta['palette']]
+        text = inference_text(cfg)
+        if text:
+            info['cfg'] = text
+        else:
+            print("the config has settings that are not data, so the exported model is "
+                  'without it: predictions from image files need the config too')
         settings = make_settings(args, args.shape, channels)._replace(info=info)
         settings = settings._replace(
             calibration=calibration(args, cfg, graph, settings))

@@ -45,6 +45,8 @@ INFO = {
     'precision': set(PRECISIONS),
     'light_nl_scales': [str],
     'classes?': [(str, int)],
+    'palette?': [[int]],
+    'cfg?': str,
     'select?': {
         'levels': [COUNT], 'nms_pre': int, 'score_thr': float, 'iou_threshold': float,
         'max_per_img': COUNT, 'class_agnostic': bool, 'min_bbox_size': float},
@@ -96,8 +98,9 @@ class Session:
             names; ``input``, its N, C, H and W, None for any; ``preprocess``, whether
             normalisation is in the exported model; ``light_nl_scales``, see
             :func:`autonl_mm.models.layers.light_nl_scales`; ``activations``,
-            ``act_cfg`` and ``se_act_cfg`` of AutoNL; ``precision``;
-            ``classes``, their names, if they are known; ``quantised``, the number of
+            ``act_cfg`` and ``se_act_cfg`` of AutoNL; ``precision``; ``classes``, their
+            names, and ``palette``, if they are known; ``cfg``, the config's text for
+            predictions from image files; ``quantised``, the number of
             INT8 nodes in an ONNX model; ``select``, the settings of
             :func:`autonl_mm.export.boxes.select_boxes` if a detector's NMS is in
             post-processing.

@@ -61,7 +61,7 @@ def check_complete(model: Module, total: int, missing: Iterable[str],
             and isinstance(_innermost(modules, name), (ModuleList, Sequential))]
     for names, problem in (
         (missing, f'{len(missing)} of {total} tensors of the model are missing or have '
-         'another shape'),
+         'a size mismatch'),
         (more, f'it has {len(more)} tensors of layers that the model does not have')):
         if names:
             raise MismatchError(

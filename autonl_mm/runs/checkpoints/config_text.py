@@ -25,8 +25,9 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Iterable, Iterator, List, Set, Tuple
+from typing import Any, Iterable, Iterator, List, Optional, Set, Tuple
 
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import (
     DATASETS,
@@ -338,7 +339,7 @@ def _plain(node: Any) -> Any:
     return node
 
 
-def _metainfo(dataset: dict) -> dict:
+def metainfo(dataset: dict) -> dict:
     """Classes and palette of a dataset, which is not built.
 
     Strings are left out, because mmengine opens them as files.
@@ -383,5 +384,42 @@ def inference_settings(settings: dict) -> dict:
     check_buildable(kept)
     if isinstance(dataset, dict):
         kept['test_dataloader']['dataset'].update(
-            type='mmengine.dataset.BaseDataset', metainfo=_metainfo(dataset))
+            type='mmengine.dataset.BaseDataset', metainfo=metainfo(dataset))
     return kept
+
+
+def inference_config(content: Any, source: Any) -> Optional[Config]:
+    """The config in a checkpoint, as far as an inferencer needs it and without risks.
+
+    Args:
+        content (Any): Content of the checkpoint.
+        source (Any): Its source, for the message.
+
+    Returns:
+        Config, optional: See :func:`inference_settings`; None if it has no config.
+
+    Raises:
+        UnsafeCheckpointError: As :func:`inference_settings`.
+    """
+    texts = [node[key] for _, node, key in config_texts(content) if key == 'cfg']
+    if not texts:
+        return None
+    # a resumed run keeps the text of the first one in its message hub
+    text = min(texts, key=lambda text: text.startswith(DROPPED))
+    try:
+        return Config(inference_settings(parse_config_text(text)))
+    except UnsafeCheckpointError as e:
+        raise UnsafeCheckpointError(f'{source}: {e}') from None
+
+
+def inference_text(cfg: Config) -> Optional[str]:
+    """A config's text for :func:`inference_config`, or None if that would refuse it.
+
+    Args:
+        cfg (Config): The config.
+    """
+    try:
+        settings = inference_settings(parse_config_text(cfg.pretty_text))
+    except UnsafeCheckpointError:
+        return None
+    return Config(settings).pretty_text

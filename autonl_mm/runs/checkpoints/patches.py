@@ -34,13 +34,7 @@ from autonl_mm.runs.digest import digest
 from .allow_list import SAFE_GLOBALS
 from .archive import BrokenCheckpointError
 from .completeness import check_complete, for_predictions, is_for_predictions, some
-from .config_text import (
-    DROPPED,
-    UnsafeCheckpointError,
-    config_texts,
-    inference_settings,
-    parse_config_text,
-)
+from .config_text import inference_config, parse_config_text
 from .loading import load_checkpoint
 from .wrappers import MismatchError, fit_wrappers, weights_of, wrapper_prefix
 
@@ -354,14 +348,8 @@ def init_inferred_model(self, cfg, weights=None, device='cpu') -> torch.nn.Modul
     :func:`~autonl_mm.runs.checkpoints.config_text.inference_settings` allows."""
     if weights and not cfg:
         content = CheckpointLoader.load_checkpoint(weights, map_location='cpu')
-        texts = [node[key] for _, node, key in config_texts(content) if key == 'cfg']
-        if texts:
-            # a resumed run keeps the text of the first one in its message hub
-            text = min(texts, key=lambda text: text.startswith(DROPPED))
-            try:
-                settings = inference_settings(parse_config_text(text))
-            except UnsafeCheckpointError as e:
-                raise UnsafeCheckpointError(f'{weights}: {e}') from None
-            cfg.update(Config(settings)._cfg_dict)
+        found = inference_config(content, weights)
+        if found is not None:
+            cfg.update(found._cfg_dict)
     with for_predictions(weights) if weights else nullcontext():
         return _init_inferred_model(self, cfg, weights, device)

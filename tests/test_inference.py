@@ -186,18 +186,7 @@ def test_weights_of_another_network(trained, tmp_path, photographs, capsys):
     assert not (tmp_path / 'out/preds').exists()
 
 
-@pytest.mark.parametrize('options, words', [
-    (['config.py', 'a.png'], ['config.py is a config: give --checkpoint']),
-    (['config.py', 'a.png', '--checkpoint', 'no.pth'], ['no checkpoint file no.pth']),
-    (['no.py', 'a.png', '--checkpoint', 'x.pth'], ["config 'no.py' does not exist"]),
-    (['x.onnx', 'a.png', '--device', 'cuda'], ["device is 'cuda'", 'on the CPU']),
-    (['x.onnx', 'a.png', '--batch-size', '0'], ['batch_size is 0, expected']),
-    (['x.onnx', 'empty'], ['empty has no image']),
-    (['x.onnx', 'a.png', 'other/a.png'], ['a.png and other/a.png', 'rename one']),
-    (['bare.onnx', 'a.png'], ['bare.onnx has no config', 'give the config']),
-    (['x.onnx', 'missing.png'], ['1 images could not be read: missing.png']),
-])
-def test_one_line_for_errors(options, words, trained, tmp_path, monkeypatch, capsys):
+def test_one_line_for_errors(trained, tmp_path, monkeypatch, capsys):
     _, _, exported = trained('classifier')
     bare = {k: v for k, v in load(exported).info.items() if k != 'cfg'}
     model = onnx.load(exported)
@@ -208,10 +197,20 @@ def test_one_line_for_errors(options, words, trained, tmp_path, monkeypatch, cap
     for file in 'a.png', 'other/a.png':
         cv2.imwrite(str(tmp_path / file), np.zeros((8, 8, 3), np.uint8))
     monkeypatch.chdir(tmp_path)
-    code, _ = main(capsys, *options, '--out', 'out')
-    assert code.startswith('predict: ') and '\n' not in code
-    for word in words:
-        assert word in code
+    for options, *words in (
+        ('config.py a.png', 'config.py is a config: give --checkpoint'),
+        ('config.py a.png --checkpoint no.pth', 'no checkpoint file no.pth'),
+        ('no.py a.png --checkpoint x.pth', "config 'no.py' does not exist"),
+        ('x.onnx a.png --device cuda', "device is 'cuda'", 'on the CPU'),
+        ('x.onnx a.png --batch-size 0', 'batch_size is 0, expected at least 1'),
+        ('x.onnx empty', 'empty has no image'),
+        ('x.onnx a.png other/a.png', 'a.png and other/a.png', 'rename one'),
+        ('bare.onnx a.png', 'bare.onnx has no config', 'give the config'),
+        ('x.onnx missing.png', '1 images could not be read: missing.png')):
+        code, _ = main(capsys, *options.split(), '--out', 'out')
+        assert code.startswith('predict: ') and '\n' not in code
+        for word in words:
+            assert word in code
 
 
 def test_config_in_an_exported_model_runs_no_code(trained, tmp_path, photographs):

@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """The Python snippets of all pages, run as they stand, and what they build."""
+import functools
 import re
 
 import cv2
@@ -20,6 +21,7 @@ from autonl_mm.converters import donors
 from autonl_mm.export.engines.onnxruntime import set_info
 from autonl_mm.nas import CostAwareModel
 from autonl_mm.runs.checkpoints import patches
+from autonl_mm.runs.checkpoints.config_text import inference_text
 
 FOLDERS = ['mmdet', 'mmseg']
 WITH_SNIPPETS = [p for p in PAGES if snippets(p)]
@@ -30,6 +32,13 @@ def one(path, text):
     """The page's only snippet with that text in it."""
     snippet, = (s for s in snippets(ROOT / path) if text in s)
     return snippet
+
+
+@functools.cache
+def digits_config():
+    """What an exported classifier of digits has of its config."""
+    return inference_text(
+        Config.fromfile(ROOT / 'configs/demo/autonl-s_1xb32_demo-cls.py'))
 
 
 def make_files(folder):
@@ -49,7 +58,8 @@ def make_files(folder):
         graph, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8)
     set_info(model, dict(
         task='classification', input=[None, 3, 64, 64], outputs=['logits'],
-        preprocess=True, precision='fp32', light_nl_scales=[]))
+        preprocess=True, precision='fp32', light_nl_scales=['rms'],
+        cfg=digits_config()))
     for name in ('x.onnx', 'digits.onnx'):
         onnx.save(model, folder / name)
 

@@ -2,6 +2,7 @@
 """Predictions for image files, by checkpoints and exported models."""
 import copy
 import os.path as osp
+import uuid
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -74,8 +75,9 @@ class Predictor:
         self.pipeline = Compose(steps)
         remove_annotations(self.pipeline)
         self.classes: Optional[Sequence[str]] = meta.get('classes')
-        self.visualizer = VISUALIZERS.build(
-            dict(visualizer_of(cfg), vis_backends=None))
+        # mmengine gives a visualizer of the same name again, with its classes
+        self.visualizer = VISUALIZERS.build(dict(
+            visualizer_of(cfg), vis_backends=None, name=uuid.uuid4().hex))
         palette = meta.get('palette')
         if isinstance(palette, (list, tuple)):  # or a word; JSON has no tuples
             palette = [tuple(colour) for colour in palette]

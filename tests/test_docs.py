@@ -265,7 +265,8 @@ def test_options_of_tables_exist():
         p.read_text() for p in [*ROOT.glob('tools/deployment/*.py'),
                                 *ROOT.glob('autonl_mm/runs/*.py'),
                                 ROOT / 'tools/analysis_tools/measure_latency.py',
-                                ROOT / 'tools/benchmarks/engines.py'])
+                                ROOT / 'tools/benchmarks/engines.py',
+                                ROOT / 'autonl_mm/predict.py'])
     for page in ('tools/deployment/README.md', 'docs/deployment.md'):
         for option in re.findall(r'(?<![\w-])--[a-z][a-z-]*',
                                  (ROOT / page).read_text()):

@@ -63,7 +63,8 @@ def make_coco(root, name='labels.json', numbers=range(10), folder='images'):
         categories=[dict(id=17, name='cat'), dict(id=3, name='dog')],
         annotations=[dict(
             id=n, image_id=i + 5, category_id=17 if name == 'cat' else 3, bbox=box,
-            area=box[2] * box[3], iscrowd=0) for n, (i, name, box) in enumerate(boxes)]))
+            area=box[2] * box[3], iscrowd=0)
+            for n, (i, name, box) in enumerate(boxes)]))
 
 
 def make_voc(root):
@@ -212,10 +213,10 @@ def test_the_task_chooses_among_labels(tmp_path):
     make_voc(tmp_path)
     make_yolo(tmp_path / 'more')
     make_masks(tmp_path / 'more')
-    with pytest.raises(ValueError, match='kinds voc .*0.xml.* yolo .*0.txt.* remove'):
+    with pytest.raises(ValueError, match=r'voc .*0.xml.* yolo .*0.txt.* remove'):
         read_folder(tmp_path, 'detector')
     assert read_folder(tmp_path / 'more', 'segmentor')[0] == 'segmentor'
-    with pytest.raises(ValueError, match='masks .*choose by --task'):
+    with pytest.raises(ValueError, match=r'masks .*choose by --task'):
         read_folder(tmp_path / 'more')
 
 
@@ -248,12 +249,12 @@ def voc_object(*corners):
 
 
 @pytest.mark.parametrize('make, message', [
-    (made(None, ('readme.txt', '')), 'has no image that ends in one of .jpg'),
+    (made(None, ('readme.txt', '')), 'has no image that ends in one of'),
     (made(images_in), '0.jpg has no label: expected one folder of images for each'),
     (lambda root: images_in(root / 'cat'), "the one folder 'cat' and no labels"),
     (made(make_classes, ('owl/1.heic', '')), 'owl has no image that ends in'),
     (made(make_classes, ('cat/x.jpg', 'text')), 'x.jpg cannot be read as an image'),
-    (made(make_coco, ('9.xml', VOC)), 'of the kinds voc (.*9.xml) and coco'),
+    (made(make_coco, ('9.xml', VOC)), 'kinds .*9.xml.* and'),
     (made(make_coco, ('more.json', '{"images": []}')), 'COCO files of the same part'),
     (coco_with(images=dict(file_name='x.jpg')), "image 'x.jpg' is nowhere in"),
     (coco_with(images=dict(width=99)), '0.jpg has 80x60 .*labels.json says 99x60'),
@@ -280,7 +281,7 @@ def voc_object(*corners):
 ])
 def test_faults_are_named(make, message, tmp_path):
     make(tmp_path)
-    with pytest.raises(ValueError, match=message.replace('(.*', r'\(.*')):
+    with pytest.raises(ValueError, match=message):
         read_folder(tmp_path)
 
 

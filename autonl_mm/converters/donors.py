@@ -333,6 +333,9 @@ def describe(weights: Mapping[str, Any],
     if any(k.startswith('backbone.') for k in weights):
         weights = {k: v for k, v in weights.items()
                    if k.startswith(('backbone.', 'head.fc.'))}
+    if any('gate_state.' in k for k in weights):
+        raise ConversionError('the checkpoint of a search: give the weights that '
+                              'tools/export_arch.py --weights writes')
     known = FORMATS.get(next((probe for probe in FORMATS if probe in weights), None))
     if known is None:
         backbone = {f'backbone.{k}': v for k, v in weights.items()}

@@ -91,6 +91,8 @@ def test_other_networks_are_refused(weights):
             'mobilenetv3_small_050'):
         with pytest.raises(ConversionError, match='it is a small MobileNetV3'):
             describe(small.state_dict(), 'mobilenetv3_small_050')
+    with pytest.raises(ConversionError, match=r'a search: give .*export_arch'):
+        describe({'model.backbone.gate_state.threshold': torch.zeros(1)})
     with pytest.raises(ConversionError, match='not a known network'):
         describe(timm.create_model('resnet18').state_dict(), 'resnet18')
     state = timm.create_model('mixnet_s').state_dict()

@@ -337,7 +337,7 @@ def _config_of(file: PathLike, content: Any, config: Optional[PathLike]) -> Conf
         if not osp.isfile(config):
             raise FileNotFoundError(f'config {str(config)!r} does not exist')
         return Config.fromfile(config)
-    cfg = inference_config(content, file)
+    cfg = inference_config(content, file, own_scope=True)
     if cfg is None:
         raise ValueError(f'{file} has no config: give the config with which it was '
                          'trained')

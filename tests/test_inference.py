@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint
 from PIL import Image
 from tiny_models import CONFIGS, build
@@ -129,6 +130,7 @@ def test_files_of_the_command(name, trained, photographs, tmp_path, capsys):
     assert not (tmp_path / 'out/preds/notes.json').exists()
 
     for file in checkpoint, exported:
+        init_default_scope('mmengine')  # a config in a file has its own
         network = load(file, device='cpu')
         for photograph in photographs / 'a.png', photographs / 'more/b.png':
             found = network.predict(photograph)

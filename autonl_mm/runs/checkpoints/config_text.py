@@ -25,7 +25,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Any, ContextManager, Iterable, Iterator, List, Optional, Set, Tuple
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -388,12 +388,16 @@ def inference_settings(settings: dict) -> dict:
     return kept
 
 
-def inference_config(content: Any, source: Any) -> Optional[Config]:
+def inference_config(content: Any, source: Any,
+                     own_scope: bool = False) -> Optional[Config]:
     """The config in a checkpoint, as far as an inferencer needs it and without risks.
 
     Args:
         content (Any): Content of the checkpoint.
         source (Any): Its source, for the message.
+        own_scope (bool): Whether the model will be built in the config's default
+            scope. False for the current default scope, as in an inferencer. Defaults
+            to False.
 
     Returns:
         Config, optional: See :func:`inference_settings`; None if it has no config.
@@ -407,7 +411,9 @@ def inference_config(content: Any, source: Any) -> Optional[Config]:
     # a resumed run keeps the text of the first one in its message hub
     text = min(texts, key=lambda text: text.startswith(DROPPED))
     try:
-        return Config(inference_settings(parse_config_text(text)))
+        settings = parse_config_text(text)
+        with _in_scope(settings if own_scope else {}):
+            return Config(inference_settings(settings))
     except UnsafeCheckpointError as e:
         raise UnsafeCheckpointError(f'{source}: {e}') from None
 
@@ -419,7 +425,15 @@ def inference_text(cfg: Config) -> Optional[str]:
         cfg (Config): The config.
     """
     try:
-        settings = inference_settings(parse_config_text(cfg.pretty_text))
+        settings = parse_config_text(cfg.pretty_text)
+        with _in_scope(settings):
+            return Config(inference_settings(settings)).pretty_text
     except UnsafeCheckpointError:
         return None
-    return Config(settings).pretty_text
+
+
+def _in_scope(settings: dict) -> ContextManager:
+    """Search in the settings' default scope, if it is a known one."""
+    scope = settings.get('default_scope')
+    return DefaultScope.overwrite_default_scope(
+        scope if isinstance(scope, str) and scope in _scopes() else None)

@@ -93,6 +93,28 @@ def check_size(image: Path, given: Sequence[int], source: str) -> None:
             f'{source} {given[0]}x{given[1]}: use the image that was annotated')
 
 
+def pick_image(root: Path, file: Path, name: str, places: List[Path],
+               part: str) -> Path:
+    """The image that a file of labels means by a name.
+
+    Args:
+        root (Path): The folder.
+        file (Path): The file of labels. As the next ones, its path from the folder.
+        name (str): The name, possibly with a part of the path.
+        places (list[Path]): All images of this name.
+        part (str): The part that the labels are of.
+    """
+    for test in (lambda p: f'/{p.as_posix()}'.endswith(f'/{name}'),
+                 lambda p: p.parent == file.parent,
+                 lambda p: part_of(p.parts[:-1]) == part):
+        places = list(filter(test, places)) or places
+    if len(places) == 1:
+        return places[0]
+    raise ValueError(f'{root / file}: the image {name!r} is ' + (
+        f'{" or ".join(map(str, places))}: give each image a name of its own'
+        if places else 'nowhere in the folder: put it there'))
+
+
 def check_names(names: Sequence[Any], source: Any) -> List[str]:
     """Names of classes, without white space around them; none may occur twice."""
     names = [str(name).strip() for name in names]
@@ -161,7 +183,7 @@ def read_coco(root: Path, files: List[Path], images: List[Path]) -> Read:
     by_name, by_part, first, names = defaultdict(list), {}, None, []
     samples: List[Sample] = []
     for path in images:
-        by_name[path.name].append(path.as_posix())
+        by_name[path.name].append(path)
     for file in files:
         part = part_of([*file.parts[:-1], *re.split(r'[^A-Za-z0-9]', file.stem)])
         if part in by_part:
@@ -172,7 +194,7 @@ def read_coco(root: Path, files: List[Path], images: List[Path]) -> Read:
         if part == 'test':
             continue
         path = root / file
-        check_coco('own_data', str(path), evaluates=True)
+        check_coco('labels', str(path), evaluates=True)
         data = json.loads(path.read_bytes())
         names = check_names([c['name'] for c in data['categories']], path)
         if first and names != first[1]:
@@ -188,23 +210,17 @@ def read_coco(root: Path, files: List[Path], images: List[Path]) -> Read:
             boxes[box['image_id']].append(
                 dict(box, category_id=labels[box['category_id']]))
         for info in data['images']:
-            given = info['file_name'].replace('\\', '/').lstrip('./')
-            places = by_name[Path(given).name]
-            tails = [p for p in places if f'/{p}'.endswith(f'/{given}')] or places
-            tails = [p for p in tails if part_of(p.split('/')) == part] or tails
-            if len(tails) != 1:
-                raise ValueError(
-                    f'{path}: the image {info["file_name"]!r} is '
-                    + (f'{" or ".join(tails)}: write its path into file_name' if tails
-                       else f'nowhere in {root}: put it there'))
+            name = info['file_name'].replace('\\', '/').lstrip('./')
+            image = pick_image(root, file, name, by_name[Path(name).name], part)
             size = info['width'], info['height']
-            check_size(root / tails[0], size, f'{path} says')
+            check_size(root / image, size, f'{path} says')
             for box in boxes[info['id']]:
                 x, y, w, h = box['bbox']
-                box_of(f'{path}: {tails[0]}', x, y, x + w, y + h, *size)
+                box_of(f'{path}: {image}', x, y, x + w, y + h, *size)
             samples.append(Sample(
-                tails[0], part, [box['category_id'] for box in boxes[info['id']]],
-                dict(info, file_name=tails[0]), boxes[info['id']]))
+                image.as_posix(), part,
+                [box['category_id'] for box in boxes[info['id']]],
+                dict(info, file_name=image.as_posix()), boxes[info['id']]))
     return names, samples
 
 
@@ -213,14 +229,14 @@ def read_voc(root: Path, files: List[Path], images: List[Path]) -> Read:
     listed = {name: part_of([file.stem]) for file in files
               if file.parts[-3:-1] == ('ImageSets', 'Main') and part_of([file.stem])
               for name in read_text(root / file).split()}
-    by_stem, found = {path.stem: path for path in images}, []
+    by_stem, found = defaultdict(list), []
+    for path in images:
+        by_stem[path.stem].append(path)
     for file in files:
         if file.suffix != '.xml':
             continue
-        if file.stem not in by_stem:
-            raise ValueError(f'{root / file} has no image {file.stem}.jpg or .png in '
-                             f'{root}: put it there or remove the file')
-        path = by_stem[file.stem]
+        path = pick_image(
+            root, file, file.stem, by_stem[file.stem], part_of(file.parts[:-1]))
         try:
             tree, boxes = ElementTree.parse(root / file), []
             given = [int(tree.findtext(f'size/{side}', 0))
@@ -276,7 +292,8 @@ def read_yolo(root: Path, files: List[Path], images: List[Path]) -> Read:
     samples, used = [], set()
     for path in images:
         stem = path.with_suffix('')
-        beside = Path(*('labels' if p in IMAGE_FOLDERS else p for p in stem.parts))
+        beside = Path(*('labels' if folder in IMAGE_FOLDERS else folder
+                        for folder in path.parts[:-1]), path.stem)
         file = texts.get(beside) or texts.get(stem)
         used.add(file)
         width, height = size = image_size(root / path)
@@ -337,10 +354,11 @@ def read_masks(root: Path, files: List[Path], images: List[Path]) -> Read:
                              f'{"/".join(top) or "."}: add it or remove the image')
         used.add(mask)
         found = _mask_values(root, path, mask)
+        values.update(found)
+        found = [value for value in found if value != 255]  # which is ignored
         if listed and max(found, default=0) >= len(listed):
             raise ValueError(f'{root / mask} has the value {max(found)}, but there are '
                              f'{len(listed)} names in classes.txt: add its name')
-        values.update(found)
         samples.append(Sample(path.as_posix(), part_of(path.parts[:-1]), found, dict(
             name=name, img_suffix=path.suffix, seg_map_suffix=suffix,
             data_prefix=dict(img_path=prefix, seg_map_path=mask_prefix))))
@@ -348,6 +366,10 @@ def read_masks(root: Path, files: List[Path], images: List[Path]) -> Read:
         if mask not in used:
             raise ValueError(f'{root / mask} has no image: add it to images/ or remove '
                              'the mask')
+    if values <= {0, 255}:
+        raise ValueError(f'the masks in {root}, such as {mask}, have no values but '
+                         f'{sorted(values)}, and 255 is ignored: write 1 for objects')
+    values -= {255}
     if not listed and values != set(range(len(values))):
         raise ValueError(f'the masks in {root} have the values {sorted(values)}: write '
                          'classes.txt with a name a line, from value 0 on')
@@ -356,18 +378,14 @@ def read_masks(root: Path, files: List[Path], images: List[Path]) -> Read:
 
 
 def _mask_values(root: Path, path: Path, mask: Path) -> List[int]:
-    """Values in a mask, without 255, which is ignored."""
+    """Values in a mask of its image's size."""
     check_size(root / path, image_size(root / mask), f'its mask {root / mask} has')
     with Image.open(root / mask) as image:
         if image.mode not in ('L', 'P'):
             raise ValueError(
                 f'{root / mask} is an image of the mode {image.mode}, expected a grey '
                 'one or one with a palette, whose values are numbers of classes')
-        values = np.unique(np.asarray(image)).tolist()
-    if values == [0, 255]:
-        raise ValueError(f'{root / mask} has the values 0 and 255, and 255 is ignored: '
-                         'write 1 in place of 255')
-    return [value for value in values if value != 255]
+        return np.unique(np.asarray(image)).tolist()
 
 
 READERS = dict(classes=read_classes, coco=read_coco, voc=read_voc, yolo=read_yolo,
@@ -387,7 +405,7 @@ def find_layouts(root: Path, files: List[Path], images: List[Path]) -> Dict[str,
             layout = 'voc'
         elif file.suffix == '.txt' and file.stem in stems:
             layout = 'yolo'
-        elif file in images and folders & set(IMAGE_FOLDERS) and set(
+        elif file.suffix.lower() in IMAGES and folders & set(IMAGE_FOLDERS) and set(
                 file.parts[:-1]) & set(MASK_FOLDERS):
             layout = 'masks'
         if layout:
@@ -405,9 +423,8 @@ def read_folder(root: Path, task: Optional[str] = None
             Defaults to None: what the labels are for.
 
     Returns:
-        tuple[str, list[str], list[Sample]]: The task, names of the classes, and the
-        samples of the parts ``'train'`` and ``'val'``. If there is no ``'val'``, a
-        fifth of the images is split off.
+        tuple[str, list[str], list[Sample]]: The task, names of the classes, and all
+        samples. If there is no part ``'val'``, a fifth of the images is split off.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -437,21 +454,29 @@ def read_folder(root: Path, task: Optional[str] = None
     names, samples = READERS[layout](root, files, images)
     if not any(sample.labels for sample in samples):
         raise ValueError(f'{root} has {len(samples)} images, but no {layout} label')
-    return TASKS[layout], names, split_samples(root, samples)
+    split_samples(root, samples)
+    return TASKS[layout], names, samples
 
 
-def split_samples(root: Path, samples: List[Sample]) -> List[Sample]:
-    """Samples of the parts ``'train'`` and ``'val'``, which is split off if missing.
+def split_samples(root: Path, samples: List[Sample]) -> None:
+    """Split off the part ``'val'`` if there is none.
 
     Images are grouped by the rarest of their classes. Of each group with two or more,
     a fifth, but at least one, goes to ``'val'``.
+
+    Args:
+        root (Path): The folder, for messages.
+        samples (list[Sample]): Their parts are changed in place.
+
+    Raises:
+        ValueError: If a part would have no label.
     """
     parts = {sample.part for sample in samples}
-    samples = [s for s in samples if s.part != 'test' and (s.part or parts == {''})]
     if 'val' not in parts:
-        count = Counter(label for s in samples for label in set(s.labels))
+        given = [s for s in samples if s.part == ('train' if 'train' in parts else '')]
+        count = Counter(label for s in given for label in set(s.labels))
         groups = defaultdict(list)
-        for sample in sorted(samples, key=lambda s: s.image):
+        for sample in sorted(given, key=lambda s: s.image):
             groups[min(sample.labels, key=lambda label: (count[label], label),
                        default=-1)].append(sample)
         for group in groups.values():
@@ -465,4 +490,3 @@ def split_samples(root: Path, samples: List[Sample]) -> List[Sample]:
             raise ValueError(
                 f'{root} has no image with a label for the part {part!r}: expected at '
                 'least two images of a class, or labelled images in train and val')
-    return samples

@@ -198,15 +198,29 @@ def test_parts_that_are_given(tmp_path):
         make_yolo(tmp_path / 'yolo' / part)
     write(tmp_path / 'yolo/data.yaml', 'names: {0: cat, 1: dog}')
     for part in 'train', 'val':
+        make_voc(tmp_path / 'voc of parts' / part)
         make_masks(tmp_path / 'masks' / part)
-    for layout, train, val in (('classes', 2, 1), ('coco', 6, 3), ('voc', 4, 3),
-                               ('yolo', 10, 10), ('masks', 10, 10)):
+    for layout, train, val in (
+            ('classes', 2, 1), ('coco', 6, 3), ('voc', 4, 3), ('voc of parts', 10, 10),
+            ('yolo', 10, 10), ('masks', 10, 10)):
         _, _, samples = read_folder(tmp_path / layout)
         parts = [s.part for s in samples]
         assert (parts.count('train'), parts.count('val')) == (train, val), layout
-        assert len({s.image for s in samples}) == train + val
+        assert len({s.image for s in samples}) == len(samples)
     assert {s.image for s in samples if s.part == 'val'} == {
         f'val/images/{i}.jpg' for i in range(10)}
+
+
+def test_sizes_are_upright(tmp_path):
+    """YOLO's shares are of the image as it is shown, and as mmdet loads it."""
+    make_yolo(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new('RGB', (60, 80)).save(tmp_path / 'images/img.jpg', exif=exif)
+    write(tmp_path / 'labels/img.txt', '1 .5 .5 .5 .5')
+    sample, = (s for s in read_folder(tmp_path)[2] if s.image == 'images/img.jpg')
+    assert (sample.info['width'], sample.info['height']) == (80, 60)
+    assert sample.boxes[0]['bbox'] == [20, 15, 40, 30]
 
 
 def test_the_task_chooses_among_labels(tmp_path):
@@ -256,7 +270,7 @@ def voc_object(*corners):
     (made(make_classes, ('cat/x.jpg', 'text')), 'x.jpg cannot be read as an image'),
     (made(make_coco, ('9.xml', VOC)), 'kinds .*9.xml.* and'),
     (made(make_coco, ('more.json', '{"images": []}')), 'COCO files of the same part'),
-    (coco_with(images=dict(file_name='x.jpg')), "image 'x.jpg' is nowhere in"),
+    (coco_with(images=dict(file_name='x.jpg')), "image 'x.jpg' is nowhere in the"),
     (coco_with(images=dict(width=99)), '0.jpg has 80x60 .*labels.json says 99x60'),
     (coco_with(categories=dict(name='dog')), "has 2 classes of the name 'dog'"),
     (coco_with(annotations=dict(category_id=99)), 'category_id 99, which is not in'),
@@ -265,7 +279,7 @@ def voc_object(*corners):
     (made(make_voc, voc_object(50, 9, 20, 30)), '0.xml: a box .* has no area'),
     (made(make_voc, voc_object('x', 9, 20, 30)), '0.xml is not of Pascal VOC'),
     (made(make_voc, ('JPEGImages/0.jpg', [(60, 80)])), '0.jpg has 60x80 .*0.xml says'),
-    (made(make_voc, ('Annotations/77.xml', VOC)), '77.xml has no image 77.jpg'),
+    (made(make_voc, ('Annotations/77.xml', VOC)), "77.xml: the image '77' is nowhere"),
     (made(make_yolo, ('classes.txt', 'cat\ncat')), "has 2 classes of the name 'cat'"),
     (made(make_yolo, ('classes.txt', 'cat')), '0.txt: line 2 has the class 1, but'),
     (made(make_yolo, ('classes.txt', '')), 'has no names of classes: write data.yaml'),
@@ -277,6 +291,9 @@ def voc_object(*corners):
     (made(make_masks, ('masks/0_mask.png', [(80, 60)])), 'mask.png .*mode RGB, expect'),
     (made(make_masks, ('classes.txt', 'a\nb')), '0_mask.png has the value 2, but'),
     (made(make_masks, ('images/77.jpg', [])), '77.jpg has no mask 77_mask.png'),
+    (made(make_voc, ('more/0.png', [])), "'0' is JPEGImages/0.jpg or more/0.png: give"),
+    (made(make_masks, *[(f'masks/{i}_mask.png', [(80, 60), (0, 1)])
+                        for i in range(10)]), r'no values but \[0\], and 255 is'),
     (made(make_masks, ('masks/77_mask.png', [(80, 60), (0, 3)])), '77_mask.png has no'),
 ])
 def test_faults_are_named(make, message, tmp_path):

@@ -171,6 +171,9 @@ def main() -> None:
     labels = {part: Counter(label for s in samples if s.part == part
                             for label in s.labels) for part in count}
     print(f'{task}: {count["train"]} images to train on, {count["val"]} to validate')
+    if len(samples) > count['train'] + count['val']:
+        print(f'{len(samples) - count["train"] - count["val"]} images of no part or of '
+              'test are left out')
     for i, name in enumerate(names):
         print(f'  {name}: {labels["train"][i]} and {labels["val"][i]} '
               f'{"boxes" if task == "detector" else "images"}')

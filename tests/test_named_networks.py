@@ -86,7 +86,8 @@ def test_given_settings_win():
     assert kinds(build()) == ({1e-3}, {nn.ReLU6}, Conv2dAdaptivePadding)
     assert kinds(build('mobilenetv2_100')) == ({1e-5}, {nn.ReLU6}, nn.Conv2d)
     given = dict(
-        act_cfg=dict(type='ReLU'), conv_cfg=dict(type='Conv2d'),
+        act_cfg=dict(type='ReLU'), se_act_cfg=dict(type='ReLU'),
+        conv_cfg=dict(type='Conv2d'),
         norm_cfg=dict(type='BN', eps=1e-4))
     net = build(**given)
     assert kinds(net) == ({1e-4}, {nn.ReLU}, nn.Conv2d) and net.cfgs == given

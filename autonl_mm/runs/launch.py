@@ -124,9 +124,9 @@ def prepare_cpu(cfg: Config) -> None:
     print_log(keep_freed_memory())
     if cfg.launcher == 'none':
         return
-    count = replace_sync_bn(cfg.get('model'))
+    count = replace_sync_bn(cfg.get('model')) + bool(cfg.pop('sync_bn', None))
     if count:
-        print_log(f'SyncBN needs a GPU: {count} settings of the model become '
+        print_log(f'SyncBN needs a GPU: {count} settings become '
                   'BN, which computes its statistics in each process')
     cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo'))))
     if cfg.launcher in ('pytorch', 'slurm') and not dist.is_initialized():

@@ -10,7 +10,7 @@ from autonl_mm.models import AutoNL
 from autonl_mm.models.backbones.autonl import layer_cfgs
 
 from .space import Subnet
-from .superkernel import cut
+from .superkernel import cut, sync_bn_like
 from .supernet import AutoNLSuperNet
 
 
@@ -40,7 +40,8 @@ def build_subnet(supernet: AutoNLSuperNet) -> AutoNL:
     """
     subnet = supernet.active_subnet()
     with torch.device('meta'):
-        net = AutoNL(supernet.space.arch(subnet), **supernet.kwargs)
+        net = sync_bn_like(
+            AutoNL(supernet.space.arch(subnet), **supernet.kwargs), supernet)
     source = supernet.state_dict()
     names = _block_names(supernet, subnet)
     state = {}

@@ -261,14 +261,15 @@ class GateState(nn.Module):
         """Add a batch's distances to the averages, over ranks.
 
         The gates are decided by an average over batches, because the exported subnet
-        must not change with the batch.
+        must not change with the batch. Distances that are not finite are left out.
 
         Args:
             distances (Tensor): ``(G, )``; any number for gates without distances.
         """
         all_reduce(distances, 'mean')  # so that all ranks decide alike
-        first = self.is_measured & (self.initial == 0)
+        measured = self.is_measured & distances.isfinite()
+        first = measured & (self.initial == 0)
         self.initial.copy_(distances.clamp(min=1e-12).where(first, self.initial))
         mean = self.distance.lerp(distances, DISTANCE_MOMENTUM)
         mean = distances.where(first, mean)
-        self.distance.copy_(mean.where(self.is_measured, self.distance))
+        self.distance.copy_(mean.where(measured, self.distance))

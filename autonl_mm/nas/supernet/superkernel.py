@@ -18,7 +18,8 @@ it would not in two cases, so the gates act elsewhere:
 from typing import Dict, Optional, Sequence, Set, Tuple
 
 import torch
-from torch import Tensor
+from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from autonl_mm.arch import BlockSpec
@@ -96,6 +97,32 @@ def cut(tensor: Tensor, shape: torch.Size) -> Tensor:
         start = (tensor.shape[dim] - size) // 2 if dim >= 2 else 0
         tensor = tensor.narrow(dim, start, size)
     return tensor
+
+
+def sync_bn_like(network: nn.Module, other: nn.Module) -> nn.Module:
+    """Convert between BN and SyncBN, so that a network has the layers of another.
+
+    A runner converts a supernet after it is built: to SyncBN by its ``sync_bn``, to BN
+    without distributed training.
+
+    Args:
+        network (nn.Module): The network to convert.
+        other (nn.Module): The other network.
+    """
+    kind = _sync_bn(other)
+    if kind == _sync_bn(network):
+        return network
+    if kind is None:
+        return revert_sync_batchnorm(network)
+    return convert_sync_batchnorm(network, kind)
+
+
+def _sync_bn(network: nn.Module) -> Optional[str]:
+    """Whose SyncBN a network has: ``'torch'``, ``'mmcv'`` or None."""
+    for module in network.modules():
+        if type(module).__name__ == 'SyncBatchNorm':
+            return 'torch' if isinstance(module, nn.SyncBatchNorm) else 'mmcv'
+    return None
 
 
 def affinity_distances(x: Tensor, channels: Sequence[int],
@@ -308,7 +335,8 @@ class SearchableMBConv(MBConv):
         """
         if spec not in self._smaller:
             with torch.device('meta'):
-                self._smaller[spec] = MBConv(spec, **self._block_args)
+                self._smaller[spec] = sync_bn_like(
+                    MBConv(spec, **self._block_args), self)
         block = self._smaller[spec]
         for name, module in block.named_modules():
             module.training = self.get_submodule(name).training

@@ -350,6 +350,18 @@ class AutoNLSuperNet(AutoNL):
                         wanted = SWITCHED_MARGIN if on else -SWITCHED_MARGIN
                         threshold[slices[name].start + i] += margin - wanted
 
+    @torch.no_grad()
+    def copy_gates(self, other: 'AutoNLSuperNet') -> None:
+        """Take the state of another supernet's gates, and its active subnet.
+
+        Args:
+            other (AutoNLSuperNet): A supernet of the same space. Its weights may
+                differ, such as before they are averaged.
+        """
+        self.gate_state.load_state_dict(other.gate_state.state_dict())
+        # values depend on the weights too
+        self.set_active_subnet(other.active_subnet())
+
     def cost_of(self, subnet: Subnet) -> float:
         """Cost of a subnet.
 

@@ -190,6 +190,27 @@ def test_distances_are_averaged(statistic, expected, monkeypatch):
     assert other.values(unused).tolist() == state.values(unused).tolist()
 
 
+def test_distances_that_are_not_finite_are_left_out():
+    state = build(nl_ratio=(0.125, 0.25, 0.5))
+    inf, nan = float('inf'), float('nan')
+    state.average_distances(torch.tensor([nan, 10.]))  # as the first batch too
+    assert state.initial.tolist() == state.distance.tolist() == [0, 10]
+    state.average_distances(torch.tensor([4., inf]))
+    assert state.initial.tolist() == state.distance.tolist() == [4, 10]
+    state.average_distances(torch.tensor([2., 20.]))
+    assert state.distance.tolist() == pytest.approx([3.8, 11])
+
+
+def test_importance_that_is_not_finite_is_left_out():
+    state = build(3, 5, 7)
+    generator = torch.Generator().manual_seed(0)
+    importance_after(state, 50, lambda: torch.ones(2), 0.5, lambda on: -on, generator)
+    before = state.importance.clone()
+    importance_after(state, 50, lambda: torch.ones(2), 0.5,
+                     lambda on: on * float('inf'), generator)
+    assert torch.equal(state.importance, before) and before.any()
+
+
 def test_distance_of_zero_divides_nothing_by_zero():
     state = build(nl_stride=(2, 1))
     state.average_distances(torch.zeros(1))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.registry import MODELS
 from search_spaces import (
     TINY_SPACE,
@@ -579,6 +580,62 @@ def test_samples_over_the_range():
 
     over_the_range, uniform = spread(levels), spread(None)
     assert over_the_range.min() > 2 * uniform.min()
+
+
+def test_a_batch_that_overflows_leaves_no_trace_in_the_gates():
+    supernet = build()
+    supernet.train()
+    supernet(torch.randn(2, 3, 32, 32))
+    statistics = {n: b.clone() for n, b in supernet.named_buffers() if 'running' in n}
+    x = torch.randn(2, 3, 32, 32)
+    x[0, 0, 0, 0] = float('inf')
+    before = supernet.active_subnet()
+    supernet(x)
+    state = supernet.gate_state
+    assert all(b.isfinite().all() for b in state.buffers())
+    assert supernet.active_subnet() == before
+    for name, value in statistics.items():  # as recalibration does
+        supernet.get_buffer(name).copy_(value)
+    distance = state.distance.clone()
+    supernet(torch.randn(2, 3, 32, 32))
+    assert (state.distance != distance)[state.is_measured].all()
+
+
+@pytest.mark.parametrize('norm', ['BN', 'SyncBN'])
+@pytest.mark.parametrize('convert', [
+    lambda net: convert_sync_batchnorm(net, 'torch'), revert_sync_batchnorm])
+def test_subnets_have_the_batch_norm_of_the_converted_supernet(norm, convert):
+    supernet = build(norm_cfg=dict(type=norm))
+    randomize(supernet, 0)
+    supernet = convert(supernet)
+    subnet = supernet.sample_subnet(torch.Generator().manual_seed(1))
+    supernet.set_active_subnet(subnet)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad(), supernet.run_subnet(subnet):
+        expected, = supernet(x)
+    net = build_subnet(supernet)
+    parts = [net] + [m for b in supernet.blocks for m in b._smaller.values()]
+    kinds = {type(m) for part in parts for m in part.modules()
+             if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)}
+    synced = {m for m in supernet.modules() if isinstance(m, torch.nn.SyncBatchNorm)}
+    assert len(parts) > 2
+    assert {issubclass(k, torch.nn.SyncBatchNorm) for k in kinds} == {bool(synced)}
+    with torch.no_grad():
+        torch.testing.assert_close(net(x)[0], expected)
+
+
+def test_gates_of_another_supernet():
+    """The same subnet, although the weights and so the values differ."""
+    supernet, other = build(), build()
+    randomize(supernet, 1)
+    supernet.set_active_subnet(
+        supernet.sample_subnet(torch.Generator().manual_seed(5)))
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(3)
+    other.copy_gates(supernet)
+    assert other.active_subnet() == supernet.active_subnet()
+    assert torch.equal(other.gate_state.distance, supernet.gate_state.distance)
 
 
 def test_parameters_as_cost():

@@ -23,6 +23,9 @@ Trained = Sequence[Tuple[Subnet, float]]
 ROW = dict(goal=str, loss=float, fit=float, subnet=[[int]], arch=[str])
 # Iterations between records of a finalist's loss, which are means over the interval
 LOG_INTERVAL = 10
+# Other seeds than of the trainings that finalists are compared by, which start at 0:
+# with the same initial weights and batches, both would scatter alike
+FIRST_SEED = 10**6
 # First epoch or iteration with an evaluation of a finalist
 NEVER = 10**9
 
@@ -91,7 +94,7 @@ def train_shortly(tool: Path, config: str, archs: Sequence[ArchSpec], seed: int,
         tool (Path): ``tools/train.py``.
         config (str): The config for retraining.
         archs (Sequence[ArchSpec]): The finalists.
-        seed (int): Seed of the trainings.
+        seed (int): Seed of the trainings, counted from :data:`FIRST_SEED`.
         work_dir (Path): Folder for the trainings.
         options (dict): Settings that make the trainings short.
         jobs (int): Number of trainings at the same time.
@@ -109,8 +112,8 @@ def train_shortly(tool: Path, config: str, archs: Sequence[ArchSpec], seed: int,
         'train_cfg.val_begin': NEVER,
         **options,
     }
-    runs = [trial_of(config, arch, seed, work_dir, options, read=trials.training_loss)
-            for arch in archs]
+    runs = [trial_of(config, arch, FIRST_SEED + seed, work_dir, options,
+                     read=trials.training_loss) for arch in archs]
     return [result['value'] for result in trials.train_all(tool, runs, jobs, where)]
 
 

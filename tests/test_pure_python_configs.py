@@ -15,6 +15,7 @@ from autonl_mm.export.engines import ENGINES, Settings
 from autonl_mm.models.layers.mbconv import fused_act_cfg
 from autonl_mm.nas.search_configs import build_supernet, search_options
 from autonl_mm.runs import configs, launch
+from autonl_mm.runs.configs import type_name
 
 BASE = """\
 from mmcv.transforms import LoadImageFromFile
@@ -83,6 +84,7 @@ from mmengine.config import read_base
 with read_base():
     from .base import *
 
+from autonl_mm.datasets import HoldoutDataset
 from autonl_mm.nas import AutoNLSuperNet, CostAwareModel, SearchHook
 
 block = dict(channels=8, depth=1, stride=2, kernel_size=3, expand_ratio=1, se_ratio=0,
@@ -93,7 +95,11 @@ space = dict(stem_channels=8, head_channels=16, stages=[
 task = dict(model, backbone=dict(
     type=AutoNLSuperNet, space=space, input_shape=(32, 32), num_classes=2))
 model = dict(type=CostAwareModel, model=task, cost_weight=0.05, target=1e5)
-custom_hooks = [dict(type=SearchHook, candidates=2, num_samples=8)]
+images = train_dataloader['dataset']
+train_dataloader = dict(train_dataloader, dataset=dict(
+    type=HoldoutDataset, dataset=images, holdout=8, split='train'))
+custom_hooks = [dict(type=SearchHook, candidates=2, num_samples=8, held_out=dict(
+    type=HoldoutDataset, dataset=images, holdout=8, split='val'))]
 retrain_base = {retrain!r}
 """
 
@@ -221,6 +227,7 @@ def test_tool(path, files, tmp_path, monkeypatch, capsys, scope):
     out = capsys.readouterr().out
     if path == 'choose_arch.py':  # the hook's options count
         assert 'choosing: 2 candidates' in out
+        assert 'on 1 batches of 8 held-out images' in out
     if path == 'test.py':
         assert list((tmp_path / 'shown').iterdir())
     retrained = list(tmp_path.rglob('retrain.py'))
@@ -240,7 +247,9 @@ def test_benchmark_allocator(files, monkeypatch, scope):
 
 def test_types_are_found(files, scope):
     search = Config.fromfile(files.search)
-    assert search_options(search) == dict(candidates=2, num_samples=8)
+    options = search_options(search)
+    assert type_name(options.pop('held_out')) == 'HoldoutDataset'
+    assert options == dict(candidates=2, num_samples=8)
     search.model = search.model.model
     with pytest.raises(ValueError, match='outside of a CostAwareModel'):
         check_search(search)

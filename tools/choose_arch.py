@@ -10,9 +10,9 @@ notation, inherited weights and a config for retraining. Losses are kept: after 
 interruption the same command continues.
 """
 import argparse
+import hashlib
 import json
 import os.path as osp
-import statistics
 import sys
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from autonl_mm.experiments.pareto import pareto_record
 from autonl_mm.experiments.ranking import rank_correlations
 from autonl_mm.nas.search_configs import open_search, search_options, write_subnet
 from autonl_mm.nas.selection.choosing import TOLERANCE, best_finalist, choose, make_goal
-from autonl_mm.nas.selection.evolution import nan_last
+from autonl_mm.nas.selection.evolution import mean_loss, nan_last
 from autonl_mm.nas.selection.loss_cache import LossCache
 from autonl_mm.nas.selection.proxy_loss import FixedBatches
 from autonl_mm.nas.training.search_hook import describe_images
@@ -329,18 +329,20 @@ def run(args):
     print_once(f'choosing: {hook.candidates} candidates for each of '
                f'{len(goals + levels)} costs, seed {args.seed}, on '
                f'{describe_images(proxy)}')
+    kind = 'held out' if proxy.held_out else 'training'
     cache = LossCache(args.out / 'losses.json', proxy.losses, dict(
-        checkpoint=digest(Path(args.checkpoint))[:16],
-        seed=runner.seed, ranks=get_world_size(),
+        checkpoint=digest(Path(args.checkpoint))[:16], seed=proxy.seed,
+        ranks=get_world_size(),
         batches=proxy.num_batches, batch_size=proxy.batches.batch_size,
-        images='held out' if proxy.held_out else 'training'), space)
+        images=f'{kind}, {proxy.batches.fingerprint()[:16]}',
+        config=config_digest(cfg)[:16]), proxy.images, space)
     # other images than for candidates, if there are enough; not kept in memory
     for_bn = FixedBatches(
-        runner, runner.train_dataloader.dataset, args.recalibrate, 0, runner.seed + 1)
+        runner, runner.train_dataloader.dataset, args.recalibrate, 0, proxy.seed + 1)
 
     chosen = []
     for goal in goals + levels:
-        subnet, _, loss = choose(goal, space, cache.losses, proxy.num_batches,
+        subnet, _, loss = choose(goal, space, cache.losses, proxy.images,
                                  hook.candidates, args.seed)
         print_once(f'{goal.name}: the lowest loss of the candidates is {loss:.4f}')
         chosen.append((subnet, loss))
@@ -348,7 +350,7 @@ def run(args):
         best = choose_finalists(goals, space, cache, cfg, args, where)
         # A finalist may have been tried on a part of the batches, or not at all. Its
         # loss is not cached: the same command must find the same finalists.
-        chosen = [(subnet, statistics.mean(losses)) for subnet, losses in zip(
+        chosen = [(subnet, mean_loss(losses, proxy.images)) for subnet, losses in zip(
             best, proxy.losses(best, 0, proxy.num_batches))]
     rows = []
     for goal, (subnet, loss) in zip(goals, chosen):
@@ -368,10 +370,22 @@ def run(args):
         atomic_write(args.out / 'chosen.md', text + '\n')
         print('\n' + text)
     if args.pareto:
-        record = pareto_record(cache, tables, space, cost, proxy.num_batches)
+        record = pareto_record(cache, tables, space, cost)
         atomic_write(args.out / 'pareto.json', json.dumps(record, indent=1))
         plot_front(record, rows, args.out / 'pareto.png')
         print(f'{args.out / "pareto.json"}, {args.out / "pareto.png"}: all candidates')
+
+
+def config_digest(cfg):
+    """Digest of a config, without the folder and the launcher of the run.
+
+    Args:
+        cfg (Config): The config.
+    """
+    settings = {key: value for key, value in cfg.to_dict().items()
+                if key not in ('work_dir', 'launcher')}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def print_once(text):

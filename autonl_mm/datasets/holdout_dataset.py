@@ -1,6 +1,8 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """A dataset of any codebase, split at random into training and held-out images."""
-from typing import Any, List, Set, Union
+import hashlib
+import os.path as osp
+from typing import Any, List, Optional, Set, Tuple, Union
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -39,26 +41,53 @@ def split_indices(count: int, holdout: int, split: str, seed: int,
     return (order[:-holdout] if split == 'train' else order[-holdout:]).tolist()
 
 
-def count_shared(one: Any, other: Any) -> int:
+def image_key(info: dict) -> Optional[Tuple[str, str]]:
+    """Identifies an image by its path or, without a path, by a digest of its pixels.
+
+    Args:
+        info (dict): From a dataset's ``get_data_info``.
+
+    Returns:
+        tuple[str, str]: ``'path'`` or ``'pixels'``, and the key. None if the dataset
+        gives neither.
+    """
+    if info.get('img_path') is not None:
+        return 'path', osp.abspath(info['img_path'])
+    if info.get('img') is not None:
+        return 'pixels', hashlib.sha256(np.asarray(info['img']).tobytes()).hexdigest()
+    return None
+
+
+def count_shared(one: Any, other: Any) -> Optional[int]:
     """How many images two datasets have in common, at least.
 
     Up to 20,000 of each are compared, evenly spread, which is enough to find two parts
-    of a dataset that were not split.
+    of a dataset that were not split. Pixels of up to 1% may be equal, because datasets
+    have duplicates.
 
     Args:
         one (Dataset): A dataset, or a wrapper of one.
         other (Dataset): The other.
+
+    Returns:
+        int, optional: The number; None if the datasets give nothing to compare.
     """
-    return len(_some_paths(one) & _some_paths(other))
+    keys, others = _some_keys(one), _some_keys(other)
+    if not {kind for kind, _ in keys} & {kind for kind, _ in others}:
+        return None
+    shared = keys & others
+    if all(kind == 'pixels' for kind, _ in shared) and len(shared) <= len(keys) / 100:
+        return 0
+    return len(shared)
 
 
-def _some_paths(dataset: Any) -> Set[str]:
-    """Paths of images; none where a dataset does not give them."""
+def _some_keys(dataset: Any) -> Set[Tuple[str, str]]:
+    """Keys of images; none where a dataset does not give them."""
     if not hasattr(dataset, 'get_data_info'):
         return set()
     indices = np.linspace(0, len(dataset) - 1, min(MAX_COMPARED, len(dataset)))
-    infos = (dataset.get_data_info(int(i)) for i in indices)
-    return {info['img_path'] for info in infos if 'img_path' in info}
+    keys = (image_key(dataset.get_data_info(int(i))) for i in indices)
+    return {key for key in keys if key}
 
 
 @DATASETS.register_module()

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from autonl_mm.nas.search_configs import open_search
+from autonl_mm.nas.selection.evolution import mean_loss
 from autonl_mm.nas.supernet.space import Subnet
 
 
@@ -32,5 +33,5 @@ def supernet_losses(cfg: Config, checkpoint: str, subnets: Sequence[Subnet],
     means = []
     for subnet in tqdm(subnets, desc='subnets', leave=False):
         values, = proxy.losses([subnet], 0, proxy.num_batches)
-        means.append(sum(values) / len(values))
+        means.append(mean_loss(values, proxy.images))
     return means

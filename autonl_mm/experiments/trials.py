@@ -6,6 +6,7 @@ import os
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence
 
@@ -91,15 +92,20 @@ def last_evaluation(out: Path) -> dict:
 def training_loss(out: Path) -> dict:
     """The mean loss of the second half of a run that was not evaluated.
 
+    Records that are not finite are left out, unless the run ends with one.
+
     Args:
         out (Path): The work dir.
 
     Returns:
-        dict: ``metric``, which is ``'loss'``, and ``value``.
+        dict: ``metric``, which is ``'loss'``, and ``value``, which is nan for a run
+        that diverged.
     """
     records, _, _ = read_scalars(out)
     losses = [r['loss'] for r in records[len(records) // 2:]]
-    return dict(metric='loss', value=statistics.mean(losses))
+    finite = [loss for loss in losses if isfinite(loss)]
+    return dict(metric='loss', value=statistics.mean(finite)
+                if isfinite(losses[-1]) else nan)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Splits of any dataset: disjoint, complete, and closed in themselves."""
 import logging
+import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT, load_tool
 from mmengine.config import Config
@@ -10,6 +12,7 @@ from mmengine.dataset import BaseDataset, RepeatDataset
 from mmengine.registry import DATASETS, init_default_scope
 
 from autonl_mm.datasets import HoldoutDataset
+from autonl_mm.datasets.holdout_dataset import count_shared
 
 
 class Numbers(BaseDataset):
@@ -22,6 +25,51 @@ class Numbers(BaseDataset):
 
     def get_cat_ids(self, index):
         return [self.get_data_info(index)['number'] % 2]
+
+
+class Pixels(Numbers):
+    """As mmpretrain's CIFAR10: no paths."""
+
+    def load_data_list(self):
+        return [dict(img=np.full((2, 2), i)) for i in range(200)]
+
+
+class Paths(Numbers):
+
+    def load_data_list(self):
+        return [dict(img_path=f'{self.metainfo["root"]}{i}.jpg') for i in range(20)]
+
+
+def test_shared_images():
+    pixels = Pixels()
+    train, val = (HoldoutDataset(Pixels(), 50, s) for s in ('train', 'val'))
+    assert count_shared(train, val) == 0
+    assert count_shared(val, pixels) == count_shared(
+        RepeatDataset(val.dataset, 2), val) == 50
+    paths, same, others = (Paths(metainfo=dict(root=root))
+                           for root in ('a/', f'{os.getcwd()}/a/', 'b/'))
+    assert count_shared(paths, same) == 20 and count_shared(paths, others) == 0
+    # nothing to compare
+    for one, other in ((Numbers(), Numbers()), (pixels, paths), (pixels, [1, 2])):
+        assert count_shared(one, other) is None
+
+
+def test_a_few_duplicates_are_no_shared_images():
+    val = HoldoutDataset(Pixels(), 100, 'val')
+    one = HoldoutDataset(Pixels(), 100, 'train')
+    one.dataset = BaseDatasetOf([*infos(one), infos(val)[0]])
+    assert count_shared(val, one) == 0
+    one.dataset = BaseDatasetOf([*infos(one), *infos(val)[:2]])
+    assert count_shared(val, one) == 2
+
+
+def infos(dataset):
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+class BaseDatasetOf(list):
+
+    get_data_info = list.__getitem__
 
 
 def part(split, holdout=6, **kwargs):

@@ -2,6 +2,7 @@
 import argparse
 import json
 import textwrap
+from math import inf, nan
 
 import pytest
 
@@ -39,6 +40,18 @@ def tool(tmp_path, monkeypatch):
 def train(tool, out, config='config.py', options=None, jobs=1, prepare=None, **key):
     run = trials.Trial(config, out, key, options or {}, prepare=prepare)
     return trials.train_all(tool, [run], jobs, Cluster())[0]
+
+
+@pytest.mark.parametrize('losses, expected', [
+    ([9, 9, 1, 3], 2), ([nan, 9, nan, 1, inf, 3], 2), ([9, 2, 1, nan], nan)])
+def test_training_loss(losses, expected, tmp_path):
+    """Records that are not finite are left out; a diverged run has no loss."""
+    folder = tmp_path / '20260101_000000/vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text('\n'.join(
+        json.dumps(dict(loss=loss, step=i)) for i, loss in enumerate(losses)))
+    assert trials.training_loss(tmp_path) == dict(
+        metric='loss', value=pytest.approx(expected, nan_ok=True))
 
 
 def test_several_reports_of_a_work_dir(capsys):

@@ -11,6 +11,7 @@ from search_spaces import latencies
 
 from autonl_mm import ArchSpec, count_macs
 from autonl_mm.experiments import trials
+from autonl_mm.experiments.finalists import FIRST_SEED
 from autonl_mm.nas.search_configs import build_supernet
 
 tool = load_tool('tools/choose_arch.py')
@@ -90,6 +91,15 @@ def test_limits(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     assert (tmp_path / 'out' / row['goal'] / 'subnet.pth').exists()
 
 
+def test_config_digest(tiny_search):
+    """All settings of which losses may depend."""
+    cfg, other = Config.fromfile(tiny_search), Config.fromfile(tiny_search)
+    other.work_dir, other.launcher = 'elsewhere', 'pytorch'
+    assert tool.config_digest(cfg) == tool.config_digest(other)
+    other.train_dataloader.dataset.pipeline[-2].prob = 0.25
+    assert tool.config_digest(cfg) != tool.config_digest(other)
+
+
 SHORT = ['--short-training', 'train_cfg.max_epochs=1', 'param_scheduler.total_steps=1']
 
 
@@ -123,6 +133,8 @@ def test_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     for trial in runs:
         assert abs(macs_of(ArchSpec.from_text(trial.key['arch'])) / 500e3 - 1) <= 0.02
         assert trial.options['train_cfg.max_epochs'] == 1
+        # another seed than of the trainings that finalists are compared by
+        assert trial.options['randomness.seed'] == trial.key['seed'] == FIRST_SEED
         assert trial.config == Config.fromfile(tiny_search).retrain_base
 
 

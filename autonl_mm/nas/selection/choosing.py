@@ -14,7 +14,7 @@ import torch
 from autonl_mm.nas.supernet.cost_table import CostTable
 from autonl_mm.nas.supernet.space import SearchSpace, Subnet
 
-from .evolution import NUM_MUTATIONS, Losses, evolution_search, nan_last
+from .evolution import NUM_MUTATIONS, Losses, evolution_search, loss_order
 from .loss_cache import LossCache
 from .loss_predictor import Blocks, LossPredictor
 
@@ -117,7 +117,7 @@ def _short(value: float) -> str:
     return f'{value:g}'
 
 
-def choose(goal: Goal, space: SearchSpace, losses: Losses, batches: int,
+def choose(goal: Goal, space: SearchSpace, losses: Losses, images: Sequence[int],
            candidates: int, seed: int, start: Optional[Subnet] = None
            ) -> Tuple[Subnet, float, float]:
     """The allowed candidate with the lowest loss, found by evolution.
@@ -127,7 +127,7 @@ def choose(goal: Goal, space: SearchSpace, losses: Losses, batches: int,
         space (SearchSpace): The space.
         losses (Callable): Computes or looks up the losses of subnets, see
             :data:`~autonl_mm.nas.selection.evolution.Losses`.
-        batches (int): Number of batches.
+        images (Sequence[int]): Images of each batch.
         candidates (int): Number of candidates to try, without a given ``start``.
         seed (int): Seed of the candidates.
         start (Subnet, optional): A further candidate, tried first; it need not meet the
@@ -149,7 +149,7 @@ def choose(goal: Goal, space: SearchSpace, losses: Losses, batches: int,
         raise ValueError(
             f'none of {TRIES} sampled subnets meets {goal.name}: raise a limit, '
             'or give a target nearer to the middle of the space')
-    return evolution_search(start, sample, goal.allows, space.specs, losses, batches,
+    return evolution_search(start, sample, goal.allows, space.specs, losses, images,
                             candidates, generator)
 
 
@@ -170,7 +170,7 @@ def best_candidates(goal: Goal, space: SearchSpace, cache: LossCache, count: int
     ranked = sorted(
         ((losses, subnet) for subnet, losses in cache
          if losses and goal.allows(subnet)),
-        key=lambda row: (-len(row[0]), nan_last(sum(row[0]))))
+        key=lambda row: (-len(row[0]), loss_order(row[0], cache.images)))
     return drop_near_duplicates([subnet for _, subnet in ranked], [], count, space)
 
 

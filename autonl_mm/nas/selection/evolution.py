@@ -25,12 +25,41 @@ def nan_last(value: float) -> Tuple[bool, float]:
     return math.isnan(value), value
 
 
+def mean_loss(losses: Sequence[float], images: Sequence[int]) -> float:
+    """Mean loss of an image, without batches whose loss is not finite.
+
+    Args:
+        losses (Sequence[float]): Losses on the first batches.
+        images (Sequence[int]): Images of each batch, also of further batches.
+
+    Returns:
+        float: The mean; nan if no loss is finite.
+    """
+    finite = [(loss, n) for loss, n in zip(losses, images) if math.isfinite(loss)]
+    total = sum(n for _, n in finite)
+    return sum(loss * n for loss, n in finite) / total if total else math.nan
+
+
+def loss_order(losses: Sequence[float], images: Sequence[int]) -> Tuple[int, float]:
+    """Key to sort subnets that were tried on the same batches, best first.
+
+    A batch that no subnet has a finite loss on does not decide. A subnet with more
+    losses that are not finite than another subnet is worse.
+
+    Args:
+        losses (Sequence[float]): As for :func:`mean_loss`.
+        images (Sequence[int]): As for :func:`mean_loss`.
+    """
+    bad = sum(not math.isfinite(loss) for loss in losses)
+    return bad, mean_loss(losses, images) if bad < len(losses) else 0.0
+
+
 def evolution_search(start: Subnet,
                      sample: Callable[[], Subnet],
                      allowed: Callable[[Subnet], bool],
                      specs: Callable[[Subnet], Hashable],
                      losses: Losses,
-                     batches: int,
+                     images: Sequence[int],
                      candidates: int,
                      generator: torch.Generator) -> Tuple[Subnet, float, float]:
     """The candidate with the lowest loss, found by evolution.
@@ -49,7 +78,7 @@ def evolution_search(start: Subnet,
         specs (Callable): From a subnet to its blocks. Subnets of the same blocks are
             tried once.
         losses (Callable): See :data:`Losses`.
-        batches (int): Number of batches.
+        images (Sequence[int]): Images of each batch.
         candidates (int): Number of candidates to try besides the first; fewer if no
             more are found.
         generator (Generator): Source of random numbers.
@@ -58,8 +87,9 @@ def evolution_search(start: Subnet,
         tuple[Subnet, float, float]: The best candidate, the mean loss of the first
         candidate, and the mean loss of the best candidate.
     """
+    batches = len(images)
     best = [(losses([start], 0, batches)[0], start)]
-    before = sum(best[0][0]) / batches
+    before = mean_loss(best[0][0], images)
     seen = {specs(start)}
 
     def number(below: int) -> int:
@@ -78,8 +108,8 @@ def evolution_search(start: Subnet,
                 return subnet
 
     def ordered(pool: list) -> list:
-        """From best to worst, nan last; all were tried on the same batches."""
-        return sorted(pool, key=lambda entry: nan_last(sum(entry[0])))
+        """From best to worst; all were tried on the same batches."""
+        return sorted(pool, key=lambda entry: loss_order(entry[0], images))
 
     def race(pool: list) -> list:
         for share in (*HALVINGS, 1):
@@ -103,5 +133,5 @@ def evolution_search(start: Subnet,
                 break
             pool.append(([], subnet))
         best = ordered(best + race(pool))[:NUM_PARENTS]
-    return best[0][1], before, sum(best[0][0]) / batches
+    return best[0][1], before, mean_loss(best[0][0], images)
 

@@ -25,7 +25,8 @@ class LossCache:
         losses (Callable): Computes losses, see
             :data:`~autonl_mm.nas.selection.evolution.Losses`.
         fingerprint (dict): Identifies the losses: all values that they depend on, plain
-            data.
+            data. The first rank's counts.
+        images (Sequence[int]): Images of each batch.
         space (SearchSpace, optional): The space of the subnets. Defaults to None: the
             subnets of the file are not compared with it.
 
@@ -35,18 +36,19 @@ class LossCache:
     """
 
     def __init__(self, path: Path, losses: Losses, fingerprint: Dict[str, Any],
-                 space: Optional[SearchSpace] = None):
+                 images: Sequence[int], space: Optional[SearchSpace] = None):
         self.path = Path(path)
         self.compute = losses
-        self.fingerprint = fingerprint
+        self.images = images
         self.space = space
         self.known: Dict[str, List[float]] = {}
-        found: List[Optional[dict]] = [None]
+        found: List[Optional[dict]] = [fingerprint, None]
         if is_main_process() and self.path.exists():
-            found[0] = read_json(self.path)
+            found[1] = read_json(self.path)
         broadcast_object_list(found)
-        if found[0] is not None:
-            self._take(found[0])
+        self.fingerprint, record = found
+        if record is not None:
+            self._take(record)
 
     def _take(self, record: Any) -> None:
         check_json(record, dict(fingerprint={str: object}, losses={str: [float]}),

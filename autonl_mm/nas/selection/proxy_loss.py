@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Losses of subnets on the same few images."""
+import hashlib
 import pickle
 from contextlib import contextmanager
 from itertools import islice
@@ -17,14 +18,16 @@ from typing import (
 import torch
 import torch.nn as nn
 from mmengine.dataset import DefaultSampler
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from autonl_mm.datasets.holdout_dataset import image_key
 from autonl_mm.runs.random_state import preserve_random_states
+from autonl_mm.runs.ranks import check_ranks_agree, shared_seed
 
 # Bytes of the batches in memory at a time, per rank
 MAX_BYTES = 4 * 2**30
@@ -63,14 +66,21 @@ class ProxyLoss:
         self.model = model
         self.as_subnet = as_subnet
         self.held_out = dataset is not None
+        self.seed = shared_seed(runner)
         self.batches = FixedBatches(
             runner, dataset if self.held_out else runner.train_dataloader.dataset,
-            num_samples, MAX_BYTES, runner.seed)
+            num_samples, MAX_BYTES, self.seed)
 
     @property
     def num_batches(self) -> int:
         """Number of batches per rank."""
         return self.batches.num_batches
+
+    @property
+    def images(self) -> List[int]:
+        """Images of each batch, per rank; the last batch may be smaller."""
+        size, count = self.batches.batch_size, len(self.batches.indices)
+        return [min(size, count - start) for start in range(0, count, size)]
 
     @torch.no_grad()
     def losses(self, subnets: Sequence[Any], start: int,
@@ -84,7 +94,11 @@ class ProxyLoss:
 
         Returns:
             list[list[float]]: For each subnet one loss for each batch.
+
+        Raises:
+            RuntimeError: If ranks ask for different subnets.
         """
+        check_ranks_agree('candidates', (subnets, start, stop))
         stop = min(stop, self.num_batches)
         if start >= stop or not subnets:
             return [[] for _ in subnets]
@@ -103,7 +117,7 @@ class ProxyLoss:
         losses = []
         with self.runner.optim_wrapper.optim_context(self.runner.model):
             for i, batch in enumerate(batches, index):
-                with preserve_random_states(self.runner.seed + i):
+                with preserve_random_states(self.seed + i):
                     losses.append(self._loss(batch))
         return losses
 
@@ -164,7 +178,7 @@ class FixedBatches:
                  max_bytes: int, seed: int):
         # A separate loader: the run's is in the middle of an epoch.
         self.loader = runner.train_dataloader
-        self.dataset = _Seeded(dataset, runner.seed)
+        self.dataset = _Seeded(dataset, shared_seed(runner))
         self.batch_size = self.loader.batch_sampler.batch_size
         sampler = DefaultSampler(dataset, True, seed)
         count = -(-num_samples // (self.batch_size * get_world_size()))
@@ -174,6 +188,17 @@ class FixedBatches:
         self.kept: List[Any] = []
         self.kept_bytes = 0
         self.is_full = False
+
+    def fingerprint(self) -> str:
+        """Digest of the images of all ranks, with their annotations and their order."""
+        total, dataset = hashlib.sha256(), self.dataset.dataset
+        total.update(repr(len(dataset)).encode())
+        for index in self.indices:
+            info = getattr(dataset, 'get_data_info', lambda i: {})(index)
+            rest = {key: value for key, value in info.items() if key != 'img'}
+            total.update(repr((index, image_key(info), rest)).encode())
+        digests = ''.join(all_gather_object(total.hexdigest()))
+        return hashlib.sha256(digests.encode()).hexdigest()
 
     def parts(self, start: int, stop: int) -> Iterator[List[Any]]:
         """Parts of the batches: first the kept batches, then loaded batches.

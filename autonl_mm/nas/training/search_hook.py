@@ -6,7 +6,7 @@ from typing import List, Optional
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import Dataset
@@ -21,6 +21,7 @@ from autonl_mm.registry import HOOKS
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.model_wrappers import unwrap_model
 from autonl_mm.runs.random_state import seed_iterations, set_seed
+from autonl_mm.runs.ranks import check_ranks_agree, shared_seed
 
 from .cost_aware_model import CostAwareModel
 from .sampling import sandwich_subnets
@@ -91,11 +92,13 @@ class SearchHook(Hook):
 
     Raises:
         ValueError: If an argument is out of range, the model to train is not a
-            CostAwareModel, or held-out images are trained on or evaluated on.
+            CostAwareModel, held-out images are trained on or evaluated on, or an
+            EMAHook is called before this hook.
+        RuntimeError: If ranks have different gates or candidates.
     """
 
-    # Before PreciseBNHook and CheckpointHook, which need the chosen subnet.
-    priority = 'ABOVE_NORMAL'
+    # Before EMAHook, PreciseBNHook and CheckpointHook, which need the chosen subnet.
+    priority = 'HIGH'
 
     def __init__(self,
                  warmup: float = 0.6,
@@ -167,6 +170,7 @@ class SearchHook(Hook):
                 'cost_weight=...)')
         self.model: CostAwareModel = model
         self.supernet: AutoNLSuperNet = model.supernet
+        self.seed = shared_seed(runner)
         self.chosen: Optional[Subnet] = None  # until freeze_at
         self.chooses = model.target is not None or not self.subnets
         if not self.chooses:
@@ -180,6 +184,12 @@ class SearchHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Remove later records of an earlier run, and seed the iterations."""
+        for hook in runner.hooks[:runner.hooks.index(self)]:
+            if isinstance(hook, EMAHook):
+                raise ValueError(
+                    f'custom_hooks: {type(hook).__name__} has the priority '
+                    f'{hook.priority!r}, but must be called after SearchHook, whose '
+                    f"priority is {self.priority!r}: give it priority='NORMAL'")
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             seed_iterations(runner)
         self.images = build_held_out(runner, self.held_out)
@@ -196,7 +206,7 @@ class SearchHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Make the epoch's random numbers depend on seed and epoch alone."""
         if not isinstance(runner.train_loop, IterBasedTrainLoop):
-            set_seed(runner, runner.seed + runner.epoch)
+            set_seed(runner, self.seed + runner.epoch)
 
     def before_train_iter(self,
                           runner: Runner,
@@ -204,7 +214,7 @@ class SearchHook(Hook):
                           data_batch: Optional[dict] = None) -> None:
         """Set the budget and the gates of the iteration."""
         progress = runner.iter / runner.max_iters
-        seed = runner.seed * 1_000_003 + runner.iter
+        seed = self.seed * 1_000_003 + runner.iter
         if self.subnets:
             self._set_subnets(progress, seed)
         else:
@@ -269,8 +279,8 @@ class SearchHook(Hook):
         threshold = supernet.gate_state.threshold
         before = threshold.detach().clone()
         best, loss_before, loss = choose(
-            goal, supernet.space, proxy.losses, proxy.num_batches, self.candidates,
-            runner.seed, start=supernet.active_subnet())
+            goal, supernet.space, proxy.losses, proxy.images, self.candidates,
+            self.seed, start=supernet.active_subnet())
         # Candidates moved the thresholds. From their earlier values, the best subnet
         # moves as few as possible.
         with torch.no_grad():
@@ -330,6 +340,9 @@ class SearchHook(Hook):
         self.recorded = iters
         self._narrow(iters / runner.max_iters)
         self.model.enforce_budget()
+        check_ranks_agree('gates', (self.supernet.gate_state.threshold.tolist(),
+                                    self.supernet.active_subnet(),
+                                    self.model.step_subnets))
         arch, gates = self.supernet.arch(), self.supernet.gates()
         cost = self.supernet.cost().item()
         unit = self.supernet.cost_model.unit
@@ -357,6 +370,27 @@ class SearchHook(Hook):
         }
         atomic_write(work_dir / 'gates' / f'{kind}_{number}.json',
                     json.dumps(record, indent=1) + '\n')
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """As :meth:`before_save_checkpoint`."""
+        self._copy_gates(runner)
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """As :meth:`before_save_checkpoint`."""
+        self._copy_gates(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Let averaged models have the active subnet.
+
+        EMAHook then exchanges weights. The choice of a subnet is a jump, which averages
+        of thresholds and of statistics would follow much later.
+        """
+        self._copy_gates(runner)
+
+    def _copy_gates(self, runner: Runner) -> None:
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook.ema_model.module.supernet.copy_gates(self.supernet)
 
     def after_train(self, runner: Runner) -> None:
         """Warn if every gate is on, or if every gate is off."""
@@ -393,7 +427,12 @@ def build_held_out(runner: Runner, config: Optional[dict]) -> Optional[Dataset]:
         others['val_dataloader'] = runner.val_loop.dataloader.dataset
     for name, other in others.items():
         count = count_shared(dataset, other)
-        if count:
+        if count is None:
+            runner.logger.warning(
+                f'search: images of held_out and of {name} cannot be compared, because '
+                'the datasets do not give img_path or img of both: make sure that they '
+                'are different images')
+        elif count:
             raise ValueError(
                 f'at least {count} images of held_out are images of {name} too: keep '
                 'them out of training and evaluation, for instance with '

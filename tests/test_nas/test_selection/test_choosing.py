@@ -28,6 +28,7 @@ TABLES = dict(
     macs=SUPERNET.cost_table, params=SUPERNET.table_of(ParamsModel()),
     latency=SUPERNET.table_of(LatencyTable(latencies(SUPERNET))))
 BATCHES = 8
+IMAGES = [4] * BATCHES
 
 
 class Losses:
@@ -43,7 +44,7 @@ class Losses:
 
 
 def search(goal, cache, seed=0, candidates=60):
-    best, _, loss = choose(goal, SPACE, cache.losses, BATCHES, candidates, seed)
+    best, _, loss = choose(goal, SPACE, cache.losses, IMAGES, candidates, seed)
     return best, loss
 
 
@@ -53,7 +54,7 @@ def search(goal, cache, seed=0, candidates=60):
 def test_what_is_chosen_meets_the_goal(maxima, cost, target, tmp_path):
     goal = make_goal(TABLES, maxima, cost, target)
     losses = Losses()
-    tried = LossCache(tmp_path / 'losses.json', losses, {})
+    tried = LossCache(tmp_path / 'losses.json', losses, {}, IMAGES)
     best, loss = search(goal, tried)
     for name, limit in maxima.items():
         assert TABLES[name].cost_of(best) <= limit
@@ -81,7 +82,7 @@ def test_a_goal_that_nothing_meets(tmp_path, monkeypatch):
     low = TABLES['params'].range()[0]
     goal = make_goal(TABLES, dict(params=low), 'macs', 700e3)
     with pytest.raises(ValueError, match='none of 50 sampled subnets meets macs_700'):
-        search(goal, LossCache(tmp_path / 'losses.json', Losses(), {}))
+        search(goal, LossCache(tmp_path / 'losses.json', Losses(), {}, IMAGES))
 
 
 class KilledError(Exception):
@@ -92,7 +93,7 @@ def test_goes_on_after_a_kill(tmp_path):
     """Nothing is computed twice, and the result is the same."""
     goals = [make_goal(TABLES, {}, 'macs', cost) for cost in (450e3, 500e3)]
     whole = Losses()
-    tried = LossCache(tmp_path / 'whole.json', whole, dict(seed=1))
+    tried = LossCache(tmp_path / 'whole.json', whole, dict(seed=1), IMAGES)
     expected = [search(goal, tried) for goal in goals]
     done = []
     for calls in (1, 4, 7, 100):
@@ -103,7 +104,7 @@ def test_goes_on_after_a_kill(tmp_path):
                 raise KilledError
             return losses(*args)
 
-        tried = LossCache(tmp_path / 'losses.json', killed, dict(seed=1))
+        tried = LossCache(tmp_path / 'losses.json', killed, dict(seed=1), IMAGES)
         try:
             assert [search(goal, tried) for goal in goals] == expected
         except KilledError:
@@ -116,14 +117,15 @@ def test_goes_on_after_a_kill(tmp_path):
 
 def test_what_was_tried_otherwise_is_not_used(tmp_path):
     path = tmp_path / 'losses.json'
-    LossCache(path, Losses(), dict(seed=1, batches=8)).losses([[(0, ) * 6]], 0, 1)
+    LossCache(path, Losses(), dict(seed=1, batches=8), IMAGES).losses(
+        [[(0, ) * 6]], 0, 1)
     with pytest.raises(ValueError, match='tried with seed 1, now 2: remove it'):
-        LossCache(path, Losses(), dict(seed=2, batches=8))
+        LossCache(path, Losses(), dict(seed=2, batches=8), IMAGES)
     with pytest.raises(ValueError, match='tried with batches 8, now None: remove it'):
-        LossCache(path, Losses(), dict(seed=1))
+        LossCache(path, Losses(), dict(seed=1), IMAGES)
     path.write_text('[]')
     with pytest.raises(ValueError, match='is not a file of losses of candidates'):
-        LossCache(path, Losses(), {})
+        LossCache(path, Losses(), {}, IMAGES)
 
 
 NAME = ';'.join(','.join('0' * len(block.shape)) for block in SPACE.blocks)
@@ -147,10 +149,10 @@ def test_a_broken_record_of_tried_networks(change, words, tmp_path):
     path = tmp_path / 'tried.json'
     record = dict(fingerprint={}, losses={NAME: [1, 2.5]})
     path.write_text(json.dumps(record))
-    assert len(list(LossCache(path, Losses(), {}, SPACE))) == 1
+    assert len(list(LossCache(path, Losses(), {}, IMAGES, SPACE))) == 1
     path.write_text(json.dumps(record | change))
     with pytest.raises(ValueError, match=rf'^\S*tried\.json is .*{words}'):
-        LossCache(path, Losses(), {}, SPACE)
+        LossCache(path, Losses(), {}, IMAGES, SPACE)
 
 
 def test_pareto_front():
@@ -166,7 +168,7 @@ def test_a_loss_that_is_not_a_number_is_the_last_finalist(tmp_path):
                enumerate(subnets)}
     tried = LossCache(
         tmp_path / 'losses.json',
-        lambda some, start, stop: [numbers[repr(n)] for n in some], {})
+        lambda some, start, stop: [numbers[repr(n)] for n in some], {}, IMAGES)
     tried.losses(subnets, 0, 1)
     found = [numbers[repr(n)][0] for n in best_candidates(goal, SPACE, tried, 100)]
     numbered = [n for n in found if n == n]
@@ -176,7 +178,7 @@ def test_a_loss_that_is_not_a_number_is_the_last_finalist(tmp_path):
 
 def test_finalists_are_the_best_that_the_goal_allows(tmp_path):
     goals = [make_goal(TABLES, {}, 'macs', macs) for macs in (450e3, 550e3)]
-    tried = LossCache(tmp_path / 'losses.json', Losses(), {})
+    tried = LossCache(tmp_path / 'losses.json', Losses(), {}, IMAGES)
     for goal in goals:
         best, loss = search(goal, tried)
         found = best_candidates(goal, SPACE, tried, 4)

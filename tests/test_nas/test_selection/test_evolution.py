@@ -5,7 +5,11 @@ from collections import Counter
 
 import torch
 
-from autonl_mm.nas.selection.evolution import evolution_search
+from autonl_mm.nas.selection.evolution import (
+    evolution_search,
+    loss_order,
+    mean_loss,
+)
 
 BLOCKS, OPTIONS, BATCHES = 6, 4, 16
 
@@ -39,7 +43,7 @@ class Candidates:
 
     def search(self, candidates, start=((0, ), ) * BLOCKS):
         return evolution_search(
-            list(start), self.sample, self.allowed, tuple, self.losses, BATCHES,
+            list(start), self.sample, self.allowed, tuple, self.losses, [1] * BATCHES,
             candidates, self.generator)
 
 
@@ -109,3 +113,29 @@ def test_a_loss_that_is_not_a_number_is_the_worst():
         for n, row in zip(subnets, losses(subnets, start, stop))]
     best, _, _ = space.search(200)
     assert best[0] != (0, )
+
+
+def test_a_batch_that_no_candidate_has_a_finite_loss_on_does_not_decide():
+    expected = Candidates(6).search(200)
+    space = Candidates(6)
+    losses = space.losses
+    space.losses = lambda subnets, start, stop: [
+        [float('inf') if i == 3 else loss for i, loss in enumerate(row, start)]
+        for row in losses(subnets, start, stop)]
+    best, _, loss = space.search(200)
+    noise = [n for i, n in enumerate(space.noise.tolist()) if i != 3]
+    assert best == expected[0]
+    assert abs(loss - sum(noise) / len(noise) - space.loss(best)) < 1e-5
+
+
+def test_mean_loss():
+    """A mean over images: a smaller last batch counts less."""
+    inf, nan = float('inf'), float('nan')
+    assert mean_loss([1, 4], [8, 4]) == 2
+    assert mean_loss([1], [8, 4]) == 1
+    assert mean_loss([nan, 1, 4], [8, 8, 4]) == 2
+    assert mean_loss([nan, inf], [8, 8]) != mean_loss([nan, inf], [8, 8])
+    # 8 images at 3 and one at 0, or 8 at 2 and one at 7
+    rows = [[nan, nan], [2, nan], [2, 7], [3, 0]]
+    assert sorted(rows, key=lambda row: loss_order(row, [8, 1])) == [
+        rows[2], rows[3], rows[1], rows[0]]

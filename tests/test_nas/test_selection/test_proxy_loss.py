@@ -8,11 +8,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DATASETS
 
 from autonl_mm.nas import SearchHook
 from autonl_mm.nas.selection import proxy_loss
 from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
-from autonl_mm.runs import launch
+from autonl_mm.nas.training.search_hook import build_held_out
+from autonl_mm.runs import launch, ranks
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_held_out_images(runner, tmp_path):
     runner._val_loop = None
     hook.open(runner)
     proxy = hook.proxy_loss(runner)
-    assert proxy.held_out and len(proxy.batches.indices) == 6 and proxy.num_batches == 2
+    assert proxy.held_out and proxy.images == [4, 2] and proxy.num_batches == 2
     seen = []
     for part in proxy.batches.parts(0, 2):
         seen += [s.img_path for batch in part for s in batch['data_samples']]
@@ -116,6 +118,35 @@ def test_held_out_images(runner, tmp_path):
                           dataset=hook.images).losses([0], 0, 2)
     subnet = runner.model.supernet.active_subnet()
     assert proxy.losses([subnet], 0, 2)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_fingerprint_of_images(runner):
+    def fingerprint(seed=0, count=8, **change):
+        dataset = DATASETS.build(dict(runner.cfg.val_dataloader.dataset, **change))
+        return FixedBatches(runner, dataset, count, 0, seed).fingerprint()
+
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), fingerprint(seed=1), fingerprint(count=4),
+                fingerprint(holdout=7), fingerprint(split='train'),
+                fingerprint(seed=5)}) == 6
+
+
+def test_images_that_cannot_be_compared(runner, monkeypatch):
+    """A dataset without paths and pixels is used, but not without a word."""
+    runner._val_loop = None
+    monkeypatch.setattr(DATASETS, 'build', lambda config: [0] * 3)
+    warnings = []
+    monkeypatch.setattr(runner.logger, 'warning', warnings.append)
+    assert build_held_out(runner, dict()) == [0] * 3
+    message, = warnings
+    assert 'held_out and of train_dataloader cannot be compared' in message
+
+
+def test_ranks_try_the_same_candidates(runner, monkeypatch):
+    monkeypatch.setattr(ranks, 'all_gather_object', lambda digest: [digest, 'other'])
+    proxy = ProxyLoss(runner, runner.model.model, no_change, 8)
+    with pytest.raises(RuntimeError, match='candidates of rank 1 differ'):
+        proxy.losses([0], 0, 1)
 
 
 def test_trained_images_are_not_held_out(runner):

@@ -18,7 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autonl_mm import ArchSpec, count_macs
 from autonl_mm.config_checks import check_search
-from autonl_mm.nas import AutoNLSuperNet, SearchHook
+from autonl_mm.nas import AutoNLSuperNet, SearchHook, export_subnet
+from autonl_mm.nas.training import search_hook
+from autonl_mm.nas.training.cost_aware_model import load_search
 from autonl_mm.nas.training.search_hook import describe
 from autonl_mm.runs import launch
 
@@ -101,6 +103,79 @@ def test_what_was_chosen_stays(tiny_search, scope):
     assert supernet.active_subnet() != chosen
     hook.after_train_iter(runner, 0)
     assert supernet.active_subnet() == chosen
+
+
+class _Seen(Hook):
+    """The subnets that are evaluated."""
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.archs = []
+
+    def before_val_epoch(self, runner):
+        self.archs.append(runner.model.supernet.arch().to_text())
+
+
+def ema_runner(tiny_search, work_dir, **ema):
+    cfg = launch.load_config(argparse.Namespace(
+        config=str(tiny_search), work_dir=str(work_dir), launcher='none', local_rank=0,
+        cfg_options={'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 1,
+                     'custom_hooks.0.candidates': 4,
+                     'default_hooks.checkpoint.max_keep_ckpts': 2,
+                     'experiment_name': uuid.uuid4().hex}))
+    cfg.custom_hooks.insert(0, dict(type='EMAHook', momentum=0.01, **ema))
+    return launch.build_runner(cfg)
+
+
+@pytest.mark.parametrize('ema', [
+    dict(), dict(update_buffers=True, priority='ABOVE_NORMAL')])
+def test_averaged_weights_have_the_searched_subnet(ema, tiny_search, tmp_path, scope):
+    """In validation, in the checkpoint and in the log; weights are averaged."""
+    runner = ema_runner(tiny_search, tmp_path, **ema)
+    seen = _Seen()
+    runner.register_hook(seen)
+    runner.train()
+    records = [json.loads((tmp_path / f'gates/epoch_{i}.json').read_text())
+               for i in (1, 2)]
+    logged = [record['arch'] for record in records]
+    assert [arch.splitlines() for arch in seen.archs] == logged
+    supernet = runner.model.supernet
+    assert logged[0] != logged[1] == supernet.arch().to_text().splitlines()
+    own = {k: v.clone() for k, v in supernet.state_dict().items()}
+    load_search(runner.model, str(tmp_path / 'epoch_2.pth'))
+    assert ArchSpec.from_file(tmp_path / 'arch.txt') == export_subnet(supernet)[0]
+    averaged = supernet.state_dict()
+    for name in ('distance', 'initial', 'importance_sum', 'importance_weight'):
+        assert torch.equal(averaged[f'gate_state.{name}'], own[f'gate_state.{name}'])
+    assert not torch.equal(averaged['layers.0.conv.weight'],
+                           own['layers.0.conv.weight'])
+
+
+def test_averaging_before_the_choice_is_refused(tiny_search, tmp_path, scope):
+    with pytest.raises(ValueError, match="EMAHook has the priority 'VERY_HIGH', but "
+                                         "must be called after SearchHook"):
+        ema_runner(tiny_search, tmp_path, priority='VERY_HIGH').train()
+
+
+@pytest.mark.parametrize('subnets', [0, 3])
+def test_samples_are_seeded_by_the_first_rank(
+        subnets, tiny_search, scope, monkeypatch):
+    """With diff_rank_seed each rank has another seed."""
+    monkeypatch.setattr(search_hook, 'shared_seed', lambda runner: 7)
+    cfg = Config.fromfile(tiny_search)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model).train()
+    samples = []
+    for seed, iteration in ((7, 3), (8, 3), (8, 4)):
+        hook = SearchHook(warmup_sample_rate=0.99, subnets=subnets)
+        runner = argparse.Namespace(
+            model=model, iter=iteration, max_iters=9, seed=seed, optim_wrapper=None)
+        hook.before_run(runner)
+        hook.before_train_iter(runner, 0)
+        samples.append(repr((
+            model.step_subnets, model.supernet.gate_state._sampled.tolist()
+            if not subnets else None)))
+    assert samples[0] == samples[1] != samples[2]
 
 
 @pytest.mark.parametrize('options', [
@@ -276,7 +351,8 @@ from autonl_mm.runs import launch
 from autonl_mm.nas import export_subnet
 
 args = argparse.Namespace(
-    config=sys.argv[1], work_dir=sys.argv[2], cfg_options={},
+    config=sys.argv[1], work_dir=sys.argv[2], cfg_options={
+        'randomness.diff_rank_seed': sys.argv[3] == 'diff'},
     launcher='pytorch', local_rank=0)
 runner = launch.build_runner(launch.load_config(args))
 runner.train()
@@ -290,12 +366,13 @@ torch.save(dict(arch=arch.to_text(), gates=gates, state={
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('search', ['tiny_search', 'sandwich_search'])
-def test_two_ranks_hold_identical_gates(search, request, tmp_path):
+@pytest.mark.parametrize('search, seeds', [
+    ('tiny_search', 'same'), ('sandwich_search', 'same'), ('tiny_search', 'diff')])
+def test_two_ranks_hold_identical_gates(search, seeds, request, tmp_path):
     script = tmp_path / 'ranks.py'
     script.write_text(RANKS)
     config = request.getfixturevalue(search)
-    output = run_ranks(2, script, config, tmp_path)[0].stdout
+    output = run_ranks(2, script, config, tmp_path, seeds)[0].stdout
     assert 'trying 12 subnets' in output
     a, b = (torch.load(tmp_path / f'rank{i}.pth') for i in range(2))
     assert a['arch'] == b['arch']

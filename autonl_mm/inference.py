@@ -4,6 +4,7 @@ import copy
 import os.path as osp
 import uuid
 from functools import cached_property
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -21,7 +22,7 @@ from mmengine.structures import BaseDataElement
 from .export.engines import Session, engine_of
 from .export.engines import load as load_session
 from .runs.checkpoints import for_predictions, load_checkpoint
-from .runs.checkpoints.config_text import inference_config, metainfo
+from .runs.checkpoints.config_text import config_texts, inference_config, metainfo
 from .runs.checkpoints.patches import load_checkpoint_to_model
 from .runs.configs import build_model, input_size, scope_of, type_name, visualizer_of
 from .runs.dataset_configs import leaf_datasets
@@ -337,6 +338,9 @@ def _config_of(file: PathLike, content: Any, config: Optional[PathLike]) -> Conf
         if not osp.isfile(config):
             raise FileNotFoundError(f'config {str(config)!r} does not exist')
         return Config.fromfile(config)
+    if any('SSDLiteHead' in node[key] for _, node, key in config_texts(content)):
+        # it needs mmdet, so configs name it in custom_imports, which files do not keep
+        import_module('autonl_mm.models.dense_heads.ssdlite_head')
     cfg = inference_config(content, file, own_scope=True)
     if cfg is None:
         raise ValueError(f'{file} has no config: give the config with which it was '

@@ -25,6 +25,7 @@ from autonl_mm.cost import light_nl_macs
 from autonl_mm.measure.counting import built_macs
 from autonl_mm.nas import CostAwareModel
 from autonl_mm.nas.search_configs import write_retrain_config
+from autonl_mm.runs.configs import input_size
 from autonl_mm.runs.dataset_configs import leaf_datasets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,9 +118,7 @@ def test_model(path, scope):
         cfg.model.data_preprocessor.to_onehot = True
     model = MODELS.build(cfg.model)
     if path in FIGURES:
-        crop, = (t.crop_size for t in cfg.test_dataloader.dataset.pipeline
-                 if 'crop_size' in t)
-        check_figures(path, model, crop)
+        check_figures(path, model, input_size(cfg)[0])
     model.train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert isinstance(model, CostAwareModel) == ('supernet' in path.name)

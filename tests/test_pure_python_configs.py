@@ -208,7 +208,8 @@ def test_no_tool_is_missing():
     found = {str(path.relative_to(ROOT / 'tools'))
              for path in (ROOT / 'tools').rglob('*.py')
              if takes_config.search(path.read_text())}
-    assert found == set(TOOLS) | IN_PROCESS
+    # passes its configs to tools/train.py
+    assert found - {'benchmarks/compare_configs.py'} == set(TOOLS) | IN_PROCESS
 
 
 @pytest.mark.parametrize('path', [

@@ -294,17 +294,17 @@ def test_files_that_do_not_belong_together(make, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'y\.mnn.* does not exist'):
         load(tmp_path / 'y.mnn')
     with pytest.raises(ValueError, match=r'expected a name that ends in \.onnx \(onnx'):
-        load('x.pth')
+        load('x.bin')
 
 
 OTHERS = (None, True, -1, 0.5, 'a\n', [], {})
 # Optional keys
-NOT_EVERYWHERE = {'classes', 'quantised'}
+NOT_EVERYWHERE = {'activations', 'cfg', 'classes', 'palette', 'quantised'}
 # Values of another type that are right too
 ALSO_RIGHT = [
     ('input', 0, None), ('input', 2, None), ('input', 3, None), ('classes', 0, -1),
     ('classes', 1, -1), ('select', 'score_thr', -1), ('select', 'iou_threshold', -1),
-    ('select', 'min_bbox_size', 0.5)]
+    ('select', 'min_bbox_size', 0.5), ('activations', 'act_cfg', None)]
 
 
 def changed(node, key=()):
@@ -333,7 +333,8 @@ def test_every_wrong_value_of_a_manifest_is_named(make, tmp_path):
     need('mnn')
     engine, file = ENGINES['mnn'], tmp_path / 'x.mnn'
     graph = export.make_graph(make('ssdlite'), selects_boxes=False)
-    settings = Settings((1, 3, 64, 64), info=dict(classes=['a', 'b']))
+    settings = Settings((1, 3, 64, 64), info=dict(
+        classes=['a', 'b'], cfg='x = 1', palette=[[1, 2, 3], [4, 5, 6]]))
     file.touch()
     engine.write_info(file, dict(export.describe(graph, settings), quantised=3))
     manifest, good = tmp_path / 'x.mnn.json', engine.info(file)
@@ -389,7 +390,7 @@ def test_a_file_that_does_not_load_is_refused(make, tmp_path):
 def test_missing_package(name, monkeypatch):
     for module in ENGINES[name].modules:
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"pip install 'autonl_mm\[{name}\]'"):
+    with pytest.raises(ImportError, match=rf"pip install -e '\.\[{name}\]'"):
         ENGINES[name].check(Settings((1, 3, 64, 64)))
 
 

@@ -28,7 +28,7 @@ def test_size_in_all_configs(path):
     if any('Crop' in name or 'Resize' in name for name in names):
         size = configs.input_size(cfg)
         assert len(size) == 2 and min(size) >= 32
-        if '3rdparty' in path.name:
+        if '3rdparty' in path.name and '3rdparty-timm' not in path.name:
             assert size == (224, 224)
     else:
         with pytest.raises(ValueError, match='give --input-shape'):

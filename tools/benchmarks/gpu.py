@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -92,7 +93,8 @@ class Photographs(Dataset):
         rng = np.random.default_rng(0)
         image = cv2.resize(rng.uniform(0, 255, (12, 16, 3)), (500, 375))
         image += rng.normal(0, 11, image.shape)
-        cv2.imwrite(file, image.clip(0, 255).astype(np.uint8))
+        jpeg = cv2.imencode('.jpg', image.clip(0, 255).astype(np.uint8))[1]
+        Path(file).write_bytes(jpeg)
         self.file, self.count, (h, w) = file, count, shape
         self.pipeline = Compose([
             LoadImageFromFile(),

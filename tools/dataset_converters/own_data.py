@@ -26,7 +26,7 @@ from mmengine.config import Config
 from autonl_mm.config_checks import check_archs, check_donors
 from autonl_mm.datasets.image_layouts import OWN, TASKS, read_folder
 from autonl_mm.named_networks import NAMED_NETWORKS
-from autonl_mm.runs import launch
+from autonl_mm.runs import launch, outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.data_checks import check_datasets
 from autonl_mm.runs.dataset_configs import check_data, check_evaluator
@@ -157,8 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     root = args.folder
     try:
-        if args.out and args.out.suffix != '.py':
-            raise ValueError(f'--out is {args.out}, expected a file that ends in .py')
+        outputs.check_file('--out', args.out, ('.py', ))
         task, names, samples = read_folder(root, args.task)
         settings = write_parts(root, task, names, samples)
         stem = re.sub(r'\W+', '_', root.resolve().name)

@@ -111,7 +111,7 @@ def main():
     parser.add_argument('--iterations', type=int, default=150)
     args = parser.parse_args()
     logging.disable(logging.INFO)
-    keep_freed_memory()
+    print(keep_freed_memory())
     donor = load_donor('package://tf_efficientnet_lite0')
     train_data, select = read(args.data / 'train', 300), read(args.data / 'select', 20)
     rows = []

@@ -36,6 +36,7 @@ from ..boxes import select_boxes
 DYNAMIC = ('batch', 'size')
 PRECISIONS = ('fp32', 'fp16', 'int8')
 COUNT = range(1, 2**31)
+_ACTIVATION = ({'type': str, str: object}, None)
 # Form of the metadata, see :class:`Session`
 INFO = {
     'task': {'classification', 'detection', 'segmentation'},
@@ -47,6 +48,7 @@ INFO = {
     'classes?': [(str, int)],
     'palette?': [[int]],
     'cfg?': str,
+    'activations?': {'act_cfg': _ACTIVATION, 'se_act_cfg': _ACTIVATION},
     'select?': {
         'levels': [COUNT], 'nms_pre': int, 'score_thr': float, 'iou_threshold': float,
         'max_per_img': COUNT, 'class_agnostic': bool, 'min_bbox_size': float},

@@ -2,20 +2,13 @@ _base_ = 'tf-efficientnet-lite0_3rdparty-timm_in1k.py'
 
 model = dict(backbone=dict(arch='tf_efficientnet_lite1'))
 train_pipeline = [
-    dict(type='autonl_mm.LoadImageOrSkip'),
-    dict(type='EfficientNetRandomCrop', scale=240, interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
+    dict(step, scale=240) if 'scale' in step else step
+    for step in _base_.train_pipeline
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 test_pipeline = [
-    dict(type='autonl_mm.LoadImageOrSkip', skip=False),
-    dict(
-        type='EfficientNetCenterCrop',
-        crop_size=240,
-        interpolation='bicubic',
-        backend='pillow'),
-    dict(type='PackInputs'),
+    dict(step, crop_size=240)
+    if 'crop_size' in step else step for step in _base_.test_pipeline
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

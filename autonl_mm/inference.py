@@ -160,8 +160,10 @@ class Predictor:
             target.parent.mkdir(parents=True, exist_ok=True)
             result = self._as_dict(found)
             if self.task == 'segmentation':
-                map_file = target.with_suffix('.png')
-                mmcv.imwrite(result['sem_seg'].astype(np.uint8), str(map_file))
+                map_file, labels = target.with_suffix('.png'), result['sem_seg']
+                # eight bits would wrap a label above 255 around
+                kind = np.uint8 if labels.max() < 256 else np.uint16
+                mmcv.imwrite(labels.astype(kind), str(map_file))
                 result['sem_seg'] = map_file.name
             dump(result, str(target))
             self._draw(file, found, str(Path(out, 'vis', f'{names[file]}.jpg')),

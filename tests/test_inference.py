@@ -18,6 +18,7 @@ from autonl_mm.deploy import load
 from autonl_mm.export import export
 from autonl_mm.export.engines import ENGINES, Settings
 from autonl_mm.export.engines.onnxruntime import set_info
+from autonl_mm.inference import Predictor
 from autonl_mm.runs.checkpoints import UnsafeCheckpointError
 from autonl_mm.runs.checkpoints.config_text import inference_text
 
@@ -223,3 +224,15 @@ def test_config_in_an_exported_model_runs_no_code(trained, tmp_path, photographs
     onnx.save(model, exported)
     with pytest.raises(UnsafeCheckpointError, match=r"type='os\.system'"):
         load(exported).predict(photographs / 'a.png')
+
+
+@pytest.mark.parametrize('label', [255, 256, 900])
+def test_label_maps_of_any_number_of_classes(label, photographs, tmp_path):
+    network, labels = Predictor.__new__(Predictor), np.array([[0, label]])
+    network.task = 'segmentation'
+    network._samples = lambda files, *args: [(files[0], None)]
+    network._as_dict = lambda sample: dict(sem_seg=labels)
+    network._draw = lambda *args: None
+    list(network.write([photographs / 'a.png'], tmp_path / 'out'))
+    written = cv2.imread(str(tmp_path / 'out/preds/a.png'), cv2.IMREAD_UNCHANGED)
+    assert (written == labels).all()

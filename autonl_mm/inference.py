@@ -18,6 +18,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.fileio import dump
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import BaseDataElement
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .export.engines import Session, engine_of
 from .export.engines import load as load_session
@@ -29,8 +30,6 @@ from .runs.dataset_configs import leaf_datasets
 from .runs.pipelines import remove_annotations
 
 CHECKPOINT_ENDINGS = ('.pth', '.pt', '.ckpt', '.safetensors')
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff',
-                 '.webp')
 TASKS = dict(mmpretrain='classification', mmdet='detection', mmseg='segmentation')
 PathLike = Union[str, Path]
 
@@ -326,10 +325,10 @@ def find_images(paths: Sequence[PathLike]) -> Dict[str, str]:
             found[str(path)] = path.stem
             continue
         files = [p for p in sorted(path.rglob('*'))
-                 if p.suffix.lower() in IMAGE_ENDINGS]
+                 if p.suffix.lower() in IMG_EXTENSIONS]
         if not files:
             raise FileNotFoundError(
-                f'{path} has no image ({", ".join(IMAGE_ENDINGS)})')
+                f'{path} has no image ({", ".join(IMG_EXTENSIONS)})')
         found.update({str(p): str(p.relative_to(path).with_suffix('')) for p in files})
     return found
 

@@ -30,6 +30,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import yaml
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from autonl_mm.runs.classes import different_classes
 from autonl_mm.runs.coco_files import check_coco
@@ -38,7 +39,6 @@ from autonl_mm.runs.text_files import read_text
 from .holdout_dataset import split_indices
 
 OWN = 'own_data_'  # Files of ours among theirs
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'JPEGImages')
 MASK_FOLDERS = ('masks', 'mask', 'labels', 'annotations', 'SegmentationClass')
 PART = re.compile(r'(train|val|test)(id|idation|ing)?(20\d\d)?', re.IGNORECASE)
@@ -162,7 +162,8 @@ def read_classes(root: Path, files: List[Path], images: List[Path]) -> Read:
     for path in folders:
         if not any(path in (root / image).parents for image in images):
             raise ValueError(f'the folder {path} has no image that ends in one of '
-                             f'{", ".join(IMAGES)}: put images there or remove it')
+                             f'{", ".join(IMG_EXTENSIONS)}: put images there or remove '
+                             'it')
     if len(names) < 2:
         raise ValueError(
             f'{root} has images in the one folder {names[0]!r} and no labels: expected '
@@ -405,8 +406,8 @@ def find_layouts(root: Path, files: List[Path], images: List[Path]) -> Dict[str,
             layout = 'voc'
         elif file.suffix == '.txt' and file.stem in stems:
             layout = 'yolo'
-        elif file.suffix.lower() in IMAGES and folders & set(IMAGE_FOLDERS) and set(
-                file.parts[:-1]) & set(MASK_FOLDERS):
+        elif (file.suffix.lower() in IMG_EXTENSIONS and folders & set(IMAGE_FOLDERS)
+              and set(file.parts[:-1]) & set(MASK_FOLDERS)):
             layout = 'masks'
         if layout:
             found.setdefault(layout, file)
@@ -435,9 +436,10 @@ def read_folder(root: Path, task: Optional[str] = None
         raise FileNotFoundError(f'there is no folder {root}')
     files = sorted(path.relative_to(root) for path in root.rglob('*') if path.is_file()
                    and not path.name.startswith(('.', OWN)))
-    images = [path for path in files if path.suffix.lower() in IMAGES]
+    images = [path for path in files if path.suffix.lower() in IMG_EXTENSIONS]
     if not images:
-        raise ValueError(f'{root} has no image that ends in one of {", ".join(IMAGES)}')
+        raise ValueError(f'{root} has no image that ends in one of '
+                         f'{", ".join(IMG_EXTENSIONS)}')
     found = find_layouts(root, files, images)
     fitting = {k: v for k, v in found.items() if task in (None, TASKS[k])}
     if task == 'classifier' or not found:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import METRICS as ROOT_METRICS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
@@ -56,6 +57,11 @@ HOOKS = PublicRegistry(
     parent=ROOT_HOOKS,
     scope='autonl_mm',
     locations=['autonl_mm.engine.hooks', 'autonl_mm.nas'])
+METRICS = PublicRegistry(
+    'metric',
+    parent=ROOT_METRICS,
+    scope='autonl_mm',
+    locations=['autonl_mm.measure.nll'])
 WEIGHT_INITIALIZERS = PublicRegistry(
     'weight initializer',
     parent=ROOT_WEIGHT_INITIALIZERS,

@@ -15,8 +15,9 @@ BLOCK = 'r1_k3_s11_e1_i8_o8_nonlocal0.5'
 CODEBASES = ('mmpretrain', 'mmdet', 'mmseg')
 PUBLIC = dict(
     MODELS=('AutoNL', 'AutoNLSuperNet', 'CostAwareModel', 'EngineModel', 'LightNL',
-            'PluginBackbone', 'PoolDropout', 'SharedNL',
+            'LightNLForm', 'PluginBackbone', 'PoolDropout', 'SharedNL',
             'SqueezeExcitePlugin'),
+    METRICS=('NLL', ),
     OPTIM_WRAPPERS=('CpuAmpOptimWrapper', ),
     HOOKS=('BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',
            'LabelCheckHook', 'SafeCheckpointHook', 'SearchHook',

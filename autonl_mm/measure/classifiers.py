@@ -1,9 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Classifiers whose speed is measured."""
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Optional, Sequence, Type, Union
+from typing import Callable, Optional, Sequence, Union
 
 import torch.nn as nn
 
@@ -11,7 +12,7 @@ from autonl_mm.arch import ArchSpec, resolve_arch
 from autonl_mm.models import AutoNL, LightNL, MBConv, PoolDropout
 from autonl_mm.models.backbones.autonl import layer_cfgs
 
-from .comparison_blocks import AddOnly, ConvolutionOnly
+from .comparison_blocks import AddOnly, LightNLForm
 
 try:
     import timm
@@ -24,7 +25,7 @@ NAMES = {'AutoNL-S': 's', 'AutoNL-L': 'l'}
 VARIANTS = {
     'no-light-nl': dict(light_nl=None),
     'add-only': dict(light_nl=AddOnly),
-    'convolution-only': dict(light_nl=ConvolutionOnly),
+    'convolution-only': dict(light_nl=partial(LightNLForm, form='conv')),
     'size': dict(normalize='size'),
     'rms': dict(normalize='rms'),
     'no-se': dict(squeeze_excite=False),
@@ -47,7 +48,7 @@ class LastFeatureMap(nn.Module):
 
 def build_classifier(arch: Union[str, PathLike, Sequence[str], ArchSpec],
                      normalize: Optional[str] = None,
-                     light_nl: Optional[Type[LightNL]] = LightNL,
+                     light_nl: Optional[Callable[[int], LightNL]] = LightNL,
                      squeeze_excite: bool = True,
                      activation: Optional[str] = None) -> nn.Sequential:
     """A classifier of 1000 classes with random weights.
@@ -56,9 +57,9 @@ def build_classifier(arch: Union[str, PathLike, Sequence[str], ArchSpec],
         arch (str | PathLike | Sequence[str] | ArchSpec): As for
             :class:`autonl_mm.models.AutoNL`.
         normalize (str, optional): As for AutoNL. Defaults to None.
-        light_nl (type, optional): Class of the layers in LightNL's places, see
-            :mod:`autonl_mm.measure.comparison_blocks`; None for no layers. Defaults to
-            LightNL.
+        light_nl (Callable, optional): From a number of channels to the layer in a
+            LightNL's place, such as one of :mod:`autonl_mm.measure.comparison_blocks`;
+            None for no layers. Defaults to LightNL.
         squeeze_excite (bool): Whether blocks keep their squeeze-excite. Defaults to
             True.
         activation (str, optional): Type of the activations. Defaults to None, the

@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 
 from autonl_mm.measure.classifiers import build_classifier, network_by_name
-from autonl_mm.measure.comparison_blocks import AddOnly, ConvolutionOnly
+from autonl_mm.measure.comparison_blocks import AddOnly
 from autonl_mm.models import LightNL, MBConv
 
 
@@ -20,9 +20,8 @@ def test_build_classifier(tiny_arch):
     assert not torch.equal(layer(y), y)  # as after training
     # of notation without a line for it, the paper's
     assert layer.normalize == other.normalize == 'size'
-    for kind in AddOnly, ConvolutionOnly:
-        layers = light_nls(build_classifier(tiny_arch, light_nl=kind))
-        assert [type(m) for m in layers] == [kind] * 2
+    layers = light_nls(build_classifier(tiny_arch, light_nl=AddOnly))
+    assert [type(m) for m in layers] == [AddOnly] * 2
     net = build_classifier(tiny_arch, light_nl=None, squeeze_excite=False)
     assert not light_nls(net)
     assert not any(m.se for m in net.modules() if isinstance(m, MBConv))
@@ -36,8 +35,9 @@ def test_network_by_name(tiny_arch):
     for variant in 'size', 'rms':
         layers = light_nls(network_by_name(f'{name}:{variant}'))
         assert [m.normalize for m in layers] == [variant] * 2
-    for variant, kind in (('add-only', AddOnly), ('convolution-only', ConvolutionOnly)):
-        assert type(light_nls(network_by_name(f'{name}:{variant}'))[0]) is kind
+    assert type(light_nls(network_by_name(f'{name}:add-only'))[0]) is AddOnly
+    assert [layer.form for layer in light_nls(
+        network_by_name(f'{name}:convolution-only'))] == ['conv'] * 2
     for variant, act in ('h-swish', nn.Hardswish), ('relu', nn.ReLU):
         acts = {type(m) for m in network_by_name(f'{name}:{variant}').modules()}
         assert act in acts and nn.SiLU not in acts

@@ -31,8 +31,7 @@ LIGHT_NL = dict(type='autonl_mm.LightNL', normalize='size')
 # From the name to the config of the layer.
 BLOCKS = {
     'none': None,
-    'squeeze-excite, ratio 1/4': dict(
-        type='autonl_mm.SqueezeExcitePlugin', hidden_channels=1 / 4),
+    'squeeze-excite, ratio 1/4': dict(type='autonl_mm.SqueezeExcitePlugin'),
     'NonLocal2d': dict(
         type='NonLocal2d', reduction=1, mode='dot_product', norm_cfg=NORM),
     'NonLocal2d, reduction 2': dict(

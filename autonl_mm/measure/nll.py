@@ -14,7 +14,7 @@ class NLL(BaseMetric):
     """Mean negative log-likelihood of the labels, in nats.
 
     It uses the scores of all images or pixels, so that it scatters less from run to run
-    than the accuracy. Label smoothing and weights of a training loss have no part in it.
+    than the accuracy. It has no label smoothing and no class weights.
 
     Args:
         ignore_index (int): Label of pixels that do not count. Defaults to 255.

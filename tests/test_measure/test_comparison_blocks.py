@@ -51,7 +51,7 @@ def test_einsum_is_the_same_formula():
 
 def by_einsum(form, x, k, stride):
     """The forms as LightNLForm's docstring writes them, from ``(N, C, H, W)``."""
-    n, c, h, w = x.shape
+    h, w = x.shape[2:]
     x = x.flatten(2)
     s = x.unflatten(2, (h, w))[:, :, ::stride, ::stride].flatten(2)
     size = s.shape[2]

@@ -1,21 +1,24 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import json
-import re
 
 import pytest
+import torch
 from conftest import ROOT, call_main, load_tool, main_error
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from autonl_mm import AUTONL_S, count_macs
 from autonl_mm.arch import NORMALIZE
 from autonl_mm.models.layers import LightNL, light_nl_scales
+from autonl_mm.runs.digest import digest
+from autonl_mm.runs.scalars import read_scalars
 
 SCRIPT = 'tools/benchmarks/compare_steps.py'
 CONFIG = 'configs/mmpretrain/light-nl-steps_1xb32_cifar10.py'
 STEPS = ('none', 'conventional', 'shared_features', 'depthwise_output',
          'channel_compaction', 'spatial_compaction', 'bounded',
-         'bounded_depthwise_output', 'squeeze_excite_equal_macs')
+         'bounded_depthwise_output')
 
 
 def added_macs():
@@ -23,7 +26,6 @@ def added_macs():
     # channels, side of the feature map, stride of a strided LightNL
     places = [(16, 16, 2), (24, 16, 2), (24, 16, 2), (40, 8, 2), (40, 8, 2),
               (80, 4, 1), (80, 4, 1), (80, 4, 1)]
-    hidden = {16: 1672, 24: 2002, 40: 706, 80: 224}  # units of squeeze-excite
     totals = {step: [0, 0] for step in STEPS}
     for c, side, stride in places:
         n, k = side * side, c // 4
@@ -42,8 +44,7 @@ def added_macs():
             channel_compaction=[p + 9 * n * c for p in products(k, n)],
             spatial_compaction=[p + 9 * n * c for p in products(k, ns)],
             bounded=[p + 9 * n * c for p in products(k, ns, gram=1)],
-            bounded_depthwise_output=[p + 9 * n * c for p in products(c, n, gram=1)],
-            squeeze_excite_equal_macs=[n * c + 2 * hidden[c] * c] * 2)
+            bounded_depthwise_output=[p + 9 * n * c for p in products(c, n, gram=1)])
         for step, macs in added.items():
             totals[step] = [a + b for a, b in zip(totals[step], macs)]
     return totals
@@ -66,7 +67,6 @@ def test_costs(tmp_path, monkeypatch, capsys, scope):
         assert rows[step][:2] == [f'{m / 1e6:.3f} M' for m in macs]
     costs = [float(rows[step][0].split()[0]) for step in STEPS[1:7]]
     assert costs == sorted(costs, reverse=True)
-    assert rows['squeeze_excite_equal_macs'][1] == rows['bounded'][1]
     assert rows['channel_compaction'][2] == rows['spatial_compaction'][2]
     assert not any('seed' in name for name in head)
     assert not list(tmp_path.glob('*-seed0'))
@@ -123,35 +123,92 @@ def test_trains_each_once(small_config, tmp_path, monkeypatch, capsys, scope,
     assert logs == {p: p.stat().st_mtime for p in logs}
 
 
+@pytest.fixture(scope='module')
+def forms(image_folder, tmp_path_factory):
+    """The config of forms with a tiny network, and two bases that were not trained."""
+    cfg = Config.fromfile('configs/mmpretrain/light-nl-forms_1xb64-3e_cifar100.py')
+    cfg.steps = {k: cfg.steps[k] for k in ('none', 'squeeze_excite', 'conv', 'relu')}
+    cfg.model.backbone.backbone.arch = [
+        'r1_k3_s22_e1_i16_o16', 'r1_k3_s22_e2_i16_o16', 'head16']
+    cfg.model.head.update(num_classes=2, in_channels=16)
+    cfg.data_preprocessor.num_classes = 2
+    for loader, part in ((cfg.train_dataloader, 'train'), (cfg.val_dataloader, 'val')):
+        loader.batch_size = 8
+        loader.dataset.update(data_root=str(image_folder), data_prefix=part)
+    cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    cfg.param_scheduler.total_steps = 1
+    cfg.custom_hooks[1].update(num_samples=16, interval=1)
+    cfg.default_hooks.logger.interval = 1
+    folder = tmp_path_factory.mktemp('forms')
+    cfg.dump(folder / 'forms.py')
+    cfg.model.backbone.plugins = []
+    bases = [folder / f'base{i}.pth' for i in range(2)]
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        for path in bases:
+            net = MODELS.build(cfg.model)
+            net.init_weights()
+            torch.save(dict(state_dict=net.state_dict()), path)
+    return folder / 'forms.py', bases
+
+
 @pytest.mark.long
-def test_starts_with_the_backbones_of_another_comparison(
-        small_config, tmp_path, monkeypatch, capsys, scope, forked_trials):
-    """Of the same step and seed, wherever the folder is now."""
-    short = ['--seeds', 1, '--steps', 'spatial_compaction', '--cfg-options',
-             'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
-             'param_scheduler.total_steps=1']
-    tool = load_tool(SCRIPT)
-    call_main(monkeypatch, tool, small_config, '--work-dir', tmp_path / 'a', *short)
-    (tmp_path / 'a').rename(tmp_path / 'b')
-    capsys.readouterr()
-    call_main(monkeypatch, tool, small_config, '--work-dir', tmp_path / 'c',
-              '--pretrained', tmp_path / 'b', *short)
-    _, rows = rows_of(capsys.readouterr().out)
-    assert set(rows) - {'step'} == {'spatial_compaction'}  # in two tables
-    run = 'spatial_compaction-seed0'
-    log = (tmp_path / 'c' / run / 'train.log').read_text()
-    assert re.search(rf"load backbone\. in model from: .*b/{run}/epoch_1\.pth", log)
-    message = main_error(monkeypatch, tool, small_config, '--work-dir',
-                         tmp_path / 'd', '--pretrained', tmp_path / 'b')
-    assert 'none-seed0/last_checkpoint does not exist' in message
+def test_forks(forms, tmp_path, monkeypatch, capsys, scope, forked_trials):
+    """All start as the base and see the same batches; orders are averaged."""
+    config, bases = forms
+    names = ('none', 'conv', 'relu')
+    call_main(monkeypatch, load_tool(SCRIPT), config, '--work-dir', tmp_path, '--seeds',
+              2, '--control', 'conv', '--steps', *names, '--fork', *bases)
+    nll, accuracy = capsys.readouterr().out.split('\n\n')[:2]
+    head, rows = rows_of(nll)
+    assert head == ['NLL', 'base 0', 'base 1', 'mean', 'standard deviation',
+                    'difference from none, 95% interval',
+                    'difference from conv, 95% interval']
+    assert rows['none'][-2] == rows['conv'][-1] == '' and '±' in rows['relu'][-1]
+    assert rows_of(accuracy)[0][4:6] == ['base 0', 'base 1']
+    for i, path in enumerate(bases):
+        losses, scores = [], []
+        for name in names:
+            runs = [tmp_path / f'{name}-base{digest(path)[:8]}-order{order}'
+                    for order in range(2)]
+            results = [json.loads((run / 'result.json').read_text()) for run in runs]
+            scores.append(sum(r['nll'] for r in results) / 2)
+            assert rows[name][i] == f'{scores[-1]:.4f}'
+            # of the first batch, before the first step
+            losses.append([read_scalars(run)[0][0]['loss'] for run in runs])
+            assert 'BN found, run 2 iters' in (runs[0] / 'train.log').read_text()
+        assert losses[0] == losses[1] == losses[2] and losses[0][0] != losses[0][1]
+        assert len(set(scores)) == 3
 
 
-def test_paired_difference():
+def test_branches_have_the_same_larger_learning_rate(forms, scope):
+    cfg = Config.fromfile(forms[0])
+    init_default_scope('mmpretrain')
+    for name in cfg.steps:
+        model = MODELS.build(load_tool(SCRIPT).with_step(cfg, name).model)
+        groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+        rates = {id(p): group['lr'] for group in groups for p in group['params']}
+        larger = [param for param, p in model.named_parameters()
+                  if rates[id(p)] == 5 * cfg.optim_wrapper.optimizer.lr]
+        assert len(larger) == 2 * (name in ('conv', 'relu')), name
+        assert all(param.endswith('light_nl.norm.weight') for param in larger)
+
+
+def test_fork_of_another_network(forms, tmp_path, monkeypatch, scope):
+    config, (base, _) = forms
     tool = load_tool(SCRIPT)
-    mean, half = tool.paired_difference([3.0, 5.0, 4.0], [1.0, 2.0, 3.0])
-    # differences 2, 3, 1; t of two degrees of freedom is 4.303
-    assert mean == pytest.approx(2)
-    assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    arguments = [config, '--work-dir', tmp_path / 'runs', '--no-train', '--steps',
+                 'none', 'conv', '--fork']
+    message = main_error(monkeypatch, tool, *arguments, tmp_path / 'no.pth')
+    assert 'no.pth does not exist' in message
+    state = torch.load(base)['state_dict']
+    state['head.fc.bias'] = torch.zeros(3)
+    torch.save(dict(state_dict=state), tmp_path / 'other.pth')
+    message = main_error(monkeypatch, tool, *arguments, tmp_path / 'other.pth')
+    assert 'other.pth is (3,), expected (2,), as in the network of the step' in message
+    message = main_error(monkeypatch, tool, *arguments, base, '--steps', 'conv', 'none')
+    assert 'is no such weight, expected (16, 1, 3, 3), as in the network' in message
+    message = main_error(monkeypatch, tool, *arguments, base, '--control', 'relu')
+    assert "--control is 'relu', expected one of none, conv" in message
 
 
 @pytest.mark.long
@@ -161,7 +218,7 @@ def test_paired_difference():
                  256, 7, marks=pytest.mark.slow),
 ])
 def test_steps_of_autonl_s(config, shape, places, tmp_path, monkeypatch, capsys, scope):
-    """With LightNL they are AutoNL-S, and squeeze-excite costs as much."""
+    """With LightNL they are AutoNL-S."""
     call_main(monkeypatch, load_tool(SCRIPT), ROOT / config, '--work-dir', tmp_path,
               '--no-train', '--input-shape', shape)
     _, rows = rows_of(capsys.readouterr().out)
@@ -180,9 +237,6 @@ def test_steps_of_autonl_s(config, shape, places, tmp_path, monkeypatch, capsys,
         net = MODELS.build(backbone)
         assert light_nl_scales(net) == [NORMALIZE[normalize]]
         assert sum(isinstance(m, LightNL) for m in net.modules()) == places
-    if shape == 128:
-        assert macs['squeeze_excite_equal_macs'] == pytest.approx(
-            macs['paper'], rel=1e-3)
 
 
 @pytest.mark.parametrize('arguments, words', [

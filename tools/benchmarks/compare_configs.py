@@ -14,7 +14,7 @@ from pathlib import Path
 
 from autonl_mm.experiments import trials
 from autonl_mm.experiments.cluster import Cluster
-from autonl_mm.experiments.paired import paired_difference
+from autonl_mm.experiments.paired import comparison_table
 from autonl_mm.runs import outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.scalars import read_scalars
@@ -41,20 +41,7 @@ def tables(values, curves):
         curves (dict[str, list[dict[int, float]]]): For each config and seed, the metric
             by the step of the evaluation.
     """
-    first = next(iter(values))
-    seeds = len(values[first])
-    head = ['config', *(f'seed {i}' for i in range(seeds)), 'mean']
-    if seeds > 1:
-        head += ['standard deviation', 'difference, 95% interval']
-    rows = []
-    for name, own in values.items():
-        row = [name, *(f'{v:.2f}' for v in own), f'{statistics.mean(own):.2f}']
-        if seeds > 1:
-            mean, half = paired_difference(own, values[first])
-            row += [f'{statistics.stdev(own):.2f}',
-                    '' if name == first else f'{mean:+.2f} ± {half:.2f}']
-        rows.append(row)
-    text = markdown_table(head, rows)
+    text = comparison_table('config', values, 'seed', [next(iter(values))])
     steps = sorted({step for own in curves.values() for c in own for step in c})
     if len(steps) > 1:
         text += '\n\n' + markdown_table(

@@ -2,7 +2,7 @@
 # 3.1), each after the project convolution of all 8 blocks of one network, on
 # CIFAR-10 at 32x32 (feature maps of 16x16, 8x8 and 4x4): 5 epochs of 20,000 images.
 # tools/benchmarks/compare_steps.py trains all steps, and beside them the bounded
-# LightNL and squeeze-excite. Used alone, this config trains spatial_compaction.
+# LightNL. Used alone, this config trains spatial_compaction.
 _base_ = 'autonl-searched_1xb32_cifar10.py'
 
 norm_cfg = dict(type='BN', momentum=0.1, eps=1e-3)
@@ -52,17 +52,6 @@ steps = dict(
     bounded_depthwise_output=[
         dict(
             cfg=dict(light_nl, channel_ratio=1, normalize='rms'), target=target)
-    ],
-    # As many hidden units as it takes for the MACs of bounded, place by place
-    squeeze_excite_equal_macs=[
-        dict(
-            cfg=dict(type='autonl_mm.SqueezeExcitePlugin', hidden_channels=n),
-            target=f'{place}\\.project') for n, place in (
-                (1672, r'layers\.1\.0'),
-                (2002, r'layers\.2\.\d+'),
-                (706, r'layers\.3\.\d+'),
-                (224, r'layers\.4\.\d+'),
-            )
     ])
 model = dict(
     backbone=dict(

@@ -21,33 +21,10 @@ steps = dict(
         dict(cfg=rms, target=place),
         dict(cfg=dict(rms, stride=2), target=strided_place),
     ],
-    # As many hidden units as a quarter of the channels.
     squeeze_excite=[
         dict(
-            cfg=dict(type='autonl_mm.SqueezeExcitePlugin', hidden_channels=n),
-            target=target) for n, target in (
-                (6, r'layers\.2\.0\.project'),
-                (10, r'layers\.3\.[01]\.project'),
-                (20, r'layers\.4\.0\.project'),
-                (24, r'layers\.5\.0\.project'),
-                (48, r'layers\.6\.0\.project'),
-                (80, r'layers\.7\.0\.project'),
-            )
-    ],
-    # As many as it takes for the MACs of the paper's LightNL at 128x128, place by
-    # place. Those of squeeze-excite do not grow with the size of the feature map, so
-    # that it has many more parameters.
-    squeeze_excite_equal_macs=[
-        dict(
-            cfg=dict(type='autonl_mm.SqueezeExcitePlugin', hidden_channels=n),
-            target=target) for n, target in (
-                (10240, r'layers\.2\.0\.project'),
-                (3584, r'layers\.3\.0\.project'),
-                (2624, r'layers\.3\.1\.project'),
-                (1536, r'layers\.4\.0\.project'),
-                (1792, r'layers\.5\.0\.project'),
-                (224, r'layers\.[67]\.0\.project'),
-            )
+            cfg=dict(type='autonl_mm.SqueezeExcitePlugin'),
+            target=f'{place}|{strided_place}')
     ],
     # mmcv's conventional block from stride 8 on: at stride 4 it would add more than
     # half of the network's MACs.

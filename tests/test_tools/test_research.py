@@ -4,8 +4,10 @@ import platform
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
+import numpy as np
 import pytest
-from conftest import ROOT, call_main, known_to_forks, load_tool
+from conftest import ROOT, call_main, known_to_forks, load_tool, main_error
 from mmengine.config import Config
 
 from autonl_mm.runs.allocator import SWITCH
@@ -51,3 +53,38 @@ def test_search(capsys, scope):
     memory = re.search(r'\| ratio \| [\d.]+ \| ([\d.]+) \|', capsys.readouterr().out)
     # the supernet has all weights of the largest network, and its gates
     assert float(memory[1]) > 1
+
+
+def test_canvases_of_repeated_crops():
+    """Pixels are equal to those of the same crop elsewhere where the label says so."""
+    tool = load_tool('tools/research/repeated_crops.py')
+    rng = np.random.default_rng(0)
+    crops = rng.normal(size=(6, 12, 12, 3)).astype(np.float32)
+    images, labels = tool.draw(crops, 5, rng)
+    for image, label in zip(images, labels):
+        assert (label == 1).sum() == (label == 0).sum() == 4 * 9
+        corners = {1: [], 0: []}  # values that no other crop has
+        for value in crops[:, 0, 0, 0]:
+            for y, x in np.argwhere(image[0].numpy() == value):
+                corners[int(label[y // 4, x // 4])].append(value)
+        assert len(corners[1]) == 4 and len(set(corners[1])) == 2
+        assert len(corners[0]) == len(set(corners[0])) == 4
+        assert (image[:, label.isnan().repeat_interleave(4, 0)
+                      .repeat_interleave(4, 1)] == 0).all()
+
+
+def test_repeated_crops(tmp_path, monkeypatch, capsys, scope):
+    tool = load_tool('tools/research/repeated_crops.py')
+    for i in range(10):
+        cv2.imwrite(str(tmp_path / f'{i}.png'), np.random.default_rng(i).integers(
+            0, 256, (60, 50, 3)).astype(np.uint8))
+    monkeypatch.setattr(tool.logging, 'disable', lambda level: None)
+    call_main(monkeypatch, tool, tmp_path, '--steps', 'none', 'bounded', '--seeds', 1,
+              '--iterations', 2, '--batch-size', 2)
+    rows = re.findall(r'^\| (\w+) \| [\d.]+ \| ([\d.]+) \|$', capsys.readouterr().out,
+                      re.MULTILINE)
+    assert [name for name, _ in rows] == ['none', 'bounded']
+    assert all(20 < float(value) < 80 for _, value in rows)
+    (tmp_path / '3.png').unlink()
+    assert 'has 9 images .jpg, .jpeg, .png, expected at least 10' in main_error(
+        monkeypatch, tool, tmp_path)

@@ -16,7 +16,11 @@ model = dict(
     decode_head=dict(dropout_ratio=0))
 optim_wrapper = dict(
     optimizer=dict(lr=1e-3), paramwise_cfg=_base_.paramwise_cfg)
-param_scheduler = dict(eta_max=1e-3, total_steps=300)
+# These schedulers keep the larger learning rate; OneCycleLR would not.
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, begin=0, end=50, by_epoch=False),
+    dict(type='CosineAnnealingLR', begin=50, end=300, by_epoch=False),
+]
 train_cfg = dict(max_iters=300, val_interval=300)
 default_hooks = dict(checkpoint=dict(interval=300))
 val_evaluator = [
@@ -27,5 +31,5 @@ test_evaluator = val_evaluator
 custom_hooks = [
     dict(type='autonl_mm.ChannelsLastHook'),
     # BN's statistics are those of the last weights when these are evaluated.
-    dict(type='mmpretrain.PreciseBNHook', num_samples=1024, interval=300),
+    dict(type='mmpretrain.PreciseBNHook', num_samples=512, interval=300),
 ]

@@ -28,8 +28,8 @@ model = dict(
 optim_wrapper = dict(
     optimizer=dict(lr=6e-3),
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0.))
-param_scheduler = dict(eta_max=6e-3, total_steps=12)
-train_cfg = dict(max_epochs=12, val_interval=12)
+param_scheduler = dict(eta_max=6e-3, total_steps=8)
+train_cfg = dict(max_epochs=8, val_interval=8)
 val_dataloader = dict(dataset=dict(data_prefix='select'))
 test_dataloader = val_dataloader
 val_evaluator = [

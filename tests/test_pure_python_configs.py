@@ -13,7 +13,7 @@ from autonl_mm.config_checks import check_search
 from autonl_mm.export import export
 from autonl_mm.export.engines import ENGINES, Settings
 from autonl_mm.models.layers.mbconv import fused_act_cfg
-from autonl_mm.nas.search_configs import build_supernet, search_options
+from autonl_mm.nas.search_configs import build_supernet, selection_options
 from autonl_mm.runs import configs, launch
 from autonl_mm.runs.configs import type_name
 
@@ -85,7 +85,7 @@ with read_base():
     from .base import *
 
 from autonl_mm.datasets import HoldoutDataset
-from autonl_mm.nas import AutoNLSuperNet, CostAwareModel, SearchHook
+from autonl_mm.nas import AutoNLSuperNet, CostAwareModel, GateSearchHook
 
 block = dict(channels=8, depth=1, stride=2, kernel_size=3, expand_ratio=1, se_ratio=0,
              nl_ratio=0)
@@ -98,7 +98,7 @@ model = dict(type=CostAwareModel, model=task, cost_weight=0.05, target=1e5)
 images = train_dataloader['dataset']
 train_dataloader = dict(train_dataloader, dataset=dict(
     type=HoldoutDataset, dataset=images, holdout=8, split='train'))
-custom_hooks = [dict(type=SearchHook, candidates=2, num_samples=8, held_out=dict(
+custom_hooks = [dict(type=GateSearchHook, candidates=2, num_samples=8, held_out=dict(
     type=HoldoutDataset, dataset=images, holdout=8, split='val'))]
 retrain_base = {retrain!r}
 """
@@ -248,7 +248,7 @@ def test_benchmark_allocator(files, monkeypatch, scope):
 
 def test_types_are_found(files, scope):
     search = Config.fromfile(files.search)
-    options = search_options(search)
+    options = selection_options(search)
     assert type_name(options.pop('held_out')) == 'HoldoutDataset'
     assert options == dict(candidates=2, num_samples=8)
     search.model = search.model.model

@@ -20,8 +20,8 @@ PUBLIC = dict(
     METRICS=('NLL', ),
     OPTIM_WRAPPERS=('CpuAmpOptimWrapper', ),
     HOOKS=('BatchScaledEMAHook', 'ChannelsLastHook', 'CompileHook', 'DataTimeHook',
-           'LabelCheckHook', 'SafeCheckpointHook', 'SearchHook',
-           'SkippedImagesHook'),
+           'GateSearchHook', 'LabelCheckHook', 'SafeCheckpointHook',
+           'SandwichSearchHook', 'SkippedImagesHook'),
     TRANSFORMS=('LoadImageOrSkip', 'ReleaseCenterCrop'),
     DATASETS=('HoldoutDataset', 'HoldoutFolder'))
 

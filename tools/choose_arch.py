@@ -27,12 +27,15 @@ from autonl_mm.experiments.cluster import Cluster
 from autonl_mm.experiments.finalists import Finalists, train_shortly, write_finalists
 from autonl_mm.experiments.pareto import pareto_record
 from autonl_mm.experiments.ranking import rank_correlations
-from autonl_mm.nas.search_configs import open_search, search_options, write_subnet
+from autonl_mm.nas.search_configs import (
+    open_search,
+    selection_options,
+    write_subnet,
+)
 from autonl_mm.nas.selection.choosing import TOLERANCE, best_finalist, choose, make_goal
 from autonl_mm.nas.selection.evolution import mean_loss, nan_last
 from autonl_mm.nas.selection.loss_cache import LossCache
 from autonl_mm.nas.selection.proxy_loss import FixedBatches
-from autonl_mm.nas.training.search_hook import describe_images
 from autonl_mm.runs import exit_codes, launch, outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
@@ -114,8 +117,8 @@ def parse_args():
     return parser.parse_args()
 
 
-def hook_options(args, cfg):
-    """Options of SearchHook that replace the config's.
+def candidate_options(args, cfg):
+    """Options of the selection that replace the config's.
 
     Args:
         args (Namespace): Arguments of the tool.
@@ -131,7 +134,7 @@ def hook_options(args, cfg):
                              'least 1')
     options = {name: getattr(args, name) for name in ('candidates', 'num_samples')
                if getattr(args, name) is not None}
-    if not options.get('candidates', search_options(cfg).get('candidates', 1)):
+    if not options.get('candidates', selection_options(cfg).get('candidates', 1)):
         raise ValueError('the config tries no candidates: give --candidates')
     return options
 
@@ -320,15 +323,16 @@ def run(args):
     if where and not cfg.get('retrain_base'):
         raise ValueError(f'--finalists needs a retrain_base in {args.config}, the '
                          'config of their trainings')
-    options = hook_options(args, cfg)
-    runner, hook = open_search(cfg, args.checkpoint, args.work_dir, **options)
-    supernet, space = hook.supernet, hook.supernet.space
-    tables = {name: supernet.table_of(model) for name, model in models.items()}
+    options = candidate_options(args, cfg)
+    runner, model, selection = open_search(
+        cfg, args.checkpoint, args.work_dir, **options)
+    supernet, space = model.supernet, model.supernet.space
+    tables = {name: supernet.table_of(own) for name, own in models.items()}
     goals, levels = make_goals(args, tables, cost)
-    proxy = hook.proxy_loss(runner)
-    print_once(f'choosing: {hook.candidates} candidates for each of '
+    proxy = selection.proxy_loss(runner, model)
+    print_once(f'choosing: {selection.candidates} candidates for each of '
                f'{len(goals + levels)} costs, seed {args.seed}, on '
-               f'{describe_images(proxy)}')
+               f'{proxy.describe_images()}')
     kind = 'held out' if proxy.held_out else 'training'
     cache = LossCache(args.out / 'losses.json', proxy.losses, dict(
         checkpoint=digest(Path(args.checkpoint))[:16], seed=proxy.seed,
@@ -343,7 +347,7 @@ def run(args):
     chosen = []
     for goal in goals + levels:
         subnet, _, loss = choose(goal, space, cache.losses, proxy.images,
-                                 hook.candidates, args.seed)
+                                 selection.candidates, args.seed)
         print_once(f'{goal.name}: the lowest loss of the candidates is {loss:.4f}')
         chosen.append((subnet, loss))
     if where:
@@ -360,7 +364,7 @@ def run(args):
                    arch=space.arch(subnet).to_text().splitlines())
         print_once(f'{goal.name}: loss {loss:.4f}, ' + ', '.join(
             f'{row[name]:,.6g} {t.unit}' for name, t in tables.items()))
-        write_subnet(folder, cfg, hook, proxy, for_bn, subnet)
+        write_subnet(folder, cfg, model, proxy, for_bn, subnet)
         rows.append(row)
     if not is_main_process():
         return

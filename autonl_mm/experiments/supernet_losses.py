@@ -16,7 +16,7 @@ def supernet_losses(cfg: Config, checkpoint: str, subnets: Sequence[Subnet],
     """Losses of subnets, computed as a search computes them for candidates.
 
     Args:
-        cfg (Config): The config of the search; its SearchHook decides the images.
+        cfg (Config): The config of the search; its hook decides the images.
         checkpoint (str): The checkpoint of the search.
         subnets (Sequence[Subnet]): The subnets.
         work_dir (Path): Folder for the log.
@@ -28,8 +28,8 @@ def supernet_losses(cfg: Config, checkpoint: str, subnets: Sequence[Subnet],
         BrokenCheckpointError, UnsafeCheckpointError, ValueError: If the checkpoint
             cannot be loaded or is of another search space.
     """
-    runner, hook = open_search(cfg, checkpoint, work_dir)
-    proxy = hook.proxy_loss(runner)
+    runner, model, selection = open_search(cfg, checkpoint, work_dir)
+    proxy = selection.proxy_loss(runner, model)
     means = []
     for subnet in tqdm(subnets, desc='subnets', leave=False):
         values, = proxy.losses([subnet], 0, proxy.num_batches)

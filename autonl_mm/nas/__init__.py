@@ -5,9 +5,11 @@ from autonl_mm.nas.supernet.space import BlockSpace, SearchSpace
 from autonl_mm.nas.supernet.superkernel import SearchableMBConv
 from autonl_mm.nas.supernet.supernet import AutoNLSuperNet
 from autonl_mm.nas.training.cost_aware_model import CostAwareModel, load_search
-from autonl_mm.nas.training.search_hook import SearchHook
+from autonl_mm.nas.training.gate_search_hook import GateSearchHook
+from autonl_mm.nas.training.sandwich_search_hook import SandwichSearchHook
 
 __all__ = [
-    'AutoNLSuperNet', 'BlockSpace', 'CostAwareModel', 'GateState', 'SearchHook',
-    'SearchSpace', 'SearchableMBConv', 'export_subnet', 'indicator', 'load_search',
+    'AutoNLSuperNet', 'BlockSpace', 'CostAwareModel', 'GateSearchHook', 'GateState',
+    'SandwichSearchHook', 'SearchSpace', 'SearchableMBConv', 'export_subnet',
+    'indicator', 'load_search',
 ]

@@ -12,44 +12,47 @@ from mmengine.runner.checkpoint import save_checkpoint
 
 from autonl_mm.arch import ArchSpec
 from autonl_mm.models.backbones.autonl import LAYER_CFGS, layer_cfgs
+from autonl_mm.nas.selection.candidates import CandidateSelection
 from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
 from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.runs import launch
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.configs import enter_scope, type_name
-from autonl_mm.runs.model_wrappers import unwrap_model
 
 from .supernet.export import changed_settings, subnet_text
 from .supernet.supernet import AutoNLSuperNet
-from .training.cost_aware_model import CostAwareModel, load_search
-from .training.search_hook import SearchHook
+from .training.cost_aware_model import CostAwareModel, load_search, searched_model
+
+HOOKS = ('GateSearchHook', 'SandwichSearchHook')
 
 
-def search_options(cfg: Config) -> dict:
-    """Options of the SearchHook in a search's config; empty if there is none.
+def selection_options(cfg: Config) -> dict:
+    """Options of a search's hook for its :class:`CandidateSelection`; empty if the
+    config has no such hook.
 
     Args:
         cfg (Config): The config.
     """
     for hook in cfg.get('custom_hooks') or ():
-        if type_name(hook) == 'SearchHook':
-            return {k: v for k, v in hook.items() if k not in ('type', 'priority')}
+        if type_name(hook) in HOOKS:
+            return {key: hook[key] for key in ('candidates', 'num_samples', 'held_out')
+                    if key in hook}
     return {}
 
 
 def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
-                **options) -> Tuple[Runner, SearchHook]:
+                **options) -> Tuple[Runner, CostAwareModel, CandidateSelection]:
     """Build a search's runner with the weights of a checkpoint.
 
     Args:
         cfg (Config): The config of the search.
         checkpoint (str): Its checkpoint.
         work_dir (str | Path): For the log.
-        **options: Options of the SearchHook in place of the config's.
+        **options: Options of the CandidateSelection in place of the config's.
 
     Returns:
-        tuple[Runner, SearchHook]: The runner with its model in training mode, and the
-        hook with the model and the images for candidates.
+        tuple[Runner, CostAwareModel, CandidateSelection]: The runner, its model in
+        training mode, and the selection with the images for candidates.
 
     Raises:
         BrokenCheckpointError, UnsafeCheckpointError, ValueError: If the checkpoint
@@ -57,15 +60,16 @@ def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
             search.
     """
     cfg = cfg.copy()
-    hook = SearchHook(**{**search_options(cfg), **options})
+    selection = CandidateSelection(**{**selection_options(cfg), **options})
     cfg.update(work_dir=str(work_dir), custom_hooks=[], log_level='WARNING')
     cfg.default_hooks = dict(checkpoint=None, logger=None)
     runner = launch.build_runner(cfg)
-    hook.open(runner)
-    load_search(unwrap_model(runner.model), checkpoint)
+    model = searched_model(runner)
+    selection.open(runner)
+    load_search(model, checkpoint)
     runner.model.train()
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    return runner, hook
+    return runner, model, selection
 
 
 def task_config(cfg: Config, model: CostAwareModel, arch: ArchSpec) -> ConfigDict:
@@ -129,7 +133,7 @@ def write_retrain_config(path: Union[str, os.PathLike], base: str, arch: ArchSpe
     Config.fromfile(path)  # raises if it cannot be read
 
 
-def write_subnet(folder: Path, cfg: Config, hook: SearchHook, proxy: ProxyLoss,
+def write_subnet(folder: Path, cfg: Config, model: CostAwareModel, proxy: ProxyLoss,
                  batches: FixedBatches, subnet: Subnet) -> None:
     """Write a subnet: ``arch.txt``, ``subnet.pth`` with the inherited weights, and
     ``retrain.py`` if the config of the search has a ``retrain_base``.
@@ -137,20 +141,20 @@ def write_subnet(folder: Path, cfg: Config, hook: SearchHook, proxy: ProxyLoss,
     Args:
         folder (Path): The folder to write to.
         cfg (Config): The config of the search.
-        hook (SearchHook): The search's, with its model.
+        model (CostAwareModel): The model of the search.
         proxy (ProxyLoss): The search's.
         batches (FixedBatches): The images on which BN's statistics are measured.
         subnet (Subnet): The subnet.
     """
-    arch = hook.supernet.space.arch(subnet)
-    with hook.model.exported_as(subnet):
+    arch = model.supernet.space.arch(subnet)
+    with model.exported_as(subnet):
         proxy.recalibrate(batches)
         state = {name: value.detach().cpu().clone()
-                 for name, value in hook.model.model.state_dict().items()}
+                 for name, value in model.model.state_dict().items()}
     if not is_main_process():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    cfgs = hook.supernet.cfgs
+    cfgs = model.supernet.cfgs
     atomic_write(folder / 'arch.txt', subnet_text(arch, cfgs))
     save_checkpoint(dict(meta=dict(), state_dict=state), str(folder / 'subnet.pth'))
     if cfg.get('retrain_base'):

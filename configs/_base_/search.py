@@ -4,7 +4,7 @@
 # be trained towards one subnet, and other candidates would get worse losses.
 custom_hooks = [
     dict(
-        type='autonl_mm.SearchHook',
+        type='autonl_mm.GateSearchHook',
         warmup=0.75,
         freeze_at=0.75,
         warmup_sample_rate=0.95,

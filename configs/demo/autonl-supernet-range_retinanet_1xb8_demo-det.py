@@ -1,9 +1,6 @@
 # A supernet for all targets as the backbone of a RetinaNet on scenes of handwritten
 # digits. tools/choose_arch.py chooses its networks.
-_base_ = [
-    'autonl-supernet_retinanet_1xb8_demo-det.py',
-    '../_base_/search_range.py',
-]
+_base_ = 'autonl-supernet_retinanet_1xb8_demo-det.py'
 
 model = dict(target=None)
 # 64 of the 600 scenes are kept from the weights.
@@ -15,10 +12,12 @@ train_dataloader = dict(
         dataset=images,
         holdout=64,
         split='train'))
-search_hook, bn_hook = _base_.custom_hooks
+_, bn_hook = _base_.custom_hooks
 custom_hooks = [
     dict(
-        {**search_hook, **_base_.for_all_targets},
+        type='autonl_mm.SandwichSearchHook',
+        candidates=64,
+        num_samples=64,
         # A detector has no logits of classes that another network could learn: all
         # networks learn from the boxes.
         soft_targets=False,

@@ -46,7 +46,12 @@ test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=1024)
 # 6,255 of 10,008 steps, as in Single-Path NAS
 custom_hooks = [
-    dict(type='autonl_mm.SearchHook', warmup=0.625, freeze_at=0.9),
+    dict(
+        type='autonl_mm.GateSearchHook',
+        warmup=0.625,
+        freeze_at=0.9,
+        warmup_sample_rate=0.5,
+        sample_rate=0.25),
     dict(type='mmpretrain.PreciseBNHook', num_samples=8192),
 ]
 # Workers end with the epoch, otherwise a resumed search would see other crops.

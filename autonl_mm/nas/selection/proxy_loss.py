@@ -82,6 +82,11 @@ class ProxyLoss:
         size, count = self.batches.batch_size, len(self.batches.indices)
         return [min(size, count - start) for start in range(0, count, size)]
 
+    def describe_images(self) -> str:
+        """The images in words, for logs."""
+        kind = 'held-out' if self.held_out else 'training'
+        return f'{self.num_batches} batches of {self.batches.batch_size} {kind} images'
+
     @torch.no_grad()
     def losses(self, subnets: Sequence[Any], start: int,
                stop: int) -> List[List[float]]:

@@ -7,6 +7,7 @@ from typing import ContextManager, Dict, Iterator, Optional, Sequence, Union
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from torch import Tensor
 
 from autonl_mm.cost import LatencyTable
@@ -16,6 +17,7 @@ from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.nas.supernet.supernet import AutoNLSuperNet
 from autonl_mm.registry import MODELS
 from autonl_mm.runs.checkpoints import fit_wrappers, load_checkpoint, weights_of
+from autonl_mm.runs.model_wrappers import unwrap_model
 
 from .soft_targets import caught_logits, logits_layer, soft_loss
 
@@ -249,6 +251,25 @@ def _total(loss: Union[Tensor, Sequence[Tensor]]) -> Tensor:
     if isinstance(loss, Tensor):
         return loss.mean()
     return sum(part.mean() for part in loss)
+
+
+def searched_model(runner: Runner) -> CostAwareModel:
+    """The model of a search.
+
+    Args:
+        runner (Runner): The runner.
+
+    Raises:
+        ValueError: If it trains another model.
+    """
+    model = unwrap_model(runner.model)
+    if not isinstance(model, CostAwareModel):
+        raise ValueError(
+            'a search needs a CostAwareModel to train, but the model is '
+            f'a {type(model).__name__}: wrap it, '
+            "model=dict(type='autonl_mm.CostAwareModel', model=dict(...), "
+            'cost_weight=...)')
+    return model
 
 
 def load_search(model: CostAwareModel, path: str) -> None:

@@ -10,10 +10,9 @@ import pytest
 import torch
 from mmengine.registry import DATASETS
 
-from autonl_mm.nas import SearchHook
 from autonl_mm.nas.selection import proxy_loss
+from autonl_mm.nas.selection.candidates import CandidateSelection, build_held_out
 from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
-from autonl_mm.nas.training.search_hook import build_held_out
 from autonl_mm.runs import launch, ranks
 
 
@@ -102,20 +101,20 @@ def test_all_images_where_there_are_few(runner):
 def test_held_out_images(runner, tmp_path):
     """The losses are those of these images, and of no others."""
     held_out = dict(runner.cfg.val_dataloader.dataset, holdout=6)
-    hook = SearchHook(num_samples=100, held_out=held_out)
+    selection = CandidateSelection(num_samples=100, held_out=held_out)
     with pytest.raises(ValueError, match='images of held_out are images of val_data'):
-        hook.open(runner)
+        selection.open(runner)
     runner._val_loop = None
-    hook.open(runner)
-    proxy = hook.proxy_loss(runner)
+    selection.open(runner)
+    proxy = selection.proxy_loss(runner, runner.model)
     assert proxy.held_out and proxy.images == [4, 2] and proxy.num_batches == 2
     seen = []
     for part in proxy.batches.parts(0, 2):
         seen += [s.img_path for batch in part for s in batch['data_samples']]
     assert sorted(seen) == sorted(
-        hook.images.get_data_info(i)['img_path'] for i in range(6))
+        selection.images.get_data_info(i)['img_path'] for i in range(6))
     expected, = ProxyLoss(runner, runner.model.model, no_change, 6,
-                          dataset=hook.images).losses([0], 0, 2)
+                          dataset=selection.images).losses([0], 0, 2)
     subnet = runner.model.supernet.active_subnet()
     assert proxy.losses([subnet], 0, 2)[0] == pytest.approx(expected, abs=1e-5)
 
@@ -151,9 +150,9 @@ def test_ranks_try_the_same_candidates(runner, monkeypatch):
 
 def test_trained_images_are_not_held_out(runner):
     runner._val_loop = None
-    hook = SearchHook(held_out=dict(runner.cfg.train_dataloader.dataset))
+    selection = CandidateSelection(held_out=dict(runner.cfg.train_dataloader.dataset))
     with pytest.raises(ValueError, match='24 images of held_out are images of train'):
-        hook.open(runner)
+        selection.open(runner)
 
 
 def test_recalibration(runner):

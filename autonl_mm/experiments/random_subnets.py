@@ -21,7 +21,8 @@ def random_subnet(space: SearchSpace,
                    cost_of: Callable[[Subnet], float],
                    low: float,
                    high: float,
-                   rng: random.Random) -> Subnet:
+                   rng: random.Random,
+                   sampling: str = 'choices') -> Subnet:
     """Sample subnets uniformly until the cost lies in a range.
 
     Args:
@@ -30,6 +31,8 @@ def random_subnet(space: SearchSpace,
         low (float): Minimum cost.
         high (float): Maximum cost.
         rng (random.Random): Random number generator.
+        sampling (str): As for :class:`AutoNLSuperNet`: what is sampled uniformly.
+            Defaults to ``'choices'``.
 
     Returns:
         Subnet: The first sample with such a cost.
@@ -37,10 +40,15 @@ def random_subnet(space: SearchSpace,
     Raises:
         ValueError: If no sample has such a cost.
     """
+    by_choices = sampling == 'choices'
+    forms = [] if by_choices else [block.forms() for block in space.blocks]
     for _ in range(TRIES):
-        subnet = [tuple(rng.randrange(n) for n in block.shape)
-                   for block in space.blocks]
-        if low <= cost_of(subnet) <= high:
+        if by_choices:
+            subnet = [tuple(rng.randrange(n) for n in block.shape)
+                      for block in space.blocks]
+        else:
+            subnet = [rng.choice(own) for own in forms]
+        if (by_choices or space.is_packed(subnet)) and low <= cost_of(subnet) <= high:
             return subnet
     raise ValueError(f'none of {TRIES} random subnets costs {low:,.6g} to '
                      f'{high:,.6g}: raise --tolerance, or ask for a cost nearer to '

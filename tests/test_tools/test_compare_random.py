@@ -2,6 +2,8 @@
 import json
 import random
 import re
+from collections import Counter
+from itertools import combinations
 
 import pytest
 from conftest import ROOT, call_main, load_tool, main_error
@@ -41,7 +43,8 @@ def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope, forked_t
     searched = ArchSpec.from_file(tmp_path / 'search/arch.txt')
     macs = count_macs(searched, 32, 2).total
     assert f'| {macs / 1e6:.2f} M |' in rows[1]
-    assert re.search(r'searched \d+\.\d+; 3 random networks', out)
+    assert '- 3 random networks ' in out
+    assert re.search(r'- searched \d+\.\d+, as one more draw: [+-]\d+\.\d+, t ', out)
     assert "ranks of the random networks by the supernet's losses: tau " in out
     assert '; by MACs: tau ' in out
     assert '6 training runs' in out and re.search(r'; search \d+\.\d min', out)
@@ -144,7 +147,8 @@ def test_random_networks_of_a_target_are_those_of_rank_correlation(
     call_main(monkeypatch, rank_correlation, tiny_search, 'none.pth', *shared,
               '--num-networks', '3', '--sets', 'cost', '--report', 'ranks_0.9')
     assert sorted(p.name for p in (tmp_path / 'runs').glob('*.*')) == [
-        'comparison.md', 'ranks_0.9.json', 'ranks_0.9.md', 'ranks_0.9.png']
+        'comparison.json', 'comparison.md', 'ranks_0.9.json', 'ranks_0.9.md',
+        'ranks_0.9.png']
     (searched, *compared), ranked = names
     assert compared == ranked and searched not in ranked
     shared[3] = f'{0.5 * macs:.0f}'
@@ -212,12 +216,84 @@ def test_light_nl_nowhere_and_everywhere():
 
 
 def test_verdict():
+    """Equal numbers of seeds are compared."""
     results = {'searched': [dict(value=64.0), dict(value=66.0)]}
     for i, value in enumerate((60.0, 62.0)):
         results[f'random {i}'] = [dict(value=value)]
-    assert compare_random.verdict(results) == (
-        'searched 65.00; 2 random networks 61.00 with a standard deviation of '
-        '1.41, the best 62.00: +4.00, +2.8 standard deviations')
+    subnets = ['random 0', 'random 1']
+    text, difference = compare_random.verdict(results, ['searched'], subnets)
+    assert text.splitlines() == [
+        '- 2 random networks 61.00 with a standard deviation of 1.41, the best 62.00',
+        '- searched 64.00, as one more draw: +3.00, t 1.73 (6.31 needed)']
+    results['other'] = [dict(value=68.0)]
+    lines = compare_random.verdict(
+        results, ['searched', 'other'], subnets, [difference])[0].splitlines()
+    assert lines[-2:] == [
+        '- 2 searched networks 66.00, as 2 more draws: +5.00, t 3.54 (6.31 needed)',
+        '- pooled over 2 targets: +4.00, t 3.58 (3.00 needed)']
+    results = {name: [dict(value=v - 1), dict(value=v + 1)]
+               for name, v in (('random 0', 60), ('random 1', 64))}
+    text, difference = compare_random.verdict(results, [], list(results))
+    assert '- one training of a network scatters by 1.41, the networks by 2.65' in text
+    assert difference is None
+
+
+def test_networks_are_sampled_uniformly():
+    """Equivalent choices, and the same blocks in another order, count once."""
+    space = SearchSpace.from_config(dict(stem_channels=8, head_channels=16, stages=[
+        dict(channels=16, depth=3, stride=1, kernel_size=(3, 5), expand_ratio=(0, 2),
+             se_ratio=0, nl_ratio=0)]))
+
+    def count(sampling):
+        rng = random.Random(0)
+        return Counter(
+            space.arch(random_subnet(space, lambda _: 1, 0, 2, rng, sampling))
+            for _ in range(1400))
+
+    by_networks, by_choices = count('networks'), count('choices')
+    assert len(by_networks) == len(by_choices) == 2 * (1 + 2 + 4)
+    assert all(70 < number < 130 for number in by_networks.values())
+    # half of the choices of a block leave it out
+    alone = [number for arch, number in by_choices.items() if len(arch.blocks) == 1]
+    assert all(130 < number < 220 for number in alone)
+
+
+def test_several_searches_and_targets(tiny_search, tiny_arch, tmp_path, monkeypatch,
+                                      capsys, scope):
+    archs = []
+
+    def train_all(tool, trials, jobs, where):
+        archs.append([trial.key['arch'] for trial in trials])
+        return [dict(metric='accuracy/top1', value=50. + i, seconds=1)
+                for i in range(len(trials))]
+
+    monkeypatch.setattr(compare_random.trials, 'train_all', train_all)
+    tiny_arch.write_text(SPACE.largest.to_text())
+    other = tmp_path / 'other.txt'
+    other.write_text(SPACE.largest.without_light_nl().to_text())
+    shared = [tiny_search, '--work-dir', tmp_path, '--num-random', '3', '--seeds', '1',
+              '--tolerance', '1', '--only-random']
+    call_main(monkeypatch, compare_random, *shared, '--arch', tiny_arch, other,
+              '--report', 'first')
+    out = capsys.readouterr().out
+    assert '- searched 1 51.00, as one more draw: ' in out
+    call_main(monkeypatch, compare_random, *shared, '--arch', tiny_arch, '--pool',
+              tmp_path / 'first.json', '--sample-seed', '1')
+    assert '- pooled over 2 targets: ' in capsys.readouterr().out
+    # without a searched network, and over networks
+    call_main(monkeypatch, compare_random, *shared, '--arch', '--target', '5e5',
+              '--sampling', 'networks')
+    out = capsys.readouterr().out
+    assert 'searched' not in out and '- 3 random networks 51.00 ' in out
+    for one, two in combinations(([*run[-3:]] for run in archs), 2):
+        assert not set(one) & set(two)
+    for arguments, words in (
+        (['--arch'], 'give the --target'),
+        (['--arch', tiny_arch, other, '--inherited', tiny_arch], 'expected one'),
+        (['--arch', tiny_arch, '--pool', tiny_arch], 'is not JSON'),
+        (['--arch', tiny_arch, '--pool', tmp_path / 'none.json'], 'none.json'),
+    ):
+        assert words in main_error(monkeypatch, compare_random, *shared, *arguments)
 
 
 def test_bad_input(tmp_path, tiny_search, monkeypatch, scope):

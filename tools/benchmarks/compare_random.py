@@ -1,16 +1,16 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Compare a searched network with random networks of the same cost.
+"""Compare searched networks with random networks of the same cost.
 
 The tool runs the search (unless --arch gives its result), samples random networks of
 the same space and cost, and trains all networks from scratch in the same way: the
 searched network, the searched network without LightNL and with the largest LightNL
-everywhere (unless --only-random), and the random networks. It prints a table, and how
-well the supernet ranks the random networks. Finished runs are not repeated, so the same
-command continues an interrupted comparison.
+everywhere (unless --only-random), and the random networks. It prints a table, each
+searched network as one more draw beside the random networks, and how well the supernet
+ranks the random networks. Finished runs are not repeated, so the same command continues
+an interrupted comparison.
 """
 import argparse
 import json
-import math
 import random
 import statistics
 import sys
@@ -23,10 +23,12 @@ import autonl_mm
 from autonl_mm.arch import ArchSpec
 from autonl_mm.experiments import trials
 from autonl_mm.experiments.cluster import Cluster
+from autonl_mm.experiments.draws import Difference, compare_draws, pool, scatter
 from autonl_mm.experiments.random_subnets import random_subnet, trial_of
 from autonl_mm.experiments.ranking import describe_ranks
 from autonl_mm.experiments.supernet_losses import supernet_losses
 from autonl_mm.nas.search_configs import build_supernet
+from autonl_mm.nas.supernet.space import SAMPLINGS
 from autonl_mm.runs import outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.checkpoints import (
@@ -47,7 +49,9 @@ def parse_args():
     trials.add_args(parser, 'comparison')
     parser.add_argument(
         '--arch',
-        help='notation file of a finished search; default: run the search')
+        nargs='*',
+        help='notation files of finished searches; without a file, only random '
+        'networks are trained; default: run the search')
     parser.add_argument(
         '--checkpoint',
         help='checkpoint of the finished search, which ranks the random networks; '
@@ -77,7 +81,24 @@ def parse_args():
         '--target',
         type=float,
         help='MACs of the random networks; with the same --target rank_correlation.py '
-        "samples the same networks; default: the searched network's MACs")
+        "samples the same networks; default: the first searched network's MACs")
+    parser.add_argument(
+        '--sampling',
+        choices=SAMPLINGS,
+        help="random networks are sampled uniformly over the space's choices or over "
+        "its networks; default: as the config's supernet samples")
+    parser.add_argument(
+        '--sample-seed',
+        type=int,
+        default=0,
+        help='seed of the random networks; with another seed they are other networks')
+    parser.add_argument(
+        '--pool',
+        nargs='+',
+        type=Path,
+        default=[],
+        metavar='FILE',
+        help='results (JSON) of comparisons at other targets, to pool with this one')
     parser.add_argument(
         '--only-random',
         action='store_true',
@@ -141,19 +162,76 @@ def table(archs, results, cost_of_arch):
     return markdown_table(head, rows)
 
 
-def verdict(results):
-    """The searched network against the mean of the random networks, in one line."""
-    means = {k: statistics.mean(r['value'] for r in v)
-             for k, v in results.items()}
-    others = [m for k, m in means.items() if k.startswith('random')]
-    mean, deviation = statistics.mean(others), statistics.stdev(others)
-    difference = means[SEARCHED] - mean
-    in_deviations = difference / deviation if deviation else math.copysign(
-        math.inf, difference)
-    return (f'searched {means[SEARCHED]:.2f}; {len(others)} random networks '
-            f'{mean:.2f} with a standard deviation of {deviation:.2f}, the '
-            f'best {max(others):.2f}: {difference:+.2f}, '
-            f'{in_deviations:+.1f} standard deviations')
+def bullets(lines):
+    """Lines as a list in Markdown."""
+    return '\n'.join(f'- {line}' for line in lines)
+
+
+def values_by_seed(results, names, seeds=None):
+    """Metrics of networks, by network and seed.
+
+    Args:
+        results (dict[str, list[dict]]): Results of each network, by seed.
+        names (Iterable[str]): The networks.
+        seeds (int, optional): Number of seeds. Defaults to None, all.
+    """
+    return [[r['value'] for r in results[name][:seeds]] for name in names]
+
+
+def verdict(results, searched, subnets, pooled=()):
+    """The searched networks against the random networks.
+
+    The same seeds of both are compared.
+
+    Args:
+        results (dict[str, list[dict]]): Results of each network, by seed.
+        searched (list[str]): Names of the searched networks; may be empty.
+        subnets (list[str]): Names of the random networks.
+        pooled (Sequence[Difference]): The same at other targets.
+
+    Returns:
+        tuple[str, Difference]: Some lines, and the difference of all searched
+        networks; None without any.
+    """
+    seeds = min(len(results[name]) for name in (*searched, *subnets))
+    others = list(map(statistics.mean, values_by_seed(results, subnets, seeds)))
+    lines = [f'{len(others)} random networks {statistics.mean(others):.2f} with a '
+             f'standard deviation of {statistics.stdev(others):.2f}, the best '
+             f'{max(others):.2f}']
+    trained = values_by_seed(results, subnets)
+    if len(trained[0]) > 1:
+        found = scatter(trained)
+        lines.append(f'one training of a network scatters by {found.training:.2f}, the '
+                     f'networks by {found.networks:.2f}')
+    means = list(map(statistics.mean, values_by_seed(results, searched, seeds)))
+    lines += [f'{name} {mean:.2f}, as one more draw: {compare_draws([mean], others)}'
+              for name, mean in zip(searched, means)]
+    if not means:
+        return bullets(lines), None
+    together = compare_draws(means, others)
+    if len(means) > 1:
+        lines.append(f'{len(means)} searched networks {statistics.mean(means):.2f}, as '
+                     f'{len(means)} more draws: {together}')
+    if pooled:
+        lines.append(f'pooled over {len(pooled) + 1} targets: '
+                     f'{pool([*pooled, together])}')
+    return bullets(lines), together
+
+
+def read_difference(path):
+    """The difference in the result of another comparison.
+
+    Args:
+        path (Path): The file that this tool wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is no such file, or it is another one.
+    """
+    found = read_json(path)
+    check_json(found, dict(value=float, error=float, freedom=int),
+               f'{path} is not the result of compare_random.py',
+               'give the JSON files of its --report')
+    return Difference(**found)
 
 
 def main():
@@ -172,34 +250,45 @@ def main():
         if args.inherited and not args.inherited.is_file():
             raise FileNotFoundError(f'--inherited: {args.inherited} does not exist')
         where = Cluster(args.cluster, args.cluster_options)
+        pooled = [read_difference(path) for path in args.pool]
         seconds = None
-        arch_file = args.arch
-        if arch_file is None:
-            arch_file, seconds = search(args.config, args.work_dir, where)
-        searched = ArchSpec.from_file(arch_file)
+        files = args.arch
+        if files is None:
+            file, seconds = search(args.config, args.work_dir, where)
+            files = [file]
+        if not files and not args.target:
+            raise ValueError('--arch names no searched network: give the --target of '
+                             'the random networks')
+        searched = {SEARCHED if len(files) == 1 else f'{SEARCHED} {i}':
+                    ArchSpec.from_file(file) for i, file in enumerate(files)}
 
         def cost(arch):
             return autonl_mm.count_macs(arch, **supernet.counted).total
 
-        archs = {SEARCHED: searched}
+        archs = dict(searched)
+        if len(files) != 1 and (args.inherited or not args.only_random):
+            raise ValueError(f'--arch names {len(files)} searched networks, expected '
+                             'one for --inherited or without --only-random')
         if not args.only_random:
-            archs['without LightNL'] = searched.without_light_nl()
-            archs['LightNL everywhere'] = with_light_nl_everywhere(searched, space)
-        target = args.target or cost(searched)
-        if abs(cost(searched) / target - 1) > args.tolerance:
-            raise ValueError(
-                f'the searched network has {cost(searched):,.6g} MACs, which is not '
-                f'within {args.tolerance:.0%} of --target {target:,.6g}')
-        rng, subnets = random.Random(0), {}
+            archs['without LightNL'] = archs[SEARCHED].without_light_nl()
+            archs['LightNL everywhere'] = with_light_nl_everywhere(
+                archs[SEARCHED], space)
+        target = args.target or cost(next(iter(searched.values())))
+        for name, arch in searched.items():
+            if abs(cost(arch) / target - 1) > args.tolerance:
+                raise ValueError(
+                    f'{name} has {cost(arch):,.6g} MACs, which is not '
+                    f'within {args.tolerance:.0%} of --target {target:,.6g}')
+        rng, subnets = random.Random(args.sample_seed), {}
         for i in range(args.num_random):
             subnets[f'random {i}'] = random_subnet(
                 space, lambda c: cost(space.arch(c)), target * (1 - args.tolerance),
-                target * (1 + args.tolerance), rng)
+                target * (1 + args.tolerance), rng, args.sampling or supernet.sampling)
         archs.update({name: space.arch(c) for name, c in subnets.items()})
         starts = {name: (arch, None) for name, arch in archs.items()}
         if args.inherited:
-            archs[FINE_TUNED] = searched
-            starts[FINE_TUNED] = (searched, args.inherited)
+            archs[FINE_TUNED] = archs[SEARCHED]
+            starts[FINE_TUNED] = (archs[SEARCHED], args.inherited)
         seeds = {name: range(random_seeds if name in subnets else args.seeds)
                  for name in archs}
         jobs = list(dict.fromkeys(
@@ -223,7 +312,8 @@ def main():
     by_job = dict(zip(jobs, done))
     results = {name: [by_job[arch, seed, weights] for seed in seeds[name]]
                for name, (arch, weights) in starts.items()}
-    text = table(archs, results, cost) + '\n\n' + verdict(results)
+    lines, difference = verdict(results, list(searched), list(subnets), pooled)
+    text = table(archs, results, cost) + '\n\n' + lines
     if losses:
         rows = [dict(loss=loss, macs=cost(archs[name]),
                      value=statistics.mean(r['value'] for r in results[name]))
@@ -234,6 +324,9 @@ def main():
     if seconds is not None:
         text += f'; search {seconds / 60:.1f} min'
     atomic_write(args.work_dir / f'{args.report}.md', text + '\n')
+    if difference:
+        atomic_write(args.work_dir / f'{args.report}.json',
+                     json.dumps(difference._asdict(), indent=1))
     print('\n' + text)
 
 

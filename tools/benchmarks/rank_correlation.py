@@ -94,7 +94,7 @@ def sample_sets(supernet, macs, target, args):
         rng = random.Random(0)
         sets['cost'] = [
             random_subnet(supernet.space, macs, target * (1 - args.tolerance),
-                           target * (1 + args.tolerance), rng)
+                          target * (1 + args.tolerance), rng, supernet.sampling)
             for _ in range(args.num_networks)]
     if 'range' in args.sets:
         generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autonl_mm.cost import CostModel, Size, iter_blocks
 
-from .space import SearchSpace, Subnet
+from .space import BlockSpace, SearchSpace, Subnet
 
 # Parts of a range of costs; all parts are sampled equally often
 NUM_LEVELS = 16
@@ -26,6 +26,8 @@ class CostTable:
         with_head (bool): Whether there is a head convolution.
         in_channels (int): Channels of the image. Defaults to 3.
         output_stride (int): As for AutoNL. Defaults to 32.
+        sampling (str): ``'choices'`` or ``'networks'``: which of them are sampled
+            equally often at equal costs. Defaults to ``'choices'``.
 
     Attributes:
         unit (str): Unit of the costs.
@@ -39,7 +41,9 @@ class CostTable:
 
     def __init__(self, model: CostModel, space: SearchSpace, input_shape: Size,
                  num_classes: Optional[int], with_head: bool, in_channels: int = 3,
-                 output_stride: int = 32):
+                 output_stride: int = 32, sampling: str = 'choices'):
+        self.space = space
+        self.sampling = sampling
         self.unit = model.unit
         self.rest = model.network(space.largest, input_shape, num_classes, with_head,
                                   in_channels, output_stride)
@@ -55,6 +59,15 @@ class CostTable:
                      for s in specs], dtype=torch.float64).reshape(block.shape)
             self.rest -= model.block(block.largest, *place)
         self.blocks: List[Tensor] = [known[key] for key in keys]
+        self._sampled = [self._mask(block) for block in space.blocks]
+
+    def _mask(self, block: BlockSpace) -> Tensor:
+        """``(n, )`` of bool, the choices of a block that are sampled."""
+        mask = torch.ones(block.shape, dtype=torch.bool)
+        if self.sampling == 'networks':
+            mask[:] = False
+            mask[tuple(torch.tensor(block.forms()).T)] = True
+        return mask.flatten()
 
     def cost_of(self, subnet: Sequence[Sequence[int]]) -> float:
         """Cost of a subnet.
@@ -81,10 +94,11 @@ class CostTable:
 
     def probabilities(self, cost: Optional[float]) -> List[Tensor]:
         r"""Probabilities of each block's choices, in proportion to
-        :math:`e^{-\beta cost}`.
+        :math:`e^{-\beta cost}`; 0 for choices that are not sampled.
 
         Args:
-            cost (float, optional): Mean cost of the sampled subnets. None for equal
+            cost (float, optional): Mean cost of the sampled subnets; with
+                ``sampling='networks'`` they cost a little more. None for equal
                 probabilities.
 
         Returns:
@@ -93,13 +107,18 @@ class CostTable:
         tables = [t.flatten() for t in self.blocks]
         low, high = -1.0, 1.0  # beta, in units of 1% of the most expensive block
         unit = max(t.max().item() for t in tables) / 100
-        for _ in range(50 if cost else 0):
+
+        def chances() -> List[Tensor]:
             beta = (low + high) / 2
-            mean = self.rest + sum(
-                ((-beta / unit * t).softmax(0) * t).sum().item() for t in tables)
-            low, high = (beta, high) if mean > cost else (low, beta)
-        beta = (low + high) / 2
-        return [(-beta / unit * t).softmax(0) for t in tables]
+            return [(-beta / unit * t).where(mask, torch.tensor(-torch.inf)).softmax(0)
+                    for t, mask in zip(tables, self._sampled)]
+
+        for _ in range(50 if cost else 0):
+            mean = self.rest + sum((p * t).sum().item()
+                                   for p, t in zip(chances(), tables))
+            middle = (low + high) / 2
+            low, high = (middle, high) if mean > cost else (low, middle)
+        return chances()
 
     def sample_subnet(self, probabilities: Sequence[Tensor],
                       generator: torch.Generator) -> Subnet:
@@ -112,7 +131,10 @@ class CostTable:
         Returns:
             Subnet: The sample.
         """
-        flat = [torch.multinomial(p, 1, generator=generator).item()
-                for p in probabilities]
-        return [tuple(map(int, np.unravel_index(i, table.shape)))
-                for i, table in zip(flat, self.blocks)]
+        while True:
+            flat = [torch.multinomial(p, 1, generator=generator).item()
+                    for p in probabilities]
+            subnet = [tuple(map(int, np.unravel_index(i, table.shape)))
+                      for i, table in zip(flat, self.blocks)]
+            if self.sampling == 'choices' or self.space.is_packed(subnet):
+                return subnet

@@ -14,6 +14,11 @@ Subnet = List[Tuple[int, ...]]
 DECISIONS = ('expand_ratio', 'kernel_size', 'se_ratio', 'nl', 'nl_ratio',
              'nl_stride')
 
+# How subnets are sampled: all choices, or all networks, are equally probable. A choice
+# that leaves out a block says nothing else, so it has as many forms as all choices of a
+# block that stays, and is sampled more often by choices than by networks.
+SAMPLINGS = ('choices', 'networks')
+
 # MnasNet's macro-structure with the paper's choices (section 4.1).
 _CHOICES = dict(
     kernel_size=(3, 5),
@@ -115,6 +120,13 @@ class BlockSpace:
         """Every choice; several choices may make the same block, or no block."""
         return itertools.product(*(range(n) for n in self.shape))
 
+    def forms(self) -> List[Tuple[int, ...]]:
+        """The first choice of every different block, and of no block."""
+        first: Dict[Optional[BlockSpec], Tuple[int, ...]] = {}
+        for choice in self.choices():
+            first.setdefault(self.spec(choice), choice)
+        return list(first.values())
+
 
 @dataclass(frozen=True)
 class SearchSpace:
@@ -191,6 +203,19 @@ class SearchSpace:
             len(choice) == len(block.shape)
             and all(0 <= i < n for i, n in zip(choice, block.shape))
             for choice, block in zip(subnet, self.blocks))
+
+    def is_packed(self, subnet: Subnet) -> bool:
+        """Whether blocks that are left out come last among equal blocks of a stage.
+
+        In another order they make the same network.
+
+        Args:
+            subnet (Subnet): A subnet of this space.
+        """
+        blocks, specs = self.blocks, self.specs(subnet)
+        return not any(
+            blocks[i] == blocks[i + 1] and specs[i] is None and specs[i + 1] is not None
+            for i in range(len(blocks) - 1))
 
     def specs(self, subnet: Subnet) -> Tuple[Optional[BlockSpec], ...]:
         """The blocks of a subnet, None for a block that is left out.

@@ -17,7 +17,7 @@ from autonl_mm.runs.configs import type_name
 from .cost_table import CostTable
 from .gates import STATISTICS, GateState
 from .knapsack import solve_knapsack
-from .space import DECISIONS, BlockSpace, SearchSpace, Subnet
+from .space import DECISIONS, SAMPLINGS, BlockSpace, SearchSpace, Subnet
 from .superkernel import SearchableMBConv
 
 # Distance of a switched gate's value from its threshold
@@ -47,6 +47,9 @@ class AutoNLSuperNet(AutoNL):
             ``'relative'``.
         normalize (str): Normalisation of every LightNL, ``'rms'`` or ``'size'``, also
             in subnets. Defaults to ``'rms'``.
+        sampling (str): Whether all ``'choices'`` of the space or all ``'networks'`` are
+            sampled equally often at equal costs, in training and as candidates; see
+            :data:`~autonl_mm.nas.supernet.space.SAMPLINGS`. Defaults to ``'choices'``.
         **kwargs: As for :class:`AutoNL`, without ``arch`` and ``with_cp``.
 
     Raises:
@@ -66,15 +69,17 @@ class AutoNLSuperNet(AutoNL):
                  out_indices: Optional[Sequence[int]] = None,
                  statistic: str = 'relative',
                  normalize: str = 'rms',
+                 sampling: str = 'choices',
                  **kwargs):
         for name, reason in (('arch', 'its gates choose the subnet'),
                              ('with_cp', 'affinities would be measured '
                               'twice')):
             if name in kwargs:
                 raise ValueError(f'AutoNLSuperNet takes no {name}: {reason}')
-        if statistic not in STATISTICS:
-            raise ValueError(f'statistic is {statistic!r}, expected one of '
-                             f'{STATISTICS}')
+        for name, value, known in (('statistic', statistic, STATISTICS),
+                                   ('sampling', sampling, SAMPLINGS)):
+            if value not in known:
+                raise ValueError(f'{name} is {value!r}, expected one of {known}')
         space = SearchSpace.from_config(space, normalize)
         last_stage = len(space.stages)
         if out_indices is None:
@@ -89,6 +94,7 @@ class AutoNLSuperNet(AutoNL):
                 f'{last_stage} stages: later stages would not be built and searched, '
                 'leave them out of the space or add the last stage to out_indices')
         self.space = space
+        self.sampling = sampling
         self.gate_state = GateState(
             [block.options for block in self.blocks],
             [block.space.skippable for block in self.blocks], statistic)
@@ -150,7 +156,8 @@ class AutoNLSuperNet(AutoNL):
         Raises:
             ValueError: If a latency table lacks a block.
         """
-        return CostTable(model, self.space, **self.counted)
+        return CostTable(
+            model, self.space, sampling=self.sampling, **self.counted)
 
     def sample_around(self, cost: Union[float, Sequence[float], None]) -> None:
         r"""Set the distribution of :meth:`sample_subnet`.
@@ -159,7 +166,7 @@ class AutoNLSuperNet(AutoNL):
         important in a subnet of four blocks, and less important in a subnet of nine.
         So subnets are sampled around the target's cost, but from the whole space, with
         probabilities in proportion to :math:`e^{-\beta cost}`. Subnets of equal costs
-        are equally probable.
+        are equally probable, as ``sampling`` says.
 
         Args:
             cost (float | Sequence[float], optional): Mean cost of the samples. Each

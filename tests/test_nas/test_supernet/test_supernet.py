@@ -2,6 +2,7 @@
 import copy
 import random
 import statistics
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -474,6 +475,7 @@ def test_latency_table_that_lacks_a_block():
     (dict(arch='s'), ['arch', 'gates']),
     (dict(with_cp=True), ['with_cp']),
     (dict(statistic='l2'), ["'l2'", "'relative'"]),
+    (dict(sampling='all'), ["sampling is 'all'", "'networks'"]),
     (dict(out_indices=(1, 2)), ['out_indices', '3 stages']),
     (dict(out_indices=(9, )), ['out_indices']),
     (dict(input_shape=(0, 32)), ['input_shape']),
@@ -563,6 +565,31 @@ def test_a_subnet_is_frozen_where_the_supernet_is():
         supernet(torch.randn(2, 3, 32, 32))[0].sum().backward()
     assert all(torch.equal(v, before[k]) for k, v in supernet.named_buffers())
     assert all(p.grad is None for p in supernet.layers[1].parameters())
+
+
+@pytest.mark.parametrize('share', [None, 0.3])
+def test_sampled_networks_count_once(share):
+    """A block that is left out has one form, and equal blocks one order."""
+    supernet = build(sampling='networks', space=dict(
+        TINY_SPACE, stages=[*TINY_SPACE['stages'][:1],
+                            dict(channels=16, depth=4, stride=2)]))
+    low, high = supernet.cost_range()
+    cost = share and low + share * (high - low)
+    supernet.sample_around(cost)
+    generator = torch.Generator().manual_seed(0)
+    samples = [supernet.sample_subnet(generator) for _ in range(300)]
+    for subnet in samples:
+        assert supernet.space.is_packed(subnet)
+        for block, choice in zip(supernet.space.blocks, subnet):
+            assert choice in block.forms()
+    costs = [supernet.cost_of(subnet) for subnet in samples]
+    if share:
+        # orders that are left out have fewer blocks
+        assert statistics.mean(costs) == pytest.approx(cost, rel=0.1)
+        return
+    depths = Counter(len(supernet.space.arch(subnet).blocks) for subnet in samples)
+    # a block has 60 forms besides being left out
+    assert depths[5] > 0.9 * len(samples)
 
 
 def test_samples_over_the_range():

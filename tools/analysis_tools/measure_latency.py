@@ -10,7 +10,12 @@ rounds.
 Then whole random networks of the space are measured, and compared with the sums
 over their blocks. A block that runs alone has costs that it does not have within a
 network, so the table is fitted to these networks: each entry is multiplied by one
-number, and a second number, the cost of a call, is added.
+number, and a second number, the cost of a call, is added. The table must rank these
+networks well, or it is not written.
+
+For another device --for-device DIR exports the blocks and the networks instead,
+tools/deployment/run_on_device.py DIR measures them there, and --from-device TABLE fits
+the table to the result.
 """
 import argparse
 import json
@@ -23,16 +28,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autonl_mm.arch import ArchSpec
 from autonl_mm.cost import LatencyTable, iter_blocks, strided
 from autonl_mm.experiments.ranking import rank_correlations
 from autonl_mm.export.bare import load_bare, write_bare
-from autonl_mm.export.engines import ENGINES, Settings
-from autonl_mm.measure.timing import Spread, device_name, interleaved, without_drift
+from autonl_mm.export.engines import ENGINES, ExportError, Settings
+from autonl_mm.measure.device_table import MANIFEST, median_times, read_table
+from autonl_mm.measure.timing import (
+    Spread,
+    device_name,
+    interleaved,
+    tqdm,
+    without_drift,
+)
 from autonl_mm.models import AutoNL, MBConv
 from autonl_mm.nas import search_configs
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
-from autonl_mm.runs.atomic_files import atomic_write
+from autonl_mm.runs.atomic_files import atomic_dir, atomic_write
+
+# Least rank correlation of the table's sums with whole networks
+MIN_CORRELATION = 0.8
 
 
 def parse_args():
@@ -53,6 +69,17 @@ def parse_args():
     parser.add_argument(
         '--num-networks', type=int, default=20,
         help='random networks to fit the table to, default 20; 0 for none')
+    parser.add_argument(
+        '--force', action='store_true',
+        help='write the table although it ranks whole networks badly')
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument(
+        '--for-device', metavar='DIR', type=Path,
+        help='measure nothing: export the models to this folder for '
+        'tools/deployment/run_on_device.py')
+    device.add_argument(
+        '--from-device', metavar='TABLE',
+        help='measure nothing: fit the table to the times that run_on_device.py wrote')
     configs.add_device(parser)
     return parser.parse_args()
 
@@ -105,6 +132,79 @@ def measure(layers, args, folder):
     with torch.no_grad():
         times = interleaved(calls, args.rounds, args.device, warmup=True)
     return {key: 1e3 * Spread.of(t).median for key, t in without_drift(times).items()}
+
+
+def export_models(layers, networks, archs, args, cfgs):
+    """Export all blocks and networks for another device, without those that an earlier
+    call exported.
+
+    Raises:
+        ExportError: If a model cannot be exported; names it.
+        ValueError: If the folder has models of another call.
+    """
+    ending = ENGINES[args.engine].ending
+    models = [(dict(key=key), *model) for key, model in layers.items()]
+    models += [(dict(arch=arch.to_text()), *model)
+               for arch, model in zip(archs, networks.values())]
+    rows = [dict(file=f'{i:04}/model{ending}', shape=[args.batch_size, *shape], **name)
+            for i, (name, _, shape) in enumerate(models)]
+    table = dict(engine=args.engine, cfgs=cfgs, files=rows)
+    manifest = args.for_device / MANIFEST
+    if manifest.exists() and read_table(manifest) != table:
+        raise ValueError(f'{args.for_device} has models of another space or engine: '
+                         'give another folder by --for-device')
+    atomic_write(manifest, json.dumps(table, indent=1))
+    for row, (_, network, _) in tqdm([*zip(rows, models)], desc='models', leave=False):
+        file = args.for_device / row['file']
+        if file.exists():
+            continue
+        with atomic_dir(file.parent) as folder:
+            try:
+                write_bare(args.engine, network, row['shape'], folder / file.name)
+            except ExportError as e:
+                raise ExportError(f'{row.get("key", "a whole network")}: {e}') from None
+    print(f'{args.for_device}: {len(rows)} models. Next: '
+          f'tools/deployment/run_on_device.py {args.for_device} --runner adb')
+
+
+def read_device(path, layers, cfgs):
+    """Times of a table of run_on_device.py.
+
+    Returns:
+        tuple: Milliseconds of blocks by key, whole networks and their milliseconds, and
+        a record of the device.
+
+    Raises:
+        ValueError: If the table is of another space, or a time is missing.
+    """
+    table = read_table(path)
+    times = median_times(table['files'])
+    latency = {row['key']: times[row['file']] for row in table['files'] if 'key' in row}
+    for name, known, wanted in (('the blocks', latency.keys(), layers.keys()),
+                                ('cfgs', table['cfgs'], cfgs)):
+        if known != wanted:
+            raise ValueError(f'{path} was measured for another search space, {name} '
+                             'differ: give the config of --for-device')
+    networks = [row for row in table['files'] if 'arch' in row]
+    return (latency, [ArchSpec.from_text(row['arch']) for row in networks],
+            [times[row['file']] for row in networks],
+            dict(engine=table['engine'], device=table['device'],
+                 threads=table['settings']['threads'],
+                 batch_size=table['files'][0]['shape'][0],
+                 rounds=min(len(row['ms']) for row in table['files'])))
+
+
+def check_ranks(rho):
+    """Refuse a table that does not rank whole networks.
+
+    Raises:
+        ValueError: If the rank correlation is below 0.8, or 0 is in its interval.
+    """
+    if not (rho.value >= MIN_CORRELATION and rho.low > 0):
+        raise ValueError(
+            f'rank correlation {rho}, expected at least {MIN_CORRELATION} and an '
+            'interval above 0: stop other work on the device, or take more --rounds or '
+            '--num-networks. --force writes the table nevertheless')
 
 
 def random_networks(space, count):
@@ -170,6 +270,11 @@ def check(args):
     if args.num_networks and args.num_networks < 3:
         raise ValueError(f'--num-networks is {args.num_networks}, expected at least 3, '
                          'or 0 for none')
+    if args.for_device and not args.engine:
+        raise ValueError('--for-device needs --engine NAME, the engine on the device')
+    if args.from_device and (args.engine or args.threads):
+        raise ValueError('--from-device takes engine and threads from the table: leave '
+                         '--engine and --threads out')
     if args.engine:
         if args.device != 'cpu':
             raise ValueError(f'--engine {args.engine} runs on the CPU, but --device is '
@@ -178,36 +283,50 @@ def check(args):
     outputs.check_file('--out', args.out)
 
 
+def measure_here(layers, networks, args):
+    """Times of blocks and networks on this machine: as :func:`read_device`, without
+    the networks."""
+    with tempfile.TemporaryDirectory() as folder:
+        latency = measure(layers, args, Path(folder))
+        measured = measure(networks, args, Path(folder))
+    return latency, [*measured.values()], dict(
+        engine=args.engine or 'pytorch', device=device_name(args.device),
+        threads=torch.get_num_threads(), torch=torch.__version__,
+        batch_size=args.batch_size, rounds=args.rounds)
+
+
 def main():
     args = parse_args()
     try:
         check(args)
         supernet = search_configs.build_supernet(configs.read_config(args))
-    except (ImportError, OSError, ValueError) as e:
-        sys.exit(f'measure_latency.py: {e}')
-    if args.device == 'cpu':
-        print(keep_freed_memory())
+        run(args, supernet)
+    except (ImportError, OSError, RuntimeError, ValueError) as e:
+        sys.exit(f'measure_latency.py: {" ".join(str(e).split())}')
+
+
+def run(args, supernet):
+    """Measure, fit, check and write the table, or export the models."""
     layers, start = candidates(supernet), time.time()
-    shape = supernet.input_shape
+    cfgs = json.loads(json.dumps(supernet.cfgs))
     archs = random_networks(supernet.space, args.num_networks)
-    image = (supernet.in_channels, *shape)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            latency = measure(layers, args, Path(folder))
-            real = measure(
-                {i: (AutoNL(arch, **dict(supernet.kwargs, out_indices=(-1, ))), image)
-                 for i, arch in enumerate(archs)}, args, Path(folder))
-        except RuntimeError as e:
-            sys.exit(f'measure_latency.py: {" ".join(str(e).split())}')
-    record = dict(
-        engine=args.engine or 'pytorch', device=device_name(args.device),
-        threads=torch.get_num_threads(), torch=torch.__version__,
-        batch_size=args.batch_size, rounds=args.rounds, input_shape=shape)
+    image = (supernet.in_channels, *supernet.input_shape)
+    networks = {i: (AutoNL(arch, **dict(supernet.kwargs, out_indices=(-1, ))), image)
+                for i, arch in enumerate(archs)}
+    if args.for_device:
+        return export_models(layers, networks, archs, args, cfgs)
+    if args.from_device:
+        latency, archs, measured, record = read_device(args.from_device, layers, cfgs)
+    else:
+        if args.device == 'cpu':
+            print(keep_freed_memory())
+        latency, measured, record = measure_here(layers, networks, args)
+    record['input_shape'] = supernet.input_shape
     print(f'{len(latency)} entries in {time.time() - start:.0f} s, '
           f'{record["engine"]}')
     if archs:
+        measured = np.array(measured)
         sums, counts = predict(latency, archs, supernet)
-        measured = np.array(list(real.values()))
         latency, record['fit'] = fit_table(latency, sums, counts, measured)
         predicted = predict(latency, archs, supernet)[0]
         _, rho = rank_correlations(predicted, measured)
@@ -221,12 +340,15 @@ def main():
               f'{found["error"]:.1%} after a fit to all other networks, with '
               f'{found["factor"]:.3g} of each entry and {found["added_ms"]:+.3g} ms '
               f'for each; rank correlation {rho}')
+        if not args.force:
+            check_ranks(rho)
     record['latency_ms'] = latency
     atomic_write(args.out, json.dumps(record, indent=1))
     supernet.set_cost_model(LatencyTable(latency, args.out))
     low, high = supernet.cost_range()
     print(f'{args.out}: networks of the space take {low:.4g} to {high:.4g} ms as the '
-          'sum of their layers')
+          'sum of their layers. Choose a target between, such as '
+          f'model.target={(low * high)**0.5:.3g}')
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Compare AutoNL, AutoNL without LightNL and networks of timm in installed engines.
 
-Networks have random weights and 1000 classes. Each network is converted once for an
-engine, without preprocessing, in deploy form. For each engine and number of threads the
-networks run alternately with batch size 1. This happens in a separate process, so that
-the threads of one engine do not take the cores of another engine. Ratios are medians of
-the ratios within a round.
+Networks have random weights and 1000 classes. The table and the plot compare their
+times with published top-1 accuracies on ImageNet, which are not measured here. Each
+network is converted once for an engine, without preprocessing, in deploy form. For each
+engine and number of threads the networks run alternately with batch size 1. This happens
+in a separate process, so that the threads of one engine do not take the cores of another
+engine. Ratios are medians of the ratios within a round.
 """
 import argparse
 import json
@@ -25,11 +26,14 @@ from autonl_mm.measure.classifiers import (
     NO_LIGHT_NL,
     network_by_name,
 )
-from autonl_mm.measure.timing import Spread, device_name, interleaved, median_ratio
+from autonl_mm.measure.counting import built_macs
+from autonl_mm.measure.timing import device_name, interleaved, median_ratio
+from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.tables import markdown_table
+from autonl_mm.zoo import OURS
 
 try:
     import matplotlib
@@ -40,7 +44,14 @@ except ImportError:
 
 BASE = 'mnasnet_100'
 NETWORKS = (*NAMES, *(name + NO_LIGHT_NL for name in NAMES), BASE,
-            'mobilenetv3_large_100', 'mobilenetv4_conv_small', 'efficientnet_b0')
+            'mobilenetv2_100', 'mobilenetv3_large_100', 'mobilenetv4_conv_small',
+            'efficientnet_lite0', 'efficientnet_b0')
+ZOO = (*NAMED_NETWORKS, *NAMES)
+# Published top-1 in percent, at the size of :func:`size_of`: AutoNL's of its paper, of
+# timm's networks in its results-imagenet.csv and, for MobileNetV4, its README.
+TOP1 = {**{name: named.top1 for name, named in NAMED_NETWORKS.items()},
+        'mobilenetv3_large_100': 75.77, 'mobilenetv4_conv_small': 73.76,
+        'AutoNL-S': OURS['autonl_s'], 'AutoNL-L': OURS['autonl_l']}
 
 
 def parse_args():
@@ -52,42 +63,53 @@ def parse_args():
         help='default: all installed engines')
     parser.add_argument(
         '--networks', nargs='+', default=list(NETWORKS), metavar='NETWORK',
-        help=f'default: {", ".join(NETWORKS)}; {NETWORK_HELP}; or a network of timm')
+        help=f'default: {", ".join(NETWORKS)}; {NETWORK_HELP}; a network of timm; or '
+        'zoo, all networks of docs/zoo.md')
     parser.add_argument(
         '--threads', nargs='+', type=int, default=[1, 2],
         help='numbers of threads, default 1 2')
     parser.add_argument(
         '--rounds', type=int, default=50, help='measurements per network, default 50')
-    configs.add_input_shape(parser, [224, 224], 'default: 224 224')
+    configs.add_input_shape(
+        parser, help="default: the size that the network's accuracy is for, mostly 224")
     parser.add_argument('--out', help='JSON file for all measurements')
-    parser.add_argument('--plot', help='file for a plot; its ending gives the format')
+    parser.add_argument(
+        '--plot', help='file for a plot of accuracy and time in each engine; its '
+        'ending gives the format')
     return parser.parse_args()
 
 
-def measure(engine, files, shape, rounds):
+def size_of(name):
+    """Height and width of the images that a network's accuracy is for."""
+    named = NAMED_NETWORKS.get(name)
+    return (named.input_size, ) * 2 if named else (224, 224)
+
+
+def measure(engine, files, rounds):
     """Seconds by network, measured alternately in a separate process."""
     keep_freed_memory()
     return interleaved({name: load_bare(engine, shape, Path(file))
-                        for name, file in files.items()}, rounds, warmup=True)
+                        for name, (file, shape) in files.items()}, rounds, warmup=True)
 
 
 def measure_engine(engine, networks, args, folder):
     """Convert all networks for an engine, and measure them: a record for each
     network and number of threads."""
-    shape, files = (1, 3, *args.shape), {}
+    files = {}
     for i, (name, network) in enumerate(networks.items()):
+        shape = (1, 3, *args.shapes[name])
         file = folder / f'{engine}-{i}{ENGINES[engine].ending}'
         try:
             write_bare(engine, network, shape, file)
         except ExportError as e:
             print(f'left out: {name} in {engine}: {e}')
             continue
-        files[name] = str(file)
+        files[name] = str(file), shape
     records = []
     for threads in args.threads:
         torch.set_num_threads(threads)
         try:
-            times = run_in_subprocess(measure, engine, files, shape, args.rounds)
+            times = run_in_subprocess(measure, engine, files, args.rounds)
         except ExportError as e:
             print(f'left out: {engine} with {threads} threads: {e}')
             continue
@@ -100,17 +122,21 @@ def measure_engine(engine, networks, args, folder):
     return records
 
 
-def print_table(records, names):
-    """Print medians, and ratios to mnasnet_100 and to the same without LightNL."""
+def print_table(records, macs):
+    """Print published accuracy, MACs, and medians with ratios to mnasnet_100 and to the
+    same network without LightNL."""
     found = {(r['engine'], r['threads'], r['network']): cell(r) for r in records}
     columns = sorted({key[:2] for key in found},
                      key=lambda key: (list(ENGINES).index(key[0]), key[1]))
     print('\n' + markdown_table(
-        ['network', *(f'{engine}, {threads}' for engine, threads in columns)],
-        [[name, *(found.get((*key, name), '-') for key in columns)]
-         for name in names]))
-    print(f'\nms (ratio to {BASE}; ratio to the same network without LightNL), by '
-          'engine and threads')
+        ['network', 'top-1, %', 'MACs, M',
+         *(f'{engine}, {threads}' for engine, threads in columns)],
+        [[name, f'{TOP1[name]:.1f}{"*" * (name in NAMES)}' if name in TOP1 else '-',
+          f'{count / 1e6:.0f}', *(found.get((*key, name), '-') for key in columns)]
+         for name, count in macs.items()]))
+    print('\ntop-1 as published by timm, * in the paper of AutoNL; not measured here. '
+          f'By engine and threads: ms (ratio to {BASE}; ratio to the same network '
+          'without LightNL)')
 
 
 def cell(record):
@@ -120,23 +146,36 @@ def cell(record):
     return f'{text} ({"; ".join(ratios)})' if ratios else text
 
 
-def plot(records, names, path):
-    """Bars by engine, a panel for each number of threads."""
-    threads = sorted({r['threads'] for r in records})
-    engines = [e for e in ENGINES if any(r['engine'] == e for r in records)]
-    figure, panels = plt.subplots(
-        len(threads), 1, figsize=(9, 3.2 * len(threads)), squeeze=False)
-    width = 0.8 / len(names)
-    for count, (panel, ) in zip(threads, panels):
-        for i, name in enumerate(names):
-            found = {r['engine']: Spread.of([1e3 * s for s in r['seconds']])
-                     for r in records if (r['threads'], r['network']) == (count, name)}
-            places = [j for j, engine in enumerate(engines) if engine in found]
-            panel.bar([j + i * width for j in places],
-                      [found[engines[j]].median for j in places], width, label=name)
-        panel.set_xticks([j + 0.4 - width / 2 for j in range(len(engines))], engines)
-        panel.set_ylabel(f'ms, {count} thread{"s" * (count > 1)}')
-    panels[0, 0].legend(fontsize=7, ncols=2)
+def plot(records, path):
+    """Published accuracy and time, with the front of the best networks: a panel for
+    each engine and number of threads."""
+    panels = sorted({(r['engine'], r['threads']) for r in records},
+                    key=lambda key: (list(ENGINES).index(key[0]), key[1]))
+    columns = min(2, len(panels))
+    figure, axes = plt.subplots(
+        -(-len(panels) // columns), columns, squeeze=False,
+        figsize=(5 * columns, 3.6 * -(-len(panels) // columns)))
+    for ax in axes.flat[len(panels):]:
+        ax.remove()
+    for ax, (engine, threads) in zip(axes.flat, panels):
+        points = sorted(
+            (1e3 * statistics.median(r['seconds']), TOP1[r['network']], r['network'])
+            for r in records
+            if (r['engine'], r['threads']) == (engine, threads)
+            and r['network'] in TOP1)
+        front = [p for i, p in enumerate(points)
+                 if all(p[1] > better[1] for better in points[:i])]
+        ax.plot([p[0] for p in front], [p[1] for p in front], color='0.8', zorder=0)
+        for i, (ms, top1, name) in enumerate(points):
+            colour = '#b33a3a' if name in NAMES else '#4c78a8'
+            ax.plot(ms, top1, 'o', color=colour)
+            ax.annotate(name, (ms, top1), (4, 4 if i % 2 else -4), fontsize=7,
+                        textcoords='offset points', color=colour,
+                        va='bottom' if i % 2 else 'top')
+        ax.set(title=f'{engine}, {threads} thread{"s" * (threads > 1)}', xlabel='ms',
+               ylabel='published top-1, %')
+        ax.margins(x=0.3, y=0.15)
+        ax.grid(alpha=0.3)
     figure.tight_layout()
     outputs.save_figure(figure, path)
     plt.close(figure)
@@ -170,7 +209,12 @@ def main():
     args = parse_args()
     try:
         configs.check_positive(args, 'rounds')
-        args.shape = configs.parse_shape(args.input_shape, minimum=32)
+        if 'zoo' in args.networks:
+            at = args.networks.index('zoo')
+            args.networks[at:at + 1] = ZOO
+        args.shapes = {
+            name: configs.parse_shape(args.input_shape or size_of(name), minimum=32)
+            for name in args.networks}
         if min(args.threads) < 1:
             raise ValueError(f'--threads is {args.threads}, expected at least 1 each')
         if args.plot and plt is None:
@@ -179,11 +223,13 @@ def main():
         outputs.check_file('--plot', args.plot)
         engines = choose_engines(args.engines)
         networks = {name: network_by_name(name).eval() for name in args.networks}
+        macs = {name: built_macs(network, 3, *args.shapes[name])
+                for name, network in networks.items()}
     except (ImportError, OSError, ValueError) as e:
         sys.exit(f'engines.py: {e}')
+    sizes = sorted({'{}x{}'.format(*shape) for shape in args.shapes.values()})
     print(f'{device_name("cpu")}, torch {torch.__version__}, batch 1, '
-          f'{args.shape[0]}x{args.shape[1]}, median of {args.rounds} alternating '
-          'rounds')
+          f'{", ".join(sizes)}, median of {args.rounds} alternating rounds')
     records = []
     with tempfile.TemporaryDirectory() as folder:
         for engine in engines:
@@ -191,12 +237,12 @@ def main():
             if args.out:  # measurements are kept if the next engine fails
                 atomic_write(args.out, json.dumps(dict(
                     vars(args), device_name=device_name('cpu'), torch=torch.__version__,
-                    engines=engines, records=records), indent=1))
+                    engines=engines, macs=macs, records=records), indent=1))
     if not records:
         sys.exit('engines.py: nothing could be measured')
-    print_table(records, args.networks)
+    print_table(records, macs)
     if args.plot:
-        plot(records, args.networks, args.plot)
+        plot(records, args.plot)
 
 
 if __name__ == '__main__':

@@ -4,9 +4,9 @@
 Networks have random weights and 1000 classes. The table and the plot compare their
 times with published top-1 accuracies on ImageNet, which are not measured here. Each
 network is converted once for an engine, without preprocessing, in deploy form. For each
-engine and number of threads the networks run alternately with batch size 1. This happens
-in a separate process, so that the threads of one engine do not take the cores of another
-engine. Ratios are medians of the ratios within a round.
+engine and number of threads the networks run alternately with batch size 1. This
+happens in a separate process, so that the threads of one engine do not take the cores
+of another engine. Ratios are medians of the ratios within a round.
 """
 import argparse
 import json

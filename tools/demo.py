@@ -27,6 +27,7 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parents[1]
 CLS = 'configs/demo/autonl-s_1xb32_demo-cls.py'
 DET = 'configs/demo/retinanet_autonl-s_1xb8_demo-det.py'
+DET_PLAIN = 'configs/demo/retinanet_autonl-s-no-light-nl_1xb8_demo-det.py'
 SEG = 'configs/demo/semantic-fpn_autonl-s_1xb8_demo-seg.py'
 SEARCH = 'configs/demo/autonl-supernet_retinanet_1xb8_demo-det.py'
 ANALYSIS = 'tools/analysis_tools'
@@ -80,9 +81,9 @@ class Step:
         self.seconds = time.monotonic() - self.began
         log = self.log.read_text(errors='replace')
         if not self.done:
-            return f'{self.name:21} {self.seconds:3.0f} s  {read_progress(log)}'
+            return f'{self.name:26} {self.seconds:3.0f} s  {read_progress(log)}'
         values = re.findall(rf' {self.metric or None}: \S+', log)
-        return f'{self.name:21} done in {self.seconds:.0f} s{"".join(values[-1:])}'
+        return f'{self.name:26} done in {self.seconds:.0f} s{"".join(values[-1:])}'
 
 
 def train(name: str, title: str, planned: int, config: str, metric: str, needs: str,
@@ -94,7 +95,7 @@ def train(name: str, title: str, planned: int, config: str, metric: str, needs: 
 def evaluate(name: str, config: str, options: str) -> List[Step]:
     test, sheet = f'{name}-test', f'{name}-predictions'
     return [
-        Step(test, f'evaluate the {name} and draw its predictions', 25,
+        Step(test, f'evaluate the {name}, draw predictions', 25,
              f'tools/test.py {config} @OUT/{name} --work-dir OUT/{test} '
              f'--show-dir OUT/{test}/vis --interval 4 {OPTIONS} {options}', name),
         Step(sheet, 'put four predictions into one image', 2,
@@ -105,7 +106,7 @@ def evaluate(name: str, config: str, options: str) -> List[Step]:
 def make_steps(full: bool) -> List[Step]:
     """The steps in their order, with a searched network if ``full``, or AutoNL-S."""
     if full:
-        sets, models, shapes = 'det seg', '', ''
+        sets, models, others, shapes = 'det seg', '', '', ''
         # Its feature maps have 24, 40 and 80 channels at strides 4, 8 and 16.
         arch = 'model.backbone.arch=OUT/arch.txt model.backbone.out_indices='
         det = f'{arch}(3,4) model.neck.in_channels=[40,80]'
@@ -130,13 +131,17 @@ def make_steps(full: bool) -> List[Step]:
     else:
         sets, det, seg = 'cls det seg', '', ''
         models, shapes = f'OUT/classifier/{Path(CLS).name}', '64x64'
+        others = f'OUT/plain-detector/{Path(DET_PLAIN).name} '
         start = f'{PRETRAINED}@OUT/classifier'
         steps = [
             train('classifier', 'train AutoNL-S', 170, CLS, TOP1, 'data'),
             train('detector', "train a RetinaNet on the classifier's backbone", 180,
                   DET, MAP50, 'data classifier', start),
+            train('plain-detector', 'train the same RetinaNet without LightNL', 180,
+                  DET_PLAIN, MAP50, 'data classifier', start),
             train('segmentor', 'train a Semantic FPN on the same backbone', 205, SEG,
                   MIOU, 'data classifier', start),
+            *evaluate('plain-detector', DET_PLAIN, ''),
             Step('network', 'plot the network', 6, f'{ANALYSIS}/plot_arch.py s '
                  '--input-shape 64 64 --num-classes 10 --out OUT/network.png'),
             # two digits and the background, in layers at strides 4, 8 and 16
@@ -150,13 +155,21 @@ def make_steps(full: bool) -> List[Step]:
         Step('data', 'make images of handwritten digits', 20, 'tools/dataset_'
              f'converters/make_demo_data.py --out data/demo --sets {sets}'),
         *steps, *evaluate('detector', DET, det), *evaluate('segmentor', SEG, seg)]
+    # nothing runs beside the measurements of time
+    steps.append(Step(
+        'networks', 'measure networks with published accuracies', 40,
+        'tools/benchmarks/compare_backbones.py --networks mobilenet-v2 '
+        'mobilenet-v2-light-nl mobilenet-v3-large mnasnet-a1 efficientnet-b0 autonl-s '
+        'autonl-l --batch-size 2 --rounds 7 --out OUT/networks.json',
+        ' '.join(s.name for s in steps)))
     steps.append(Step(
         'latency', 'measure forward passes', 10,
         # The configs in the work dirs have the options of the trainings.
         f'tools/benchmarks/benchmark_forward.py {models} OUT/detector/{Path(DET).name} '
-        f'OUT/segmentor/{Path(SEG).name} --input-shapes {shapes} 160x160 160x160 '
-        '--out OUT/latency.json', ' '.join(s.name for s in steps)))  # none beside it
-    return [*steps, Step('report', 'write the report', 7, 'tools/demo_report.py OUT/',
+        f'{others}OUT/segmentor/{Path(SEG).name} --input-shapes {shapes} 160x160 '
+        f'{"160x160 " * bool(others)}160x160 --out OUT/latency.json',
+        ' '.join(s.name for s in steps)))
+    return [*steps, Step('report', 'write the report', 15, 'tools/demo_report.py OUT/',
                          ' '.join(s.name for s in steps))]
 
 
@@ -188,12 +201,14 @@ def startable(waiting: List[Step], running: List[Step]) -> List[Step]:
 
 
 def duration(steps: List[Step]) -> int:
-    """Planned seconds of the steps that are not done."""
-    ends = {}
-    for step in steps:
-        ends[step.name] = (0 if step.done else step.planned) + max(
-            (ends[name] for name in step.needs.split()), default=0)
-    return max(ends.values())
+    """Planned seconds of the steps that are not done, two at a time."""
+    waiting, ends, now = [step for step in steps if not step.done], {}, 0
+    while waiting or ends:
+        for step in startable(waiting, [*ends]):
+            waiting.remove(step)
+            ends[step] = now + step.planned
+        now = ends.pop(min(ends, key=ends.get))
+    return now
 
 
 def recall(steps: List[Step], out: Path) -> None:
@@ -236,7 +251,7 @@ def run(steps: List[Step], out: Path, full: bool) -> None:
     """Print the plan, and run the steps that are not done, two at a time."""
     for step in steps:
         left = 'done' if step.done else f'{step.planned:3} s'
-        print(f'{step.name:21} {step.title:47} {left}')
+        print(f'{step.name:26} {step.title:47} {left}')
     print(f'\nThis takes about {duration(steps) / 60:.0f} min on two idle cores.\n'
           f'Logs: {out}/logs. To start from the beginning, remove {out}.\n'
           'Ctrl-C stops the demo, and the same command resumes it.\n', flush=True)

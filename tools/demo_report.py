@@ -10,15 +10,22 @@ import json
 import os
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import List, Tuple
 
+import cv2
 import jinja2
 import matplotlib
+import sklearn.datasets
 import torch
 from mmengine.config import Config
+from mmpretrain import ImageClassificationInferencer
 
+from autonl_mm import get_model
+from autonl_mm.arch import resolve_arch
 from autonl_mm.measure.timing import Spread
+from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.scalars import read_scalars
 from autonl_mm.version import __version__
@@ -30,7 +37,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).with_suffix('.html')
 MODELS = dict(
     search='Search for a RetinaNet', classifier='Classifier', detector='RetinaNet',
-    segmentor='Semantic FPN')
+    segmentor='Semantic FPN', **{'plain-detector': 'RetinaNet without LightNL'})
+# A network whose weights may be installed, and photographs that ship with scikit-learn
+PRETRAINED, PHOTOGRAPHS = 'tf_efficientnet_lite0', ('china.jpg', 'flower.jpg')
 # From a metric to its name in the report and its factor to per cent
 METRICS = {'accuracy/top1': ('top-1', 1), 'coco/bbox_mAP_50': ('mAP50', 100),
            'mIoU': ('mIoU', 1)}
@@ -97,11 +106,60 @@ def plot_curves(train: List[dict], values: List[Tuple[int, float]], name: str) -
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
         ax.xaxis.get_major_locator().set_params(integer=True)
+    return to_png(fig)
+
+
+def plot_networks(rows: List[dict]) -> bytes:
+    """Plot published accuracy against measured time.
+
+    Args:
+        rows (list[dict]): Networks of ``tools/benchmarks/compare_backbones.py``.
+
+    Returns:
+        bytes: A PNG file.
+    """
+    fig, ax = plt.subplots(figsize=(5.2, 3.4))
+    for row in rows:
+        own = row['config'].startswith('autonl') or 'light-nl' in row['config']
+        colour = '#b33a3a' if own else '#4c78a8'
+        point = 1e3 * Spread.of(row['seconds']['latency']).median, row['top1']
+        ax.plot(*point, 'o', color=colour)
+        ax.annotate(row['name'], point, (5, 3), textcoords='offset points', fontsize=8,
+                    color=colour)
+    ax.set(xlabel='one image, ms on this machine', ylabel='published top-1, %')
+    ax.margins(x=0.3, y=0.15)
+    ax.grid(alpha=0.3)
+    return to_png(fig)
+
+
+def to_png(fig: plt.Figure) -> bytes:
+    """The PNG file of a plot, which is closed."""
     fig.tight_layout()
     file = io.BytesIO()
     fig.savefig(file, dpi=160)
     plt.close(fig)
     return file.getvalue()
+
+
+def read_photographs() -> List[Tuple[bytes, str]]:
+    """Photographs as JPEG files, each with its three most probable classes.
+
+    The network has ImageNet weights from a package. There are none without it.
+    """
+    if find_spec(NAMED_NETWORKS[PRETRAINED].package[0]) is None:
+        return []
+    model = get_model(PRETRAINED, pretrained=True, arch=resolve_arch(
+        PRETRAINED).with_light_nl(stride=2))
+    inferencer = ImageClassificationInferencer(model)
+    found = []
+    for name in PHOTOGRAPHS:
+        path = Path(sklearn.datasets.__file__).parent / 'images' / name
+        scores = inferencer(str(path))[0]['pred_scores']
+        best = sorted(range(len(scores)), key=lambda i: -scores[i])[:3]
+        _, jpeg = cv2.imencode('.jpg', cv2.imread(str(path)))
+        found.append((jpeg.tobytes(), ', '.join(
+            f'{inferencer.classes[i]} {scores[i]:.0%}' for i in best)))
+    return found
 
 
 def read_training(folder: Path, metric: str) -> dict:
@@ -171,8 +229,10 @@ def make_report(out: Path) -> str:
         out=out, full=plan['full'], steps=steps, tool=tool, trainings=trainings,
         # a search gives no network to measure
         models=[t['title'] for name, t in trainings.items() if name != 'search'],
-        latency=read_latency(out), config=next(detector.glob('*.py')),
-        checkpoint=os.path.relpath(
+        latency=read_latency(out), photographs=read_photographs(),
+        networks=plot_networks(json.loads(
+            (out / 'networks.json').read_text())['rows']),
+        config=next(detector.glob('*.py')), checkpoint=os.path.relpath(
             detector / Path((detector / 'last_checkpoint').read_text().strip()).name),
         version=__version__, torch=torch.__version__,
         date=time.strftime('%Y-%m-%d %H:%M'))

@@ -24,6 +24,7 @@ from mmpretrain import ImageClassificationInferencer
 
 from autonl_mm import get_model
 from autonl_mm.arch import resolve_arch
+from autonl_mm.measure.scatter import scatter_networks
 from autonl_mm.measure.timing import Spread
 from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.runs.atomic_files import atomic_write
@@ -119,16 +120,11 @@ def plot_networks(rows: List[dict]) -> bytes:
         bytes: A PNG file.
     """
     fig, ax = plt.subplots(figsize=(5.2, 3.4))
-    for row in rows:
-        own = row['config'].startswith('autonl') or 'light-nl' in row['config']
-        colour = '#b33a3a' if own else '#4c78a8'
-        point = 1e3 * Spread.of(row['seconds']['latency']).median, row['top1']
-        ax.plot(*point, 'o', color=colour)
-        ax.annotate(row['name'], point, (5, 3), textcoords='offset points', fontsize=8,
-                    color=colour)
+    scatter_networks(ax, [
+        (1e3 * Spread.of(row['seconds']['latency']).median, row['top1'], row['name'],
+         row['config'].startswith('autonl') or 'light-nl' in row['config'])
+        for row in rows])
     ax.set(xlabel='one image, ms on this machine', ylabel='published top-1, %')
-    ax.margins(x=0.3, y=0.15)
-    ax.grid(alpha=0.3)
     return to_png(fig)
 
 

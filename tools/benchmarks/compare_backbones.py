@@ -17,6 +17,7 @@ from mmengine.config import Config
 
 from autonl_mm.measure.counting import built_macs, count_parameters
 from autonl_mm.measure.passes import without_grad
+from autonl_mm.measure.scatter import scatter_networks
 from autonl_mm.measure.timing import Spread, device_name, interleaved
 from autonl_mm.runs import configs, outputs
 from autonl_mm.runs.allocator import keep_freed_memory
@@ -129,12 +130,6 @@ def table(rows, batch_size):
          'training, images/s', 'published top-1, %', 'source'], lines)
 
 
-def colour_of(row):
-    """Colour of a network in the plot: red with LightNL, blue without."""
-    own = any(word in row['config'] for word in OWN)
-    return '#b33a3a' if own else '#4c78a8'
-
-
 def plot(rows, out, title):
     """Plot published accuracy against latency and against MACs."""
     rows = [row for row in rows if row['top1']]
@@ -143,16 +138,10 @@ def plot(rows, out, title):
     xs = (lambda r: 1e3 * Spread.of(r['seconds']['latency']).median,
           lambda r: r['macs'] / 1e6)
     for ax, label, x_of in zip(axes, labels, xs):
-        for i, row in enumerate(sorted(rows, key=x_of)):
-            point = x_of(row), row['top1']
-            ax.plot(*point, 'o', color=colour_of(row))
-            above = i % 2 == 0  # so that labels of neighbours do not overlap
-            ax.annotate(row['name'], point, (4, 4 if above else -4),
-                        textcoords='offset points', fontsize=8, color=colour_of(row),
-                        va='bottom' if above else 'top')
+        scatter_networks(ax, (
+            (x_of(row), row['top1'], row['name'],
+             any(word in row['config'] for word in OWN)) for row in rows))
         ax.set_xlabel(label)
-        ax.margins(x=0.25, y=0.1)
-        ax.grid(alpha=0.3)
     axes[0].set_ylabel('published ImageNet top-1, %')
     fig.suptitle(title, fontsize=10)
     fig.tight_layout()

@@ -27,6 +27,7 @@ from autonl_mm.measure.classifiers import (
     network_by_name,
 )
 from autonl_mm.measure.counting import built_macs
+from autonl_mm.measure.scatter import scatter_networks
 from autonl_mm.measure.timing import device_name, interleaved, median_ratio
 from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.runs import configs, outputs
@@ -166,16 +167,9 @@ def plot(records, path):
         front = [p for i, p in enumerate(points)
                  if all(p[1] > better[1] for better in points[:i])]
         ax.plot([p[0] for p in front], [p[1] for p in front], color='0.8', zorder=0)
-        for i, (ms, top1, name) in enumerate(points):
-            colour = '#b33a3a' if name in NAMES else '#4c78a8'
-            ax.plot(ms, top1, 'o', color=colour)
-            ax.annotate(name, (ms, top1), (4, 4 if i % 2 else -4), fontsize=7,
-                        textcoords='offset points', color=colour,
-                        va='bottom' if i % 2 else 'top')
+        scatter_networks(ax, [(*point, point[2] in NAMES) for point in points])
         ax.set(title=f'{engine}, {threads} thread{"s" * (threads > 1)}', xlabel='ms',
                ylabel='published top-1, %')
-        ax.margins(x=0.3, y=0.15)
-        ax.grid(alpha=0.3)
     figure.tight_layout()
     outputs.save_figure(figure, path)
     plt.close(figure)

@@ -19,9 +19,8 @@ import pytest
 import torch
 from filelock import FileLock
 from mmengine.config import Config
-from mmengine.config import utils as config_utils
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from scripts import plain_config_texts, run_script, server
+from scripts import run_script, server, spare_mmengine
 from search_spaces import TINY_SPACE
 
 from autonl_mm.experiments.cluster import Cluster
@@ -36,17 +35,11 @@ FORKS = any(d.name == 'onedl-mmengine' for d in distributions())
 
 # Two threads that wait for each other are slower than one on busy cores.
 torch.set_num_threads(1)
-plain_config_texts()
-# A config of another codebase is found by all of its metafiles, 0.3 seconds each time.
-config_utils.load = functools.cache(config_utils.load)
-
+spare_mmengine()
 
 
 def pytest_collection_finish():
     """What is imported by now stays: no collection of garbage looks through it again.
-
-    mmengine collects garbage whenever it builds a dataset, a third of a second each
-    time with all libraries imported.
     """
     gc.collect()
     gc.freeze()

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from scripts import run_script, server, spare_mmengine
@@ -36,6 +37,8 @@ FORKS = any(d.name == 'onedl-mmengine' for d in distributions())
 # Two threads that wait for each other are slower than one on busy cores.
 torch.set_num_threads(1)
 spare_mmengine()
+settings.register_profile('tests', max_examples=20, deadline=None)
+settings.load_profile('tests')
 
 
 def pytest_collection_finish():

@@ -120,7 +120,7 @@ def arch_specs(draw):
 
 
 # ----------------------------------------------------------------- round trip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=50)
 @given(arch_specs())
 def test_round_trip_is_the_identity(spec):
     text = spec.to_text()
@@ -229,7 +229,6 @@ def test_stage_starts_at_stride_or_width():
 
 
 # -------------------------------------------------------------------- parsing
-@settings(max_examples=50, deadline=None)
 @given(st.permutations(TOKENS))
 def test_tokens_come_in_any_order(tokens):
     text = f'{FIRST}\n{LINE}'
@@ -407,7 +406,7 @@ def parses_or_value_error(text):
     assert ArchSpec.from_text(spec.to_text()) == spec
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(st.text())
 def test_fuzz_any_text(text):
     parses_or_value_error(text)
@@ -422,7 +421,7 @@ pieces = st.one_of(
     st.sampled_from(['\n', '#', 'i24', 'o24', 'r1000', 'head7', 'scale-rms']))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_fuzz_mutated_text(data):
     tokens = f'{FIRST}_\n_{LINE}'.split('_')

@@ -159,7 +159,7 @@ def small_archs(draw):
         draw(st.sampled_from(['size', 'rms'])))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(small_archs(), st.integers(32, 70), st.integers(32, 70), st.integers(2, 9),
        st.sampled_from([8, 16, 32]), st.integers(1, 6))
 def test_rows_of_random_archs_agree_with_mmengine(

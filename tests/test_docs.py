@@ -18,6 +18,7 @@ from autonl_mm.models import AutoNL
 from autonl_mm.registry import BARE_NAMES
 
 
+# Sphinx takes a minute.
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     """The site's pages by their paths, parsed. ``-W``: a warning is an error."""
@@ -40,6 +41,7 @@ def test_every_page_is_in_the_site(site):
     assert sources - {Path('search.html')} <= {p.relative_to(out) for p in site}
 
 
+@pytest.mark.long
 def test_links_of_the_site_resolve(site):
     ids = {path: {tag['id'] for tag in page.find_all(id=True)}
            for path, page in site.items()}
@@ -62,6 +64,7 @@ def test_links_of_the_site_resolve(site):
                     assert anchor in ids[target], f'{link} in {path.name}'
 
 
+@pytest.mark.long
 def test_site_is_made_for_phones(site):
     """The width is that of the screen, and wide tables scroll."""
     for page in site.values():
@@ -71,6 +74,7 @@ def test_site_is_made_for_phones(site):
             assert table.find_parent(class_='table-wrapper')
 
 
+@pytest.mark.long
 def test_api_has_every_registered_name(site):
     text = ' '.join(page.get_text() for path, page in site.items()
                     if path.parent.name == 'api')
@@ -78,6 +82,7 @@ def test_api_has_every_registered_name(site):
         assert re.search(rf'autonl_mm\.[\w.]+\.{name}\b', text), name
 
 
+@pytest.mark.long
 def test_links_to_files_show_them(site):
     """A page shows the file; the browser would download the file itself."""
     shown = set()
@@ -94,12 +99,14 @@ def test_links_to_files_show_them(site):
         assert text.strip() == (ROOT / file).read_text().strip()
 
 
+@pytest.mark.long
 def test_api_links_to_its_source(site):
     for page in site.values():
         for entry in page.select('dl.py.class > dt, dl.py.function > dt'):
             assert entry.find('a', href=re.compile('_modules/')), entry['id']
 
 
+@pytest.mark.long
 def test_first_page_starts_with_an_install(site):
     out, = (path.parent for path in site if path.name == 'genindex.html')
     article = site[out / 'index.html'].find('article')

@@ -73,6 +73,7 @@ def test_wheel_carries_configs_and_tools(distributions):
     assert set(zipfile.ZipFile(wheel_of_sdist).namelist()) == names
 
 
+@pytest.mark.long
 def test_extras(distributions):
     """Every extra is named for what it is, and nothing else is required."""
     with zipfile.ZipFile(distributions[0]) as wheel:

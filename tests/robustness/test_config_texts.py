@@ -269,7 +269,7 @@ SETTINGS = st.recursive(
     | st.dictionaries(KEYS, inner))
 
 
-@settings(max_examples=30, suppress_health_check=[
+@settings(suppress_health_check=[
     HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(values=st.dictionaries(KEYS, SETTINGS))
 def test_any_settings_are_taken_or_refused(folder, values):

@@ -1,14 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
 from autonl_mm.experiments.ranking import rank_correlations
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3,
                 max_size=12))
 def test_values(scores):

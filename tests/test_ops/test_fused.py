@@ -30,7 +30,7 @@ def formula(x, weight, bias, nl_channels, stride, dilation, normalize='rms'):
                         dilation=dilation, groups=x.shape[1])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=50)
 @given(st.data())
 def test_it_is_the_formula(data):
     """For any size, both orders and any number of threads."""
@@ -178,7 +178,7 @@ def mbconv_formula(x, expand, depthwise, reduce, gate, project, activation,
     return x + y if identity else y
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=50)
 @given(st.data())
 def test_mbconv_is_the_formula(data):
     """For any size and number of threads, with and without each layer."""

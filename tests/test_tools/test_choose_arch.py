@@ -138,6 +138,7 @@ def test_finalists(tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
         assert trial.config == Config.fromfile(tiny_search).retrain_base
 
 
+@pytest.mark.long
 def test_rounds_of_finalists(
         tiny_search, searched, tmp_path, monkeypatch, capsys, scope):
     """Later ones are predicted from the earlier ones; trainings are stubs here."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn as nn
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autonl_mm.arch import BlockSpec
@@ -19,7 +19,6 @@ def images(*shape, **kwargs):
     return torch.randn(*shape, **kwargs).to(memory_format=torch.channels_last)
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_exact(data):
     """Against torch in float64, for any size, stride, padding and dilation."""

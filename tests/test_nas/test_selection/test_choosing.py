@@ -278,6 +278,7 @@ def test_a_finalist_without_a_finite_loss_is_not_chosen():
         best_finalist([(best, float('inf'))], predictor, SPACE)
 
 
+@pytest.mark.long
 def test_further_finalists_are_predicted_to_be_best():
     goal = make_goal(TABLES, {}, 'macs', 500e3)
     trained = [c for c in sampled(400) if goal.allows(c)][:8]

@@ -3,13 +3,12 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autonl_mm.nas.supernet.knapsack import BINS, solve_knapsack
 
 
-@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), groups=st.integers(1, 4),
        width=st.floats(0.05, 0.5), middle=st.floats(0, 1))
 def test_against_every_combination(seed, groups, width, middle):

@@ -3,7 +3,7 @@ import copy
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from search_spaces import TINY_SPACE, random_spaces
 
 from autonl_mm.arch import AUTONL_L, AUTONL_S
@@ -69,7 +69,6 @@ def test_options_may_come_in_any_order_and_single():
     assert none.nl == (False, ) and none.nl_stride == (1, )
 
 
-@settings(max_examples=50, deadline=None)
 @given(random_spaces())
 def test_random_spaces(config):
     try:

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autonl_mm.models.layers import light_nl
@@ -83,7 +83,6 @@ def affinity(x, k, stride, full):
     return a if full else a[:, :, mask.bool()]
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     h=st.integers(1, 7),
     w=st.integers(1, 7),

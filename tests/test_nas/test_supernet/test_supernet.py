@@ -56,7 +56,6 @@ def check_export(supernet, x, tolerance=1e-5):
     return arch
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     config=random_spaces().filter(valid),
     seed=st.integers(0, 2**20),
@@ -92,7 +91,6 @@ def test_default_space_at_224(seed, normalize):
     assert supernet.cost().item() == count_macs(supernet.arch()).total
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     config=random_spaces().filter(valid),
     seed=st.integers(0, 2**20),
@@ -139,7 +137,7 @@ def test_cost_without_head():
     assert supernet.cost_range()[1] == expected
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8)
 @given(config=random_spaces().filter(valid), seed=st.integers(0, 2**20))
 def test_gradient_of_relaxed_cost(config, seed):
     supernet = build(config).double()
@@ -323,7 +321,6 @@ def test_sampling_depends_on_the_seed_alone():
         assert torch.equal(a.eval()(x)[0], b.eval()(x)[0])
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     name=st.sampled_from(['mnasnet', 'tiny', 'cifar']),
     share=st.floats(0, 1),
@@ -518,7 +515,7 @@ def test_importance_under_mixed_precision():
         torch.testing.assert_close(scaled, plain * wanted, rtol=1e-3, atol=1e-9)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5)
 @given(config=random_spaces().filter(valid), seed=st.integers(0, 2**20))
 def test_a_subnet_computes_and_learns_the_same(config, seed):
     """Output, gradients and running statistics agree with those of the gates."""

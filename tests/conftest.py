@@ -34,6 +34,8 @@ os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')
 # that is called otherwise there.
 FORKS = any(d.name == 'onedl-mmengine' for d in distributions())
 
+# What is imported stays, see below.
+gc.disable()
 # Two threads that wait for each other are slower than one on busy cores.
 torch.set_num_threads(1)
 spare_mmengine()
@@ -42,10 +44,9 @@ settings.load_profile('tests')
 
 
 def pytest_collection_finish():
-    """What is imported by now stays: no collection of garbage looks through it again.
-    """
-    gc.collect()
+    """What is imported by now stays: no collection of garbage looks through it."""
     gc.freeze()
+    gc.enable()
 
 
 # 4 blocks, 64 head channels: every part of AutoNL, a hundredth of its size

@@ -125,14 +125,9 @@ def test_model(path, scope):
     assert isinstance(model, CostAwareModel) == ('supernet' in path.name)
     if 'supernet' in path.name:
         check_thresholds(model, optim_wrapper, cfg.optim_wrapper.optimizer.lr)
-    # 64 for the networks that are not ours, one of which would form an
-    # affinity of gigabytes at 224
-    size = 224 if path.match('autonl*in1k.py') else 64
     batch = dict(
-        inputs=[
-            torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
-            for _ in range(2)
-        ],
+        inputs=[torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+                for _ in range(2)],
         data_samples=[sample(cfg.default_scope, i) for i in range(2)])
     task = model.model if isinstance(model, CostAwareModel) else model
     stem = next(task.backbone.parameters())
@@ -171,9 +166,24 @@ def test_papers_search():
     assert backbone == dict(type='autonl_mm.AutoNLSuperNet')
 
 
+def check_input_size(path, cfg):
+    """Pipelines that crop or resize give a size, the others an error."""
+    _, dataset = next(leaf_datasets('', cfg.test_dataloader.dataset))
+    names = [t.type.split('.')[-1] for t in dataset.pipeline]
+    if any('Crop' in name or 'Resize' in name for name in names):
+        size = input_size(cfg)
+        assert len(size) == 2 and min(size) >= 32
+        if '3rdparty' in path.name and '3rdparty-timm' not in path.name:
+            assert size == (224, 224)
+    else:
+        with pytest.raises(ValueError, match='give --input-shape'):
+            input_size(cfg)
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=IDS)
 def test_parts_build(path, scope):
     cfg = load(path)
+    check_input_size(path, cfg)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for _, dataset in leaf_datasets(loader, cfg[loader].dataset):
             with DATASETS.switch_scope_and_registry(None) as registry:
@@ -199,15 +209,16 @@ def test_parts_build(path, scope):
             kind(**scheduler)
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=IDS)
-def test_readme_and_metafile_name_it(path):
-    assert path.name in (path.parent / 'README.md').read_text()
-    if path.parent.name == 'demo':
-        return
-    metafile = yaml.safe_load((path.parent / 'metafile.yml').read_text())
-    models = {m['Name']: m for m in metafile['Models']}
-    model = models[path.stem]
-    assert (ROOT / model['Config']) == path
+@pytest.mark.parametrize('folder', sorted({p.parent for p in CONFIGS}),
+                         ids=lambda p: p.name)
+def test_readme_and_metafile_name_all(folder):
+    readme = (folder / 'README.md').read_text()
+    paths = [path for path in CONFIGS if path.parent == folder]
+    assert [path for path in paths if path.name not in readme] == []
+    if folder.name != 'demo':
+        metafile = yaml.safe_load((folder / 'metafile.yml').read_text())
+        models = {m['Name']: ROOT / m['Config'] for m in metafile['Models']}
+        assert {path.stem: path for path in paths}.items() <= models.items()
 
 
 def test_the_papers_complexity(scope):

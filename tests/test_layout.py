@@ -2,9 +2,9 @@
 """Imports run downwards, and there is no circle."""
 import ast
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 
-import pytest
 from conftest import ROOT
 
 # From the bottom to the top; what shares a line does not import each other.
@@ -38,12 +38,17 @@ def module_name(path):
 MODULES = {module_name(path): path for path in FILES}
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
 def imported(path):
     """Modules of the package that a file imports, each with its node."""
     package = module_name(path).split('.')
     if path.name != '__init__.py':
         package = package[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -64,35 +69,36 @@ def unit(name):
     return parts[1] if len(parts) > 1 else '__init__'
 
 
+def assert_no_import(is_wrong):
+    """No import is wrong by its importer, its target and its node."""
+    wrong = [f'{path}:{node.lineno} imports {target}' for name, path in MODULES.items()
+             for target, node in imported(path) if is_wrong(name, target, node)]
+    assert not wrong, '\n'.join(wrong)
+
+
 def test_every_unit_has_a_level():
     assert {unit(name) for name in MODULES} == set(LEVEL)
 
 
-@pytest.mark.parametrize('name', MODULES)
-def test_imports_run_downwards(name):
-    for target, node in imported(MODULES[name]):
-        if unit(target) != unit(name):
-            assert LEVEL[unit(target)] < LEVEL[unit(name)], (
-                f'{MODULES[name]}:{node.lineno} imports {target}, which is above')
+def test_imports_run_downwards():
+    assert_no_import(lambda name, target, node: unit(target) != unit(name)
+                     and LEVEL[unit(target)] >= LEVEL[unit(name)])
 
 
-RUNS = [name for name in MODULES if unit(name) == 'runs']
-
-
-@pytest.mark.parametrize('name', RUNS)
-def test_runs_could_be_a_package_of_its_own(name):
+def test_runs_could_be_a_package_of_its_own():
     """It imports nothing else of this one, and knows no network of it.
 
     The distribution's name is no knowledge: it is the scope of registered classes, the
     key in a checkpoint's meta and the start of names of temporary files.
     """
-    assert {unit(target) for target, _ in imported(MODULES[name])} <= {'runs'}
-    text = MODULES[name].read_text()
-    # the last one is a variable of the environment
-    for allowed in ('autonl_mm', 'nothing here knows AutoNL', 'AUTONL_KEEP_MEMORY'):
-        text = text.replace(allowed, '')
-    word = re.search(r'autonl|lightnl|super_?net|subnet|\bcost_?aware', text, re.I)
-    assert word is None, f'{MODULES[name]} speaks of {word[0]}'
+    assert_no_import(lambda name, target, node: unit(name) == 'runs' != unit(target))
+    for name, path in MODULES.items():
+        text = path.read_text() if unit(name) == 'runs' else ''
+        # the last one is a variable of the environment
+        for allowed in ('autonl_mm', 'nothing here knows AutoNL', 'AUTONL_KEEP_MEMORY'):
+            text = text.replace(allowed, '')
+        word = re.search(r'autonl|lightnl|super_?net|subnet|\bcost_?aware', text, re.I)
+        assert word is None, f'{path} speaks of {word[0]}'
 
 
 def test_there_is_no_circle():
@@ -104,24 +110,21 @@ def test_there_is_no_circle():
     list(TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize('name', MODULES)
-def test_imports_stand_at_the_top(name):
+def test_imports_stand_at_the_top():
     """None inside of a function, which could hide a circle."""
-    tree = ast.parse(MODULES[name].read_text())
-    for target, node in imported(MODULES[name]):
-        assert any(ast.dump(node) == ast.dump(n) for n in tree.body), (
-            f'{MODULES[name]}:{node.lineno} imports {target} inside of a function')
+    assert_no_import(
+        lambda name, target, node: node not in parsed(MODULES[name]).body)
 
 
-@pytest.mark.parametrize('path', SCRIPTS, ids=lambda p: p.stem)
-def test_no_script_imports_another(path):
-    scripts = {p.stem for p in SCRIPTS}
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names = [node.module]
-        for name in names:
-            assert name.split('.')[0] not in scripts - {'test'} | {'tools'}, (
-                f'{path}:{node.lineno} imports the script {name}')
+def test_no_script_imports_another():
+    scripts = {p.stem for p in SCRIPTS} - {'test'} | {'tools'}
+    for path in SCRIPTS:
+        for node in ast.walk(parsed(path)):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for name in names:
+                assert name.split('.')[0] not in scripts, (
+                    f'{path}:{node.lineno} imports the script {name}')

@@ -101,8 +101,8 @@ def test_arch_from_file(path, scope, tmp_path):
     arch = tmp_path / 'arch.txt'
     arch.write_text(AUTONL_S.to_text().replace('_k5', '_k7'))
     cfg = load(path, **{'model.backbone.arch': str(arch)})
-    model = MODELS.build(cfg.model)
-    assert {b.kernel_size for b in model.backbone.arch().blocks} == {3, 7}
+    backbone = MODELS.build(cfg.model.backbone)
+    assert {b.kernel_size for b in backbone.arch().blocks} == {3, 7}
 
 
 def sample(scope, size, label, with_mask=False):

@@ -3,13 +3,9 @@
 import argparse
 
 import pytest
-from conftest import ROOT
 from mmengine.config import Config
 
 from autonl_mm.runs import configs
-from autonl_mm.runs.dataset_configs import leaf_datasets
-
-PATHS = sorted(p for p in ROOT.glob('configs/*/*.py') if p.parent.name != '_base_')
 
 
 def pipeline(*transforms, wrapped=False):
@@ -17,22 +13,6 @@ def pipeline(*transforms, wrapped=False):
     if wrapped:
         dataset = dict(type='ConcatDataset', datasets=[dataset])
     return Config(dict(test_dataloader=dict(dataset=dataset)))
-
-
-@pytest.mark.parametrize('path', PATHS, ids=lambda p: p.stem)
-def test_size_in_all_configs(path):
-    """Pipelines that crop or resize give a size, the others an error."""
-    cfg = Config.fromfile(path)
-    _, dataset = next(leaf_datasets('', cfg.test_dataloader.dataset))
-    names = [t.type.split('.')[-1] for t in dataset.pipeline]
-    if any('Crop' in name or 'Resize' in name for name in names):
-        size = configs.input_size(cfg)
-        assert len(size) == 2 and min(size) >= 32
-        if '3rdparty' in path.name and '3rdparty-timm' not in path.name:
-            assert size == (224, 224)
-    else:
-        with pytest.raises(ValueError, match='give --input-shape'):
-            configs.input_size(cfg)
 
 
 @pytest.mark.parametrize('transforms, size', [

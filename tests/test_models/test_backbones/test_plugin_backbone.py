@@ -479,12 +479,12 @@ def test_in_a_classifier(tmp_path):
 
 
 # -------------------------------------------------------------- other layers
-@pytest.mark.parametrize('name', ['mobilenet_v2', 'resnet50', 'mnasnet'])
-@pytest.mark.parametrize('cfg,abbr', [
-    (dict(type='NonLocal2d', reduction=2, mode='dot_product'), 'nonlocal_block'),
-    (dict(type='NonLocal2d', sub_sample=True, norm_cfg=dict(type='BN')),
+@pytest.mark.parametrize('name, cfg, abbr', [
+    ('mobilenet_v2', dict(type='NonLocal2d', reduction=2, mode='dot_product'),
      'nonlocal_block'),
-    (dict(type='ContextBlock', ratio=1 / 4), 'context_block'),
+    ('mnasnet', dict(type='NonLocal2d', sub_sample=True, norm_cfg=dict(type='BN')),
+     'nonlocal_block'),
+    ('resnet50', dict(type='ContextBlock', ratio=1 / 4), 'context_block'),
 ], ids=['nonlocal', 'nonlocal_sub_sample', 'context'])
 def test_mmcvs_plugins(name, cfg, abbr):
     base, net = build(name)

@@ -234,12 +234,11 @@ def test_resumed_is_as_if_not_stopped(epoch, tiny_search, searched, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('rule', [
-    {}, pytest.param({'custom_hooks.0': dict(
-        _delete_=True, type='autonl_mm.SandwichSearchHook', subnets=2,
-        soft_targets=False, candidates=12, num_samples=16)}, marks=pytest.mark.slow)])
-def test_an_iteration_based_loop(rule, tiny_search, tmp_path, scope):
+@pytest.mark.parametrize('config', [
+    'tiny_search', pytest.param('sandwich_search', marks=pytest.mark.slow)])
+def test_an_iteration_based_loop(config, request, tmp_path, scope):
     """Records with each checkpoint; killed, it goes on exactly."""
+    path = request.getfixturevalue(config)
 
     class Kill(Hook):
         priority = 'LOWEST'
@@ -250,7 +249,7 @@ def test_an_iteration_based_loop(rule, tiny_search, tmp_path, scope):
 
     def search(name, **options):
         runner = launch.build_runner(launch.load_config(argparse.Namespace(
-            config=str(tiny_search), work_dir=str(tmp_path / name), launcher='none',
+            config=str(path), work_dir=str(tmp_path / name), launcher='none',
             local_rank=0, cfg_options={
                 'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=18,
                                   val_interval=18),
@@ -259,7 +258,7 @@ def test_an_iteration_based_loop(rule, tiny_search, tmp_path, scope):
                 'custom_hooks.1.interval': 99,
                 'default_hooks.checkpoint.by_epoch': False,
                 'default_hooks.checkpoint.interval': 5,
-                'experiment_name': uuid.uuid4().hex, **rule, **options})))
+                'experiment_name': uuid.uuid4().hex, **options})))
         if name == 'run' and not options:
             runner.register_hook(Kill())
         runner.train()

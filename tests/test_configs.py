@@ -120,6 +120,9 @@ def test_model(path, scope):
     model = MODELS.build(cfg.model)
     if path in FIGURES:
         check_figures(path, model, input_size(cfg)[0])
+    # One recipe for all of timm's networks, which test_named_networks.py compares.
+    if '3rdparty-timm' in path.name and 'mnasnet-100' not in path.name:
+        return
     model.train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert isinstance(model, CostAwareModel) == ('supernet' in path.name)

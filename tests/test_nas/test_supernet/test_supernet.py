@@ -433,7 +433,9 @@ def test_importance_is_of_parts_that_could_be_seen():
         # nothing flows back to a part behind one that is off
         assert not state.importance_sum[~taken].any()
         ever += state.importance_sum != 0
-    assert (ever > 0).all()
+        if ever.all():
+            break
+    assert ever.all()
 
 
 @pytest.mark.parametrize('placed', [{}, dict(in_channels=1, output_stride=8)])

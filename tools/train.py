@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import autonl_mm  # noqa: F401
 from autonl_mm.config_checks import check_archs, check_donors, check_search
 from autonl_mm.runs import exit_codes, launch, outputs
-from autonl_mm.runs.configs import check_checkpoints
+from autonl_mm.runs.configs import check_checkpoints, check_learning_rates
 from autonl_mm.runs.data_checks import check_datasets, check_loaders
 from autonl_mm.runs.dataset_configs import check_data, check_evaluator
 from autonl_mm.runs.lock import lock
@@ -62,6 +62,7 @@ def prepare(args):
     if not cfg.get('resume'):
         check_donors(cfg)
     check_checkpoints(cfg)
+    check_learning_rates(cfg)
     loaders = ['train_dataloader', 'val_dataloader']
     check_loaders(cfg, loaders)
     check_data(cfg, loaders)

@@ -245,6 +245,30 @@ def check_checkpoints(cfg: Config) -> None:
             raise FileNotFoundError(f'{key}: there is no checkpoint file {path!r}')
 
 
+def check_learning_rates(cfg: Config) -> None:
+    """Refuse learning rates of parts that a OneCycleLR would overwrite.
+
+    It gives its ``eta_max`` to all parameters, without a word.
+
+    Args:
+        cfg (Config): The config of a training.
+
+    Raises:
+        ValueError: If both are there; names both settings.
+    """
+    cycles = [key for key, part in config_parts(
+        'param_scheduler', cfg.get('param_scheduler')) if part.get('type')
+        and type_name(part) == 'OneCycleLR'
+        and not isinstance(part.get('eta_max'), (list, tuple))]
+    for key, part in config_parts('optim_wrapper', cfg.get('optim_wrapper')):
+        for name, value in part.items():
+            if cycles and name.endswith('lr_mult') and value != 1:
+                raise ValueError(
+                    f'{key}.{name} is {value}, but {cycles[0]} is OneCycleLR, which '
+                    'gives all parameters the same learning rate: use LinearLR and '
+                    f'CosineAnnealingLR, or leave {name} out')
+
+
 def config_parts(key: str, node: Any) -> Iterator[Tuple[str, dict]]:
     """All dicts in a part of a config, each with its place."""
     if isinstance(node, (list, tuple)):

@@ -41,8 +41,7 @@ custom_hooks = [
 ]
 # No threshold is trained.
 optim_wrapper = dict(
-    paramwise_cfg=dict(
-        custom_keys=dict(threshold=dict(lr_mult=0., decay_mult=0.))))
+    paramwise_cfg=dict(custom_keys=dict(threshold=dict(decay_mult=0.))))
 # The validation images are no business of the search: it never evaluates.
 train_cfg = dict(val_begin=1000)
 # tools/export_arch.py and choose_arch.py write variants of this config

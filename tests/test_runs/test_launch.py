@@ -13,10 +13,11 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import RUNNERS, DefaultScope
+from mmengine.registry import PARAM_SCHEDULERS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from autonl_mm.runs import launch
+from autonl_mm.runs.configs import check_learning_rates
 from autonl_mm.runs.dataset_configs import check_data
 
 
@@ -407,3 +408,37 @@ def test_runners_of_one_second_stand_in_their_own_scope(
         names.append(runner.experiment_name)
         assert type(runner.visualizer).__module__.startswith('mmpretrain')
     assert names[0] == names[1]
+
+
+def learning_rates(scheduler, **paramwise):
+    return Config(dict(
+        optim_wrapper=dict(
+            type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1),
+            paramwise_cfg=paramwise),
+        param_scheduler=[dict(type='LinearLR', end=2), scheduler]))
+
+
+ONE_CYCLE = dict(type='OneCycleLR', eta_max=0.1, total_steps=10)
+
+
+@pytest.mark.parametrize('paramwise, name', [
+    (dict(bias_lr_mult=2.), r'paramwise_cfg\.bias_lr_mult is 2'),
+    (dict(custom_keys={'0': dict(lr_mult=0.1)}), r'custom_keys\.0\.lr_mult is 0\.1'),
+])
+def test_a_cycle_overwrites_learning_rates(paramwise, name):
+    cfg = learning_rates(ONE_CYCLE, **paramwise)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
+    wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+    assert len(set(wrapper.get_lr()['lr'])) == 2
+    PARAM_SCHEDULERS.build(dict(ONE_CYCLE, optimizer=wrapper))
+    assert len(set(wrapper.get_lr()['lr'])) == 1
+    with pytest.raises(ValueError, match=f'{name}.*param_scheduler.1 is OneCycleLR'):
+        check_learning_rates(cfg)
+    check_learning_rates(learning_rates(
+        dict(type='CosineAnnealingLR', begin=2, end=10), **paramwise))
+
+
+def test_a_cycle_keeps_what_is_no_learning_rate():
+    check_learning_rates(learning_rates(
+        ONE_CYCLE, norm_decay_mult=0., custom_keys=dict(x=dict(lr_mult=1.))))
+    check_learning_rates(Config(dict(optim_wrapper=None, param_scheduler=None)))

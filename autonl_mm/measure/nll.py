@@ -38,17 +38,16 @@ class NLL(BaseMetric):
         for sample in data_samples:
             if 'seg_logits' in sample:
                 scores = sample['seg_logits']['data'].float().log_softmax(0)[None]
-                labels = sample['gt_sem_seg']['data'].long()
+                labels, ignored = sample['gt_sem_seg']['data'].long(), self.ignore_index
             else:
                 # The scores are probabilities, of which one may be zero.
                 scores = sample['pred_score'].float()
                 scores = scores.clamp(min=torch.finfo(scores.dtype).tiny).log()[None]
-                labels = sample['gt_label'].long()
-            labels = labels.to(scores.device)
-            total = F.nll_loss(
-                scores, labels, ignore_index=self.ignore_index, reduction='sum')
-            count = (labels != self.ignore_index).sum()
-            self.results.append((total.item(), count.item()))
+                # All images count: 255 may be the label of a class.
+                labels, ignored = sample['gt_label'].long(), -1
+            losses = F.nll_loss(scores, labels.to(scores.device), reduction='none',
+                                ignore_index=ignored)
+            self.results.append((losses.sum().item(), (labels != ignored).sum().item()))
 
     def compute_metrics(self, results: List[Tuple[float, int]]) -> dict:
         """From sums and numbers of labels of all images to ``nll/mean``."""

@@ -1,4 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
+import math
+
 import pytest
 import torch
 
@@ -16,6 +18,10 @@ def test_of_images():
     metric.process({}, [
         dict(pred_score=torch.tensor([1., 0.]), gt_label=torch.tensor([1]))])
     assert 80 < metric.evaluate(1)['nll/mean'] < 90
+    # the number that marks pixels without a label is a class of ImageNet
+    metric.process({}, [
+        dict(pred_score=torch.full((1000, ), 1e-3), gt_label=torch.tensor([255]))])
+    assert metric.evaluate(1) == {'nll/mean': pytest.approx(math.log(1000))}
 
 
 def test_of_pixels():

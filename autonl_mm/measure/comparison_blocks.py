@@ -145,9 +145,10 @@ class LightNLForm(LightNL):
     - ``'correlation'``: :math:`\frac{1}{k} \sum_i (x_{i,p} - \mu_i) M_{i,c} /
       (n (\sigma_i^2 + \epsilon))`; the root mean square of each of its channels is at
       most :math:`\sigma_c` at stride 1;
-    - ``'relu'``: :math:`\sum_q a_{p,q} x_{c,q} / (\sum_q a_{p,q} + \epsilon) - \mu_c`
-      with :math:`a_{p,q} = \sum_i relu(x_{i,p} - \mu_i) relu(x_{i,q} - \mu_i)`, a mean
-      of the sampled positions, which is zero where no position is like p;
+    - ``'relu'``: :math:`\sum_q a_{p,q} (x_{c,q} - \mu_c) / (\sum_q a_{p,q} +
+      \epsilon)` with :math:`a_{p,q} = \sum_i relu(x_{i,p} - \mu_i) relu(x_{i,q} -
+      \mu_i)`, a mean of the sampled positions, which is zero where no position is like
+      p;
     - ``'groups'``: as LightNL, in each of four groups of compact channels with its
       share of the C channels, over its root mean square.
 
@@ -210,11 +211,14 @@ class SqueezeExcitePlugin(SqueezeExcite):
     def __init__(self, in_channels: int, ratio: float = 0.25):
         super().__init__(
             in_channels, max(1, int(in_channels * ratio)), dict(type='SiLU'))
-        self.init_weights()
+        self._start_as_identity()
 
     def init_weights(self) -> None:
         """Initialise by the parents' rules, and let the last layer start at zero."""
         super().init_weights()
+        self._start_as_identity()
+
+    def _start_as_identity(self) -> None:
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
 

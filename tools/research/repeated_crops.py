@@ -93,7 +93,8 @@ def accuracy_of(plugins, cfg, crops, seed, args):
         plugins (list[dict]): The form.
         cfg (Config): The config of the forms.
         crops (tuple[ndarray, ndarray]): To train on, and to evaluate on.
-        seed (int): Of the weights and the canvases, which are the same for all forms.
+        seed (int): Of the canvases and the weights, which are the same for all forms,
+            except for the weights of the forms.
         args (Namespace): The tool's arguments.
 
     Returns:
@@ -105,8 +106,11 @@ def accuracy_of(plugins, cfg, crops, seed, args):
         backbone=dict(type='autonl_mm.AutoNL', arch=ARCH, out_indices=(2, ),
                       norm_cfg=cfg.norm_cfg),
         plugins=plugins))
+    # Building the plug-ins took random numbers.
+    torch.manual_seed(seed)
+    head = nn.Conv2d(32, 1, 1)
     backbone.init_weights()
-    model = nn.Sequential(backbone, nn.Conv2d(32, 1, 1))
+    model = nn.Sequential(backbone, head)
     model[0].forward = lambda x, forward=backbone.forward: forward(x)[0]
     model = model.to(memory_format=torch.channels_last)
     optimizer = build_optim_wrapper(model, dict(

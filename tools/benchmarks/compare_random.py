@@ -167,9 +167,9 @@ def write_inherited(cfg, checkpoint, subnets, work_dir):
     proxy = selection.proxy_loss(runner, model)
     batches = FixedBatches(runner, runner.train_dataloader.dataset, RECALIBRATE, 0,
                            proxy.seed + 1)
-    files = []
+    files, source = [], digest(checkpoint)
     for subnet in subnets:
-        name = hashlib.sha256(f'{digest(checkpoint)} {subnet}'.encode()).hexdigest()[:8]
+        name = hashlib.sha256(f'{source} {subnet}'.encode()).hexdigest()[:8]
         folder = work_dir / 'inherited' / name
         if not (folder / 'subnet.pth').exists():
             write_subnet(folder, cfg, model, proxy, batches, subnet)

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Plot a search: its cost, the margins of its gates and the final choices.
 
-The tool reads SearchHook's records and mmengine's logs in the work dir.
+The tool reads the records of a search's hook and mmengine's logs in the work dir.
 """
 import argparse
 import itertools
@@ -72,8 +72,7 @@ def read_records(work_dir: Path) -> List[dict]:
     if not records:
         raise FileNotFoundError(
             f'{work_dir} has no gates/epoch_N.json or iter_N.json: expected the work '
-            'dir of a search with the SearchHook that has finished an epoch or saved a '
-            'checkpoint')
+            'dir of a search that has finished an epoch or saved a checkpoint')
     records.sort(key=lambda r: r['number'])
     last = records[-1]
     for record in records:

@@ -98,7 +98,7 @@ class CostTable:
 
         Args:
             cost (float, optional): Mean cost of the sampled subnets; with
-                ``sampling='networks'`` they cost a little more. None for equal
+                ``sampling='networks'`` the mean differs a little. None for equal
                 probabilities.
 
         Returns:

@@ -271,6 +271,7 @@ def test_options_of_tables_exist():
     tools = ''.join(
         p.read_text() for p in [*ROOT.glob('tools/deployment/*.py'),
                                 *ROOT.glob('autonl_mm/runs/*.py'),
+                                ROOT / 'autonl_mm/experiments/trials.py',
                                 ROOT / 'tools/analysis_tools/measure_latency.py',
                                 ROOT / 'tools/benchmarks/engines.py',
                                 ROOT / 'autonl_mm/predict.py'])

@@ -87,7 +87,8 @@ def test_refusal_is_reported(monkeypatch):
 
 def test_every_tool_that_runs_a_network_sets_it():
     """And says so: what the call returns is printed or logged."""
-    network = re.compile(r'\.backward\(|(train|test)_step\(|no_grad\(|runner\.\w+\(')
+    network = re.compile(r'\.backward\(|(train|test)_step\(|no_grad\(|'
+                         r'runner\.(train|val|test)\(')
     said = re.compile(r'print\(keep_freed_memory|launch\.load_config|'
                       r'setting = keep_freed_memory')
     tools = [p for p in ROOT.glob('tools/**/*.py') if network.search(p.read_text())]

@@ -152,7 +152,7 @@ def main():
     parser.add_argument('--batch-size', type=int, default=32)
     args = parser.parse_args()
     logging.disable(logging.INFO)
-    keep_freed_memory()
+    print(keep_freed_memory())
     paths = sorted(p for p in args.photographs.rglob('*')
                    if p.suffix.lower() in SUFFIXES)
     if len(paths) < 10:

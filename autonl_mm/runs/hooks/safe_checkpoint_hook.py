@@ -29,7 +29,8 @@ class SafeCheckpointHook(CheckpointHook):
                 and self.keep_ckpt_ids[-1] != step):
             oldest = self.keep_ckpt_ids.popleft()
         super()._save_checkpoint_with_step(runner, step, meta)
-        if oldest is not None and is_main_process():
+        # A run of the same name in this process may have left this step's number.
+        if oldest not in (None, step) and is_main_process():
             path = self.file_backend.join_path(self.out_dir,
                                                self.filename_tmpl.format(oldest))
             if self.file_backend.isfile(path):

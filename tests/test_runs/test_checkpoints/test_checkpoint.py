@@ -10,9 +10,11 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmengine.fileio as fileio
 import mmengine.runner.checkpoint as mmengine_checkpoint
@@ -558,6 +560,16 @@ def run_and_die(work_dir, victim):
     original = getattr(os, victim)
     setattr(os, victim, die)
     build_runner(work_dir, 3, max_keep_ckpts=1).train()
+
+
+def test_a_second_run_within_a_second(tmp_path, monkeypatch):
+    """It has the name of the first run, and so its numbers of kept checkpoints."""
+    monkeypatch.setattr('mmengine.runner.runner.time', SimpleNamespace(
+        time=lambda: 1e9, strftime=time.strftime, localtime=time.localtime))
+    for _ in range(2):
+        build_runner(tmp_path, 2, max_keep_ckpts=2).train()
+        assert sorted(p.name for p in tmp_path.glob('*.pth')) == [
+            'epoch_1.pth', 'epoch_2.pth']
 
 
 @pytest.mark.parametrize('victim', ['fsync', 'replace', 'remove'])

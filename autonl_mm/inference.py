@@ -18,7 +18,6 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.fileio import dump
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import BaseDataElement
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .export.engines import Session, engine_of
 from .export.engines import load as load_session
@@ -26,7 +25,7 @@ from .runs.checkpoints import for_predictions, load_checkpoint
 from .runs.checkpoints.config_text import config_texts, inference_config, metainfo
 from .runs.checkpoints.patches import load_checkpoint_to_model
 from .runs.configs import build_model, input_size, scope_of, type_name, visualizer_of
-from .runs.dataset_configs import leaf_datasets
+from .runs.dataset_configs import IMAGE_ENDINGS, leaf_datasets
 from .runs.pipelines import remove_annotations
 
 CHECKPOINT_ENDINGS = ('.pth', '.pt', '.ckpt', '.safetensors')
@@ -325,10 +324,10 @@ def find_images(paths: Sequence[PathLike]) -> Dict[str, str]:
             found[str(path)] = path.stem
             continue
         files = [p for p in sorted(path.rglob('*'))
-                 if p.suffix.lower() in IMG_EXTENSIONS]
+                 if p.suffix.lower() in IMAGE_ENDINGS]
         if not files:
             raise FileNotFoundError(
-                f'{path} has no image ({", ".join(IMG_EXTENSIONS)})')
+                f'{path} has no image ({", ".join(IMAGE_ENDINGS)})')
         found.update({str(p): str(p.relative_to(path).with_suffix('')) for p in files})
     return found
 

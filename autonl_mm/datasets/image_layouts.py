@@ -30,10 +30,10 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import yaml
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from autonl_mm.runs.classes import different_classes
 from autonl_mm.runs.coco_files import check_coco
+from autonl_mm.runs.dataset_configs import IMAGE_ENDINGS
 from autonl_mm.runs.text_files import read_text
 
 from .holdout_dataset import split_indices
@@ -162,7 +162,7 @@ def read_classes(root: Path, files: List[Path], images: List[Path]) -> Read:
     for path in folders:
         if not any(path in (root / image).parents for image in images):
             raise ValueError(f'the folder {path} has no image that ends in one of '
-                             f'{", ".join(IMG_EXTENSIONS)}: put images there or remove '
+                             f'{", ".join(IMAGE_ENDINGS)}: put images there or remove '
                              'it')
     if len(names) < 2:
         raise ValueError(
@@ -406,7 +406,7 @@ def find_layouts(root: Path, files: List[Path], images: List[Path]) -> Dict[str,
             layout = 'voc'
         elif file.suffix == '.txt' and file.stem in stems:
             layout = 'yolo'
-        elif (file.suffix.lower() in IMG_EXTENSIONS and folders & set(IMAGE_FOLDERS)
+        elif (file.suffix.lower() in IMAGE_ENDINGS and folders & set(IMAGE_FOLDERS)
               and set(file.parts[:-1]) & set(MASK_FOLDERS)):
             layout = 'masks'
         if layout:
@@ -436,10 +436,10 @@ def read_folder(root: Path, task: Optional[str] = None
         raise FileNotFoundError(f'there is no folder {root}')
     files = sorted(path.relative_to(root) for path in root.rglob('*') if path.is_file()
                    and not path.name.startswith(('.', OWN)))
-    images = [path for path in files if path.suffix.lower() in IMG_EXTENSIONS]
+    images = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
     if not images:
         raise ValueError(f'{root} has no image that ends in one of '
-                         f'{", ".join(IMG_EXTENSIONS)}')
+                         f'{", ".join(IMAGE_ENDINGS)}')
     found = find_layouts(root, files, images)
     fitting = {k: v for k, v in found.items() if task in (None, TASKS[k])}
     if task == 'classifier' or not found:

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from autonl_mm.runs.data_checks import is_unlabelled
-from autonl_mm.runs.dataset_configs import check_data, leaf_datasets
+from autonl_mm.runs.dataset_configs import IMAGE_ENDINGS, check_data, leaf_datasets
 from autonl_mm.runs.pipelines import remove_annotations
 
 
@@ -75,14 +74,14 @@ def check_images(cfg: Config, folder: Optional[str], count: int,
         for path in sorted(Path(folder).rglob('*')):
             if len(images) == count:
                 break
-            if path.suffix.lower() in IMG_EXTENSIONS:
+            if path.suffix.lower() in IMAGE_ENDINGS:
                 image = mmcv.imread(
                     str(path), 'color' if channels == 3 else 'grayscale')
                 images.append(torch.from_numpy(image).float().view(
                     *image.shape[:2], channels).permute(2, 0, 1))
         if not images:
             raise FileNotFoundError(f'--images: {folder!r} has no image '
-                                    f'({", ".join(IMG_EXTENSIONS)})')
+                                    f'({", ".join(IMAGE_ENDINGS)})')
         return images, folder
     try:
         return (config_images(cfg, 'test_dataloader', count),

@@ -8,6 +8,9 @@ from mmengine.registry import DATASETS, METRICS
 
 from .coco_files import check_coco, class_names
 
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff',
+                 '.webp')
+
 
 def leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
     """The innermost dataset configs, without their wrappers.

@@ -82,6 +82,7 @@ def test_a_search_that_goes_on_as_another(tiny_search, searched, tmp_path):
         assert words in line
 
 
+@pytest.mark.long
 def test_a_full_disk(config, tmp_path):
     """No file may have more than 100 kB, as if the disk were full."""
     failed = run_tool(script(tmp_path, """

@@ -175,7 +175,7 @@ def test_the_middle_of_an_epoch_stays_until_a_later_checkpoint_is_saved(tmp_path
     assert (tmp_path / 'run/epoch_4.pth').exists()
 
 
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_killed_run_that_counts_iterations_goes_on_exactly(workers, tmp_path):
     """From the last checkpoint, which was not asked for. The data are loaded three
     times, and evaluations between use random numbers too."""

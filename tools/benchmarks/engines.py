@@ -155,10 +155,11 @@ def plot(records, path):
     columns = min(2, len(panels))
     figure, axes = plt.subplots(
         -(-len(panels) // columns), columns, squeeze=False,
-        figsize=(5 * columns, 3.6 * -(-len(panels) // columns)))
+        figsize=(7 * columns, 5 * -(-len(panels) // columns)))
     for ax in axes.flat[len(panels):]:
         ax.remove()
     for ax, (engine, threads) in zip(axes.flat, panels):
+        ax.set_xscale('log')  # networks of one class differ by a quarter
         points = sorted(
             (1e3 * statistics.median(r['seconds']), TOP1[r['network']], r['network'])
             for r in records

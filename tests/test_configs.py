@@ -21,11 +21,12 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 
 from autonl_mm import AUTONL_L, AUTONL_S, count_macs
+from autonl_mm.config_checks import check_archs, check_search
 from autonl_mm.cost import light_nl_macs
 from autonl_mm.measure.counting import built_macs
 from autonl_mm.nas import CostAwareModel
 from autonl_mm.nas.search_configs import write_retrain_config
-from autonl_mm.runs.configs import input_size
+from autonl_mm.runs.configs import check_learning_rates, input_size
 from autonl_mm.runs.dataset_configs import leaf_datasets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,6 +190,10 @@ def check_input_size(path, cfg):
 def test_parts_build(path, scope):
     cfg = load(path)
     check_input_size(path, cfg)
+    # what train.py refuses without a look at the data
+    check_archs(cfg.model)
+    check_search(cfg)
+    check_learning_rates(cfg)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for _, dataset in leaf_datasets(loader, cfg[loader].dataset):
             with DATASETS.switch_scope_and_registry(None) as registry:

@@ -21,6 +21,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=50, by_epoch=False),
     dict(type='CosineAnnealingLR', begin=50, end=300, by_epoch=False),
 ]
+# PreciseBNHook loads by the sampler of the training, which must end.
+train_dataloader = dict(sampler=dict(type='DefaultSampler', shuffle=True))
 train_cfg = dict(max_iters=300, val_interval=300)
 default_hooks = dict(checkpoint=dict(interval=300))
 val_evaluator = [

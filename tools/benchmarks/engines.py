@@ -160,6 +160,8 @@ def plot(records, path):
         ax.remove()
     for ax, (engine, threads) in zip(axes.flat, panels):
         ax.set_xscale('log')  # networks of one class differ by a quarter
+        for formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+            formatter('{x:g}')
         points = sorted(
             (1e3 * statistics.median(r['seconds']), TOP1[r['network']], r['network'])
             for r in records

@@ -1,11 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 import itertools
 
-import pytest
+import matplotlib.pyplot as plt
 
 from autonl_mm.measure.scatter import scatter_networks
-
-plt = pytest.importorskip('matplotlib.pyplot')
 
 
 def test_names_overlap_nothing():

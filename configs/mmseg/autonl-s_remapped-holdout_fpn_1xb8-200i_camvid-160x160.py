@@ -21,7 +21,7 @@ test_dataloader = val_dataloader
 # These schedulers keep the multipliers of learning rates; OneCycleLR would not.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=50, by_epoch=False),
-    dict(type='CosineAnnealingLR', begin=50, end=300, by_epoch=False),
+    dict(type='CosineAnnealingLR', begin=50, end=200, by_epoch=False),
 ]
-train_cfg = dict(max_iters=300, val_interval=300)
-default_hooks = dict(checkpoint=dict(interval=300))
+train_cfg = dict(max_iters=200, val_interval=200)
+default_hooks = dict(checkpoint=dict(interval=200))

@@ -259,7 +259,7 @@ def test_verdict():
     for i, value in enumerate((60.0, 62.0)):
         results[f'random {i}'] = [dict(value=value)]
     subnets = ['random 0', 'random 1']
-    text, difference = compare_random.verdict(results, ['searched'], subnets)
+    text, _, difference = compare_random.verdict(results, ['searched'], subnets)
     assert text.splitlines() == [
         '- 2 random networks 61.00 with a standard deviation of 1.41, the best 62.00',
         '- searched 64.00, as one more draw: +3.00, t 1.73 (6.31 needed)']
@@ -271,7 +271,7 @@ def test_verdict():
         '- pooled over 2 targets: +4.00, t 3.58 (3.00 needed)']
     results = {name: [dict(value=v - 1), dict(value=v + 1)]
                for name, v in (('random 0', 60), ('random 1', 64))}
-    text, difference = compare_random.verdict(results, [], list(results))
+    text, _, difference = compare_random.verdict(results, [], list(results))
     assert '- one training of a network scatters by 1.41, the networks by 2.65' in text
     assert difference is None
 
@@ -318,17 +318,26 @@ def test_several_searches_and_targets(tiny_search, tiny_arch, tmp_path, monkeypa
     call_main(monkeypatch, compare_random, *shared, '--arch', tiny_arch, '--pool',
               tmp_path / 'first.json', '--sample-seed', '1')
     assert '- pooled over 2 targets: ' in capsys.readouterr().out
+    call_main(monkeypatch, compare_random, *shared, '--arch', tiny_arch, other,
+              '--against', tmp_path / 'first.json', '--report', 'second')
+    # t of two degrees of freedom, 4.30, times the square root of a half
+    assert ('- difference from the 2 networks of the other search: +0.00 ± 3.04 (95%)'
+            in capsys.readouterr().out)
+    assert (tmp_path / 'comparison.json').exists()
     # without a searched network, and over networks
     call_main(monkeypatch, compare_random, *shared, '--arch', '--target', '5e5',
               '--sampling', 'networks')
     out = capsys.readouterr().out
     assert 'searched' not in out and '- 3 random networks 51.00 ' in out
+    assert not (tmp_path / 'comparison.json').exists()
+    del archs[2]  # of the networks of the first run again
     for one, two in combinations(([*run[-3:]] for run in archs), 2):
         assert not set(one) & set(two)
     for arguments, words in (
         (['--arch'], 'give the --target'),
         (['--arch', tiny_arch, other, '--inherited', tiny_arch], 'expected one'),
         (['--arch', tiny_arch, '--pool', tiny_arch], 'is not JSON'),
+        (['--arch', tiny_arch, '--against', tmp_path / 'first.json'], 'at least two'),
         (['--arch', tiny_arch, '--pool', tmp_path / 'none.json'], 'none.json'),
     ):
         assert words in main_error(monkeypatch, compare_random, *shared, *arguments)

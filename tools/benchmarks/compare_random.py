@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmengine.config import Config
+from scipy.stats import ttest_ind
 
 import autonl_mm
 from autonl_mm.arch import ArchSpec
@@ -110,6 +111,12 @@ def parse_args():
         default=[],
         metavar='FILE',
         help='results (JSON) of comparisons at other targets, to pool with this one')
+    parser.add_argument(
+        '--against',
+        type=Path,
+        metavar='FILE',
+        help='results (JSON) of another search at the same target, whose networks the '
+        'searched networks are compared with, at least two of each')
     parser.add_argument(
         '--only-random',
         action='store_true',
@@ -215,7 +222,7 @@ def values_by_seed(results, names, seeds=None):
     return [[r['value'] for r in results[name][:seeds]] for name in names]
 
 
-def verdict(results, searched, subnets, pooled=()):
+def verdict(results, searched, subnets, pooled=(), others_searched=None):
     """The searched networks against the random networks.
 
     The same seeds of both are compared.
@@ -225,10 +232,12 @@ def verdict(results, searched, subnets, pooled=()):
         searched (list[str]): Names of the searched networks; may be empty.
         subnets (list[str]): Names of the random networks.
         pooled (Sequence[Difference]): The same at other targets.
+        others_searched (list[float], optional): Metrics of the networks of another
+            search. Defaults to None.
 
     Returns:
-        tuple[str, Difference]: Some lines, and the difference of all searched
-        networks; None without any.
+        tuple[str, list[float], Difference]: Some lines, the metrics of the searched
+        networks, and their difference; None without any.
     """
     seeds = min(len(results[name]) for name in (*searched, *subnets))
     others = list(map(statistics.mean, values_by_seed(results, subnets, seeds)))
@@ -244,7 +253,7 @@ def verdict(results, searched, subnets, pooled=()):
     lines += [f'{name} {mean:.2f}, as one more draw: {compare_draws([mean], others)}'
               for name, mean in zip(searched, means)]
     if not means:
-        return bullets(lines), None
+        return bullets(lines), means, None
     together = compare_draws(means, others)
     if len(means) > 1:
         lines.append(f'{len(means)} searched networks {statistics.mean(means):.2f}, as '
@@ -252,23 +261,33 @@ def verdict(results, searched, subnets, pooled=()):
     if pooled:
         lines.append(f'pooled over {len(pooled) + 1} targets: '
                      f'{pool([*pooled, together])}')
-    return bullets(lines), together
+    if others_searched:
+        test = ttest_ind(means, others_searched)  # of equal variances
+        low, high = test.confidence_interval(0.95)
+        lines.append(f'difference from the {len(others_searched)} networks of the '
+                     f'other search: {(low + high) / 2:+.2f} ± {(high - low) / 2:.2f} '
+                     '(95%)')
+    return bullets(lines), means, together
 
 
-def read_difference(path):
-    """The difference in the result of another comparison.
+def read_result(path):
+    """The result of another comparison.
 
     Args:
         path (Path): The file that this tool wrote.
+
+    Returns:
+        tuple[list[float], Difference]: Metrics of its searched networks, and their
+        difference from its random networks.
 
     Raises:
         FileNotFoundError, ValueError: If there is no such file, or it is another one.
     """
     found = read_json(path)
-    check_json(found, dict(value=float, error=float, freedom=int),
+    check_json(found, dict(value=float, error=float, freedom=int, searched=[float]),
                f'{path} is not the result of compare_random.py',
                'give the JSON files of its --report')
-    return Difference(**found)
+    return found.pop('searched'), Difference(**found)
 
 
 def main():
@@ -292,12 +311,16 @@ def main():
             raise ValueError('--inherit-from needs --inherited, the weights of the '
                              'searched network, and --only-random')
         where = Cluster(args.cluster, args.cluster_options)
-        pooled = [read_difference(path) for path in args.pool]
+        pooled = [read_result(path)[1] for path in args.pool]
+        others_searched = read_result(args.against)[0] if args.against else None
         seconds = None
         files = args.arch
         if files is None:
             file, seconds = search(args.config, args.work_dir, where)
             files = [file]
+        if others_searched and min(len(files), len(others_searched)) < 2:
+            raise ValueError('--against compares two searches with at least two '
+                             'networks each: give their files to --arch')
         if not files and not args.target:
             raise ValueError('--arch names no searched network: give the --target of '
                              'the random networks')
@@ -359,7 +382,8 @@ def main():
     by_job = dict(zip(jobs, done))
     results = {name: [by_job[arch, seed, weights] for seed in seeds[name]]
                for name, (arch, weights) in starts.items()}
-    lines, difference = verdict(results, list(searched), list(subnets), pooled)
+    lines, means, difference = verdict(
+        results, list(searched), list(subnets), pooled, others_searched)
     text = table(archs, results, cost) + '\n\n' + lines
     if losses:
         rows = [dict(loss=loss, macs=cost(archs[name]),
@@ -371,9 +395,11 @@ def main():
     if seconds is not None:
         text += f'; search {seconds / 60:.1f} min'
     atomic_write(args.work_dir / f'{args.report}.md', text + '\n')
+    result = args.work_dir / f'{args.report}.json'
+    result.unlink(missing_ok=True)
     if difference:
-        atomic_write(args.work_dir / f'{args.report}.json',
-                     json.dumps(difference._asdict(), indent=1))
+        atomic_write(result, json.dumps(
+            dict(difference._asdict(), searched=means), indent=1))
     print('\n' + text)
 
 

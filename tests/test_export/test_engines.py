@@ -24,6 +24,7 @@ from autonl_mm.export import check, export
 from autonl_mm.export.boxes import select_boxes
 from autonl_mm.export.engines import ENGINES, ExportError, Settings, engine_of
 from autonl_mm.models import LightNL
+from autonl_mm.models.layers.export_and_precision import for_xnnpack
 from autonl_mm.models.layers.light_nl import light_nl
 
 FAST = ['onnxruntime', 'openvino', 'mnn', 'ncnn']
@@ -465,6 +466,24 @@ def test_light_nl_in_an_exported_graph(normalize, order):
         [n.target for n in program.graph.nodes if n.args[-1:] == (2, )])
     # zeros stay zeros
     assert not traced(torch.zeros_like(x)).any()
+
+
+@pytest.mark.parametrize('normalize', ['size', 'rms'])
+@pytest.mark.parametrize('order', ['channel', 'spatial'])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_light_nl_for_xnnpack(normalize, order, stride):
+    """It computes the same without operators that XNNPACK does not have."""
+    layer = LightNL(8, 0.5, stride, order, normalize, zero_init=False).eval()
+    x = torch.randn(2, 8, 7, 9)
+    with torch.no_grad(), for_xnnpack():
+        program = torch.export.export(layer, (x, ))
+        torch.testing.assert_close(layer(x), program.module()(x))
+    torch.testing.assert_close(program.module()(x), layer(x))
+    assert not program.module()(torch.zeros_like(x)).any()
+    names = {str(node.target).split('.')[1] for node in program.graph.nodes
+             if node.op == 'call_function'}
+    assert 'bmm' in names
+    assert not names & {'amax', 'sum', 'max_pool2d', 'where', 'permute'}
 
 
 def test_config_of_a_file_without_preprocessing(make, tmp_path):

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from autonl_mm.models.layers.export_and_precision import for_xnnpack
+
 from .base import Engine, Settings, converting
 
 
@@ -45,11 +47,14 @@ class ExecuTorch(Engine):
         exir = self.require('executorch.exir')
         partition = self.require(
             'executorch.backends.xnnpack.partition.xnnpack_partitioner')
+        fold = self.require('executorch.exir.passes.constant_prop_pass')
         if settings.precision == 'fp16':
             graph = HalfGraph(graph)
-        with converting('ExecuTorch'):
+        with converting('ExecuTorch'), for_xnnpack():
             program = torch.export.export(
                 graph, (torch.rand(*settings.shape) * 255, ))
+            # XNNPACK takes no convolution whose kernel is computed
+            program = fold.constant_prop_pass(program)
             program = exir.to_edge_transform_and_lower(
                 program, partitioner=[partition.XnnpackPartitioner()])
             file.write_bytes(program.to_executorch().buffer)

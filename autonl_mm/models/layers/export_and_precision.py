@@ -3,8 +3,8 @@
 
 None of them changes the mathematics, which is in :mod:`.light_nl`.
 """
-from contextlib import AbstractContextManager, nullcontext
-from typing import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ def largest(x: Tensor) -> Tensor:
     if not _is_exporting():
         x = x.detach()
     dims = tuple(range(1, x.dim()))
-    return x.abs().amax(dims, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    return _positive(x.abs().amax(dims, keepdim=True))
 
 
 def root(square: Tensor) -> Tensor:
@@ -53,8 +53,74 @@ def root(square: Tensor) -> Tensor:
     divisor, because ncnn has no ``where``.
     """
     if _is_exporting():
-        return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
+        return _positive(square).sqrt()
     return torch.where(square > 0, square, float('inf')).sqrt()
+
+
+_for_xnnpack = False  # Dynamo does not trace a ContextVar
+
+
+def is_for_xnnpack() -> bool:
+    """Whether LightNL is :func:`xnnpack_light_nl`."""
+    return _for_xnnpack
+
+
+@contextmanager
+def for_xnnpack() -> Iterator[None]:
+    """Make LightNL :func:`xnnpack_light_nl`, for an export."""
+    global _for_xnnpack
+    _for_xnnpack = True
+    try:
+        yield
+    finally:
+        _for_xnnpack = False
+
+
+def xnnpack_light_nl(x: Tensor, nl_channels: int, stride: int, order: str,
+                     normalize: str) -> Tensor:
+    """:func:`.light_nl.light_nl` of XNNPACK's operators, with positions as columns.
+
+    For any other operator the network leaves XNNPACK and enters it again, with copies
+    of feature maps. Each permutation of a feature map is a copy too. So only products
+    of small matrices are transposed, a mean replaces the largest value and the sums,
+    and a depthwise convolution with ones takes the sampled positions.
+    """
+    n, c, h, w = x.shape
+
+    def sampled(x: Tensor) -> Tensor:
+        if stride > 1:
+            x = F.conv2d(x, torch.ones(c, 1, 1, 1), stride=stride, groups=c)
+        return x.flatten(2)
+
+    def mean(x: Tensor) -> Tensor:  # XNNPACK has the mean of feature maps only
+        maps = x.reshape(n, 1, *x.shape[1:])
+        return maps.mean((2, 3), keepdim=True).reshape(n, 1, 1)
+
+    x_p, x_s = x.flatten(2), sampled(x)  # (N, C, HW), (N, C, hw)
+    x_c, x_sc, count = x_p[:, :nl_channels], x_s[:, :nl_channels], x_s.shape[2]
+    if order == 'channel':
+        context = torch.bmm(x_s, x_sc.transpose(1, 2))  # (N, C, k)
+        if normalize == 'size':
+            context = context / (h * w)
+        else:
+            scale = _positive(mean(context.abs()))
+            context = context / scale
+            trace = mean(torch.bmm(context, context[:, :nl_channels]) * context)
+            context = context / root(trace * (scale * nl_channels / count))
+        y = torch.bmm(context, x_c)
+    else:
+        affinity = torch.bmm(x_sc.transpose(1, 2), x_c)  # (N, hw, HW)
+        affinity = affinity / (
+            h * w if normalize == 'size' else _positive(mean(affinity.abs())))
+        y = torch.bmm(x_s, affinity)
+        if normalize == 'rms':
+            y_s = sampled(y.view(n, c, h, w))
+            y = y / root(mean(y_s * y_s))
+    return y.view(n, c, h, w)
+
+
+def _positive(x: Tensor) -> Tensor:
+    return x.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def without_view(y: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autonl_mm.cost import light_nl_order
+
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
@@ -98,6 +100,8 @@ def xnnpack_light_nl(x: Tensor, nl_channels: int, stride: int, order: str,
 
     x_p, x_s = x.flatten(2), sampled(x)  # (N, C, HW), (N, C, hw)
     x_c, x_sc, count = x_p[:, :nl_channels], x_s[:, :nl_channels], x_s.shape[2]
+    if order == 'auto':
+        order = light_nl_order(c, nl_channels, h * w, count, normalize)
     if order == 'channel':
         context = torch.bmm(x_s, x_sc.transpose(1, 2))  # (N, C, k)
         if normalize == 'size':

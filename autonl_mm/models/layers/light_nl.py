@@ -122,20 +122,19 @@ def light_nl(x: Tensor,
         Tensor: ``(N, C, H, W)``, with the dtype of ``x``.
     """
     c, h, w = x.shape[1:]
-    count = -(-h // stride) * -(-w // stride)
-    if order == 'auto':
-        order = light_nl_order(c, nl_channels, h * w, count, normalize)
     if is_for_xnnpack():
         return xnnpack_light_nl(x, nl_channels, stride, order, normalize)
     x_s = x_p = _rows(x)  # (N, HW, C)
     if stride > 1:
         x_s = _rows(subsample(x, stride))  # (N, hw, C)
     x_c, x_sc = x_p[..., :nl_channels], x_s[..., :nl_channels]
-    shares, terms = None, x_sc
+    count, shares, terms = x_s.shape[1], None, x_sc
     if weight is not None:
         terms = x_sc * weight.t()
         shares = weight[:1].t().expand(count, 1)  # of the positions
     terms = terms.transpose(1, 2)  # (N, k, hw)
+    if order == 'auto':
+        order = light_nl_order(c, nl_channels, h * w, count, normalize)
     if order == 'channel':
         context = torch.bmm(terms, x_s)  # (N, k, C)
         # Dividing the small matrix saves a pass over the feature map.

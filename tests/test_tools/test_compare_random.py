@@ -338,6 +338,7 @@ def test_several_searches_and_targets(tiny_search, tiny_arch, tmp_path, monkeypa
         (['--arch', tiny_arch, other, '--inherited', tiny_arch], 'expected one'),
         (['--arch', tiny_arch, '--pool', tiny_arch], 'is not JSON'),
         (['--arch', tiny_arch, '--against', tmp_path / 'first.json'], 'at least two'),
+        (['--against', tmp_path / 'first.json'], 'at least two'),  # before a search
         (['--arch', tiny_arch, '--pool', tmp_path / 'none.json'], 'none.json'),
     ):
         assert words in main_error(monkeypatch, compare_random, *shared, *arguments)

@@ -313,14 +313,14 @@ def main():
         where = Cluster(args.cluster, args.cluster_options)
         pooled = [read_result(path)[1] for path in args.pool]
         others_searched = read_result(args.against)[0] if args.against else None
+        if others_searched and min(len(args.arch or []), len(others_searched)) < 2:
+            raise ValueError('--against compares two searches with at least two '
+                             'networks each: give their files to --arch')
         seconds = None
         files = args.arch
         if files is None:
             file, seconds = search(args.config, args.work_dir, where)
             files = [file]
-        if others_searched and min(len(files), len(others_searched)) < 2:
-            raise ValueError('--against compares two searches with at least two '
-                             'networks each: give their files to --arch')
         if not files and not args.target:
             raise ValueError('--arch names no searched network: give the --target of '
                              'the random networks')

@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from .arch import resolve_arch
 from .converters import load_donor
-from .runs.configs import config_parts, type_name
+from .runs.config_parts import config_parts, type_name
 
 
 def check_archs(model: Optional[dict]) -> None:

@@ -24,8 +24,9 @@ from .export.engines import load as load_session
 from .runs.checkpoints import for_predictions, load_checkpoint
 from .runs.checkpoints.config_text import config_texts, inference_config, metainfo
 from .runs.checkpoints.patches import load_checkpoint_to_model
-from .runs.configs import build_model, input_size, scope_of, type_name, visualizer_of
-from .runs.dataset_configs import IMAGE_ENDINGS, leaf_datasets
+from .runs.config_parts import leaf_datasets, type_name
+from .runs.configs import build_model, input_size, scope_of, visualizer_of
+from .runs.dataset_configs import IMAGE_ENDINGS
 from .runs.pipelines import remove_annotations
 
 CHECKPOINT_ENDINGS = ('.pth', '.pt', '.ckpt', '.safetensors')

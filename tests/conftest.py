@@ -39,6 +39,8 @@ gc.disable()
 # Two threads that wait for each other are slower than one on busy cores.
 torch.set_num_threads(1)
 spare_mmengine()
+# Before any process is started: what the server imports cannot change then.
+server()
 settings.register_profile('tests', max_examples=20, deadline=None)
 settings.load_profile('tests')
 

@@ -27,8 +27,8 @@ from autonl_mm.cost import light_nl_macs
 from autonl_mm.measure.counting import built_macs
 from autonl_mm.nas import CostAwareModel
 from autonl_mm.nas.search_configs import write_retrain_config
+from autonl_mm.runs.config_parts import leaf_datasets
 from autonl_mm.runs.configs import check_learning_rates, input_size
-from autonl_mm.runs.dataset_configs import leaf_datasets
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p for p in ROOT.glob('configs/*/*.py') if p.parent.name != '_base_')
@@ -126,7 +126,7 @@ def test_model(path, scope):
         check_figures(path, model, input_size(cfg)[0])
     # One recipe for all of timm's networks, which test_named_networks.py compares, and
     # one for all widths of MobileNetV2.
-    if ('3rdparty-timm' in path.name and 'mnasnet-100' not in path.name
+    if (('3rdparty-timm' in path.name and 'mnasnet-100' not in path.name)
             or re.match(r'mobilenet-v2-\d', path.name)):
         return
     model.train()

@@ -15,7 +15,7 @@ from autonl_mm.export.engines import ENGINES, Settings
 from autonl_mm.models.layers.mbconv import fused_act_cfg
 from autonl_mm.nas.search_configs import build_supernet, selection_options
 from autonl_mm.runs import configs, launch
-from autonl_mm.runs.configs import type_name
+from autonl_mm.runs.config_parts import type_name
 
 BASE = """\
 from mmcv.transforms import LoadImageFromFile

@@ -17,12 +17,13 @@ from autonl_mm.half import use_half
 from autonl_mm.runs import configs, exit_codes, launch, outputs
 from autonl_mm.runs.checkpoints import for_predictions
 from autonl_mm.runs.classes import built_leaves
+from autonl_mm.runs.config_parts import leaf_datasets
 from autonl_mm.runs.data_checks import (
     check_datasets,
     check_loaders,
     is_unlabelled,
 )
-from autonl_mm.runs.dataset_configs import check_data, check_evaluator, leaf_datasets
+from autonl_mm.runs.dataset_configs import check_data, check_evaluator
 from autonl_mm.runs.pipelines import remove_annotations
 
 

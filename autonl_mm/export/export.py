@@ -14,7 +14,7 @@ from autonl_mm.fold import switch_to_deploy
 from autonl_mm.models import AutoNL
 from autonl_mm.models.layers import light_nl_scales
 from autonl_mm.runs.atomic_files import atomic_dir, atomic_write
-from autonl_mm.runs.configs import type_name
+from autonl_mm.runs.config_parts import type_name
 
 from . import check
 from .engines import Engine, Settings

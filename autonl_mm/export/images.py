@@ -12,8 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import Tensor
 
+from autonl_mm.runs.config_parts import leaf_datasets
 from autonl_mm.runs.data_checks import is_unlabelled
-from autonl_mm.runs.dataset_configs import IMAGE_ENDINGS, check_data, leaf_datasets
+from autonl_mm.runs.dataset_configs import IMAGE_ENDINGS, check_data
 from autonl_mm.runs.pipelines import remove_annotations
 
 

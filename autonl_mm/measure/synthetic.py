@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import TRANSFORMS
 
-from autonl_mm.runs.dataset_configs import leaf_datasets
+from autonl_mm.runs.config_parts import leaf_datasets
 
 NUM_OBJECTS = 4  # per image, for detectors
 

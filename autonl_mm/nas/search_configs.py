@@ -17,7 +17,8 @@ from autonl_mm.nas.selection.proxy_loss import FixedBatches, ProxyLoss
 from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.runs import launch
 from autonl_mm.runs.atomic_files import atomic_write
-from autonl_mm.runs.configs import enter_scope, type_name
+from autonl_mm.runs.config_parts import type_name
+from autonl_mm.runs.configs import enter_scope
 
 from .supernet.export import changed_settings, subnet_text
 from .supernet.supernet import AutoNLSuperNet

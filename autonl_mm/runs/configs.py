@@ -3,7 +3,7 @@
 import argparse
 import os.path as osp
 import re
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -13,14 +13,11 @@ from mmengine.registry import MODELS, init_default_scope
 
 from .cfg_options import check_options
 from .checkpoints import install
-from .dataset_configs import leaf_datasets
+from .config_parts import config_parts, leaf_datasets, type_name
 
 # Settings of transforms that give the size of their results: of crops, of
 # resizing, and of ReleaseCenterCrop and padding
 SIZE_SETTINGS = ('crop_size', 'scale', 'size')
-# Classes, and what they are usually called in configs
-REGISTERED = dict(MMSyncBN='SyncBN', PretrainedInit='Pretrained',
-                  SyncBatchNorm='SyncBN')
 # Visualizer of each codebase
 VISUALIZERS = dict(mmpretrain='UniversalVisualizer', mmdet='DetLocalVisualizer',
                    mmseg='SegLocalVisualizer')
@@ -269,17 +266,6 @@ def check_learning_rates(cfg: Config) -> None:
                     f'CosineAnnealingLR, or leave {name} out')
 
 
-def config_parts(key: str, node: Any) -> Iterator[Tuple[str, dict]]:
-    """All dicts in a part of a config, each with its place."""
-    if isinstance(node, (list, tuple)):
-        for i, item in enumerate(node):
-            yield from config_parts(f'{key}.{i}', item)
-    elif isinstance(node, dict):
-        yield key, node
-        for name, part in node.items():
-            yield from config_parts(f'{key}.{name}', part)
-
-
 def scope_of(cfg: Config) -> str:
     """Name of a config's codebase.
 
@@ -317,20 +303,3 @@ def visualizer_of(cfg: Config) -> dict:
     return cfg.get('visualizer') or dict(
         type=VISUALIZERS.get(scope_of(cfg), 'Visualizer'),
         vis_backends=[dict(type='LocalVisBackend')])
-
-
-def type_name(cfg: dict) -> str:
-    """Name of the class that a config builds, without its scope.
-
-    It is the same for a name, for the class itself as in pure Python configs, and for
-    the import path as which such a config is dumped.
-
-    Args:
-        cfg (dict): The config.
-
-    Returns:
-        str: ``''`` if it has no type.
-    """
-    kind = cfg.get('type', '')
-    name = getattr(kind, '__name__', str(kind)).split('.')[-1]
-    return REGISTERED.get(name, name)

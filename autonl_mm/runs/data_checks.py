@@ -15,8 +15,7 @@ from torch import nn
 
 from .classes import built_leaves, classes_of, different_classes, shorten
 from .coco_files import read_categories
-from .configs import type_name
-from .dataset_configs import leaf_datasets
+from .config_parts import config_parts, leaf_datasets, type_name
 from .dry_run import check_forward
 from .hooks.label_check_hook import classifying_heads, is_binary
 from .random_state import preserve_random_states
@@ -313,16 +312,14 @@ def check_binary_heads(model: nn.Module) -> None:
 def _check_topk(runner: Runner, count: int) -> None:
     """A top-k accuracy needs at least k classes."""
     for name in ('val', 'test'):
-        evaluators = runner.cfg.get(f'{name}_evaluator') or []
-        if isinstance(evaluators, dict):
-            evaluators = [evaluators]
-        for evaluator in evaluators:
-            topk = evaluator.get('topk') if isinstance(evaluator, dict) else None
-            topk = [topk] if isinstance(topk, int) else topk or [1]
+        key = f'{name}_evaluator'
+        for place, metric in config_parts(key, runner.cfg.get(key)):
+            topk = metric.get('topk', 1) if type_name(metric) == 'Accuracy' else 1
+            topk = (topk, ) if isinstance(topk, int) else tuple(topk)
             if max(topk) > count:
                 raise ValueError(
-                    f'{name}_evaluator.topk is {tuple(topk)}, but the data have only '
-                    f'{count} classes: set {name}_evaluator.topk='
+                    f'{place}.topk is {topk}, but the data have only {count} classes: '
+                    f'set {place}.topk='
                     f'({", ".join(str(k) for k in topk if k <= count)},)')
 
 

@@ -1,36 +1,16 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Dataset settings of a config: finding them and checking their paths."""
+"""Dataset settings of a config: checks of their paths and files."""
 import os.path as osp
-from typing import Iterator, Sequence, Tuple
+from typing import Sequence
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS
 
 from .coco_files import check_coco, class_names
+from .config_parts import config_parts, leaf_datasets
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff',
                  '.webp')
-
-
-def leaf_datasets(key: str, node) -> Iterator[Tuple[str, dict]]:
-    """The innermost dataset configs, without their wrappers.
-
-    Args:
-        key (str): Name of the setting that holds ``node``.
-        node (dict | list | None): Config of a dataset, or a list of them.
-
-    Yields:
-        tuple[str, dict]: Name of the setting and config of each dataset.
-    """
-    if isinstance(node, (list, tuple)):
-        for i, item in enumerate(node):
-            yield from leaf_datasets(f'{key}.{i}', item)
-    elif isinstance(node, dict):
-        inner = [k for k in ('dataset', 'datasets') if k in node]
-        for k in inner:
-            yield from leaf_datasets(f'{key}.{k}', node[k])
-        if not inner:
-            yield key, node
 
 
 def check_data(cfg: Config, loaders: Sequence[str]) -> None:
@@ -97,16 +77,14 @@ def check_evaluator(cfg: Config, name: str) -> None:
         FileNotFoundError: If one is missing; names the setting and the path.
         ValueError: If one lacks a key; names file and key.
     """
-    metrics = cfg.get(f'{name}_evaluator') or []
-    if isinstance(metrics, dict):
-        metrics = metrics.get('metrics', [metrics])
-    for metric in metrics:
+    key = f'{name}_evaluator'
+    for place, metric in config_parts(key, cfg.get(key)):
         path = metric.get('ann_file')
         if not isinstance(path, str) or '://' in path or metric.get('format_only'):
             continue
         bases = class_names(METRICS, metric.get('type'), cfg.get('default_scope'))
         if 'CocoMetric' in bases and 'LVISMetric' not in bases:
-            place = f'{name}_evaluator.ann_file'
+            place += '.ann_file'
             if not osp.exists(path):
                 raise FileNotFoundError(f'{place}: {path!r} does not exist. Give its '
                                         f'path with --cfg-options {place}=PATH')

@@ -160,6 +160,8 @@ def _describe_failure(error: Exception, task: nn.Module,
     part = '.'.join(place.split('.')[:levels])
     message = (f'model.{part} cannot process a batch: {type(error).__name__}'
                f'{": " + text if text else ""} (in {place}). ')
+    if part == 'backbone':
+        return message + 'Change model.backbone, or the data preprocessor'
     own = getattr(task.get_submodule(part), 'in_channels', None)
     if own is not None:
         own = list(own) if isinstance(own, tuple) else own
@@ -167,7 +169,7 @@ def _describe_failure(error: Exception, task: nn.Module,
     message += '; '.join(
         _describe_maps(task, name, maps) for name in ('neck', 'backbone')
         if name in maps and not part.startswith(name))
-    return message + (f'. Change model.{part}, or out_indices of the backbone')
+    return message + f'. Change model.{part}, or out_indices of the backbone'
 
 
 def _describe_maps(task: nn.Module, source: str,

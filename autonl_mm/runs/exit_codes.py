@@ -15,9 +15,9 @@ from .checkpoints import BrokenCheckpointError, MismatchError, UnsafeCheckpointE
 from .data_checks import mixed_sizes
 from .hooks import Stopped
 
-# Errors of the disk and of permissions, not of the program
-OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
-               errno.EPERM, errno.EIO}
+# Errors of the disk and of permissions, not of the program: those of writing, and all
+WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+OF_THE_DISK = WRITING | {errno.EACCES, errno.EPERM, errno.EIO}
 # torch's error when it makes a batch
 MIXED_SIZES = re.compile(r'stack expects each tensor to be equal size, but got '
                          r'(\[.*?\]) at entry \d+ and (\[.*?\]) at entry \d+')
@@ -55,8 +55,9 @@ def exit_on_error(tool: str) -> Iterator[None]:
             sys.exit(f'{tool}: {e}')  # a missing checkpoint or image, by a library
         if e.errno not in OF_THE_DISK:
             raise
-        sys.exit(f'{tool}: {e.strerror}: {e.filename or "a file"} could not be '
-                 'written. Files that were saved before are complete')
+        what = ('could not be written. Files that were saved before are complete'
+                if e.errno in WRITING else 'could not be read or written')
+        sys.exit(f'{tool}: {e.strerror}: {e.filename or "a file"} {what}')
     except (AssertionError, ImportError, RuntimeError) as e:
         if NOT_INSTALLED.search(str(e)):
             sys.exit(f'{tool}: ' + ' '.join(str(e).split()))

@@ -20,7 +20,8 @@ from mmengine.runner import FlexibleRunner, Runner
 from .allocator import keep_freed_memory
 from .batch import accumulated_batches
 from .checkpoints import check_file, find_resumable
-from .configs import add_config_args, enter_scope, read_config, type_name
+from .config_parts import config_parts, type_name
+from .configs import add_config_args, enter_scope, read_config
 from .hooks import add_run_hooks
 from .packages import check_packages
 from .pipelines import forward_pipelines
@@ -194,15 +195,10 @@ def replace_sync_bn(node: Any) -> int:
     Returns:
         int: The number of settings that were changed.
     """
-    if isinstance(node, (list, tuple)):
-        return sum(replace_sync_bn(item) for item in node)
-    if not isinstance(node, dict):
-        return 0
-    count = sum(replace_sync_bn(item) for item in node.values())
-    if type_name(node) == 'SyncBN':
-        node['type'] = 'BN'
-        count += 1
-    return count
+    parts = [p for _, p in config_parts('', node) if type_name(p) == 'SyncBN']
+    for part in parts:
+        part['type'] = 'BN'
+    return len(parts)
 
 
 def use_amp(cfg: Config) -> None:

@@ -25,6 +25,8 @@ NAME, LOCKED = 'train.lock', '.train.lock'
 BEAT, STALE = 30, 180
 # Seconds in which a run that starts at the same time writes the first file
 MOMENT = 1
+# A run's rank, as torchrun, Slurm and Open MPI give it
+RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 # Errors of file systems without locks
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
@@ -47,7 +49,8 @@ def lock(work_dir: str) -> Iterator[None]:
         ValueError: If another run holds the folder; names the process of that run and a
             remedy. If the lock cannot be opened.
     """
-    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))):
+    ranks = (os.environ.get(name) for name in RANKS)
+    if int(next(filter(None, ranks), 0)):
         yield
         return
     path = osp.join(work_dir, NAME)

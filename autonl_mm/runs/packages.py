@@ -1,7 +1,9 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Packages that a config needs and whose absence its libraries tell late or not."""
 from importlib.util import find_spec
-from typing import Any, Iterator, Tuple
+from typing import Iterator, Tuple
+
+from .config_parts import config_parts
 
 # Scopes of types: mmengine only says that it fails to get the type.
 SCOPES = {'mmpretrain': 'mmpretrain', 'mmdet': 'mmdet', 'mmseg': 'mmsegmentation',
@@ -20,25 +22,20 @@ def check_packages(cfg: dict) -> None:
     Raises:
         ImportError: Names the setting and what to install.
     """
-    for setting, module, distribution in _needed('', dict(cfg)):  # of a Config
+    for setting, module, distribution in _needed(dict(cfg)):  # of a Config
         if find_spec(module) is None:
             raise ImportError(f'{setting} needs the package {module}, which is not '
                               f'installed: pip install {distribution}')
 
 
-def _needed(key: str, node: Any) -> Iterator[Tuple[str, str, str]]:
+def _needed(cfg: dict) -> Iterator[Tuple[str, str, str]]:
     """Settings that need a package: the setting, module and distribution."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            place = f'{key}.{name}' if key else str(name)
+    for place, part in config_parts('', cfg):
+        for name, value in part.items():
+            setting = f'{place}.{name}={value!r}'.removeprefix('.')
             scope = str(value).split('.')[0]
             if name == 'imdecode_backend' and value in DECODERS:
-                yield f'{place}={value!r}', value, DECODERS[value]
+                yield setting, value, DECODERS[value]
             elif (name == 'default_scope' and value in SCOPES) or (
                     name == 'type' and scope != value and scope in SCOPES):
-                yield f'{place}={value!r}', scope, SCOPES[scope]
-            else:
-                yield from _needed(place, value)
-    elif isinstance(node, (list, tuple)):
-        for i, item in enumerate(node):
-            yield from _needed(f'{key}.{i}', item)
+                yield setting, scope, SCOPES[scope]

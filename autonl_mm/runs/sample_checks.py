@@ -122,10 +122,13 @@ def _check_masks(place: str, dataset: Any, count: int, classes: List[str],
         pixels.update(found)
     samples = f'{place}: {len(indices)} masks'
     if set(pixels) == {0, 255}:
-        raise ValueError(
-            f'{samples}, spread over all, such as {info["seg_map_path"]}, have no '
-            'labels but 0 and 255, and 255 is ignored: there is no foreground. Convert '
-            'masks of 0 and 255 to 0 and 1; leave reduce_zero_label out')
+        words = (f'{samples}, spread over all, such as {info["seg_map_path"]}, have no '
+                 'labels but 0 and 255, and 255 is ignored: there is no foreground. '
+                 'Convert masks of 0 and 255 to 0 and 1; leave reduce_zero_label out')
+        if len(indices) == len(dataset):
+            raise ValueError(words)
+        logger.warning(words)  # a rare class may be in none of them
+        return
     share = sum(pixels[label] for label in ignored) / max(sum(pixels.values()), 1)
     if share > 0.5:
         logger.warning(f'{samples}, spread over all, have {share:.0%} pixels of labels '

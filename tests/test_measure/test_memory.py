@@ -20,7 +20,6 @@ def test_peak_memory():
     assert 190 < large - small < 220
 
 
-@pytest.mark.long
 def test_peak_memory_that_fails():
     with pytest.raises(MemoryError, match='allocate memory'):
         memory.peak_memory(allocate, (2000, ), limit=500)

@@ -84,10 +84,12 @@ def test_without_iscrowd_only_evaluation_fails(write):
     cfg = write(changed('annotations', 'iscrowd'))
     check_data(cfg, ['val_dataloader'])
     DATASETS.build(cfg.val_dataloader.dataset)
-    for metrics in (cfg.val_evaluator, [cfg.val_evaluator],
-                    dict(type='Evaluator', metrics=[cfg.val_evaluator])):
+    for place, metrics in (
+            ('', cfg.val_evaluator), ('.0', [cfg.val_evaluator]),
+            ('.metrics', dict(type='Evaluator', metrics=cfg.val_evaluator)),
+            ('.metrics.0', dict(type='Evaluator', metrics=[cfg.val_evaluator]))):
         with pytest.raises(ValueError, match=(
-                r"^val_evaluator\.ann_file: .*a\.json: annotations\[1\] has no "
+                rf"^val_evaluator{place}\.ann_file: .*a\.json: annotations\[1\] has no "
                 "'iscrowd', as 1 of 2 annotations: write 0, or 1 for a group")):
             check_evaluator(Config(dict(cfg, val_evaluator=metrics)), 'val')
     cfg.val_evaluator.ann_file = 'none.json'

@@ -299,6 +299,14 @@ def test_masks_without_a_foreground(name, classes, reduce, good, bad, mmseg, tmp
     assert 'Convert masks of 0 and 255 to 0 and 1; leave reduce_zero_label' in message
 
 
+def test_a_foreground_may_be_rare(mmseg, tmp_path, monkeypatch, caplog):
+    """None of the masks that are looked at has it."""
+    monkeypatch.setattr('autonl_mm.runs.sample_checks.MASKS', 2)
+    check_datasets(Runner(train=dict(
+        masks(tmp_path, [255]), metainfo=dict(classes=['a', 'b']))), train=True)
+    assert 'there is no foreground' in caplog.text
+
+
 @SPLITS
 def test_labels_of_masks(name, mmseg, tmp_path):
     message = error_in(name, tmp_path, lambda root, bad: dict(
@@ -496,10 +504,14 @@ def test_checkpoint_of_other_classes():
 def test_topk_above_the_number_of_classes(tmp_path):
     pytest.importorskip('mmpretrain.datasets')
     runner = Runner(train=folder(tmp_path / 'train', 'abc'))
-    runner.cfg.val_evaluator = [dict(type='Accuracy', topk=(1, 5))]
-    message = error_of(runner)
-    assert message.startswith('val_evaluator.topk is (1, 5), but')
-    assert 'val_evaluator.topk=(1,)' in message
+    for place, evaluator in (
+            ('.1', [dict(type='RetrievalRecall', topk=10),
+                    dict(type='Accuracy', topk=(1, 5))]),
+            ('.metrics', dict(metrics=dict(type='mmpretrain.Accuracy', topk=(1, 5))))):
+        runner.cfg.val_evaluator = evaluator
+        message = error_of(runner)
+        assert message.startswith(f'val_evaluator{place}.topk is (1, 5), but')
+        assert f'val_evaluator{place}.topk=(1,)' in message
 
 
 # ----------------------------------------------------------- labels and loaders

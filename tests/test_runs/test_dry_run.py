@@ -77,6 +77,8 @@ def test_configs_fit(config, scope):
      ['anchor_generator.strides starts with [16, 32', '[16, 16']),
     (FPN, {'model.backbone.output_stride': 16},
      ['decode_head.feature_strides', '[4, 8, 16, 16]']),
+    (FPN, {'model.backbone.in_channels': 1},
+     ['(in backbone). Change model.backbone, or the data preprocessor']),
     (DEEPLAB, {'model.backbone.out_indices': (1, 3, 5, 7)},
      ['(in decode_head.c1_bottleneck', 'to have 24 channels, but got 16', '[16, ']),
     (DEEPLAB, {'model.backbone.out_indices': (2, 3, 5, 6)},

@@ -21,6 +21,8 @@ def ending(error):
 @pytest.mark.parametrize('error, words', [
     (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), '/w/epoch_2.pth'),
      '/w/epoch_2.pth'),
+    (PermissionError(errno.EACCES, os.strerror(errno.EACCES), '/d/train.json'),
+     'Permission denied: /d/train.json could not be read or written'),
     (OSError(errno.EROFS, os.strerror(errno.EROFS)), 'Read-only file system'),
     (BrokenCheckpointError('a is damaged'), 'a is damaged'),
     (MismatchError('resume: no'), 'resume: no'),

@@ -128,8 +128,9 @@ def test_a_note_is_kept_alive(tmp_path, monkeypatch):
         assert touched.wait(5)
 
 
-def test_only_the_first_rank_takes_it(tmp_path, monkeypatch):
-    monkeypatch.setenv('RANK', '1')
+@pytest.mark.parametrize('name', ['RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'])
+def test_only_the_first_rank_takes_it(name, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, '1')
     with locks.lock(str(tmp_path)):
         assert not list(tmp_path.iterdir())
 

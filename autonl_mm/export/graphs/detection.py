@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from autonl_mm.runs.configs import type_name
+from autonl_mm.runs.config_parts import type_name
 
 from .base import TaskGraph
 

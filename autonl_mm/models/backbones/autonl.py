@@ -13,7 +13,7 @@ from autonl_mm.arch import ArchSpec, BlockSpec, resolve_arch
 from autonl_mm.fold import DeployMixin
 from autonl_mm.named_networks import NAMED_NETWORKS
 from autonl_mm.registry import MODELS, WEIGHT_INITIALIZERS
-from autonl_mm.runs.configs import type_name
+from autonl_mm.runs.config_parts import type_name
 
 from ..layers import MBConv
 from ..layers.mbconv import fused_act_cfg

@@ -12,7 +12,7 @@ from torch import Tensor
 from autonl_mm.arch import BlockSpec
 from autonl_mm.fold import DeployMixin
 from autonl_mm.ops import fused_mbconv, load_fused_operators, pack_weights, runs_fused
-from autonl_mm.runs.configs import type_name
+from autonl_mm.runs.config_parts import type_name
 
 from .depthwise import depthwise_conv2d, has_slow_gradient, is_plain
 from .light_nl import LightNL, init_depthwise

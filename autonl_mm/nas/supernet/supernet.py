@@ -12,7 +12,7 @@ from autonl_mm.arch import ArchSpec, BlockSpec
 from autonl_mm.cost import CostModel, MacsModel, check_input_shape
 from autonl_mm.models import AutoNL
 from autonl_mm.registry import MODELS
-from autonl_mm.runs.configs import type_name
+from autonl_mm.runs.config_parts import type_name
 
 from .cost_table import CostTable
 from .gates import STATISTICS, GateState

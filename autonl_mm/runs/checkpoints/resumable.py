@@ -67,7 +67,8 @@ def find_resumable(work_dir: Union[str, Path],
         return last  # remote storage only has complete files
 
     if not is_complete(last):
-        saved = [s for s in list_saved(work_dir) if s.path != last]
+        saved = sorted((s for folder in checkpoint_folders(work_dir, out_dir)
+                        for s in list_saved(folder) if s.path != last), reverse=True)
     else:
         # Both number and time must be later: an earlier run in the same folder may
         # have reached a higher number, and copying changes the times.

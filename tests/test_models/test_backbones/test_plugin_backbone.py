@@ -336,7 +336,6 @@ def _same_and_moved(name, rank):
     return torch.equal(*others), grads.any().item()
 
 
-@pytest.mark.long
 def test_trains_with_ddp(tmp_path):
     # Not forks of this process: earlier tests have started threads, and a lock that
     # one of them holds would never be released in a fork.

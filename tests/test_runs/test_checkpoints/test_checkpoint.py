@@ -670,6 +670,12 @@ def test_find_resumable_elsewhere(trained, tmp_path):
             os.rename(out_dir / 'run/epoch_1.pth', out_dir / 'run' / name)
         note(work_dir, str(out_dir / 'run' / name).encode())
         assert find_resumable(work_dir, out_dir) == str(out_dir / 'run' / found)
+    newest = out_dir / 'run/epoch_2.pth'
+    shutil.copy(newest, out_dir / 'run/epoch_3.pth')
+    newest.write_bytes(newest.read_bytes()[:100])
+    for noted in (str(newest), ''):
+        note(work_dir, noted.encode())
+        assert find_resumable(work_dir, out_dir) == str(out_dir / 'run/epoch_3.pth')
     note(work_dir, b's3://bucket/run/epoch_1.pth')
     assert find_resumable(work_dir, 's3://bucket') == 's3://bucket/run/epoch_1.pth'
 

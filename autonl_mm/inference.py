@@ -150,7 +150,7 @@ class Predictor:
         for file, name in names.items():
             if files.setdefault(name, file) != file:
                 raise ValueError(f'{files[name]} and {file} would both be written as '
-                                 f'{name}: rename one, or use two folders')
+                                 f'{name}: rename one, or run the command for each')
         for file, found in self._samples(list(names), batch_size, score_thr):
             if isinstance(found, Exception):
                 yield file, str(found)
@@ -191,8 +191,12 @@ class Predictor:
             # a prediction must not depend on the padding for other images of a batch
             for _, same in groupby(batch, lambda pair: pair[1]['inputs'].shape):
                 paths, data = zip(*same)
-                with torch.no_grad():
-                    samples = self.model.test_step(pseudo_collate(data))
+                try:
+                    with torch.no_grad():
+                        samples = self.model.test_step(pseudo_collate(data))
+                except ValueError as e:  # of a size that the model does not take
+                    yield from ((path, ValueError(f'{path}: {e}')) for path in paths)
+                    continue
                 for path, sample in zip(paths, samples):
                     if score_thr is not None:
                         kept = sample.pred_instances.scores > score_thr

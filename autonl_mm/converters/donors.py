@@ -61,12 +61,15 @@ FAMILIES = {
     'mnasnet': Family('ReLU'),
     'semnasnet': Family('ReLU'),
     'spnasnet': Family('ReLU'),
-    'fbnetc': Family('ReLU'),
+    'fbnetc': Family('ReLU', eps=1e-3),
     'mobilenetv2': Family('ReLU6'),
     'mobilenetv3': Family('HSwish'),
+    'mobilenetv3_rw': Family('HSwish', eps=1e-3),
     'efficientnet_b': Family('Swish'),
     'efficientnet_lite': Family('ReLU6'),
-    'tf_mobilenetv3': Family('HSwish', True, 1e-3),
+    'tf_mobilenetv3': Family('HSwish', True, 1e-3, (127.5, ) * 3, (127.5, ) * 3),
+    'tf_mobilenetv3_large_minimal': Family(
+        'ReLU', True, 1e-3, (127.5, ) * 3, (127.5, ) * 3),
     'tf_efficientnet_b': Family('Swish', True, 1e-3),
     'tf_efficientnet_lite': LITE,
 }
@@ -381,14 +384,17 @@ def describe(weights: Mapping[str, Any],
 
 def _check_blocks(stages: List[List[DonorBlock]], arch: ArchSpec, network) -> None:
     """Compare the first blocks with a network; its last layers may not be built."""
-    found = [(len(b.depthwise.weight), b.depthwise.weight.shape[-1], b.out_channels)
+    found = [(len(b.depthwise.weight), b.depthwise.weight.shape[-1],
+              len(b.se.get('reduce.weight', ())), b.out_channels)
              for stage in stages for b in stage]
-    expected = [(b.mid_channels, b.kernel_size, b.out_channels) for b in arch.blocks]
+    expected = [(b.mid_channels, b.kernel_size, b.se_channels, b.out_channels)
+                for b in arch.blocks]
     for i, (own, right) in enumerate(zip_longest(found, expected[:len(found)])):
         if own != right:
             raise ConversionError(
-                f'it is not {network}: hidden channels, kernel and output channels of '
-                f'block {i} are {own}, expected {right}')
+                f'it is not {network}: hidden channels, kernel, hidden units of '
+                f'squeeze-excite and output channels of block {i} are {own}, expected '
+                f'{right}')
 
 
 def _some(names) -> str:

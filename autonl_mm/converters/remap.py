@@ -40,9 +40,10 @@ from torch import Tensor
 from autonl_mm.arch import ArchSpec, BlockSpec
 
 from .donors import ConvBN, Donor, DonorBlock
-from .layout import BN_TENSORS
+from .layout import BN_TENSORS, ConversionError
 
 NEUTRAL_BIAS = 3.0  # of squeeze-excite's gate, from which it can move both ways
+WITHOUT = ' without LightNL'  # the end of a row's source, if the donor has one
 
 
 class Row(NamedTuple):
@@ -163,20 +164,24 @@ class _Remapping:
     def stage(self, name: str, specs: Sequence[BlockSpec],
               blocks: Sequence[DonorBlock], inputs: Channels) -> Channels:
         """Fill a stage; the channels that it gives."""
+        # LightNL's compact channels are the first ones
         out = self.fit(sum(b.project.bn['weight'].abs() for b in blocks),
-                       specs[0].out_channels)
+                       specs[0].out_channels,
+                       sort=self.sort and not any(b.light_nl for b in blocks))
         for j, spec in enumerate(specs):
             block, own = blocks[min(j, len(blocks) - 1)], f'{name}.{j}'
             if j < len(blocks):
                 self.block(own, spec, block, inputs, out)
-                self.row(own, block.name)
+                dropped = WITHOUT if block.light_nl and not spec.nl_ratio else ''
+                self.row(own, block.name + dropped)
             else:
                 if block.in_channels == block.out_channels:
                     self.block(own, spec, block, out, out)
                 self.energies.clear()
-                for key in 'weight', 'bias':
-                    self.result.state[f'{own}.project.bn.{key}'] = torch.zeros(
-                        spec.out_channels)
+                for norm in ('project.bn', 'light_nl.norm')[:1 + bool(spec.nl_ratio)]:
+                    for key in 'weight', 'bias':
+                        self.result.state[f'{own}.{norm}.{key}'] = torch.zeros(
+                            spec.out_channels)
                 self.row(own, 'starts as the identity')
             inputs = out
         return out
@@ -212,7 +217,15 @@ class _Remapping:
             project = replace(project, weight=project.weight * gate)
         self.put(f'{name}.project', project, out, hidden)
         if spec.nl_ratio and donor.light_nl:
+            normalize = 'rms' if 'scaled_by_rms' in donor.light_nl else 'size'
+            if normalize != spec.normalize:
+                raise ConversionError(
+                    f'LightNL of {name} was trained with normalize={normalize!r}, but '
+                    f"the network has {spec.normalize!r}: set normalize={normalize!r}")
             for key, value in donor.light_nl.items():
+                if key == 'norm.weight':
+                    value = self.bn_weight(
+                        value, donor.light_nl['norm.running_var'], donor.project.eps)
                 self.result.state[f'{name}.light_nl.{key}'] = (
                     value[out.source] if value.dim() else value)
 
@@ -242,11 +255,13 @@ class _Remapping:
             result = _inputs(result, inputs)
         self.result.state[f'{name}.conv.weight'] = result.contiguous()
         bn = {k: donor.bn[k][out.source] for k in BN_TENSORS}
-        variance = bn['running_var']
-        bn['weight'] = bn['weight'] * (
-            (variance + self.eps) / (variance + donor.eps)).sqrt()
+        bn['weight'] = self.bn_weight(bn['weight'], bn['running_var'], donor.eps)
         for key, value in bn.items():
             self.result.state[f'{name}.bn.{key}'] = value
+
+    def bn_weight(self, weight: Tensor, variance: Tensor, eps: float) -> Tensor:
+        """BN's weight with which the target's eps gives what the donor's gave."""
+        return weight * ((variance + self.eps) / (variance + eps)).sqrt()
 
     def row(self, name: str, source: str) -> None:
         """Record a layer or block that is filled."""
@@ -254,12 +269,14 @@ class _Remapping:
         self.result.rows.append(Row(name, source, kept / total if total else 0.0))
         self.energies.clear()
 
-    def fit(self, importance: Tensor, width: int) -> Channels:
+    def fit(self, importance: Tensor, width: int,
+            sort: Optional[bool] = None) -> Channels:
         """Channels for a layer of some width, by the importance of the donor's."""
+        sort = self.sort if sort is None else sort
         order = importance.argsort(descending=True, stable=True)
         have = len(order)
         source = order[:width]
-        if not self.sort:
+        if not sort:
             source = source.sort()[0]
         if width > have:  # the most important ones are copied first
             source = torch.cat([source, order.repeat(-(-width // have))[:width - have]])

@@ -57,9 +57,7 @@ class Remap:
                              'the backbone has no BN')
         donor = load_donor(self.checkpoint, self.donor)
         remapped = remap(donor, arch, norm.eps, backbone.in_channels, sort_channels)
-        own = backbone.state_dict()
-        backbone.load_state_dict(
-            {k: v for k, v in remapped.state.items() if k in own}, strict=False)
+        backbone.load_state_dict(remapped.state, strict=False)
         print_log(
             f'remapped {remapped.summary()} of {self.checkpoint}, trained on images '
             f'normalised by mean={list(donor.family.mean)} and '

@@ -40,6 +40,8 @@ from .holdout_dataset import split_indices
 
 OWN = 'own_data_'  # Files of ours among theirs
 IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'JPEGImages')
+# Of these no image is a photograph; labels/ and annotations/ may hold some.
+ONLY_MASKS = {'masks', 'mask', 'SegmentationClass', 'SegmentationObject'}
 MASK_FOLDERS = ('masks', 'mask', 'labels', 'annotations', 'SegmentationClass')
 PART = re.compile(r'(train|val|test)(id|idation|ing)?(20\d\d)?', re.IGNORECASE)
 TASKS = dict(classes='classifier', coco='detector', voc='detector', yolo='detector',
@@ -179,7 +181,7 @@ def read_classes(root: Path, files: List[Path], images: List[Path]) -> Read:
 
 def read_coco(root: Path, files: List[Path], images: List[Path]) -> Read:
     """COCO files. Their images are found by the end of the path."""
-    files = [f for f in files if f.suffix == '.json']
+    files = [f for f in files if _is_coco(root / f)]
     files = [f for f in files if f.name.startswith('instances')] or files
     by_name, by_part, first, names = defaultdict(list), {}, None, []
     samples: List[Sample] = []
@@ -289,7 +291,8 @@ def read_yolo(root: Path, files: List[Path], images: List[Path]) -> Read:
     if not names:
         raise ValueError(f'{root} has no names of classes: write data.yaml with names, '
                          'or classes.txt with a name a line, from class 0 on')
-    texts = {file.with_suffix(''): file for file in files if file.suffix == '.txt'}
+    texts = {file.with_suffix(''): file for file in files
+             if file.suffix == '.txt' and file.name != 'classes.txt'}
     samples, used = [], set()
     for path in images:
         stem = path.with_suffix('')
@@ -393,6 +396,10 @@ READERS = dict(classes=read_classes, coco=read_coco, voc=read_voc, yolo=read_yol
                masks=read_masks)
 
 
+def _is_coco(path: Path) -> bool:
+    return path.suffix == '.json' and b'"images"' in path.read_bytes()
+
+
 def find_layouts(root: Path, files: List[Path], images: List[Path]) -> Dict[str, Path]:
     """Layouts of a folder, each with a file of it; folders of classes if none other."""
     stems = {path.stem for path in images}
@@ -400,7 +407,7 @@ def find_layouts(root: Path, files: List[Path], images: List[Path]) -> Dict[str,
     found: Dict[str, Path] = {}
     for file in files:
         layout = ''
-        if file.suffix == '.json' and b'"images"' in (root / file).read_bytes():
+        if _is_coco(root / file):
             layout = 'coco'
         elif file.suffix == '.xml' and b'<annotation' in (root / file).read_bytes():
             layout = 'voc'
@@ -453,7 +460,16 @@ def read_folder(root: Path, task: Optional[str] = None
     layout, = fitting
     if task not in (None, TASKS[layout]):
         raise ValueError(f'{root} has no labels for a {task}, only folders of images')
+    if TASKS[layout] == 'detector':
+        images = [path for path in images
+                  if not ONLY_MASKS.intersection(path.parts[:-1])] or images
     names, samples = READERS[layout](root, files, images)
+    for image, count in Counter(sample.image for sample in samples).items():
+        if count > 1:
+            raise ValueError(
+                f'{count} entries of the labels in {root} are of one image, {image}: '
+                'keep one of them, or put the other images of this name into the '
+                'folder')
     if not any(sample.labels for sample in samples):
         raise ValueError(f'{root} has {len(samples)} images, but no {layout} label')
     split_samples(root, samples)

@@ -20,7 +20,10 @@ mmpretrain = pytest.importorskip('mmpretrain.models')
     ('mobilenetv3_large_100', (1, 2, 3, 4, 2, 3), (16, 24, 40, 80, 112, 160), 'HSwish',
      1e-5),
     ('fbnetc_100', (1, 3, 4, 4, 4, 4, 1), (16, 24, 32, 64, 112, 184, 352), 'ReLU',
-     1e-5),
+     1e-3),
+    ('mobilenetv3_rw', (1, 2, 3, 4, 2, 3), (16, 24, 40, 80, 112, 160), 'HSwish', 1e-3),
+    ('tf_mobilenetv3_large_minimal_100', (1, 2, 3, 4, 2, 3),
+     (16, 24, 40, 80, 112, 160), 'ReLU', 1e-3),
     ('tf_efficientnet_lite0', (1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320),
      'ReLU6', 1e-3),
 ])
@@ -35,7 +38,7 @@ def test_networks_of_timm(name, depths, widths, act, eps):
     assert [s[0].stride for s in donor.stages] == [1, 2, 2, 2, 1, 2, 1][:len(depths)]
     assert (donor.family.act, donor.stem.eps) == (act, eps)
     assert donor.family.same_padding == name.startswith('tf_')
-    assert bool(donor.fc) == (name != 'mobilenetv3_large_100')
+    assert bool(donor.fc) == ('mobilenetv3' not in name)
 
 
 @pytest.mark.parametrize('build, depths', [

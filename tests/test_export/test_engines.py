@@ -23,6 +23,7 @@ from autonl_mm.deploy import load
 from autonl_mm.export import check, export
 from autonl_mm.export.boxes import select_boxes
 from autonl_mm.export.engines import ENGINES, ExportError, Settings, engine_of
+from autonl_mm.export.engines.base import Session
 from autonl_mm.models import LightNL
 from autonl_mm.models.layers.export_and_precision import for_xnnpack
 from autonl_mm.models.layers.light_nl import light_nl
@@ -532,3 +533,12 @@ def test_models_are_left_as_they_are(make):
     graph = export.make_graph(model, ['size'])
     assert {m.order for m in graph.modules() if isinstance(m, LightNL)} == {'channel'}
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_label_maps_are_of_one_type():
+    """Engines have them in 32 or 64 bits."""
+    for dtype in np.int32, np.int64:
+        session = Session(
+            dict(input=[1, 3, 4, 4], outputs=['labels']),
+            lambda images, dtype=dtype: [np.zeros(images.shape[::2], dtype)])
+        assert session(torch.zeros(2, 3, 4, 4))[0].dtype == torch.long

@@ -270,3 +270,10 @@ def test_unsupported_models(scope):
         scale_ranges=((8, 32), (16, 64), (32, 128))))
     with pytest.raises(ValueError, match='FoveaHead cannot be exported because'):
         graph_type(build(cfg))
+    cfg['model']['bbox_head'] = dict(
+        type='FCOSHead', num_classes=4, in_channels=8, feat_channels=8, norm_cfg=None,
+        strides=[4, 8, 16],
+        regress_ranges=((-1, 32), (32, 64), (64, 1e8)))
+    model = build(cfg)
+    with pytest.raises(ValueError, match='FCOSHead gives 3 outputs, such as centern'):
+        graph_type(model)(model)(torch.zeros(1, 3, 64, 64))

@@ -170,6 +170,18 @@ def test_bad_options(options, words, tiny_search, monkeypatch, scope):
     assert words in main_error(monkeypatch, load_tool(SCRIPT), tiny_search, *options)
 
 
+def test_an_engine_needs_no_device(monkeypatch):
+    """Also where there is a GPU."""
+    pytest.importorskip('onnxruntime')
+    tool = load_tool(SCRIPT)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    for options, device in ([], 'cuda'), (['--engine', 'onnxruntime'], 'cpu'):
+        monkeypatch.setattr('sys.argv', [SCRIPT, 'a.py', *options])
+        args = tool.parse_args()
+        tool.check(args)
+        assert args.device == device
+
+
 def test_bad_input(tmp_path, monkeypatch, scope):
     out = tmp_path / 'latency.json'
     message = main_error(

@@ -230,8 +230,25 @@ def test_the_task_chooses_among_labels(tmp_path):
     with pytest.raises(ValueError, match=r'voc .*0.xml.* yolo .*0.txt.* remove'):
         read_folder(tmp_path, 'detector')
     assert read_folder(tmp_path / 'more', 'segmentor')[0] == 'segmentor'
+    task, _, samples = read_folder(tmp_path / 'more', 'detector')  # not of masks
+    assert task == 'detector' and {s.image for s in samples} == {
+        f'images/{i}.jpg' for i in range(10)}
+    make_voc(tmp_path / 'devkit')
+    for i in range(10):
+        image(tmp_path / f'devkit/SegmentationClass/{i}.png', values=(0, 3))
+    assert len(read_folder(tmp_path / 'devkit', 'detector')[2]) == 10
     with pytest.raises(ValueError, match=r'masks .*choose by --task'):
         read_folder(tmp_path / 'more')
+
+
+def test_other_files_beside_the_labels(tmp_path):
+    """LabelImg writes classes.txt among the labels of YOLO."""
+    make_yolo(tmp_path / 'yolo')
+    (tmp_path / 'yolo/classes.txt').rename(tmp_path / 'yolo/labels/classes.txt')
+    assert read_folder(tmp_path / 'yolo')[1] == ['cat', 'dog']
+    make_coco(tmp_path / 'coco')
+    write(tmp_path / 'coco/notes.json', {})
+    assert len(read_folder(tmp_path / 'coco')[2]) == 10
 
 
 def coco_with(**changes):
@@ -271,6 +288,7 @@ def voc_object(*corners):
     (made(make_coco, ('9.xml', VOC)), 'kinds .*9.xml.* and'),
     (made(make_coco, ('more.json', '{"images": []}')), 'COCO files of the same part'),
     (coco_with(images=dict(file_name='x.jpg')), "image 'x.jpg' is nowhere in the"),
+    (coco_with(images=dict(file_name='far/1.jpg')), '2 entries .* of one image, .*1.j'),
     (coco_with(images=dict(width=99)), '0.jpg has 80x60 .*labels.json says 99x60'),
     (coco_with(categories=dict(name='dog')), "has 2 classes of the name 'dog'"),
     (coco_with(annotations=dict(category_id=99)), 'category_id 99, which is not in'),

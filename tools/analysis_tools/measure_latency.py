@@ -81,6 +81,7 @@ def parse_args():
         '--from-device', metavar='TABLE',
         help='measure nothing: fit the table to the times that run_on_device.py wrote')
     configs.add_device(parser)
+    parser.set_defaults(device=None)  # the CPU with an engine
     return parser.parse_args()
 
 
@@ -275,6 +276,8 @@ def check(args):
     if args.from_device and (args.engine or args.threads):
         raise ValueError('--from-device takes engine and threads from the table: leave '
                          '--engine and --threads out')
+    args.device = args.device or (
+        'cuda' if torch.cuda.is_available() and not args.engine else 'cpu')
     if args.engine:
         if args.device != 'cpu':
             raise ValueError(f'--engine {args.engine} runs on the CPU, but --device is '

@@ -172,7 +172,8 @@ class Session:
             rows = [select_boxes(boxes, scores, **self.info['select'])
                     for boxes, scores in zip(*outputs)]
             outputs = [np.stack(column) for column in zip(*rows)]
-        return [torch.from_numpy(out) for out in outputs]
+        outputs = map(torch.from_numpy, outputs)
+        return [out if out.is_floating_point() else out.long() for out in outputs]
 
 
 class Engine:

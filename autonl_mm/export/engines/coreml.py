@@ -8,7 +8,7 @@ import torch.nn as nn
 from .base import Engine, ExportError, Settings, converting, quiet
 
 # LightNL multiplies three features, which leaves the range of float16.
-PRODUCTS = ('matmul', 'real_div', 'reduce_sum', 'sqrt', 'clip')
+PRODUCTS = ('abs', 'reduce_max', 'matmul', 'real_div', 'reduce_sum', 'sqrt', 'clip')
 
 
 class CoreMl(Engine):

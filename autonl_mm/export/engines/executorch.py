@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """ExecuTorch, with XNNPACK for the layers that XNNPACK supports."""
+import copy
 from pathlib import Path
 from typing import Callable
 
@@ -7,31 +8,10 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from autonl_mm.half import use_half
 from autonl_mm.models.layers.export_and_precision import for_xnnpack
 
 from .base import Engine, Settings, converting
-
-
-class HalfGraph(nn.Module):
-    """A graph whose network computes in float16; LightNL's products stay in float32.
-
-    Args:
-        graph (TaskGraph): The graph; its model is changed.
-    """
-
-    def __init__(self, graph: nn.Module):
-        super().__init__()
-        self.task = graph  # a module of torch.export has an attribute graph
-        graph.model.half()
-        self.inputs = graph.inputs
-        graph.inputs = lambda x: self.inputs(x).half()
-
-    def forward(self, x: torch.Tensor):
-        """Outputs of the graph in float32, from images in float32."""
-        out = self.task(x)
-        if isinstance(out, torch.Tensor):
-            return out.float() if out.is_floating_point() else out
-        return tuple(o.float() if o.is_floating_point() else o for o in out)
 
 
 class ExecuTorch(Engine):
@@ -49,7 +29,8 @@ class ExecuTorch(Engine):
             'executorch.backends.xnnpack.partition.xnnpack_partitioner')
         fold = self.require('executorch.exir.passes.constant_prop_pass')
         if settings.precision == 'fp16':
-            graph = HalfGraph(graph)
+            graph = copy.deepcopy(graph)
+            use_half(graph.model, torch.float16)
         with converting('ExecuTorch'), for_xnnpack():
             program = torch.export.export(
                 graph, (torch.rand(*settings.shape) * 255, ))

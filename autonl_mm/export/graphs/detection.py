@@ -122,7 +122,12 @@ class DetectorGraph(TaskGraph):
     def _levels(self, x: Tensor) -> Tuple[List[Tensor], ...]:
         """Scores, deltas and priors of all feature maps."""
         head = self.model.bbox_head
-        cls_scores, bbox_preds = head(self.model.extract_feat(self.inputs(x)))
+        outs = head(self.model.extract_feat(self.inputs(x)))
+        if len(outs) != 2:
+            raise ValueError(
+                f'{type(head).__name__} gives {len(outs)} outputs, such as centerness: '
+                'only heads that give scores and boxes can be exported')
+        cls_scores, bbox_preds = outs
         priors = head.prior_generator.grid_priors(
             [score.shape[2:] for score in cls_scores],
             dtype=cls_scores[0].dtype,

@@ -53,12 +53,13 @@ def check_complete(model: Module, total: int, missing: Iterable[str],
 
     Raises:
         MismatchError: If a prediction uses a missing tensor, or an unexpected tensor
-            is of a further layer in a list of layers.
+            is of a further layer in a list of layers, or of one that the model leaves
+            out, such as LightNL.
     """
     missing = [name for name in missing if is_used(model, name)]
     modules = dict(model.named_modules())
-    more = [name for name in unexpected if is_used(model, name)
-            and isinstance(_innermost(modules, name), (ModuleList, Sequential))]
+    more = [name for name in unexpected
+            if is_used(model, name) and _is_left_out(modules, name)]
     for names, problem in (
         (missing, f'{len(missing)} of {total} tensors of the model are missing or have '
          'a size mismatch'),
@@ -85,11 +86,14 @@ def is_used(model: Module, name: str) -> bool:
                 or any(part.startswith('loss_') for part in parts))
 
 
-def _innermost(modules: Dict[str, Module], name: str) -> Module:
-    """The innermost module around a tensor."""
-    while name not in modules:
-        name = name.rpartition('.')[0]
-    return modules[name]
+def _is_left_out(modules: Dict[str, Module], name: str) -> bool:
+    """Whether a tensor is of a layer that the innermost module around it has not."""
+    around = name
+    while around not in modules:
+        around = around.rpartition('.')[0]
+    module, part = modules[around], name[len(around):].lstrip('.').split('.')[0]
+    return (isinstance(module, (ModuleList, Sequential))
+            or getattr(module, part, False) is None)
 
 
 def some(names: Collection[str]) -> str:

@@ -51,7 +51,8 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='CocoDataset',
-        filter_cfg=dict(filter_empty_gt=True),
+        # images without boxes show what is none of the classes
+        filter_cfg=dict(filter_empty_gt=False),
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=4,

@@ -203,7 +203,7 @@ def test_search_snippet_is_for_its_space(scope):
     init_default_scope('mmpretrain')
     hook = HOOKS.build(dict(names['custom_hooks'][0]))
     page = (ROOT / 'docs/search.md').read_text()
-    assert f'it tries {hook.selection.candidates} candidates of the target' in page
+    assert f'tries {hook.selection.candidates} candidates within 2% of the' in page
 
 
 def test_checkpoint_hook_is_one():

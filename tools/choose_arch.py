@@ -10,7 +10,6 @@ notation, inherited weights and a config for retraining. Losses are kept: after 
 interruption the same command continues.
 """
 import argparse
-import hashlib
 import json
 import os.path as osp
 import sys
@@ -40,7 +39,7 @@ from autonl_mm.runs import exit_codes, launch, outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
 from autonl_mm.runs.dataset_configs import check_data
-from autonl_mm.runs.digest import digest
+from autonl_mm.runs.digest import config_digest, digest
 from autonl_mm.runs.tables import markdown_table
 
 matplotlib.use('Agg')
@@ -193,7 +192,7 @@ def make_goals(args, tables, cost):
             raise ValueError(f'--targets has {name} twice, as its folder is called: '
                              'give each once')
     levels = tables[cost].levels(FRONT_LEVELS) if args.pareto else []
-    return goals, [make_goal(tables, maxima, cost, level) for level in levels]
+    return goals, [make_goal(tables, {}, cost, level) for level in levels]
 
 
 def place_of_finalists(args):
@@ -340,7 +339,7 @@ def run(args):
         batches=proxy.num_batches, batch_size=proxy.batches.batch_size,
         images=f'{kind}, {proxy.batches.fingerprint()[:16]}',
         config=config_digest(cfg)[:16]), proxy.images, space)
-    # other images than for candidates, if there are enough; not kept in memory
+    # another shuffle of the training images; not kept in memory
     for_bn = FixedBatches(
         runner, runner.train_dataloader.dataset, args.recalibrate, 0, proxy.seed + 1)
 
@@ -378,18 +377,6 @@ def run(args):
         atomic_write(args.out / 'pareto.json', json.dumps(record, indent=1))
         plot_front(record, rows, args.out / 'pareto.png')
         print(f'{args.out / "pareto.json"}, {args.out / "pareto.png"}: all candidates')
-
-
-def config_digest(cfg):
-    """Digest of a config, without the folder and the launcher of the run.
-
-    Args:
-        cfg (Config): The config.
-    """
-    settings = {key: value for key, value in cfg.to_dict().items()
-                if key not in ('work_dir', 'launcher')}
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def print_once(text):

@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """A dataset of any codebase, split at random into training and held-out images."""
 import hashlib
+import os
 import os.path as osp
 from typing import Any, List, Optional, Set, Tuple, Union
 
@@ -87,7 +88,16 @@ def _some_keys(dataset: Any) -> Set[Tuple[str, str]]:
         return set()
     indices = np.linspace(0, len(dataset) - 1, min(MAX_COMPARED, len(dataset)))
     keys = (image_key(dataset.get_data_info(int(i))) for i in indices)
-    return {key for key in keys if key}
+    return {_file_key(*key) for key in keys if key}
+
+
+def _file_key(kind: str, key: str) -> Tuple[str, str]:
+    """A key that all links to a file have."""
+    try:
+        stat = os.stat(key if kind == 'path' else '')
+    except OSError:
+        return kind, key
+    return kind, f'{stat.st_dev} {stat.st_ino}'
 
 
 @DATASETS.register_module()

@@ -1,7 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Checksums of files."""
+"""Checksums of files and configs."""
 import hashlib
+import json
 from pathlib import Path
+
+from mmengine.config import Config
 
 
 def digest(path: Path) -> str:
@@ -18,3 +21,15 @@ def digest(path: Path) -> str:
             for block in iter(lambda file=file: file.read(2**20), b''):
                 total.update(block)
     return total.hexdigest()
+
+
+def config_digest(cfg: Config) -> str:
+    """SHA-256 of a config, without the folder and the launcher of the run.
+
+    Args:
+        cfg (Config): The config.
+    """
+    settings = {key: value for key, value in cfg.to_dict().items()
+                if key not in ('work_dir', 'launcher')}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

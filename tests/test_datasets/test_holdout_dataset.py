@@ -40,7 +40,7 @@ class Paths(Numbers):
         return [dict(img_path=f'{self.metainfo["root"]}{i}.jpg') for i in range(20)]
 
 
-def test_shared_images():
+def test_shared_images(tmp_path):
     pixels = Pixels()
     train, val = (HoldoutDataset(Pixels(), 50, s) for s in ('train', 'val'))
     assert count_shared(train, val) == 0
@@ -49,6 +49,16 @@ def test_shared_images():
     paths, same, others = (Paths(metainfo=dict(root=root))
                            for root in ('a/', f'{os.getcwd()}/a/', 'b/'))
     assert count_shared(paths, same) == 20 and count_shared(paths, others) == 0
+    # links to the same files
+    (tmp_path / 'c').mkdir()
+    for i in range(20):
+        (tmp_path / f'c/x{i}.jpg').touch()
+    (tmp_path / 'd').symlink_to(tmp_path / 'c')
+    (tmp_path / 'e').mkdir()
+    os.link(tmp_path / 'c/x3.jpg', tmp_path / 'e/x5.jpg')
+    files, soft, hard = (Paths(metainfo=dict(root=f'{tmp_path}/{name}/x'))
+                         for name in 'cde')
+    assert count_shared(files, soft) == 20 and count_shared(files, hard) == 1
     # nothing to compare
     for one, other in ((Numbers(), Numbers()), (pixels, paths), (pixels, [1, 2])):
         assert count_shared(one, other) is None

@@ -47,8 +47,7 @@ def test_one_command(tiny_search, tmp_path, monkeypatch, capsys, scope, forked_t
     assert f'| {macs / 1e6:.2f} M |' in rows[1]
     assert '- 3 random networks ' in out
     assert re.search(r'- searched \d+\.\d+, as one more draw: [+-]\d+\.\d+, t ', out)
-    assert "ranks of the random networks by the supernet's losses: tau " in out
-    assert '; by MACs: tau ' in out
+    assert 'ranks of the random networks' not in out  # after the choice
     assert '6 training runs' in out and re.search(r'; search \d+\.\d min', out)
     assert (tmp_path / 'comparison.md').read_text().strip() in out
     archs = []
@@ -310,14 +309,16 @@ def test_several_searches_and_targets(tiny_search, tiny_arch, tmp_path, monkeypa
     other = tmp_path / 'other.txt'
     other.write_text(SPACE.largest.without_light_nl().to_text())
     shared = [tiny_search, '--work-dir', tmp_path, '--num-random', '3', '--seeds', '1',
-              '--tolerance', '1', '--only-random']
+              '--tolerance', '1', '--only-random', '--target', '1e6']
     call_main(monkeypatch, compare_random, *shared, '--arch', tiny_arch, other,
               '--report', 'first')
     out = capsys.readouterr().out
     assert '- searched 1 51.00, as one more draw: ' in out
     call_main(monkeypatch, compare_random, *shared, '--arch', tiny_arch, '--pool',
-              tmp_path / 'first.json', '--sample-seed', '1')
+              tmp_path / 'first.json', '--target', '9e5')
     assert '- pooled over 2 targets: ' in capsys.readouterr().out
+    call_main(monkeypatch, compare_random, *shared, '--arch', tiny_arch,
+              '--sample-seed', '1')
     call_main(monkeypatch, compare_random, *shared, '--arch', tiny_arch, other,
               '--against', tmp_path / 'first.json', '--report', 'second')
     # t of two degrees of freedom, 4.30, times the square root of a half
@@ -330,11 +331,17 @@ def test_several_searches_and_targets(tiny_search, tiny_arch, tmp_path, monkeypa
     out = capsys.readouterr().out
     assert 'searched' not in out and '- 3 random networks 51.00 ' in out
     assert not (tmp_path / 'comparison.json').exists()
-    del archs[2]  # of the networks of the first run again
+    del archs[3], archs[1]  # of the networks of the first run again
     for one, two in combinations(([*run[-3:]] for run in archs), 2):
         assert not set(one) & set(two)
     for arguments, words in (
-        (['--arch'], 'give the --target'),
+        (['--arch', '--target', '0'], 'give the --target'),
+        (['--arch', tiny_arch, '--pool', tmp_path / 'first.json'],
+         'first.json has the target 1000000.0, expected another than 1000000.0'),
+        (['--arch', tiny_arch, other, '--target', '9e5', '--against',
+          tmp_path / 'first.json'], 'the target 1000000.0, expected 900000.0: only'),
+        (['--arch', tiny_arch, other, '--against', tmp_path / 'first.json', '--seeds',
+          '2'], 'has the seeds 1, expected 2'),
         (['--arch', tiny_arch, other, '--inherited', tiny_arch], 'expected one'),
         (['--arch', tiny_arch, '--pool', tiny_arch], 'is not JSON'),
         (['--arch', tiny_arch, '--against', tmp_path / 'first.json'], 'at least two'),

@@ -34,12 +34,8 @@ from autonl_mm.nas.selection.proxy_loss import FixedBatches
 from autonl_mm.nas.supernet.space import SAMPLINGS
 from autonl_mm.runs import outputs
 from autonl_mm.runs.atomic_files import atomic_write
-from autonl_mm.runs.checkpoints import (
-    BrokenCheckpointError,
-    UnsafeCheckpointError,
-    find_resumable,
-)
-from autonl_mm.runs.digest import digest
+from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
+from autonl_mm.runs.digest import config_digest, digest
 from autonl_mm.runs.tables import markdown_table
 from autonl_mm.runs.text_files import check_json, read_json
 
@@ -60,8 +56,8 @@ def parse_args():
         'networks are trained; default: run the search')
     parser.add_argument(
         '--checkpoint',
-        help='checkpoint of the finished search, which ranks the random networks; '
-        'default: the last checkpoint of the search')
+        help='checkpoint of the search before its choice, which ranks the random '
+        'networks; after the choice only the chosen subnet was trained')
     parser.add_argument(
         '--inherited',
         type=Path,
@@ -270,24 +266,43 @@ def verdict(results, searched, subnets, pooled=(), others_searched=None):
     return bullets(lines), means, together
 
 
-def read_result(path):
+def read_result(path, settings, same_target):
     """The result of another comparison.
 
     Args:
         path (Path): The file that this tool wrote.
+        settings (dict): Of this comparison; all but the target must be the same there.
+        same_target (bool): Whether the target must be the same or another.
 
     Returns:
         tuple[list[float], Difference]: Metrics of its searched networks, and their
         difference from its random networks.
 
     Raises:
-        FileNotFoundError, ValueError: If there is no such file, or it is another one.
+        FileNotFoundError, ValueError: If there is no such file, it is another one, or
+            its settings do not fit.
     """
     found = read_json(path)
-    check_json(found, dict(value=float, error=float, freedom=int, searched=[float]),
+    check_json(found, dict(value=float, error=float, freedom=int, searched=[float],
+                           settings={str: object}),
                f'{path} is not the result of compare_random.py',
                'give the JSON files of its --report')
+    other = found.pop('settings')
+    for name, own in settings.items():
+        differs = name == 'target' and not same_target
+        if (other.get(name) != own) != differs:
+            raise ValueError(
+                f'{path} has the {name} {other.get(name)!r}, expected '
+                f'{"another than " if differs else ""}{own!r}: only comparisons made '
+                'in the same way can be taken together')
     return found.pop('searched'), Difference(**found)
+
+
+def digest_of_training(config, options):
+    """Short digest of a training's config."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    return config_digest(cfg)[:16]
 
 
 def main():
@@ -311,8 +326,17 @@ def main():
             raise ValueError('--inherit-from needs --inherited, the weights of the '
                              'searched network, and --only-random')
         where = Cluster(args.cluster, args.cluster_options)
-        pooled = [read_result(path)[1] for path in args.pool]
-        others_searched = read_result(args.against)[0] if args.against else None
+        if (args.pool or args.against) and not args.target:
+            raise ValueError('--pool and --against need the --target of this '
+                             'comparison')
+        settings = dict(
+            target=args.target, sampling=args.sampling or supernet.sampling,
+            sample_seed=args.sample_seed, num_random=args.num_random, seeds=args.seeds,
+            random_seeds=random_seeds, tolerance=args.tolerance,
+            training=digest_of_training(cfg.retrain_base, args.cfg_options))
+        pooled = [read_result(path, settings, False)[1] for path in args.pool]
+        others_searched = (read_result(args.against, settings, True)[0]
+                           if args.against else None)
         if others_searched and min(len(args.arch or []), len(others_searched)) < 2:
             raise ValueError('--against compares two searches with at least two '
                              'networks each: give their files to --arch')
@@ -339,6 +363,7 @@ def main():
             archs['LightNL everywhere'] = with_light_nl_everywhere(
                 archs[SEARCHED], space)
         target = args.target or cost(next(iter(searched.values())))
+        settings['target'] = target
         for name, arch in searched.items():
             if abs(cost(arch) / target - 1) > args.tolerance:
                 raise ValueError(
@@ -369,12 +394,9 @@ def main():
             [trial_of(cfg.retrain_base, arch, seed, args.work_dir, args.cfg_options,
                       weights) for arch, seed, weights in jobs],
             args.jobs, where)
-        checkpoint = args.checkpoint
-        if seconds is not None:
-            checkpoint = find_resumable(args.work_dir / 'search')
         losses = []
-        if checkpoint and args.num_random >= 3:
-            losses = supernet_losses(cfg, checkpoint, list(subnets.values()),
+        if args.checkpoint and args.num_random >= 3:
+            losses = supernet_losses(cfg, args.checkpoint, list(subnets.values()),
                                      args.work_dir / 'supernet')
     except (FileNotFoundError, ValueError, RuntimeError, BrokenCheckpointError,
             UnsafeCheckpointError) as e:
@@ -399,7 +421,7 @@ def main():
     result.unlink(missing_ok=True)
     if difference:
         atomic_write(result, json.dumps(
-            dict(difference._asdict(), searched=means), indent=1))
+            dict(difference._asdict(), searched=means, settings=settings), indent=1))
     print('\n' + text)
 
 

@@ -25,7 +25,7 @@ from autonl_mm.cost import count_macs
 from autonl_mm.experiments import trials
 from autonl_mm.experiments.cluster import Cluster
 from autonl_mm.experiments.finalists import fit_to_others
-from autonl_mm.experiments.random_subnets import random_subnet, trial_of
+from autonl_mm.experiments.random_subnets import TRIES, random_subnet, trial_of
 from autonl_mm.experiments.ranking import describe_ranks, rank_correlations
 from autonl_mm.experiments.supernet_losses import supernet_losses
 from autonl_mm.nas.search_configs import build_supernet
@@ -103,9 +103,13 @@ def sample_sets(supernet, macs, target, args):
             # in the middle of equal parts of the range, on a logarithmic scale
             cost = least * (most / least)**((i + 0.5) / args.num_networks)
             supernet.sample_around(cost)
-            subnet = supernet.sample_subnet(generator)
-            while abs(macs(subnet) / cost - 1) > args.tolerance:
-                subnet = supernet.sample_subnet(generator)
+            sampled = (supernet.sample_subnet(generator) for _ in range(TRIES))
+            subnet = next((s for s in sampled
+                           if abs(macs(s) / cost - 1) <= args.tolerance), None)
+            if subnet is None:
+                raise ValueError(
+                    f'none of {TRIES} subnets is within {args.tolerance:.0%} of '
+                    f'{cost:,.6g} MACs: raise --tolerance, or leave out --sets range')
             sets['range'].append(subnet)
     return sets
 

@@ -138,7 +138,8 @@ def choose(goal: Goal, space: SearchSpace, losses: Losses, images: Sequence[int]
         candidate, and the mean loss of the best subnet.
 
     Raises:
-        ValueError: If there is no ``start`` and no sampled subnet meets the goal.
+        ValueError: If there is no ``start`` and no sampled subnet meets the goal, or no
+            candidate has a finite loss.
     """
     generator = torch.Generator().manual_seed(seed)
     sample = goal.sampler(generator)
@@ -149,8 +150,12 @@ def choose(goal: Goal, space: SearchSpace, losses: Losses, images: Sequence[int]
         raise ValueError(
             f'none of {TRIES} sampled subnets meets {goal.name}: raise a limit, '
             'or give a target nearer to the middle of the space')
-    return evolution_search(start, sample, goal.allows, space.specs, losses, images,
-                            candidates, generator)
+    best, first, loss = evolution_search(
+        start, sample, goal.allows, space.specs, losses, images, candidates, generator)
+    if not isfinite(loss):
+        raise ValueError(f'no candidate of {goal.name} has a finite loss: the weights '
+                         'of the supernet or the data have NaN or infinite values')
+    return best, first, loss
 
 
 def best_candidates(goal: Goal, space: SearchSpace, cache: LossCache, count: int

@@ -112,15 +112,14 @@ def evolution_search(start: Subnet,
         return sorted(pool, key=lambda entry: loss_order(entry[0], images))
 
     def race(pool: list) -> list:
-        for share in (*HALVINGS, 1):
-            stop = -(-batches // share)
+        for stop in sorted({-(-batches // share) for share in (*HALVINGS, 1)}):
             # all candidates of a pool were tried on the same batches so far
             tried = len(pool[0][0]) if pool else 0
             new = losses([subnet for _, subnet in pool], tried, stop)
             pool = [(known + more, subnet)
                     for (known, subnet), more in zip(pool, new)]
             pool = ordered(pool)
-            if share > 1:
+            if stop < batches:
                 pool = pool[:max(NUM_PARENTS, -(-len(pool) // 2))]
         return pool
 

@@ -136,7 +136,8 @@ class ProxyLoss:
     def recalibrate(self, batches: 'FixedBatches') -> None:
         """Measure BN's statistics of the model in its present form.
 
-        They are the means of the means and variances of all batches, over ranks.
+        They are the means of the means and variances of all batches with a finite
+        loss, over ranks.
 
         Args:
             batches (FixedBatches): The batches.
@@ -149,8 +150,14 @@ class ProxyLoss:
             norm.momentum = None  # torch's word for the mean of all batches
         index = self.num_batches  # random numbers of their own
         for part in batches.parts(0, batches.num_batches):
-            self._losses(part, index)
-            index += len(part)
+            for batch in part:
+                states = [{k: v.clone() for k, v in norm.named_buffers()}
+                          for norm in norms]
+                loss, = self._losses([batch], index)
+                if not loss.isfinite():  # nothing of this batch counts
+                    for norm, state in zip(norms, states):
+                        norm.load_state_dict(state, strict=False)
+                index += 1
         for norm, momentum in zip(norms, before):
             norm.momentum = momentum
             all_reduce(norm.running_mean, 'mean')

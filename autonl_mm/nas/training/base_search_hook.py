@@ -59,9 +59,9 @@ class BaseSearchHook(Hook):
 
     def __init__(self, freeze_at: float, candidates: int, num_samples: int,
                  held_out: Optional[dict]):
-        if not 0 <= freeze_at <= 1:
+        if not 0 < freeze_at <= 1:
             raise ValueError(f'freeze_at is {freeze_at}, expected a share of the '
-                             'iterations, 0 <= freeze_at <= 1')
+                             'iterations, 0 < freeze_at <= 1')
         self.freeze_at = freeze_at
         self.selection = CandidateSelection(candidates, num_samples, held_out)
         self.chooses = True
@@ -107,19 +107,21 @@ class BaseSearchHook(Hook):
                           data_batch: Optional[dict] = None) -> None:
         """Set what the iteration trains."""
         progress = runner.iter / runner.max_iters
-        self._set_subnets(runner, progress, self.seed * 1_000_003 + runner.iter)
+        if self._is_frozen(progress):
+            self.chosen = self.chosen or self.supernet.active_subnet()
+            self.model.train_subnets([self.chosen])
+        else:
+            self._set_subnets(runner, progress, self.seed * 1_000_003 + runner.iter)
         self.held = None
         if not self._trains_thresholds(progress):
             self.held = self.supernet.gate_state.threshold.detach().clone()
-        if self._is_frozen(progress) and self.chosen is None:
-            self.chosen = self.supernet.active_subnet()
 
     def _is_frozen(self, progress: float) -> bool:
         """Whether the subnet was chosen before a share of the iterations."""
         return self.chooses and progress >= self.freeze_at
 
     def _set_subnets(self, runner: Runner, progress: float, seed: int) -> None:
-        """Set what the next iteration trains.
+        """Set what the next iteration trains, before the choice.
 
         Args:
             runner (Runner): The runner.

@@ -146,7 +146,9 @@ class CostAwareModel(BaseModel):
         if self.target is None:
             return
         low, high = self.budget
-        if force or not low <= self.supernet.cost().item() <= high:
+        cost = self.supernet.cost().item()
+        # the largest subnet may be an ulp above the upper limit
+        if force or not low * (1 - 1e-9) <= cost <= high * (1 + 1e-9):
             self.supernet.fit_budget(low, high)
 
     @contextmanager

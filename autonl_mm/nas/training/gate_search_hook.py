@@ -65,6 +65,7 @@ class GateSearchHook(BaseSearchHook):
         self.warmup = warmup
         self.warmup_sample_rate = warmup_sample_rate
         self.sample_rate = sample_rate
+        self.loss_scale = 1.0
 
     def rate(self, progress: float) -> float:
         """Probability of a sampled subnet after a share of the iterations."""
@@ -72,7 +73,7 @@ class GateSearchHook(BaseSearchHook):
             share = progress / self.warmup
             return self.warmup_sample_rate + share * (
                 self.sample_rate - self.warmup_sample_rate)
-        return self.sample_rate if progress < self.freeze_at else 0.0
+        return self.sample_rate
 
     def _trains_thresholds(self, progress: float) -> bool:
         return self.warmup <= progress < self.freeze_at

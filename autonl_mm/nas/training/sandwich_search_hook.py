@@ -64,10 +64,6 @@ class SandwichSearchHook(BaseSearchHook):
             self.supernet.sample_around(self.supernet.cost_table.levels())
 
     def _set_subnets(self, runner: Runner, progress: float, seed: int) -> None:
-        if self._is_frozen(progress):
-            self.model.train_subnets([self.supernet.active_subnet()])
-            return
-
         def sample(count: int) -> List[Subnet]:
             generator = torch.Generator().manual_seed(seed)
             return [self.supernet.sample_subnet(generator) for _ in range(count)]

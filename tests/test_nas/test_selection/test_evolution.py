@@ -105,6 +105,25 @@ def test_halving():
         (4, 8): 8 + 2 * 8, (8, 16): 8 + 2 * 8}
 
 
+def test_halving_of_few_batches():
+    """No candidate is dropped without a new batch."""
+    space = Candidates(3)
+    space.noise = space.noise[:8]
+    parts, losses = Counter(), space.losses
+
+    def watched(subnets, start, stop):
+        parts.update([(start, stop)] * len(subnets))
+        return losses(subnets, start, stop)
+
+    space.losses = watched
+    evolution_search(
+        [(0, )] * BLOCKS, space.sample, space.allowed, tuple, space.losses, [1] * 8,
+        128, space.generator)
+    assert parts.pop((0, 8)) == 1
+    assert parts == {(0, 1): 64 + 2 * 32, (1, 2): 32 + 2 * 16, (2, 4): 16 + 2 * 8,
+                     (4, 8): 8 + 2 * 8}
+
+
 def test_a_loss_that_is_not_a_number_is_the_worst():
     space = Candidates(5)
     losses = space.losses

@@ -155,7 +155,7 @@ def test_trained_images_are_not_held_out(runner):
         selection.open(runner)
 
 
-def test_recalibration(runner):
+def test_recalibration(runner, monkeypatch):
     """BN has the statistics of the subnet, over all batches."""
     model, supernet = runner.model, runner.model.supernet
     subnet = supernet.sample_subnet(torch.Generator().manual_seed(3))
@@ -181,6 +181,17 @@ def test_recalibration(runner):
     for found, norm in zip(measured, norms):
         torch.testing.assert_close(found.running_mean, norm.running_mean)
         torch.testing.assert_close(found.running_var, norm.running_var)
+    # a batch without a finite loss changes none
+    with model.exported_as(subnet):
+        bad = copy.deepcopy(next(batches.parts(0, 1))[0])
+        bad['inputs'] = [x.float() * float('nan') for x in bad['inputs']]
+        monkeypatch.setattr(batches, 'parts', lambda *args: [
+            [batch, bad] for part in FixedBatches.parts(batches, *args)
+            for batch in part])
+        proxy.recalibrate(batches)
+        for module, norm in zip((m for m in model.model.modules()
+                                 if isinstance(m, torch.nn.BatchNorm2d)), norms):
+            torch.testing.assert_close(module.running_mean, norm.running_mean)
     # losses leave them as they are
     before = {k: v.clone() for k, v in model.state_dict().items() if 'gate' not in k}
     proxy.losses([subnet], 0, 2)

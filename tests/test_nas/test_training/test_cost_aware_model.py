@@ -3,6 +3,7 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -115,6 +116,16 @@ def test_enforce_budget():
         randomize(model.supernet, 5)
         model.enforce_budget()
         assert abs(model.supernet.cost().item() / target - 1) <= 0.05
+
+
+def test_the_whole_range_is_never_enforced():
+    """Rounding may put its end below the largest subnet."""
+    high = build(target=1e6).supernet.cost_range()[1]
+    model = build(target=1e6)
+    for model.target in np.linspace(0.3e6, high, 500).tolist():
+        model.narrow_budget(0)
+        model.enforce_budget()
+        assert model.supernet.cost().item() == high, model.target
 
 
 def test_budget_narrows():

@@ -13,7 +13,7 @@ from conftest import run_ranks, run_tool
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
-from search_spaces import TINY_SPACE, set_threshold
+from search_spaces import TINY_SPACE, randomize, set_threshold
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autonl_mm import ArchSpec, count_macs
@@ -93,6 +93,7 @@ def test_what_was_chosen_stays(tiny_search, scope):
     init_default_scope('mmpretrain')
     model = MODELS.build(cfg.model).train()
     supernet = model.supernet
+    randomize(supernet, 0)
     hook = GateSearchHook(freeze_at=0.75)
     runner = argparse.Namespace(
         model=model, iter=5, max_iters=6, seed=0, optim_wrapper=None,
@@ -401,8 +402,8 @@ def test_two_ranks_hold_identical_gates(search, seeds, request, tmp_path):
 def test_rate():
     hook = GateSearchHook(
         warmup=0.4, freeze_at=0.8, warmup_sample_rate=0.5, sample_rate=0.1)
-    assert [hook.rate(p) for p in (0, 0.2, 0.4, 0.79, 0.8, 1)] == (
-        pytest.approx([0.5, 0.3, 0.1, 0.1, 0, 0]))
+    assert [hook.rate(p) for p in (0, 0.2, 0.4, 0.79)] == pytest.approx(
+        [0.5, 0.3, 0.1, 0.1])
     assert GateSearchHook(warmup=0).rate(0) == 0
 
 
@@ -413,6 +414,7 @@ def test_rate():
     (GateSearchHook, dict(warmup_sample_rate=1.0), ['warmup_sample_rate is 1.0']),
     (GateSearchHook, dict(sample_rate=-1), ['sample_rate is -1']),
     (GateSearchHook, dict(freeze_at=1.1), ['freeze_at is 1.1']),
+    (SandwichSearchHook, dict(freeze_at=0), ['freeze_at is 0', '0 < freeze_at <= 1']),
     (GateSearchHook, dict(candidates=-1), ['candidates is -1']),
     (GateSearchHook, dict(num_samples=0), ['num_samples is 0']),
     (SandwichSearchHook, dict(subnets=1), ['subnets is 1', 'at least 2']),

@@ -431,7 +431,6 @@ def test_frozen_stays_frozen_and_eval_stays():
 
 
 def test_a_supernet_is_exported_first():
-    pytest.importorskip('mmpretrain')
     supernet = dict(type='autonl_mm.AutoNLSuperNet', space=TINY_SPACE, input_shape=32)
     searched = CostAwareModel(
         dict(
@@ -455,7 +454,6 @@ def test_a_supernet_is_exported_first():
                                          (r'layer2\.0\.conv1', 1),
                                          (r'layer[12]\.\d', 0)])
 def test_plugins_of_any_base(target, left):
-    pytest.importorskip('mmpretrain')
     net = PluginBackbone(
         dict(type='mmpretrain.ResNet', depth=18, base_channels=8,
              stem_channels=8, num_stages=2, out_indices=(0, 1),
@@ -476,7 +474,6 @@ def test_timm_base():
 
 
 def test_classifier():
-    pytest.importorskip('mmpretrain')
     model = MODELS.build(
         dict(
             _scope_='mmpretrain',
@@ -493,7 +490,6 @@ def test_classifier():
 
 
 def test_reparameterised_blocks_do_it_themselves():
-    pytest.importorskip('mmpretrain')
     net = MODELS.build(dict(
         type='mmpretrain.RepVGG', out_indices=(0, ), arch=dict(
             num_blocks=[1, 1, 1, 1], width_factor=[.25] * 4,
@@ -504,7 +500,6 @@ def test_reparameterised_blocks_do_it_themselves():
 
 
 def test_heads_that_share_a_convolution_between_norms(scope):
-    pytest.importorskip('mmdet')
     init_default_scope('mmdet')
     head = MODELS.build(dict(
         type='mmdet.RTMDetSepBNHead', num_classes=3, in_channels=8,
@@ -518,7 +513,6 @@ def test_heads_that_share_a_convolution_between_norms(scope):
 
 
 def test_segmentor_whose_sync_bn_was_reverted():
-    pytest.importorskip('mmseg')
     model = revert_sync_batchnorm(MODELS.build(dict(
         _scope_='mmseg', type='EncoderDecoder',
         backbone=dict(type='autonl_mm.AutoNL', arch=TINY,

@@ -103,7 +103,7 @@ def main(capsys, *args):
     return error.value.code, capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', ['classifier', 'segmentor', 'retinanet', 'ssdlite'])
+@pytest.mark.parametrize('name', ['classifier', 'segmentor', 'retinanet'])
 def test_files_of_the_command(name, trained, photographs, tmp_path, capsys):
     """For config and checkpoint, the checkpoint alone and the exported model."""
     config, checkpoint, exported = trained(name)

@@ -43,8 +43,9 @@ def digits_config():
 
 def make_files(folder):
     """What the snippets read: images, a notation file, an ONNX file, configs."""
-    for name in ('image.jpg', 'street.jpg'):
-        noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3))
+    # Cityscapes' pipeline does not enlarge an image of this width.
+    for name, size in ('image.jpg', (64, 96)), ('street.jpg', (32, 2048)):
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3))
         cv2.imwrite(str(folder / name), noise.astype(np.uint8))
     (folder / 'my_arch.txt').write_text(TINY_ARCH)
     (folder / 'configs').symlink_to(ROOT / 'configs')

@@ -58,7 +58,8 @@ def test_random_networks_have_every_kind_of_block():
 def test_logits(release, name, scope):
     rows, head, classes = network(name)
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(1, 3, 224, 224))
+    size = 224 if name in 'sl' else 96
+    x = rng.normal(size=(1, 3, size, size))
     weights = reference.Weights()
     forward = getattr(reference, f'{release}_release')
     expected = forward(x, rows, weights, head, classes)
@@ -68,15 +69,16 @@ def test_logits(release, name, scope):
     if release == 'torch':
         source = {k: torch.from_numpy(v) for k, v in source.items()}
     arch = ArchSpec.from_text(reference.notation(rows, head))
-    state = CONVERTERS[release].convert(source, arch)
+    settings = dict(input_shape=(size, size)) if release == 'torch' else {}
+    state = CONVERTERS[release].convert(source, arch, **settings)
     model = build(release, arch, head, classes)
     model.load_state_dict(state)
     with torch.no_grad():
         single = model(torch.tensor(x).float(), mode='tensor').numpy()
         double = model.double()(torch.tensor(x), mode='tensor').numpy()
-    size = np.abs(expected).max()
-    assert np.abs(double - expected).max() < 1e-6 * size
-    assert np.abs(single - expected).max() < 1e-4 * size
+    largest = np.abs(expected).max()
+    assert np.abs(double - expected).max() < 1e-6 * largest
+    assert np.abs(single - expected).max() < 1e-4 * largest
 
 
 @pytest.mark.parametrize('release', ['tf', 'torch'])

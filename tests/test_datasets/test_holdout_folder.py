@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from mmengine.registry import DATASETS
 
-pytest.importorskip('mmpretrain')
-
 NAMES = [f'{c}/{i}.png' for c in ('cat', 'dog') for i in range(5)]
 
 

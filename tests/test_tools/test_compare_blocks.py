@@ -94,6 +94,7 @@ def test_measures(measured):
     assert re.search(r'\| 48x48x8 \| NonLocal2d \| 85\.\d+ M \| 296 \| \d', out)
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_said(measured):
     out, _ = measured
     row, = re.findall(r'\| 128x128x8 \| NonLocal2d \|.*', out)

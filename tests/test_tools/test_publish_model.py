@@ -165,8 +165,8 @@ def segmentor():
     return cfg.model
 
 
-@pytest.mark.parametrize('extension', ['.pth', '.safetensors'])
-@pytest.mark.parametrize('library, build', [('mmdet', detector), ('mmseg', segmentor)])
+@pytest.mark.parametrize('library, build, extension', [
+    ('mmdet', detector, '.pth'), ('mmseg', segmentor, '.safetensors')])
 def test_init_cfg_of_other_codebases(library, build, extension, tmp_path,
                                      scope, monkeypatch):
     """A classifier's weights in a detector and a segmentor, by init_cfg."""

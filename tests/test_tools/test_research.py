@@ -45,6 +45,7 @@ def test_memory(capsys, scope):
     assert int(pixel.replace(',', '')) >= 19 * 4
 
 
+@pytest.mark.long
 def test_search(capsys, scope):
     tool = load_tool('tools/research/benchmark_search.py')
     with known_to_forks(tool) as patch:
@@ -73,6 +74,7 @@ def test_canvases_of_repeated_crops():
                       .repeat_interleave(4, 1)] == 0).all()
 
 
+@pytest.mark.long
 def test_repeated_crops(tmp_path, monkeypatch, capsys, scope):
     tool = load_tool('tools/research/repeated_crops.py')
     for i in range(10):

@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import shutil
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -91,36 +90,6 @@ def test_activation_of_a_trained_network_is_changed(config, tmp_path):
         if not torch.allclose(value, after['state_dict'][name], rtol=1e-4, atol=1e-6):
             changed.append(name.rsplit('.', 1)[-1])
     assert set(changed) == {'running_mean', 'running_var', 'num_batches_tracked'}
-
-
-def test_kill_during_saving(config, tmp_path):
-    """SIGKILL in the second save: the first stays, --resume finds it."""
-    work_dir = tmp_path / 'run'
-    script = tmp_path / 'killed.py'
-    script.write_text(textwrap.dedent(f"""\
-        import os, runpy, signal, sys
-        import torch
-        save, calls = torch.save, []
-        def killed_save(obj, f, *args, **kwargs):
-            calls.append(f)
-            if len(calls) == 1:
-                return save(obj, f, *args, **kwargs)
-            os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
-            return save(obj, f, *args, **kwargs)
-        torch.save = killed_save
-        sys.argv[0] = {str(ROOT / 'tools/train.py')!r}
-        runpy.run_path(sys.argv[0], run_name='__main__')
-        """))
-    keep_one = options('default_hooks.checkpoint.max_keep_ckpts=1', epochs=2)
-    killed = run_tool(script, config, '--work-dir', work_dir, *keep_one, check=False)
-    assert killed.returncode == -9, killed.stdout[-2000:]
-    assert not (work_dir / 'epoch_2.pth').exists()
-    torch.load(work_dir / 'epoch_1.pth', weights_only=False)
-    log = run_tool('tools/train.py', config, '--work-dir', work_dir,
-                   '--resume', *keep_one).stdout
-    assert 'resumed epoch: 1' in log
-    assert (work_dir / 'epoch_2.pth').exists()
-    assert not (work_dir / 'epoch_1.pth').exists()
 
 
 def test_load_from_and_pretrained(config, tmp_path):

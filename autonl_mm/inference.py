@@ -84,7 +84,7 @@ class Predictor:
         self.visualizer.dataset_meta = dict(classes=self.classes, palette=palette)
         if self.task == 'segmentation':
             # mmseg draws Cityscapes' classes without names and colours
-            count = model.decode_head.num_classes
+            count = model.num_classes  # of the last head of a cascade
             colours = np.random.RandomState(42).randint(0, 256, (count, 3)).tolist()
             self.visualizer.set_dataset_meta(
                 self.classes or [str(i) for i in range(count)],
@@ -108,8 +108,9 @@ class Predictor:
             dict | list[dict]: The prediction for a file; else one for each file, sorted
             in each folder. They have the keys of the codebase's inferencer:
             ``pred_label``, ``pred_score``, ``pred_scores`` and ``pred_class`` of a
-            classifier; ``bboxes`` as x1, y1, x2, y2, ``scores``, ``labels`` and, from
-            this project, ``classes`` of a detector; ``sem_seg (H, W)`` of a segmentor.
+            classifier, label and class as lists if it has a multi-label head; ``bboxes``
+            as x1, y1, x2, y2, ``scores``, ``labels`` and, from this project, ``classes``
+            of a detector; ``sem_seg (H, W)`` of a segmentor.
 
         Raises:
             FileNotFoundError: If a folder has no image.
@@ -215,8 +216,10 @@ class Predictor:
             return dict(sem_seg=sample.pred_sem_seg.data[0].numpy())
         from mmpretrain import ImageClassificationInferencer
         result, = ImageClassificationInferencer.postprocess(self, [sample], [])
-        if len(sample.pred_label) != 1:  # of a multi-label head
-            result['pred_label'] = sample.pred_label.tolist()
+        if hasattr(self.model.head, 'thr'):  # a multi-label head: any number of labels
+            labels = result['pred_label'] = sample.pred_label.tolist()
+            if self.classes:
+                result['pred_class'] = [self.classes[i] for i in labels]
         return dict(result, pred_scores=result['pred_scores'].tolist())
 
     def _draw(self, file: str, sample: BaseDataElement, out: str,

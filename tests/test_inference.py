@@ -208,6 +208,21 @@ def test_an_image_of_another_size(trained, tmp_path):
     assert f'{files[1]}: the exported model takes images of 96x96' in said[files[1]]
 
 
+def test_labels_of_a_multi_label_head(trained, tmp_path, monkeypatch):
+    head = dict(type='MultiLabelLinearClsHead', num_classes=2, in_channels=64, thr=0.)
+    monkeypatch.setitem(CONFIGS['classifier'], 'model', dict(
+        CONFIGS['classifier']['model'], head=head))
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((96, 96, 3), np.uint8))
+    config, checkpoint, exported = trained('classifier')
+    for thr, labels in (0., [0, 1]), (1., []):
+        for network in load(checkpoint), load(exported):
+            predictor = getattr(network, 'predictor', network)
+            predictor.model.head.thr = thr
+            found = network.predict(tmp_path / 'a.png')
+            assert found['pred_label'] == labels
+            assert found['pred_class'] == ['ab'[i] for i in labels]
+
+
 def test_one_line_for_errors(trained, tmp_path, monkeypatch, capsys):
     _, _, exported = trained('classifier')
     bare = {k: v for k, v in load(exported).info.items() if k != 'cfg'}

@@ -63,7 +63,7 @@ def parse_args():
     parser.add_argument(
         '--networks', nargs='+', default=list(NETWORKS), metavar='NETWORK',
         help=f'default: {" ".join(NETWORKS)}; {NETWORK_HELP}; or a network of '
-        'autonl_mm.list_models or timm')
+        'timm')
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[256, 1024],
                         help='default 256 1024')
     parser.add_argument(

@@ -41,14 +41,21 @@ def check_donors(cfg: Config) -> None:
             :func:`~autonl_mm.converters.load_donor`.
     """
     model = cfg.get('model') or {}
-    parts = list(config_parts('model', model))
+    parts = dict(config_parts('model', model))
     # the model of a search is inside of another one
-    images = next((part['data_preprocessor'] for _, part in parts
+    images = next((part['data_preprocessor'] for part in parts.values()
                    if part.get('data_preprocessor')), cfg.get('data_preprocessor'))
-    for key, part in parts:
+    for key, part in parts.items():
         if type_name(part) != 'Remap':
             continue
-        family = load_donor(part['checkpoint'], part.get('donor')).family
+        backbone = parts[key.rpartition('.init_cfg')[0]]
+        donor = load_donor(part['checkpoint'], part.get('donor'))
+        normalize = backbone.get('normalize', 'rms')  # a supernet's
+        if type_name(backbone) == 'AutoNL':
+            normalize = resolve_arch(
+                backbone.get('arch', 's'), backbone.get('normalize')).normalize
+        donor.check_normalize(normalize)
+        family = donor.family
         if not images:
             continue
         for name in ('mean', 'std'):
@@ -94,7 +101,7 @@ def check_search(cfg: Config) -> None:
         if hook.get('interval', 1) == 1:
             raise ValueError(
                 f'custom_hooks[{i}], PreciseBNHook, would recalibrate BN after each '
-                'iteration: set its interval to that of the evaluations, '
+                'iteration: set its interval to the interval of the evaluations, '
                 f'train_cfg.val_interval={train.get("val_interval", 1000)}')
         sampler = cfg.train_dataloader.get('sampler') or {}
         if type_name(sampler) == 'InfiniteSampler':

@@ -13,8 +13,9 @@ candidate block and weights these by its gates; the search has no other cost for
 """
 from dataclasses import dataclass
 from os import PathLike
-from typing import Dict, Iterator, Optional, Tuple, Union
+from typing import Dict, Iterator, Mapping, Optional, Tuple, Union
 
+from autonl_mm.runs.config_parts import type_name
 from autonl_mm.runs.text_files import check_json, read_json
 
 from .arch import ArchSpec, BlockSpec, Placement
@@ -293,6 +294,10 @@ class ParamsModel:
         return total
 
 
+# Settings of layers that change their times
+TIMED = ('conv_cfg', 'act_cfg', 'se_act_cfg')
+
+
 class LatencyTable:
     """Latency of blocks, measured on one machine, as a cost model.
 
@@ -304,6 +309,8 @@ class LatencyTable:
             :meth:`block_key`, :meth:`stem_key` and :meth:`head_key`.
         source (str): Name of the table in error messages. Defaults to
             ``'latency table'``.
+        cfgs (dict, optional): Settings of the measured layers, see :data:`TIMED`.
+            Defaults to None, unknown.
 
     Raises:
         ValueError: If an entry is not a positive number.
@@ -313,7 +320,8 @@ class LatencyTable:
 
     def __init__(self,
                  entries: Dict[str, float],
-                 source: str = 'latency table'):
+                 source: str = 'latency table',
+                 cfgs: Optional[dict] = None):
         for key, value in entries.items():
             if (not isinstance(value, (int, float)) or isinstance(value, bool)
                     or not 0 < value < float('inf')):
@@ -321,6 +329,7 @@ class LatencyTable:
                                  'a positive number of milliseconds')
         self.entries = dict(entries)
         self.source = source
+        self.cfgs = cfgs
 
     @classmethod
     def from_file(cls, path: Union[str, PathLike]) -> 'LatencyTable':
@@ -331,10 +340,27 @@ class LatencyTable:
             ValueError: If it is not such a table.
         """
         table = read_json(path)
-        check_json(table, {'latency_ms': {str: float}, str: object},
+        check_json(table, {'latency_ms': {str: float}, 'cfgs?': {str: object},
+                           str: object},
                    f'{path} is not a latency table',
                    'give the JSON that tools/analysis_tools/measure_latency.py writes')
-        return cls(table['latency_ms'], str(path))
+        return cls(table['latency_ms'], str(path), table.get('cfgs'))
+
+    def check_layers(self, cfgs: Mapping[str, Optional[dict]]) -> None:
+        """Refuse layers whose times the table does not have.
+
+        Args:
+            cfgs (Mapping[str, dict | None]): ``cfgs`` of a backbone.
+
+        Raises:
+            ValueError: If a setting that changes times differs.
+        """
+        for name in TIMED if self.cfgs else ():
+            own = cfgs[name] and dict(cfgs[name], type=type_name(cfgs[name]))
+            if self.cfgs.get(name) != own:
+                raise ValueError(
+                    f'{self.source} was measured with {name}={self.cfgs.get(name)}, '
+                    f'but the network has {own}: measure it again')
 
     @staticmethod
     def block_key(spec: BlockSpec, in_size: Size,

@@ -94,11 +94,11 @@ def fold_norms(module: nn.Module) -> None:
                 folded = fuse_conv_bn_eval(conv, child)
                 if conv.bias is None:
                     folded.bias.requires_grad = folded.weight.requires_grad
-                    folded._register_load_state_dict_pre_hook(_check_bias)
                 module._modules[conv_name] = folded
-                module._modules[name] = (
-                    nn.Sequential(child.drop, child.act)
-                    if norm_act else nn.Identity())
+                rest = (nn.Sequential(child.drop, child.act)
+                        if norm_act else nn.Identity())
+                rest._register_load_state_dict_pre_hook(_check_folded)
+                module._modules[name] = rest
         elif hasattr(child, 'switch_to_deploy'):
             child.switch_to_deploy()
         else:
@@ -119,10 +119,10 @@ def _foldable(parent: nn.Module, conv: nn.Module, norm: nn.Module) -> bool:
             and not any(between))
 
 
-def _check_bias(state_dict: dict, prefix: str, *args) -> None:
+def _check_folded(state_dict: dict, prefix: str, *args) -> None:
     """Load hook: refuse weights that are not folded; their norm would be lost."""
-    if f'{prefix}weight' in state_dict and f'{prefix}bias' not in state_dict:
+    if f'{prefix}running_var' in state_dict:
         raise RuntimeError(
-            f'{prefix}weight comes from a network that is not in deploy form, '
+            f'{prefix}running_var comes from a network that is not in deploy form, '
             'but this model has its normalisation folded: load the '
             'checkpoint first, then call switch_to_deploy()')

@@ -1,5 +1,6 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Inference with all weights and feature maps in half precision."""
+import re
 from typing import Any
 
 import torch
@@ -34,13 +35,17 @@ def use_half(model: nn.Module, dtype: torch.dtype) -> None:
             child.to(dtype)
     modules = dict(model.named_modules())
     _cast_inputs(modules['backbone'], dtype)
-    for name in OUTPUTS:
-        if name in modules:
-            _cast_outputs(modules[name], torch.float32)
-    for name in FLOAT32:
-        if name in modules:
-            _cast_inputs(modules[name], torch.float32)
-            _cast_outputs(modules[name], dtype)
+    # A cascade has lists of heads. A segmentor's heads feed the next one, so only the
+    # last one gives results.
+    last = [name for name in modules
+            if re.fullmatch(r'decode_head\.\d+\.conv_seg', name)][-1:]
+    for name, module in modules.items():
+        plain = re.sub(r'\.\d+$', '', name)
+        if plain in OUTPUTS or name in last:
+            _cast_outputs(module, torch.float32)
+        elif plain in FLOAT32:
+            _cast_inputs(module, torch.float32)
+            _cast_outputs(module, dtype)
 
 
 def _cast_inputs(module: nn.Module, dtype: torch.dtype) -> None:

@@ -108,9 +108,9 @@ class Predictor:
             dict | list[dict]: The prediction for a file; else one for each file, sorted
             in each folder. They have the keys of the codebase's inferencer:
             ``pred_label``, ``pred_score``, ``pred_scores`` and ``pred_class`` of a
-            classifier, label and class as lists if it has a multi-label head; ``bboxes``
-            as x1, y1, x2, y2, ``scores``, ``labels`` and, from this project, ``classes``
-            of a detector; ``sem_seg (H, W)`` of a segmentor.
+            classifier, label and class as lists if it has a multi-label head;
+            ``bboxes`` as x1, y1, x2, y2, ``scores``, ``labels`` and, from this project,
+            ``classes`` of a detector; ``sem_seg (H, W)`` of a segmentor.
 
         Raises:
             FileNotFoundError: If a folder has no image.

@@ -1,5 +1,5 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""Networks of others that AutoNL can be, with ImageNet weights: data, by timm's names.
+"""Published networks with ImageNet weights that AutoNL can build, by timm's names.
 
 A name stands for the blocks, for the activation, padding and BN's eps that the weights
 were trained with, and for where the weights are.
@@ -31,11 +31,11 @@ class NamedNetwork:
         same_padding (bool): Whether convolutions pad as in TensorFlow. Defaults to
             False.
         bn_eps (float): The eps of BN. Defaults to 1e-5.
-        mean (tuple[float, ...]): What is subtracted from images, RGB from 0 to 255.
-            Defaults to ImageNet's.
-        std (tuple[float, ...]): What they are divided by. Defaults to ImageNet's.
+        mean (tuple[float, ...]): Mean of the normalisation, RGB, 0 to 255. Defaults to
+            ImageNet's.
+        std (tuple[float, ...]): Its standard deviation. Defaults to ImageNet's.
         input_size (int): Side of the images that ``top1`` belongs to. Defaults to 224.
-        interpolation (str): How they are resized. Defaults to ``'bicubic'``.
+        interpolation (str): Interpolation of the resize. Defaults to ``'bicubic'``.
         package (tuple[str, str], optional): Module of a package with the same weights,
             and the name of the file in its folder ``models``. Defaults to None.
         licence (str): Licence of the weights. Defaults to ``'Apache-2.0'``.
@@ -55,7 +55,7 @@ class NamedNetwork:
 
     @property
     def url(self) -> str:
-        """Where timm's file is."""
+        """Address of timm's file."""
         return RELEASES + self.file
 
     @property

@@ -56,7 +56,7 @@ def main(argv=None):
         except (FileNotFoundError, ImportError, ValueError) as e:
             sys.exit(f'predict: {e}')
         if skipped:
-            sys.exit(f'predict: {len(skipped)} images could not be read: '
+            sys.exit(f'predict: {len(skipped)} images were skipped: '
                      f'{", ".join(skipped)}')
 
 

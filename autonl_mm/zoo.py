@@ -137,7 +137,7 @@ def _weights(name: str) -> str:
         raise ValueError(
             f'the weights of {name} are not published in a form that can be loaded: '
             'convert the authors\' by tools/model_converters/autonl_to_mm.py and set '
-            'checkpoint=FILE')
+            "checkpoint=FILE and normalize='size'")
     package = NAMED_NETWORKS[name].package
     return f'{"package" if package and find_spec(package[0]) else "timm"}://{name}'
 

@@ -272,6 +272,19 @@ def test_large_feature_maps_use_the_channel_order_with_linear_cost(arch):
         3.9 * per_pixel((512, 1024), 'spatial')
 
 
+def test_tables_know_the_layers_that_were_measured(tmp_path):
+    path = tmp_path / 'table.json'
+    cfgs = dict(conv_cfg=None, act_cfg=dict(type='HSwish'), se_act_cfg=None)
+    path.write_text(json.dumps(dict(latency_ms={'a': 1.}, cfgs=cfgs)))
+    table = LatencyTable.from_file(path)
+    table.check_layers(dict(cfgs, norm_cfg=dict(type='SyncBN')))
+    with pytest.raises(ValueError, match="json was measured with act_cfg={'type': 'HS.*"
+                                         "but the network has {'type': 'Swish'}"):
+        table.check_layers(dict(cfgs, act_cfg=dict(type='Swish')))
+    path.write_text(json.dumps(dict(latency_ms={'a': 1.})))
+    LatencyTable.from_file(path).check_layers(cfgs)
+
+
 # --------------------------------------------------------------------- blocks
 def test_block_macs_by_hand():
     spec = BlockSpec(4, 6, 2, 5, 2.5, 0.75, 0.4, 2, normalize='size')

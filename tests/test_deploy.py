@@ -15,6 +15,7 @@ from search_spaces import TINY_SPACE
 
 from autonl_mm import ArchSpec, BlockSpec
 from autonl_mm.deploy import switch_to_deploy
+from autonl_mm.fold import fold_norms
 from autonl_mm.measure.comparison_blocks import SharedNL
 from autonl_mm.models import AutoNL, LightNL, MBConv, PluginBackbone
 from autonl_mm.models.layers.light_nl import RMS_MARK
@@ -415,6 +416,17 @@ def test_reversible_by_reloading(tmp_path):
                  lambda: net.load_state_dict(again.state_dict())):
         with pytest.raises(RuntimeError, match=r'not in deploy form.*first'):
             load()
+
+
+def test_convolutions_with_a_bias_refuse_weights_with_norms():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1, bias=True), nn.BatchNorm2d(4)).eval()
+    state, x = net.state_dict(), torch.randn(2, 3, 5, 5)
+    want = net(x)
+    fold_norms(net)
+    torch.testing.assert_close(net(x), want)
+    with pytest.raises(RuntimeError, match='1.running_var comes from a network that is '
+                                           'not in deploy form'):
+        net.load_state_dict(state, strict=False)
 
 
 def test_frozen_stays_frozen_and_eval_stays():

@@ -290,8 +290,8 @@ def test_table_of_outputs():
 
 def test_bare_names_are_listed():
     page = (ROOT / 'docs/checkpoints.md').read_text()
-    bullet, = (b for b in page.split('\n- ') if b.startswith('The bare names'))
-    named = re.findall(r'`(\w+)`', bullet.split('\n\n')[0])
+    sentence = re.search(r'registers the bare names (.*?)\.', page, re.DOTALL)[1]
+    named = re.findall(r'`(\w+)`', sentence)
     assert sorted(named) == sorted(BARE_NAMES)
 
 

@@ -110,7 +110,7 @@ def test_files_of_the_command(name, trained, photographs, tmp_path, capsys):
     code, said = main(capsys, config, '--checkpoint', checkpoint, photographs,
                       '--out', tmp_path / 'out', '--device', 'cpu')
     broken = str(photographs / 'broken.jpg')
-    assert code == f'predict: 1 images could not be read: {broken}'
+    assert code == f'predict: 1 images were skipped: {broken}'
     assert f'skipped: {broken} is not a readable image' in said
     expected = inferred(name, config, checkpoint, photographs / 'a.png')
     for stem in 'a', 'more/b':
@@ -243,7 +243,7 @@ def test_one_line_for_errors(trained, tmp_path, monkeypatch, capsys):
         ('x.onnx empty', 'empty has no image'),
         ('x.onnx a.png other/a.png', 'a.png and other/a.png', 'rename one'),
         ('bare.onnx a.png', 'bare.onnx has no config', 'give the config'),
-        ('x.onnx missing.png', '1 images could not be read: missing.png')):
+        ('x.onnx missing.png', '1 images were skipped: missing.png')):
         code, _ = main(capsys, *options.split(), '--out', 'out')
         assert code.startswith('predict: ') and '\n' not in code
         for word in words:

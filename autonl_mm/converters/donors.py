@@ -150,6 +150,28 @@ class Donor:
     head: Optional[ConvBN]
     fc: Mapping[str, Tensor]
 
+    @property
+    def normalize(self) -> Optional[str]:
+        """What its LightNLs divide by; None without LightNL."""
+        return next(('rms' if 'scaled_by_rms' in block.light_nl else 'size'
+                     for stage in self.stages for block in stage if block.light_nl),
+                    None)
+
+    def check_normalize(self, normalize: Optional[str]) -> None:
+        """Refuse a network whose LightNLs divide by another value.
+
+        Args:
+            normalize (str, optional): The network's; None without LightNL.
+
+        Raises:
+            ConversionError: If both have LightNL and differ.
+        """
+        if None not in (self.normalize, normalize) and self.normalize != normalize:
+            raise ConversionError(
+                f'LightNL of {self.source} was trained with normalize='
+                f'{self.normalize!r}, but the network has {normalize!r}: set normalize='
+                f'{self.normalize!r}')
+
 
 @dataclass(frozen=True)
 class Format:

@@ -23,6 +23,8 @@ squeeze-excite      only in the target: a constant factor of sigmoid(3), which t
                     that its last bias gives; hidden units as hidden channels
 BN's eps            folded into BN's weight, exactly
 LightNL             stays at its start, the identity; of our own networks it is kept
+                    if both have the same ``normalize``, else refused; left out if
+                    the target has none
 activation          any: no weight says it
 ==================  ==========================================================
 
@@ -40,7 +42,7 @@ from torch import Tensor
 from autonl_mm.arch import ArchSpec, BlockSpec
 
 from .donors import ConvBN, Donor, DonorBlock
-from .layout import BN_TENSORS, ConversionError
+from .layout import BN_TENSORS
 
 NEUTRAL_BIAS = 3.0  # of squeeze-excite's gate, from which it can move both ways
 WITHOUT = ' without LightNL'  # the end of a row's source, if the donor has one
@@ -114,7 +116,11 @@ def remap(donor: Donor,
 
     Returns:
         Remapped: The weights.
+
+    Raises:
+        ConversionError: If LightNLs of both divide by different values.
     """
+    donor.check_normalize(arch.normalize)
     return _Remapping(eps, sort_channels).run(donor, arch, in_channels)
 
 
@@ -217,11 +223,6 @@ class _Remapping:
             project = replace(project, weight=project.weight * gate)
         self.put(f'{name}.project', project, out, hidden)
         if spec.nl_ratio and donor.light_nl:
-            normalize = 'rms' if 'scaled_by_rms' in donor.light_nl else 'size'
-            if normalize != spec.normalize:
-                raise ConversionError(
-                    f'LightNL of {name} was trained with normalize={normalize!r}, but '
-                    f"the network has {spec.normalize!r}: set normalize={normalize!r}")
             for key, value in donor.light_nl.items():
                 if key == 'norm.weight':
                     value = self.bn_weight(

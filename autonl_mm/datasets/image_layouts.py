@@ -40,7 +40,8 @@ from .holdout_dataset import split_indices
 
 OWN = 'own_data_'  # Files of ours among theirs
 IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'JPEGImages')
-# Of these no image is a photograph; labels/ and annotations/ may hold some.
+# Beside a folder of images, no image in these folders is a photograph; labels/ and
+# annotations/ may hold some.
 ONLY_MASKS = {'masks', 'mask', 'SegmentationClass', 'SegmentationObject'}
 MASK_FOLDERS = ('masks', 'mask', 'labels', 'annotations', 'SegmentationClass')
 PART = re.compile(r'(train|val|test)(id|idation|ing)?(20\d\d)?', re.IGNORECASE)
@@ -460,9 +461,9 @@ def read_folder(root: Path, task: Optional[str] = None
     layout, = fitting
     if task not in (None, TASKS[layout]):
         raise ValueError(f'{root} has no labels for a {task}, only folders of images')
-    if TASKS[layout] == 'detector':
+    if TASKS[layout] == 'detector' and 'masks' in found:
         images = [path for path in images
-                  if not ONLY_MASKS.intersection(path.parts[:-1])] or images
+                  if not ONLY_MASKS.intersection(path.parts[:-1])]
     names, samples = READERS[layout](root, files, images)
     for image, count in Counter(sample.image for sample in samples).items():
         if count > 1:

@@ -31,7 +31,7 @@ def paired_difference(values: Sequence[float],
 def detectable_difference(values: Values, first: str) -> float:
     """The difference from a network that its 95% interval shows in 80% of comparisons.
 
-    The deviation of the differences is that of all networks together.
+    The deviation is pooled over all networks.
 
     Args:
         values (dict[str, list[float]]): Metric of each network by seed, at least two.

@@ -38,6 +38,17 @@ NETWORK_HELP = (f'{", ".join(NAMES)} or a notation file, with or without variant
                 f'such as AutoNL-S{NO_LIGHT_NL}: {", ".join(VARIANTS)}')
 
 
+def without_light_nl(name: str) -> str:
+    """Name of the same network without LightNL.
+
+    Args:
+        name (str): As for :func:`network_by_name`.
+    """
+    plain, *variants = name.split(':')
+    own = ('no-light-nl', 'add-only', 'convolution-only', 'size', 'rms')
+    return ':'.join([plain, *(v for v in variants if v not in own)]) + NO_LIGHT_NL
+
+
 class LastFeatureMap(nn.Module):
     """The last feature map of a backbone."""
 

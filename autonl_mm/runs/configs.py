@@ -119,16 +119,17 @@ def input_size(cfg: Config) -> Tuple[int, int]:
                      'give --input-shape')
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser, condition: str = '') -> None:
     """Add ``--device``.
 
     Args:
         parser (ArgumentParser): The tool's parser.
+        condition (str): A further condition of the GPU, for the help.
     """
     parser.add_argument(
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: the GPU if there is one, else the CPU')
+        help=f'default: the GPU if there is one{condition}, else the CPU')
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:
@@ -149,7 +150,7 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
 
 def add_input_shape(parser: argparse.ArgumentParser,
                     default: Optional[Sequence[int]] = None,
-                    help: str = "default: that of the config's test pipeline") -> None:
+                    help: str = "default: the test pipeline's size") -> None:
     """Add ``--input-shape``, which :func:`parse_shape` reads.
 
     Args:

@@ -329,6 +329,14 @@ def test_normalisation_is_compared_with_the_donors(tmp_path):
     search.model.model.data_preprocessor = dict(bgr_to_rgb=True)
     with pytest.warns(UserWarning, match='mean is None, but'):
         check_donors(search)
+    with_nl = build(SMALL.replace('e3', 'e3_nonlocal0.25-1'))
+    torch.save(with_nl.state_dict(), path)
+    backbone = search.model.model.backbone
+    with pytest.raises(ValueError, match="normalize='size', but the network has 'rms'"):
+        check_donors(search)
+    backbone.normalize = 'size'
+    search.model.model.data_preprocessor = images
+    check_donors(search)
     path.write_bytes(b'')
     with pytest.raises(BrokenCheckpointError):
         check_donors(cfg)

@@ -325,6 +325,15 @@ def test_several_searches_and_targets(tiny_search, tiny_arch, tmp_path, monkeypa
     assert ('- difference from the 2 networks of the other search: +0.00 ± 3.04 (95%)'
             in capsys.readouterr().out)
     assert (tmp_path / 'comparison.json').exists()
+    # ranks by a supernet
+    monkeypatch.setattr(compare_random, 'supernet_losses',
+                        lambda cfg, checkpoint, subnets, folder: [3., 1., 2.])
+    call_main(monkeypatch, compare_random, *shared, '--arch', tiny_arch, '--checkpoint',
+              tiny_arch)
+    out = capsys.readouterr().out
+    assert "ranks of the random networks by the supernet's losses: tau " in out
+    assert '; by MACs: tau ' in out
+    archs.pop()
     # without a searched network, and over networks
     call_main(monkeypatch, compare_random, *shared, '--arch', '--target', '5e5',
               '--sampling', 'networks')
@@ -340,6 +349,11 @@ def test_several_searches_and_targets(tiny_search, tiny_arch, tmp_path, monkeypa
          'first.json has the target 1000000.0, expected another than 1000000.0'),
         (['--arch', tiny_arch, other, '--target', '9e5', '--against',
           tmp_path / 'first.json'], 'the target 1000000.0, expected 900000.0: only'),
+        (['--arch', tiny_arch, '--target', '9e5', '--pool',
+          tmp_path / 'first.json', tmp_path / 'first.json'], 'at the same target'),
+        (['--arch', tiny_arch, '--target', '9e5', '--pool', tmp_path / 'first.json',
+          '--inherited', tiny_arch, '--inherit-from', tiny_arch],
+         'has the inherited False, expected True'),
         (['--arch', tiny_arch, other, '--against', tmp_path / 'first.json', '--seeds',
           '2'], 'has the seeds 1, expected 2'),
         (['--arch', tiny_arch, other, '--inherited', tiny_arch], 'expected one'),

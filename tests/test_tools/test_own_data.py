@@ -241,6 +241,15 @@ def test_the_task_chooses_among_labels(tmp_path):
         read_folder(tmp_path / 'more')
 
 
+def test_a_class_named_mask(tmp_path):
+    write(tmp_path / 'classes.txt', 'mask\nno_mask\n')
+    for label, name in enumerate(('mask', 'no_mask')):
+        for i in range(3):
+            image(tmp_path / name / f'{name}{i}.jpg')
+            write(tmp_path / name / f'{name}{i}.txt', f'{label} .5 .5 .5 .5')
+    assert len(read_folder(tmp_path, 'detector')[2]) == 6
+
+
 def test_other_files_beside_the_labels(tmp_path):
     """LabelImg writes classes.txt among the labels of YOLO."""
     make_yolo(tmp_path / 'yolo')

@@ -63,6 +63,17 @@ def test_file_says_where_its_weights_are_from(donor, tiny_arch, tmp_path, capsys
     assert hashlib.sha256(out.read_bytes()).hexdigest() in printed
 
 
+def test_light_nl_of_the_other_normalisation(tmp_path):
+    net = AutoNL('s', out_indices=(8, ), normalize='size')
+    torch.save(net.state_dict(), tmp_path / 'donor.pth')
+    with pytest.raises(SystemExit, match="but the network has 'rms': set normalize="):
+        run(tmp_path / 'donor.pth', tmp_path / 'out.pth', '--arch', 's')
+    run(tmp_path / 'donor.pth', tmp_path / 'out.pth', '--arch', 's', '--normalize',
+        'size')
+    assert not any('scaled_by_rms' in key for key in load_checkpoint(
+        str(tmp_path / 'out.pth'))['state_dict'])
+
+
 def without_a_tensor(path):
     content = torch.load(path)
     del content['state_dict']['backbone.layers.2.0.project.conv.weight']

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from autonl_mm.arch import ArchSpec
-from autonl_mm.cost import LatencyTable, iter_blocks, strided
+from autonl_mm.cost import TIMED, LatencyTable, iter_blocks, strided
 from autonl_mm.experiments.ranking import rank_correlations
 from autonl_mm.export.bare import load_bare, write_bare
 from autonl_mm.export.engines import ENGINES, ExportError, Settings
@@ -80,7 +80,7 @@ def parse_args():
     device.add_argument(
         '--from-device', metavar='TABLE',
         help='measure nothing: fit the table to the times that run_on_device.py wrote')
-    configs.add_device(parser)
+    configs.add_device(parser, ' and no --engine')
     parser.set_defaults(device=None)  # the CPU with an engine
     return parser.parse_args()
 
@@ -345,6 +345,7 @@ def run(args, supernet):
               f'for each; rank correlation {rho}')
         if not args.force:
             check_ranks(rho)
+    record['cfgs'] = {name: cfgs[name] for name in TIMED}
     record['latency_ms'] = latency
     atomic_write(args.out, json.dumps(record, indent=1))
     supernet.set_cost_model(LatencyTable(latency, args.out))

@@ -36,6 +36,7 @@ from autonl_mm.measure.classifiers import (
     NETWORK_HELP,
     NO_LIGHT_NL,
     network_by_name,
+    without_light_nl,
 )
 from autonl_mm.measure.comparison_blocks import EinsumLightNL
 from autonl_mm.measure.memory import free_memory, peak_memory, peak_of_tensors
@@ -112,7 +113,7 @@ SCALING_KINDS = dict(KINDS, fused=functools.partial(inference, form='fused'))
 
 def base_of(name, args):
     """Name of the network that a network's ratio is relative to."""
-    return args.base or name.split(':')[0] + NO_LIGHT_NL
+    return args.base or without_light_nl(name)
 
 
 def networks(args):

@@ -71,10 +71,13 @@ def main():
             for seed in range(args.seeds) for path in args.configs]
         done = trials.train_all(TOOLS / 'train.py', runs, args.jobs,
                                 Cluster(args.cluster, args.cluster_options))
+        metric, *others = dict.fromkeys(run['metric'] for run in done)
+        if others:
+            raise ValueError(f'the configs have the metrics {metric} and '
+                             f'{", ".join(others)}, expected the same first metric')
     except (FileNotFoundError, ValueError, RuntimeError) as e:
         sys.exit(f'compare_configs.py: {e}')
     values = {name: [r['value'] for r in done if r['config'] == name] for name in names}
-    metric = done[0]['metric']
     curves = {name: [{r['step']: r[metric] for r in read_scalars(run.out)[1]}
                      for run in runs if run.config.stem == name] for name in names}
     text = f'{tables(values, curves)}\n\n{trials.summary(done, args.jobs)}'

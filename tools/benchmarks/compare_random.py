@@ -5,9 +5,9 @@ The tool runs the search (unless --arch gives its result), samples random networ
 the same space and cost, and trains all networks from scratch in the same way: the
 searched network, the searched network without LightNL and with the largest LightNL
 everywhere (unless --only-random), and the random networks. It prints a table, each
-searched network as one more draw beside the random networks, and how well the supernet
-ranks the random networks. Finished runs are not repeated, so the same command continues
-an interrupted comparison.
+searched network as one more draw beside the random networks, and, with --checkpoint,
+how well the supernet ranks the random networks. Finished runs are not repeated, so the
+same command continues an interrupted comparison.
 """
 import argparse
 import hashlib
@@ -275,8 +275,8 @@ def read_result(path, settings, same_target):
         same_target (bool): Whether the target must be the same or another.
 
     Returns:
-        tuple[list[float], Difference]: Metrics of its searched networks, and their
-        difference from its random networks.
+        tuple[list[float], Difference, float]: Metrics of its searched networks, their
+        difference from its random networks, and its target.
 
     Raises:
         FileNotFoundError, ValueError: If there is no such file, it is another one, or
@@ -295,7 +295,7 @@ def read_result(path, settings, same_target):
                 f'{path} has the {name} {other.get(name)!r}, expected '
                 f'{"another than " if differs else ""}{own!r}: only comparisons made '
                 'in the same way can be taken together')
-    return found.pop('searched'), Difference(**found)
+    return found.pop('searched'), Difference(**found), other['target']
 
 
 def digest_of_training(config, options):
@@ -333,8 +333,14 @@ def main():
             target=args.target, sampling=args.sampling or supernet.sampling,
             sample_seed=args.sample_seed, num_random=args.num_random, seeds=args.seeds,
             random_seeds=random_seeds, tolerance=args.tolerance,
-            training=digest_of_training(cfg.retrain_base, args.cfg_options))
-        pooled = [read_result(path, settings, False)[1] for path in args.pool]
+            training=digest_of_training(cfg.retrain_base, args.cfg_options),
+            inherited=bool(args.inherit_from),
+            space=hashlib.sha256(
+                repr((space, supernet.counted)).encode()).hexdigest()[:16])
+        pooled = [read_result(path, settings, False)[1:] for path in args.pool]
+        if len({target for _, target in pooled}) < len(pooled):
+            raise ValueError('--pool has two comparisons at the same target')
+        pooled = [difference for difference, _ in pooled]
         others_searched = (read_result(args.against, settings, True)[0]
                            if args.against else None)
         if others_searched and min(len(args.arch or []), len(others_searched)) < 2:

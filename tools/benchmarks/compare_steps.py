@@ -6,8 +6,8 @@ the same way and with the same seeds. It prints MACs, parameters and accuracy of
 step, and the difference from the first step, seed by seed. Finished runs are not
 repeated, so the same command continues an interrupted comparison.
 
-With --fork, all steps start from the same weights, those of the first step after a
-training, and see the same batches. The differences are then paired by these weights.
+With --fork, all steps start from the same weights, the trained weights of the first
+step, and see the same batches. The differences are then paired by these weights.
 """
 import argparse
 import statistics

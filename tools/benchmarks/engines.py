@@ -25,6 +25,7 @@ from autonl_mm.measure.classifiers import (
     NETWORK_HELP,
     NO_LIGHT_NL,
     network_by_name,
+    without_light_nl,
 )
 from autonl_mm.measure.counting import built_macs
 from autonl_mm.measure.scatter import scatter_networks
@@ -116,7 +117,7 @@ def measure_engine(engine, networks, args, folder):
             continue
         for name, seconds in times.items():
             record = dict(engine=engine, threads=threads, network=name, seconds=seconds)
-            for base in (BASE, name + NO_LIGHT_NL):
+            for base in (BASE, without_light_nl(name)):
                 if base in times and base != name:
                     record[f'ratio to {base}'] = median_ratio(seconds, times[base])
             records.append(record)

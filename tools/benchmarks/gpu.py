@@ -39,6 +39,7 @@ from autonl_mm.measure.classifiers import (
     NO_LIGHT_NL,
     build_classifier,
     network_by_name,
+    without_light_nl,
 )
 from autonl_mm.measure.memory import peak_memory, peak_of_tensors
 from autonl_mm.measure.passes import inference, noise, training
@@ -166,7 +167,7 @@ def compare(row, rows, pipeline):
     """Add the comparisons with the pipeline and the network without LightNL."""
     if row['pass'] == 'training':
         row['limited by'] = 'data' if pipeline < row['images/s'] else 'network'
-    key = (row['network'] + NO_LIGHT_NL, *(row[k] for k in KEY[1:]))
+    key = (without_light_nl(row['network']), *(row[k] for k in KEY[1:]))
     for base in rows:
         if tuple(base[k] for k in KEY) == key and 'error' not in base:
             row['time to no LightNL'] = base['images/s'] / row['images/s']

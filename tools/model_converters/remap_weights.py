@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from mmengine.runner import Runner, save_checkpoint
 
-from autonl_mm.arch import resolve_arch
+from autonl_mm.arch import NORMALIZE, resolve_arch
 from autonl_mm.converters import load_donor, remap
 from autonl_mm.models import AutoNL
 from autonl_mm.runs import configs, outputs
@@ -36,6 +36,10 @@ def parse_args(argv=None):
     parser.add_argument(
         '--arch', required=True,
         help="'s', 'l', a name of autonl_mm.list_models(), or a file in the notation")
+    parser.add_argument(
+        '--normalize', choices=list(NORMALIZE),
+        help="what LightNL of the arch divides by; default: rms for names, else as the "
+        'file says')
     parser.add_argument(
         '--donor', metavar='NAME',
         help="network in the file, if the file's name does not say it: timm's name, or "
@@ -72,11 +76,12 @@ def main(argv=None):
         if osp.exists(args.out) and osp.exists(args.source) and osp.samefile(
                 args.out, args.source):
             raise ValueError(f'{args.out} is the donor: give another name')
-        arch = resolve_arch(args.arch)
+        arch = resolve_arch(args.arch, args.normalize)
         donor = load_donor(args.source, args.donor)
         torch.manual_seed(0)  # of layers without a counterpart
         logging.disable(logging.INFO)
-        backbone = AutoNL(args.arch, out_indices=(-1, ))  # a name sets BN's eps
+        backbone = AutoNL(  # a name sets BN's eps
+            args.arch, out_indices=(-1, ), normalize=args.normalize)
         backbone.init_weights()
         remapped = remap(donor, arch, backbone.layers[0].bn.eps)
         state = {**backbone.state_dict(), **remapped.state}

@@ -31,7 +31,7 @@ def layer_cfgs(arch: Union[str, PathLike, Sequence[str], ArchSpec],
                norm_cfg: Optional[dict] = None,
                act_cfg: Optional[dict] = None,
                se_act_cfg: Optional[dict] = None) -> Dict[str, Optional[dict]]:
-    """By what AutoNL builds its layers: what is given, else what the arch's name sets.
+    """Settings of AutoNL's layers: arguments, else defaults of the named network.
 
     Args:
         arch (str | PathLike | Sequence[str] | ArchSpec): As for :class:`AutoNL`, as

@@ -84,6 +84,10 @@ class PluginBackbone(DeployMixin, BaseModule):
         super().__init__(init_cfg=init_cfg)
         self.norm_eval = norm_eval
         self.backbone = MODELS.build(backbone)
+        if isinstance(self.backbone, PluginBackbone):
+            # Checkpoints of the base have no sign of the outer plug-ins.
+            raise ValueError('the backbone of a PluginBackbone is another '
+                             'PluginBackbone: put all plug-ins into one list')
         self.plugins = ModuleDict()
         if plugins:
             channels, others = find_channels(self.backbone)

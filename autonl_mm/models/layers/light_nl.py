@@ -203,6 +203,9 @@ def affinity_rows(x: Tensor,
         output at each of the P positions. The divisor, HW or the root mean
         square, is included.
     """
+    if normalize == 'rms':
+        size = largest(x)  # the cubic product would leave float32's range
+        x = x / size
     sampled = x[:, :nl_channels, ::stride, ::stride]
     queries = x[:, :nl_channels, positions[:, 0], positions[:, 1]]
     rows = torch.einsum('nip,niab->npab', queries, sampled) / x[0, 0].numel()
@@ -211,6 +214,7 @@ def affinity_rows(x: Tensor,
         scale = largest(y)
         sampled = y[:, :, ::stride, ::stride] / scale
         rows = rows / scale / root(sampled.square().mean((1, 2, 3), keepdim=True))
+        rows = rows / size
     return rows
 
 

@@ -9,7 +9,7 @@ from mmengine.model import Sequential
 from torch import Tensor
 
 from autonl_mm.arch import ArchSpec, BlockSpec
-from autonl_mm.cost import CostModel, MacsModel, check_input_shape
+from autonl_mm.cost import CostModel, LatencyTable, MacsModel, check_input_shape
 from autonl_mm.models import AutoNL
 from autonl_mm.registry import MODELS
 from autonl_mm.runs.config_parts import type_name
@@ -154,8 +154,11 @@ class AutoNLSuperNet(AutoNL):
             model (CostModel): The cost model.
 
         Raises:
-            ValueError: If a latency table lacks a block.
+            ValueError: If a latency table lacks a block, or was measured with other
+                activations or padding.
         """
+        if isinstance(model, LatencyTable):
+            model.check_layers(self.cfgs)
         return CostTable(
             model, self.space, sampling=self.sampling, **self.counted)
 

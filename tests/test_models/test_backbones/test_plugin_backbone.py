@@ -261,6 +261,12 @@ def test_copies_have_separate_plugins(name):
 
 
 # ------------------------------------------------------------- for any base
+def test_plugins_are_in_one_list():
+    with pytest.raises(ValueError, match='put all plug-ins into one list'):
+        PluginBackbone(dict(type='autonl_mm.PluginBackbone',
+                            backbone=BASES['resnet18'][0]))
+
+
 def test_ema_follows_the_plugins():
     net = settled('resnet18')
     ema = ExponentialMovingAverage(net, momentum=0.5, update_buffers=True)

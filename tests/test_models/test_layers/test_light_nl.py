@@ -262,6 +262,15 @@ def test_affinity_rows(k, stride, normalize):
         torch.testing.assert_close(got, want[:, :, a, b], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize('size', [1e-15, 1., 1e13])
+def test_affinity_rows_of_any_size(size):
+    """In the range in which LightNL itself is right."""
+    x, positions = torch.randn(2, 8, 7, 9), torch.tensor([[1, 2], [6, 8]])
+    expected = affinity_rows(x.double() * size, 4, 2, positions)
+    rows = affinity_rows(x * size, 4, 2, positions)
+    torch.testing.assert_close(rows.double(), expected, rtol=1e-5, atol=0.)
+
+
 @pytest.mark.parametrize('normalize', NORMALIZE)
 def test_affinity_rows_form_no_affinity(normalize):
     x = torch.randn(1, 8, 512, 512)

@@ -102,6 +102,7 @@ def test_what_was_chosen_stays(tiny_search, scope):
     hook.before_train_iter(runner, 0)
     chosen = supernet.active_subnet()
     assert chosen == list(hook.chosen)
+    assert model.step_subnets == [hook.chosen] and not model.soft_targets
     with torch.no_grad():
         for name, parameter in supernet.named_parameters():
             if 'threshold' not in name:
@@ -109,6 +110,21 @@ def test_what_was_chosen_stays(tiny_search, scope):
     assert supernet.active_subnet() != chosen
     hook.after_train_iter(runner, 0)
     assert supernet.active_subnet() == chosen
+
+
+def test_only_the_chosen_subnet_is_trained_after_the_choice(tiny_search, scope):
+    cfg = Config.fromfile(tiny_search)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model).train()
+    hook = SandwichSearchHook(freeze_at=0.5)
+    runner = argparse.Namespace(
+        model=model, max_iters=6, seed=0, optim_wrapper=None, train_loop=None)
+    hook.before_run(runner)
+    for runner.iter, count in ((2, 4), (3, 1)):
+        hook.before_train_iter(runner, 0)
+        assert len(model.step_subnets) == count
+        assert model.soft_targets == (count > 1)
+    assert model.step_subnets == [model.supernet.active_subnet()]
 
 
 class _Seen(Hook):
@@ -180,6 +196,7 @@ def test_samples_are_seeded_by_the_first_rank(
             model=model, iter=iteration, max_iters=9, seed=seed, optim_wrapper=None)
         hook.before_run(runner)
         hook.before_train_iter(runner, 0)
+        assert model.soft_targets == (hook_type is SandwichSearchHook)
         samples.append(repr((
             model.step_subnets, model.supernet.gate_state._sampled.tolist()
             if hook_type is GateSearchHook else None)))

@@ -9,8 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .engines import ExportError, load
-from .engines.base import first_line
-from .run_in_subprocess import run_in_subprocess
+from .engines.base import first_line, run_engine
 
 # Largest sensible output: scores are the softmax or sigmoid of logits, boxes lie in an
 # image.
@@ -45,7 +44,7 @@ def run_exported(file: Path, batches: Sequence[Tensor]) -> List[List[Tensor]]:
         ExportError: If the model does not load, or does not run on a batch.
     """
     try:
-        results = run_in_subprocess(_run_file, str(file), [b.numpy() for b in batches])
+        results = run_engine(_run_file, str(file), [b.numpy() for b in batches])
     except ExportError as e:
         raise ExportError(f'the exported model cannot be used: {e}') from None
     return [[torch.from_numpy(out) for out in outputs] for outputs in results]

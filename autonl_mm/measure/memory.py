@@ -7,7 +7,7 @@ from typing import Callable, Optional
 
 import torch
 
-from autonl_mm.runs.subprocesses import ProcessEndedError, call_in_process
+from autonl_mm.runs.subprocesses import ProcessEndedError, run_in_subprocess
 
 
 def peak_memory(make_step: Callable,
@@ -43,7 +43,7 @@ def peak_memory(make_step: Callable,
         _make_and_run(make_step, args)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     try:
-        return call_in_process(_peak, make_step, args, limit)
+        return run_in_subprocess(_peak, make_step, args, limit)
     except ProcessEndedError as e:  # the kernel kills processes with too much memory
         raise MemoryError(f'the memory of a step was not measured: {e}') from None
 

@@ -11,7 +11,7 @@ class ProcessEndedError(RuntimeError):
     """A process ended before its function returned."""
 
 
-def call_in_process(function: Callable, *args: Any) -> Any:
+def run_in_subprocess(function: Callable, *args: Any) -> Any:
     """Call a function in a new process, with as many threads as torch has here.
 
     The process is a fork of a process that has only done the imports.

@@ -71,7 +71,7 @@ def run_export(name, model, file, shape=(1, 3, 64, 96), preprocess=True, minimum
     with pytest.MonkeyPatch.context() as patch:
         if not subprocess:
             patch.setattr(
-                check, 'run_in_subprocess', lambda function, *args: function(*args))
+                check, 'run_engine', lambda function, *args: function(*args))
         return exporter.export(file)
 
 

@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from autonl_mm.runs.subprocesses import ProcessEndedError, call_in_process
+from autonl_mm.runs.subprocesses import ProcessEndedError, run_in_subprocess
 
 
 class TwoArgumentsError(Exception):
@@ -19,11 +19,11 @@ def fail(kind, *args):
 
 
 def test_results_and_errors_come_back():
-    assert call_in_process(os.getpid) != os.getpid()
-    assert call_in_process(torch.get_num_threads) == torch.get_num_threads()
+    assert run_in_subprocess(os.getpid) != os.getpid()
+    assert run_in_subprocess(torch.get_num_threads) == torch.get_num_threads()
     with pytest.raises(ValueError, match=r'^no$'):
-        call_in_process(fail, ValueError, 'no')
+        run_in_subprocess(fail, ValueError, 'no')
     with pytest.raises(RuntimeError, match=r'^TwoArgumentsError: a$'):
-        call_in_process(fail, TwoArgumentsError, 'a', 'b')
+        run_in_subprocess(fail, TwoArgumentsError, 'a', 'b')
     with pytest.raises(ProcessEndedError, match='ended with status 7'):
-        call_in_process(os._exit, 7)
+        run_in_subprocess(os._exit, 7)

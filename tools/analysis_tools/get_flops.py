@@ -65,20 +65,19 @@ def count_parts(model: nn.Module, inputs: torch.Tensor, samples: list
         return analyzer.by_module()
 
 
-def parts(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
+def parts(model: nn.Module, prefix: str = '') -> Iterator[Tuple[str, nn.Module]]:
     """Names and modules: each stage of the backbone, the neck, the heads."""
     for name, child in model.named_children():
-        if name == 'data_preprocessor':
+        place = prefix + name
+        if place == 'data_preprocessor':
             continue
-        if name not in ('backbone', 'roi_head'):
-            yield name, child
-            continue
-        for inner, stage in child.named_children():
-            if isinstance(stage, (ModuleList, nn.ModuleList)):
-                for i, layer in stage.named_children():
-                    yield f'{name}.{inner}.{i}', layer
-            else:
-                yield f'{name}.{inner}', stage
+        if name in ('backbone', 'roi_head'):  # also the base of a PluginBackbone
+            yield from parts(child, f'{place}.')
+        elif prefix and isinstance(child, (ModuleList, nn.ModuleList)):
+            for i, layer in child.named_children():
+                yield f'{place}.{i}', layer
+        else:
+            yield place, child
 
 
 def table(model: nn.Module, macs: Dict[str, int]) -> str:

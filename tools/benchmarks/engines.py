@@ -19,7 +19,7 @@ import torch
 
 from autonl_mm.export.bare import load_bare, write_bare
 from autonl_mm.export.engines import ENGINES, ExportError, Settings
-from autonl_mm.export.run_in_subprocess import run_in_subprocess
+from autonl_mm.export.engines.base import run_engine
 from autonl_mm.measure.classifiers import (
     NAMES,
     NETWORK_HELP,
@@ -111,7 +111,7 @@ def measure_engine(engine, networks, args, folder):
     for threads in args.threads:
         torch.set_num_threads(threads)
         try:
-            times = run_in_subprocess(measure, engine, files, args.rounds)
+            times = run_engine(measure, engine, files, args.rounds)
         except ExportError as e:
             print(f'left out: {engine} with {threads} threads: {e}')
             continue

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import (
+    Any,
     Callable,
     Iterator,
     List,
@@ -29,6 +30,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from autonl_mm.runs.digest import digest
+from autonl_mm.runs.subprocesses import ProcessEndedError, run_in_subprocess
 from autonl_mm.runs.text_files import check_json, read_json
 
 from ..boxes import select_boxes
@@ -174,6 +176,27 @@ class Session:
             outputs = [np.stack(column) for column in zip(*rows)]
         outputs = map(torch.from_numpy, outputs)
         return [out if out.is_floating_point() else out.long() for out in outputs]
+
+
+def run_engine(function: Callable, *args: Any) -> Any:
+    """Call a function in a subprocess, which a crash of an engine may end.
+
+    Args:
+        function (Callable): Pickle must find it by its name.
+        *args (Any): Its arguments; NumPy arrays rather than tensors.
+
+    Raises:
+        ExportError: If the function raises an error, or if the subprocess ends before
+            the function returns.
+    """
+    try:
+        return run_in_subprocess(function, *args)
+    except ExportError:
+        raise
+    except ProcessEndedError as e:
+        raise ExportError(str(e)) from None
+    except Exception as e:  # engines' errors have no common class
+        raise ExportError(first_line(e)) from None
 
 
 class Engine:

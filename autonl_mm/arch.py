@@ -43,7 +43,7 @@ HEAD_CHANNELS = 1280
 MAX_BLOCKS = 1000
 # The notation allows six digits before the decimal point; so does a spec.
 LIMIT = 10**6
-# What LightNL divides its product by, and the words for it in files: the size of the
+# Divisor of LightNL's product, and the words for it in files: the size of the
 # feature map, as in the paper, or the product's root mean square in each image.
 NORMALIZE = dict(size='paper', rms='rms')
 
@@ -67,7 +67,7 @@ class BlockSpec:
             Defaults to 1.
         skip (bool): Whether the block may add its input, which it does where
             stride and channels allow. Defaults to True.
-        normalize (str): What LightNL divides by: ``'rms'``, the root mean square of
+        normalize (str): Divisor of LightNL's product: ``'rms'``, the root mean square of
             its product, or ``'size'``, the size of the feature map, as in the paper;
             see :func:`autonl_mm.models.light_nl`. Without LightNL it is set to
             ``'rms'``, as ``nl_stride`` is to 1. Defaults to ``'rms'``.
@@ -258,7 +258,7 @@ class ArchSpec:
 
     @property
     def normalize(self) -> Optional[str]:
-        """What the LightNLs divide by; None for a network without LightNL."""
+        """Divisor of LightNL's product; None for a network without LightNL."""
         return next((b.normalize for b in self.blocks if b.nl_ratio), None)
 
     def with_normalize(self, normalize: str) -> 'ArchSpec':
@@ -302,7 +302,7 @@ class ArchSpec:
 
         Args:
             text (str): One block per line, see the module's docstring.
-            normalize (str): What LightNLs divide by if the text has no line for it.
+            normalize (str): Divisor of LightNL's product if the text has no line for it.
                 Defaults to ``'size'``, as in the authors' networks.
 
         Raises:
@@ -398,7 +398,7 @@ def _check_positive_int(name: str, value) -> None:
 
 
 def check_normalize(normalize: str) -> None:
-    """Check what LightNL divides by.
+    """Check the divisor of LightNL's product.
 
     Raises:
         ValueError: If it is not one of :data:`NORMALIZE`; names it.
@@ -586,7 +586,7 @@ def resolve_arch(arch: Union[str, PathLike, Sequence[str], ArchSpec],
         arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` or ``'l'``, the name
             of a network of :func:`autonl_mm.list_models`, the path of a notation
             file, lines of notation, or a spec.
-        normalize (str, optional): What LightNL divides by, ``'rms'`` or ``'size'``.
+        normalize (str, optional): Divisor of LightNL's product, ``'rms'`` or ``'size'``.
             Defaults to None: what the notation or the spec says, and ``'rms'`` for
             names.
 

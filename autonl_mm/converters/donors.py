@@ -152,13 +152,13 @@ class Donor:
 
     @property
     def normalize(self) -> Optional[str]:
-        """What its LightNLs divide by; None without LightNL."""
+        """Divisor of LightNL's product; None without LightNL."""
         return next(('rms' if 'scaled_by_rms' in block.light_nl else 'size'
                      for stage in self.stages for block in stage if block.light_nl),
                     None)
 
     def check_normalize(self, normalize: Optional[str]) -> None:
-        """Refuse a network whose LightNLs divide by another value.
+        """Refuse a network with another divisor of LightNL's product.
 
         Args:
             normalize (str, optional): The network's; None without LightNL.

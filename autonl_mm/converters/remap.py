@@ -118,7 +118,7 @@ def remap(donor: Donor,
         Remapped: The weights.
 
     Raises:
-        ConversionError: If LightNLs of both divide by different values.
+        ConversionError: If LightNL's products have different divisors.
     """
     donor.check_normalize(arch.normalize)
     return _Remapping(eps, sort_channels).run(donor, arch, in_channels)

@@ -95,7 +95,7 @@ class AutoNL(DeployMixin, BaseModule):
             sets, else ``dict(type='Swish')``.
         se_act_cfg (dict, optional): Inner activation of squeeze-excite. Defaults to
             None, the activation of all other layers.
-        normalize (str, optional): What every LightNL divides by: ``'rms'``, the
+        normalize (str, optional): Divisor of LightNL's product: ``'rms'``, the
             root mean square of its product, or ``'size'``, the size of the feature
             map, as in the paper; see :func:`autonl_mm.models.light_nl`. Defaults to
             None: ``'rms'`` for ``'s'`` and ``'l'``, what an ArchSpec says, and for

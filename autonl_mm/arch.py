@@ -67,8 +67,8 @@ class BlockSpec:
             Defaults to 1.
         skip (bool): Whether the block may add its input, which it does where
             stride and channels allow. Defaults to True.
-        normalize (str): Divisor of LightNL's product: ``'rms'``, the root mean square of
-            its product, or ``'size'``, the size of the feature map, as in the paper;
+        normalize (str): Divisor of LightNL's product: ``'rms'``, the product's root
+            mean square, or ``'size'``, the size of the feature map, as in the paper;
             see :func:`autonl_mm.models.light_nl`. Without LightNL it is set to
             ``'rms'``, as ``nl_stride`` is to 1. Defaults to ``'rms'``.
 
@@ -302,8 +302,8 @@ class ArchSpec:
 
         Args:
             text (str): One block per line, see the module's docstring.
-            normalize (str): Divisor of LightNL's product if the text has no line for it.
-                Defaults to ``'size'``, as in the authors' networks.
+            normalize (str): Divisor of LightNL's product if the text has no line for
+                it. Defaults to ``'size'``, as in the authors' networks.
 
         Raises:
             ValueError: If the text is malformed; names the line, the token
@@ -586,9 +586,9 @@ def resolve_arch(arch: Union[str, PathLike, Sequence[str], ArchSpec],
         arch (str | PathLike | Sequence[str] | ArchSpec): ``'s'`` or ``'l'``, the name
             of a network of :func:`autonl_mm.list_models`, the path of a notation
             file, lines of notation, or a spec.
-        normalize (str, optional): Divisor of LightNL's product, ``'rms'`` or ``'size'``.
-            Defaults to None: what the notation or the spec says, and ``'rms'`` for
-            names.
+        normalize (str, optional): Divisor of LightNL's product, ``'rms'`` or
+            ``'size'``. Defaults to None: what the notation or the spec says, and
+            ``'rms'`` for names.
 
     Returns:
         ArchSpec: The spec.

@@ -424,8 +424,8 @@ def test_convolutions_with_a_bias_refuse_weights_with_norms():
     want = net(x)
     fold_norms(net)
     torch.testing.assert_close(net(x), want)
-    with pytest.raises(RuntimeError, match='1.running_var comes from a network that is '
-                                           'not in deploy form'):
+    with pytest.raises(RuntimeError, match=r'1\.running_var comes from a network that '
+                                           'is not in deploy form'):
         net.load_state_dict(state, strict=False)
 
 

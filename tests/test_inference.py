@@ -213,7 +213,7 @@ def test_labels_of_a_multi_label_head(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(CONFIGS['classifier'], 'model', dict(
         CONFIGS['classifier']['model'], head=head))
     cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((96, 96, 3), np.uint8))
-    config, checkpoint, exported = trained('classifier')
+    _, checkpoint, exported = trained('classifier')
     for thr, labels in (0., [0, 1]), (1., []):
         for network in load(checkpoint), load(exported):
             predictor = getattr(network, 'predictor', network)

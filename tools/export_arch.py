@@ -1,6 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Export the subnet that a search chose: notation, weights, config for retraining."""
 import argparse
+import copy
 import os.path as osp
 import sys
 
@@ -8,8 +9,8 @@ from mmengine.registry import MODELS
 from mmengine.runner import save_checkpoint
 
 import autonl_mm  # noqa: F401
-from autonl_mm.nas import CostAwareModel, export_subnet, load_search
-from autonl_mm.nas.search_configs import task_config, write_retrain_config
+from autonl_mm.nas import CostAwareModel, load_search
+from autonl_mm.nas.search_configs import write_retrain_config
 from autonl_mm.nas.supernet.export import subnet_text
 from autonl_mm.runs import launch, outputs
 from autonl_mm.runs.atomic_files import atomic_write
@@ -100,17 +101,11 @@ def main():
         sys.exit(f'export_arch.py: {e}')
 
     supernet = model.supernet
-    arch, backbone_state = export_subnet(supernet)
+    arch = supernet.arch()
     text = subnet_text(arch, supernet.cfgs)
     atomic_write(args.out, text)
-    subnet = MODELS.build(task_config(cfg, model, arch))
-    state = {
-        k: v
-        for k, v in model.model.state_dict().items()
-        if not k.startswith('backbone.')
-    }
-    state.update({f'backbone.{k}': v for k, v in backbone_state.items()})
-    subnet.load_state_dict(state)
+    with model.exported_as(supernet.active_subnet()):
+        subnet = copy.deepcopy(model.model)
 
     params = sum(p.numel() for p in subnet.parameters())
     print(text, end='')
@@ -119,7 +114,8 @@ def main():
           f'{supernet.input_shape[0]}x{supernet.input_shape[1]}, '
           f'{params:,} parameters in the whole model')
     if args.weights:
-        save_checkpoint(dict(meta=dict(), state_dict=state), args.weights)
+        save_checkpoint(
+            dict(meta=dict(), state_dict=subnet.state_dict()), args.weights)
         print(f'{args.weights}: weights inherited from the supernet')
     if args.retrain_config:
         write_retrain_config(args.retrain_config, cfg.retrain_base, arch, supernet.cfgs)

@@ -1,11 +1,10 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Finished searches: their supernet, and configs and weights of its subnets."""
-import copy
 import os
 from pathlib import Path
 from typing import Mapping, Optional, Tuple, Union
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import save_checkpoint
@@ -71,27 +70,6 @@ def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
     runner.model.train()
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     return runner, model, selection
-
-
-def task_config(cfg: Config, model: CostAwareModel, arch: ArchSpec) -> ConfigDict:
-    """Config of the task model with an exported subnet as its backbone.
-
-    Args:
-        cfg (Config): The search's config.
-        model (CostAwareModel): The model of the search.
-        arch (ArchSpec): The subnet.
-
-    Returns:
-        ConfigDict: The config of the model.
-    """
-    task = copy.deepcopy(cfg.model.model)
-    task.backbone = dict(
-        type='autonl_mm.AutoNL',
-        arch=arch.to_text().splitlines(),
-        **model.supernet.kwargs)
-    if cfg.get('data_preprocessor'):
-        task.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return task
 
 
 def write_retrain_config(path: Union[str, os.PathLike], base: str, arch: ArchSpec,

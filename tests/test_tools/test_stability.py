@@ -24,7 +24,8 @@ def config(tmp_path, image_folder, scope):
 
 
 def run(monkeypatch, tmp_path, *args):
-    call_main(monkeypatch, tool, *args, '--num-samples', 8, '--num-calibration', 24,
+    monkeypatch.setattr(tool, 'CALIBRATION', 24)
+    call_main(monkeypatch, tool, *args, '--num-samples', 8,
               '--out', tmp_path / 'out.json', '--plot', tmp_path / 'out.png')
     return json.loads((tmp_path / 'out.json').read_text())
 

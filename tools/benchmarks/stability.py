@@ -41,6 +41,7 @@ from autonl_mm.runs.tables import markdown_table
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
+CALIBRATION = 768  # training images for BN statistics at initialisation
 FORMS = (*NORMALIZE, 'none')
 BEYOND = 10  # times the median of undisturbed images
 FACTORS = (0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3)
@@ -65,9 +66,6 @@ def parse_args():
     configs.add_input_shape(parser)
     parser.add_argument(
         '--num-samples', type=int, default=256, help='test images, default 256')
-    parser.add_argument(
-        '--num-calibration', type=int, default=768,
-        help='training images for BN statistics at initialisation, default 768')
     parser.add_argument(
         '--batch-size', type=int, default=32, help='images at a time, default 32')
     configs.add_device(parser)
@@ -299,7 +297,7 @@ def networks(args, cfg, shape):
         yield f'{form}, {stem.parent.name}/{stem.name}', model.to(args.device)
     if args.checkpoints:
         return
-    samples = config_images(cfg, 'train_dataloader', args.num_calibration)
+    samples = config_images(cfg, 'train_dataloader', CALIBRATION)
     batches = to_batch(samples, len(samples), shape).split(args.batch_size)
     for form in FORMS:
         yield form, initialised(cfg, form, batches, args.device)
@@ -310,7 +308,7 @@ def main():
     try:
         outputs.check_file('--out', args.out)
         outputs.check_file('--plot', args.plot)
-        configs.check_positive(args, 'num_samples', 'num_calibration', 'batch_size')
+        configs.check_positive(args, 'num_samples', 'batch_size')
         cfg = configs.read_config(args)
         print(keep_freed_memory())
         shape = configs.parse_shape(args.input_shape, cfg)

@@ -83,6 +83,13 @@ class CostTable:
         return (self.rest + sum(t.min().item() for t in self.blocks),
                 self.rest + sum(t.max().item() for t in self.blocks))
 
+    def extremes(self) -> Tuple[Subnet, Subnet]:
+        """The largest subnet, which contains all subnets, and the cheapest."""
+        largest = [tuple(n - 1 for n in block.shape) for block in self.blocks]
+        cheapest = [tuple(map(int, torch.unravel_index(block.argmin(), block.shape)))
+                    for block in self.blocks]
+        return largest, cheapest
+
     def levels(self, count: int = NUM_LEVELS) -> List[float]:
         """Costs in the middle of equal parts of the range, on a logarithmic scale.
 

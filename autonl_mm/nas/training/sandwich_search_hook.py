@@ -1,15 +1,13 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """SandwichSearchHook: trains whole subnets, and chooses by candidates alone."""
-from typing import List, Optional
+from typing import Optional
 
 import torch
 from mmengine.runner import Runner
 
-from autonl_mm.nas.supernet.space import Subnet
 from autonl_mm.registry import HOOKS
 
 from .base_search_hook import BaseSearchHook
-from .sampling import sandwich_subnets
 
 
 @HOOKS.register_module()
@@ -17,9 +15,10 @@ class SandwichSearchHook(BaseSearchHook):
     """Search by the sandwich rule: subnets are trained, then candidates are tried.
 
     Each iteration before the choice trains several subnets: the largest and the
-    cheapest subnet of the space, and sampled subnets, each at its own cost (see
-    :meth:`AutoNLSuperNet.run_subnet`). Thresholds are held, and only the candidates
-    decide. Subnets are sampled around the target.
+    cheapest subnet of the space (Yu and Huang, ICCV 2019, arXiv 1903.05134), and
+    sampled subnets, each at its own cost (see :meth:`AutoNLSuperNet.run_subnet`).
+    Thresholds are held, and only the candidates decide. Subnets are sampled around the
+    target.
 
     Without a target the supernet serves all targets: subnets are sampled over the whole
     range of costs until the end, and ``tools/choose_arch.py`` chooses afterwards.
@@ -64,13 +63,11 @@ class SandwichSearchHook(BaseSearchHook):
             self.supernet.sample_around(self.supernet.cost_table.levels())
 
     def _set_subnets(self, runner: Runner, progress: float, seed: int) -> None:
-        def sample(count: int) -> List[Subnet]:
-            generator = torch.Generator().manual_seed(seed)
-            return [self.supernet.sample_subnet(generator) for _ in range(count)]
-
+        generator = torch.Generator().manual_seed(seed)
+        sampled = [self.supernet.sample_subnet(generator)
+                   for _ in range(self.subnets - 2)]
         self.model.train_subnets(
-            sandwich_subnets(self.supernet.cost_table, self.subnets, sample),
-            self.soft_targets)
+            [*self.supernet.cost_table.extremes(), *sampled], self.soft_targets)
 
     def after_train(self, runner: Runner) -> None:
         """Say how to choose, if nothing was chosen."""

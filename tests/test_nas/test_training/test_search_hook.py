@@ -120,9 +120,14 @@ def test_only_the_chosen_subnet_is_trained_after_the_choice(tiny_search, scope):
     runner = argparse.Namespace(
         model=model, max_iters=6, seed=0, optim_wrapper=None, train_loop=None)
     hook.before_run(runner)
+    table = model.supernet.cost_table
+    largest, cheapest = table.extremes()
+    assert model.supernet.space.arch(largest) == model.supernet.space.largest
+    assert table.range() == (table.cost_of(cheapest), table.cost_of(largest))
     for runner.iter, count in ((2, 4), (3, 1)):
         hook.before_train_iter(runner, 0)
         assert len(model.step_subnets) == count
+        assert count == 1 or model.step_subnets[:2] == [largest, cheapest]
         assert model.soft_targets == (count > 1)
     assert model.step_subnets == [model.supernet.active_subnet()]
 

@@ -48,13 +48,14 @@ def check_donors(cfg: Config) -> None:
     for key, part in parts.items():
         if type_name(part) != 'Remap':
             continue
-        backbone = parts[key.rpartition('.init_cfg')[0]]
+        backbone = parts.get(key.rpartition('.init_cfg')[0], {})
         donor = load_donor(part['checkpoint'], part.get('donor'))
-        normalize = backbone.get('normalize', 'rms')  # a supernet's
-        if type_name(backbone) == 'AutoNL':
-            normalize = resolve_arch(
-                backbone.get('arch', 's'), backbone.get('normalize')).normalize
-        donor.check_normalize(normalize)
+        kind, normalize = type_name(backbone), backbone.get('normalize')
+        if kind == 'AutoNL':
+            donor.check_normalize(
+                resolve_arch(backbone.get('arch', 's'), normalize).normalize)
+        elif kind == 'AutoNLSuperNet':
+            donor.check_normalize(normalize or 'rms')
         family = donor.family
         if not images:
             continue

@@ -332,6 +332,9 @@ def test_normalisation_is_compared_with_the_donors(tmp_path):
     with_nl = build(SMALL.replace('e3', 'e3_nonlocal0.25-1'))
     torch.save(with_nl.state_dict(), path)
     backbone = search.model.model.backbone
+    with pytest.warns(UserWarning, match='mean is None'):
+        check_donors(search)  # Remap itself refuses other modules
+    backbone.type = 'autonl_mm.AutoNLSuperNet'
     with pytest.raises(ValueError, match="normalize='size', but the network has 'rms'"):
         check_donors(search)
     backbone.normalize = 'size'

@@ -372,6 +372,14 @@ class AutoNLSuperNet(AutoNL):
         # values depend on the weights too
         self.set_active_subnet(other.active_subnet())
 
+    def cost_of(self, subnet: Subnet) -> float:
+        """Cost of a subnet.
+
+        Args:
+            subnet (Subnet): The subnet.
+        """
+        return self.cost_table.cost_of(subnet)
+
     def switch_to_deploy(self) -> None:
         """A supernet has no deploy form.
 

@@ -89,7 +89,7 @@ def test_runs_the_subnet(runner):
         proxy.losses([subnet], 0, 2)
     assert [whole] == again and whole != cheap
     proxy.losses([cheapest], 0, 1)
-    assert supernet.cost().item() == supernet.cost_table.cost_of(cheapest)
+    assert supernet.cost().item() == supernet.cost_of(cheapest)
 
 
 def test_all_images_where_there_are_few(runner):

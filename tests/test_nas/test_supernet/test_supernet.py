@@ -118,7 +118,7 @@ def test_cost_is_that_of_the_built_subnet():
         input_shape=(97, 64), num_classes=None, in_channels=1, output_stride=8)
     subnet = supernet.sample_subnet(torch.Generator().manual_seed(0))
     supernet.set_active_subnet(subnet)
-    assert supernet.cost().item() == supernet.cost_table.cost_of(subnet) == built_macs(
+    assert supernet.cost().item() == supernet.cost_of(subnet) == built_macs(
         build_subnet(supernet), 1, 97, 64)
 
 
@@ -574,7 +574,7 @@ def test_sampled_networks_count_once(share):
         assert supernet.space.is_packed(subnet)
         for block, choice in zip(supernet.space.blocks, subnet):
             assert choice in block.forms()
-    costs = [supernet.cost_table.cost_of(subnet) for subnet in samples]
+    costs = [supernet.cost_of(subnet) for subnet in samples]
     if share:
         # orders that are left out have fewer blocks
         assert statistics.mean(costs) == pytest.approx(cost, rel=0.1)
@@ -593,7 +593,7 @@ def test_samples_over_the_range():
 
     def spread(cost):
         supernet.sample_around(cost)
-        costs = [supernet.cost_table.cost_of(supernet.sample_subnet(generator))
+        costs = [supernet.cost_of(supernet.sample_subnet(generator))
                  for _ in range(300)]
         return np.histogram(np.log(costs), 4, np.log([low, high]))[0]
 

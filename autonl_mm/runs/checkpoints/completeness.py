@@ -54,7 +54,7 @@ def check_complete(model: Module, total: int, missing: Iterable[str],
     Raises:
         MismatchError: If a prediction uses a missing tensor, or an unexpected tensor
             is of a further layer in a list of layers, or of one that the model leaves
-            out, such as LightNL.
+            out, such as an optional block.
     """
     missing = [name for name in missing if is_used(model, name)]
     modules = dict(model.named_modules())

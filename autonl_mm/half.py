@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from autonl_mm.runs.model_wrappers import task_model
+from autonl_mm.runs.model_wrappers import part_name, task_model
 
 # Parts of a task model whose results are turned to float32. Half precision is too
 # coarse for comparing scores and computing boxes.
@@ -40,10 +40,10 @@ def use_half(model: nn.Module, dtype: torch.dtype) -> None:
     last = [name for name in modules
             if re.fullmatch(r'decode_head\.\d+\.conv_seg', name)][-1:]
     for name, module in modules.items():
-        plain = re.sub(r'\.\d+$', '', name)
-        if plain in OUTPUTS or name in last:
+        part = part_name(name)
+        if part in OUTPUTS or name in last:
             _cast_outputs(module, torch.float32)
-        elif plain in FLOAT32:
+        elif part in FLOAT32:
             _cast_inputs(module, torch.float32)
             _cast_outputs(module, dtype)
 

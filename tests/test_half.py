@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from autonl_mm.half import use_half
 from autonl_mm.measure.synthetic import make_batch
 from autonl_mm.models import AutoNL, LightNL
+from autonl_mm.runs.hooks import classifying_heads
 from autonl_mm.runs.launch import replace_sync_bn
 
 HALVES = pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -73,6 +74,54 @@ def test_top1_of_a_trained_network(dtype, digits):
     scores = half(x.to(dtype))
     assert scores.dtype == dtype
     assert (scores.argmax(1) == before).float().mean() >= 0.99
+
+
+@HALVES
+@torch.no_grad()
+def test_cascade_of_segmentors_heads(dtype, tiny_arch, scope):
+    """The last head gives the result, from those of the first."""
+    init_default_scope('mmseg')
+    head = dict(in_channels=24, in_index=1, channels=8, num_classes=3,
+                norm_cfg=dict(type='BN'))
+    model = MODELS.build(dict(
+        type='CascadeEncoderDecoder', num_stages=2, train_cfg=dict(),
+        test_cfg=dict(mode='whole'), backbone=dict(
+            type='autonl_mm.AutoNL', arch=str(tiny_arch), out_indices=(2, 3)),
+        decode_head=[dict(head, type='FCNHead', num_convs=1),
+                     dict(head, type='OCRHead', ocr_channels=8)])).eval()
+    assert set(classifying_heads(model)) == {'decode_head.0', 'decode_head.1'}
+    sizes = [dict(img_shape=(64, 64), ori_shape=(64, 64))]
+    images = torch.randn(1, 3, 64, 64)
+    expected = model.encode_decode(images, sizes)
+    use_half(model, dtype)
+    logits = model.encode_decode(images, sizes)
+    assert logits.dtype == torch.float32 and not torch.equal(logits, expected)
+    torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05)
+
+
+@HALVES
+@torch.no_grad()
+def test_lists_of_a_detectors_heads(dtype):
+    """As in Cascade R-CNN; each part of a list is one of the named parts."""
+    class Cascade(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.roi_head = nn.Conv2d(3, 4, 1), nn.Module()
+            self.roi_head.bbox_roi_extractor = nn.ModuleList([nn.AvgPool2d(2)])
+            self.roi_head.bbox_head = nn.ModuleList([nn.Conv2d(4, 2, 1)])
+
+        def forward(self, x):
+            maps = self.backbone(x)
+            pooled = self.roi_head.bbox_roi_extractor[0](maps)
+            return maps, pooled, self.roi_head.bbox_head[0](pooled)
+
+    model, seen = Cascade(), []
+    use_half(model, dtype)
+    model.roi_head.bbox_roi_extractor[0].register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].dtype))
+    found = [x.dtype for x in model(torch.randn(1, 3, 8, 8))]
+    assert found == [dtype, dtype, torch.float32] and seen == [torch.float32]
 
 
 @HALVES

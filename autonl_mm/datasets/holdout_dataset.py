@@ -93,11 +93,10 @@ def _some_keys(dataset: Any) -> Set[Tuple[str, str]]:
 
 def _file_key(kind: str, key: str) -> Tuple[str, str]:
     """A key that all links to a file have."""
-    try:
-        stat = os.stat(key if kind == 'path' else '')
-    except OSError:
-        return kind, key
-    return kind, f'{stat.st_dev} {stat.st_ino}'
+    if kind == 'path' and osp.exists(key):
+        stat = os.stat(key)
+        key = f'{stat.st_dev} {stat.st_ino}'
+    return kind, key
 
 
 @DATASETS.register_module()

@@ -69,8 +69,9 @@ def check_datasets(runner: Runner, train: bool, labelled: bool = True) -> None:
         names = ['train', 'val'] if runner.cfg.get('val_dataloader') else ['train']
     built = {}
     for name in names:
-        evaluator = runner.cfg.get(f'{name}_evaluator') or {}
-        if isinstance(evaluator, dict) and evaluator.get('format_only'):
+        key = f'{name}_evaluator'
+        if any(metric.get('format_only')
+               for _, metric in config_parts(key, runner.cfg.get(key))):
             continue  # only a server has the annotations
         key = f'{name}_dataloader.dataset'
         built[key] = _build(runner, name)

@@ -1,5 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
-"""The model inside of wrappers."""
+"""The model inside of wrappers, and names of its parts."""
+import re
+
 import torch.nn as nn
 from mmengine.model import is_model_wrapper
 
@@ -16,3 +18,12 @@ def task_model(model: nn.Module) -> nn.Module:
     """
     model = unwrap_model(model)
     return getattr(model, 'task_model', model)
+
+
+def part_name(name: str) -> str:
+    """Name of a module without its number in a list, as the heads of a cascade have.
+
+    Args:
+        name (str): From ``named_modules``, such as ``'roi_head.bbox_head.0'``.
+    """
+    return re.sub(r'\.\d+$', '', name)

@@ -514,6 +514,16 @@ def test_topk_above_the_number_of_classes(tmp_path):
         assert f'val_evaluator{place}.topk=(1,)' in message
 
 
+def test_annotations_that_only_a_server_has(mmdet, tmp_path):
+    """Nothing is checked, whatever the form of the evaluator."""
+    runner = Runner(test=coco(tmp_path / 'a.json', []))
+    assert 'has 1 images but no box' in error_of(runner, train=False)
+    metric = dict(type='CocoMetric', format_only=True)
+    for evaluator in metric, [metric], dict(type='Evaluator', metrics=[metric]):
+        runner.cfg.test_evaluator = evaluator
+        check_datasets(runner, train=False)
+
+
 # ----------------------------------------------------------- labels and loaders
 def test_unlabelled_data(tmp_path):
     pytest.importorskip('mmpretrain.datasets')

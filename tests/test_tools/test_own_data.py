@@ -172,6 +172,16 @@ def test_boxes(make, tmp_path, monkeypatch, scope):
             f'{tmp_path}/pets/own_data_val.json')
 
 
+def test_images_without_boxes_are_trained_on(tmp_path, monkeypatch, scope):
+    make_yolo(tmp_path / 'pets')
+    for i in 0, 1, 2:
+        write(tmp_path / f'pets/labels/{i}.txt', '')
+    no_check(monkeypatch)
+    call_main(monkeypatch, tool, tmp_path / 'pets')
+    parts, _ = datasets_of(tmp_path / 'pets/pets_detector.py')
+    assert sum(map(len, parts)) == 10
+
+
 def test_masks(tmp_path, monkeypatch, scope):
     make_masks(tmp_path / 'rooms')
     call_main(monkeypatch, tool, tmp_path / 'rooms')

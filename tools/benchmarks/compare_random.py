@@ -284,7 +284,7 @@ def read_result(path, settings, same_target):
     """
     found = read_json(path)
     check_json(found, dict(value=float, error=float, freedom=int, searched=[float],
-                           settings={str: object}),
+                           settings={'target': float, str: object}),
                f'{path} is not the result of compare_random.py',
                'give the JSON files of its --report')
     other = found.pop('settings')

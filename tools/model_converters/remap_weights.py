@@ -38,8 +38,8 @@ def parse_args(argv=None):
         help="'s', 'l', a name of autonl_mm.list_models(), or a file in the notation")
     parser.add_argument(
         '--normalize', choices=list(NORMALIZE),
-        help="what LightNL of the arch divides by; default: rms for names, else as the "
-        'file says')
+        help="divisor of LightNL's product in the arch; default: rms for names, else "
+        'as the file says')
     parser.add_argument(
         '--donor', metavar='NAME',
         help="network in the file, if the file's name does not say it: timm's name, or "

@@ -6,7 +6,7 @@ import torch.nn as nn
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..model_wrappers import task_model
+from ..model_wrappers import part_name, task_model
 
 
 def classifying_heads(model: nn.Module) -> Dict[str, nn.Module]:
@@ -21,7 +21,8 @@ def classifying_heads(model: nn.Module) -> Dict[str, nn.Module]:
     return {
         name: m
         for name, m in task_model(model).named_modules()
-        if name.endswith('head') and not name.endswith(('rpn_head', 'semantic_head'))
+        if part_name(name).endswith('head')
+        and not name.endswith(('rpn_head', 'semantic_head'))
         and (getattr(m, 'num_classes', None) or 0) > 0
     }
 

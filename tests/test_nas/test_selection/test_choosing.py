@@ -48,6 +48,16 @@ def search(goal, cache, seed=0, candidates=60):
     return best, loss
 
 
+def test_no_finite_loss(tmp_path):
+    goal = make_goal(TABLES, {}, 'macs', 500e3)
+
+    def losses(subnets, start, stop):
+        return [[float('nan')] * (stop - start) for _ in subnets]
+
+    with pytest.raises(ValueError, match='no candidate of macs_500k has a finite loss'):
+        choose(goal, SPACE, losses, IMAGES, 20, 0)
+
+
 @pytest.mark.parametrize('maxima, cost, target', [
     ({}, 'macs', 500e3), ({}, 'params', 8e3), (dict(params=9e3), 'macs', 450e3),
     (dict(latency=600, params=9e3), '', None), (dict(macs=600e3), '', None)])

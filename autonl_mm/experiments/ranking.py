@@ -9,10 +9,10 @@ RESAMPLES = 2000
 
 
 class Correlation(NamedTuple):
-    """A rank correlation with its bootstrap interval.
+    """A rank correlation, or a difference of two, with its bootstrap interval.
 
     Attributes:
-        value (float): From -1 to 1; nan if one of the scores is constant.
+        value (float): nan if one of the scores is constant.
         low (float): 2.5% quantile of resampled sets of networks.
         high (float): 97.5% quantile.
     """
@@ -42,20 +42,51 @@ def rank_correlations(a: Sequence[float], b: Sequence[float]
     Raises:
         ValueError: If there are fewer than 3 networks, or different numbers of scores.
     """
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    if len(a) != len(b) or len(a) < 3:
-        raise ValueError(f'{len(a)} and {len(b)} scores, expected at least 3 of the '
-                         'same networks')
-    samples = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
-    samples = np.vstack([np.arange(len(a)), samples])  # the networks themselves first
-    found = []
-    for statistic in (_kendall, _spearman):
-        with np.errstate(invalid='ignore'):
-            value, *resampled = statistic(a[samples], b[samples])
-        low, high = np.nanquantile(resampled, (0.025, 0.975)) if np.isfinite(
-            value) else (np.nan, np.nan)
-        found.append(Correlation(float(value), float(low), float(high)))
-    return found[0], found[1]
+    a, b = _samples(a, b)
+    return _interval(_kendall(a, b)), _interval(_spearman(a, b))
+
+
+def tau_difference(a: Sequence[float], other: Sequence[float], b: Sequence[float]
+                   ) -> Correlation:
+    """Kendall's tau of two scores with a third, the first less the second.
+
+    The difference is taken in each bootstrap sample, so what both taus owe to the
+    sampled networks cancels.
+
+    Args:
+        a (Sequence[float]): Scores by network.
+        other (Sequence[float]): Other scores, in the same order.
+        b (Sequence[float]): What both are compared with, in the same order.
+
+    Returns:
+        Correlation: The difference.
+
+    Raises:
+        ValueError: If there are fewer than 3 networks, or different numbers of scores.
+    """
+    a, other, b = _samples(a, other, b)
+    return _interval(_kendall(a, b) - _kendall(other, b))
+
+
+def _samples(*scores: Sequence[float]) -> List[np.ndarray]:
+    """Bootstrap samples ``(R, n)`` of scores of the same n networks; first the
+    networks themselves."""
+    scores = [np.asarray(s, float) for s in scores]
+    count = len(scores[0])
+    if any(len(s) != count for s in scores) or count < 3:
+        raise ValueError(f'{" and ".join(str(len(s)) for s in scores)} scores, expected '
+                         'at least 3 of the same networks')
+    rows = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+    rows = np.vstack([np.arange(count), rows])
+    return [s[rows] for s in scores]
+
+
+def _interval(values: np.ndarray) -> Correlation:
+    """The first value, with the quantiles of the others that are no nan."""
+    value, *resampled = values
+    low, high = np.nanquantile(resampled, (0.025, 0.975)) if np.isfinite(
+        value) else (np.nan, np.nan)
+    return Correlation(float(value), float(low), float(high))
 
 
 def _kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -63,14 +94,16 @@ def _kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     signs = [np.sign(x[:, :, None] - x[:, None]) for x in (a, b)]
     product = (signs[0] * signs[1]).sum((1, 2))
     pairs = [np.abs(s).sum((1, 2)) for s in signs]
-    return product / np.sqrt(pairs[0] * pairs[1])
+    with np.errstate(invalid='ignore'):
+        return product / np.sqrt(pairs[0] * pairs[1])
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """rho of each row of ``(R, n)``; nan where a score is constant."""
     a, b = (rankdata(x, axis=1) for x in (a, b))
     a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
-    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    with np.errstate(invalid='ignore'):
+        return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
 
 
 def describe_ranks(rows: Sequence[dict]) -> List[str]:

@@ -1,7 +1,7 @@
 # Copyright (c) autonl_mm authors. Licensed under Apache-2.0.
 """Losses of subnets with the shared weights of a supernet."""
 from pathlib import Path
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 from mmengine.config import Config
 from tqdm import tqdm
@@ -11,13 +11,14 @@ from autonl_mm.nas.selection.evolution import mean_loss
 from autonl_mm.nas.supernet.space import Subnet
 
 
-def supernet_losses(cfg: Config, checkpoint: str, subnets: Sequence[Subnet],
+def supernet_losses(cfg: Config, checkpoint: Optional[str], subnets: Sequence[Subnet],
                     work_dir: Path) -> List[float]:
     """Losses of subnets, computed as a search computes them for candidates.
 
     Args:
         cfg (Config): The config of the search; its hook decides the images.
-        checkpoint (str): The checkpoint of the search.
+        checkpoint (str | None): The checkpoint of the search; None for the weights
+            with which it starts.
         subnets (Sequence[Subnet]): The subnets.
         work_dir (Path): Folder for the log.
 

@@ -40,13 +40,14 @@ def selection_options(cfg: Config) -> dict:
     return {}
 
 
-def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
+def open_search(cfg: Config, checkpoint: Optional[str], work_dir: os.PathLike,
                 **options) -> Tuple[Runner, CostAwareModel, CandidateSelection]:
     """Build a search's runner with the weights of a checkpoint.
 
     Args:
         cfg (Config): The config of the search.
-        checkpoint (str): Its checkpoint.
+        checkpoint (str | None): Its checkpoint; None for the weights with which it
+            starts.
         work_dir (str | Path): For the log.
         **options: Options of the CandidateSelection in place of the config's.
 
@@ -66,7 +67,10 @@ def open_search(cfg: Config, checkpoint: str, work_dir: os.PathLike,
     runner = launch.build_runner(cfg)
     model = searched_model(runner)
     selection.open(runner)
-    load_search(model, checkpoint)
+    if checkpoint is None:
+        model.init_weights()
+    else:
+        load_search(model, checkpoint)
     runner.model.train()
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     return runner, model, selection

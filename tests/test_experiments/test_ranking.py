@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
-from autonl_mm.experiments.ranking import rank_correlations
+from autonl_mm.experiments.ranking import rank_correlations, tau_difference
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3,
@@ -39,6 +39,23 @@ def test_interval():
     assert np.mean(widths[64]) < 0.6 * np.mean(widths[16])
     perfect, _ = rank_correlations(range(9), range(9))
     assert str(perfect) == '+1.00 (+1.00 to +1.00)'
+
+
+def test_paired_difference():
+    """The difference of two good scores is known better than either tau."""
+    rng = np.random.default_rng(0)
+    b = rng.normal(size=24)
+    one = b + 0.4 * rng.normal(size=24)
+    other = one + 0.05 * rng.normal(size=24)
+    difference = tau_difference(one, other, b)
+    taus = [rank_correlations(a, b)[0] for a in (one, other)]
+    assert difference.value == pytest.approx(taus[0].value - taus[1].value)
+    assert difference.high - difference.low < 0.7 * min(t.high - t.low for t in taus)
+    assert tau_difference(one, one, b) == (0, 0, 0)
+    assert tau_difference(b, -b, b).low == 2
+    assert np.isnan(tau_difference([1, 1, 1], [1, 2, 3], [1, 2, 3])).all()
+    with pytest.raises(ValueError, match='3 and 4 and 3 scores'):
+        tau_difference([1, 2, 3], [1, 2, 3, 4], [1, 2, 3])
 
 
 def test_constant_scores():

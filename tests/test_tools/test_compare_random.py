@@ -189,13 +189,15 @@ def test_fine_tuning_from_inherited_weights(tiny_search, tiny_arch, tmp_path,
 
 def test_all_start_from_inherited_weights(tiny_search, tiny_arch, tmp_path, monkeypatch,
                                           capsys, scope):
-    """The random networks too; a second call takes the same files."""
+    """The random networks too, from two supernets in turn; a second call takes the
+    same files."""
     cfg = Config.fromfile(tiny_search)
     init_default_scope(cfg.default_scope)
     cfg.model.data_preprocessor = cfg.data_preprocessor
-    checkpoint = tmp_path / 'search.pth'
-    supernet = MODELS.build(cfg.model).state_dict()
-    torch.save(dict(state_dict=supernet), checkpoint)
+    checkpoints = [tmp_path / 'search0.pth', tmp_path / 'search1.pth']
+    supernets = [MODELS.build(cfg.model).state_dict() for _ in checkpoints]
+    for path, state in zip(checkpoints, supernets):
+        torch.save(dict(state_dict=state), path)
     runs = []
 
     def train_all(tool, trials, jobs, where):
@@ -205,17 +207,19 @@ def test_all_start_from_inherited_weights(tiny_search, tiny_arch, tmp_path, monk
     monkeypatch.setattr(compare_random.trials, 'train_all', train_all)
     monkeypatch.setattr(compare_random, 'RECALIBRATE', 8)
     tiny_arch.write_text(SPACE.largest.to_text())
-    (tmp_path / 'subnet.pth').write_bytes(b'weights')
-    arguments = [tiny_search, '--work-dir', tmp_path / 'runs', '--num-random', '2',
-                 '--seeds', '1', '--tolerance', '1', '--arch', tiny_arch,
-                 '--inherit-from', checkpoint, '--only-random']
+    weights = [tmp_path / 'subnet0.pth', tmp_path / 'subnet1.pth']
+    for path in weights:
+        path.write_bytes(b'weights')
+    arguments = [tiny_search, '--work-dir', tmp_path / 'runs', '--num-random', '3',
+                 '--seeds', '1', '--tolerance', '1', '--arch', tiny_arch, tiny_arch,
+                 '--inherit-from', *checkpoints, '--only-random']
     for _ in range(2):
-        call_main(monkeypatch, compare_random, *arguments, '--inherited',
-                  tmp_path / 'subnet.pth')
+        call_main(monkeypatch, compare_random, *arguments, '--inherited', *weights)
     assert runs[0] == runs[1]
-    (_, searched), *others = runs[0]
-    assert searched == (tmp_path / 'subnet.pth').resolve() and len(others) == 2
-    for arch, path in others:
+    searched, others = runs[0][:2], runs[0][2:]
+    assert [path for _, path in searched] == [path.resolve() for path in weights]
+    assert len(others) == 3
+    for (arch, path), supernet in zip(others, [*supernets, supernets[0]]):
         state = torch.load(path, weights_only=True)['state_dict']
         assert (path.parent / 'arch.txt').read_text().startswith(arch)
         assert torch.equal(state['head.fc.weight'], supernet['model.head.fc.weight'])
@@ -356,7 +360,8 @@ def test_several_searches_and_targets(tiny_search, tiny_arch, tmp_path, monkeypa
          'has the inherited False, expected True'),
         (['--arch', tiny_arch, other, '--against', tmp_path / 'first.json', '--seeds',
           '2'], 'has the seeds 1, expected 2'),
-        (['--arch', tiny_arch, other, '--inherited', tiny_arch], 'expected one'),
+        (['--arch', tiny_arch, other, '--inherited', tiny_arch],
+         '--inherited names 1 files for 2 searched networks'),
         (['--arch', tiny_arch, '--pool', tiny_arch], 'is not JSON'),
         (['--arch', tiny_arch, '--against', tmp_path / 'first.json'], 'at least two'),
         (['--against', tmp_path / 'first.json'], 'at least two'),  # before a search

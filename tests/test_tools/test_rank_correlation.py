@@ -81,6 +81,28 @@ def test_losses_are_those_of_the_shared_weights(run):
     assert np.unique(losses).size == 4
 
 
+def test_two_supernets(run, tmp_path, searched, tiny_search, monkeypatch):
+    """The searched one and its initial weights, paired by network."""
+    out, first, _ = run('--sets', 'cost')
+    assert 'other supernet' not in out
+    other = (tmp_path / 'rank_correlation.json').rename(tmp_path / 'searched.json')
+    call = [tiny_search, 'init', '--work-dir', tmp_path, '--num-networks', 4,
+            '--tolerance', 0.1, '--sets', 'cost', '--against', other]
+    call_main(monkeypatch, tool, *call)
+    second = json.loads((tmp_path / 'rank_correlation.json').read_text())
+    trained, initial = ([row['loss'] for row in s['cost']] for s in (first, second))
+    assert np.mean(trained) < np.mean(initial)
+    values = [row['value'] for row in first['cost']]
+    taus = [kendalltau(losses, values)[0] for losses in (trained, initial)]
+    line, = re.findall(r'other supernet: tau (\S+)',
+                       (tmp_path / 'rank_correlation.md').read_text())
+    assert float(line) == pytest.approx(taus[0] - taus[1], abs=0.006)
+    for words, *arguments in (('has other networks of one cost', '--target', 600e3),
+                              ('is not JSON', '--against', searched[0] / 'arch.txt'),
+                              ('none.json', '--against', tmp_path / 'none.json')):
+        assert words in main_error(monkeypatch, tool, *call, *arguments)
+
+
 def test_the_networks_are_those_of_compare_random(run, tmp_path, monkeypatch,
                                                   searched, tiny_search):
     """In the same work dir none is trained twice."""

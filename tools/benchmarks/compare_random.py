@@ -40,7 +40,7 @@ from autonl_mm.runs.tables import markdown_table
 from autonl_mm.runs.text_files import check_json, read_json
 
 TOOLS = Path(__file__).resolve().parents[1]
-SEARCHED, FINE_TUNED = 'searched', 'searched, fine-tuned'
+SEARCHED = 'searched'
 # Images on which BN's statistics of inherited weights are measured
 RECALIBRATE = 1024
 
@@ -60,17 +60,21 @@ def parse_args():
         'networks; after the choice only the chosen subnet was trained')
     parser.add_argument(
         '--inherited',
+        nargs='+',
         type=Path,
+        default=[],
         metavar='FILE',
-        help='weights that the searched network inherits from the supernet, written by '
-        'choose_arch.py or export_arch.py; the network is also fine-tuned from them, '
-        'as long as the training from scratch')
+        help='weights that each searched network inherits from its supernet, written '
+        'by choose_arch.py or export_arch.py; the networks are also fine-tuned from '
+        'them, as long as the training from scratch')
     parser.add_argument(
         '--inherit-from',
+        nargs='+',
         type=Path,
+        default=[],
         metavar='CHECKPOINT',
-        help='checkpoint of the search: the random networks start from the weights '
-        'that they inherit from it, the searched network from --inherited alone')
+        help='checkpoints of searches: the random networks start from the weights that '
+        'they inherit from these in turn, the searched networks from --inherited alone')
     parser.add_argument(
         '--num-random',
         type=int,
@@ -318,13 +322,14 @@ def main():
             raise ValueError(f'{args.config} has no retrain_base')
         space = supernet.space
         outputs.check_folder('--work-dir', args.work_dir)
-        for option, file in (('--inherited', args.inherited),
-                             ('--inherit-from', args.inherit_from)):
-            if file and not file.is_file():
-                raise FileNotFoundError(f'{option}: {file} does not exist')
+        for option, given in (('--inherited', args.inherited),
+                              ('--inherit-from', args.inherit_from)):
+            for file in given:
+                if not file.is_file():
+                    raise FileNotFoundError(f'{option}: {file} does not exist')
         if args.inherit_from and not (args.inherited and args.only_random):
             raise ValueError('--inherit-from needs --inherited, the weights of the '
-                             'searched network, and --only-random')
+                             'searched networks, and --only-random')
         where = Cluster(args.cluster, args.cluster_options)
         if (args.pool or args.against) and not args.target:
             raise ValueError('--pool and --against need the --target of this '
@@ -361,9 +366,12 @@ def main():
             return autonl_mm.count_macs(arch, **supernet.counted).total
 
         archs = dict(searched)
-        if len(files) != 1 and (args.inherited or not args.only_random):
+        if len(files) != 1 and not args.only_random:
             raise ValueError(f'--arch names {len(files)} searched networks, expected '
-                             'one for --inherited or without --only-random')
+                             'one without --only-random')
+        if args.inherited and len(args.inherited) != len(files):
+            raise ValueError(f'--inherited names {len(args.inherited)} files for '
+                             f'{len(files)} searched networks')
         if not args.only_random:
             archs['without LightNL'] = archs[SEARCHED].without_light_nl()
             archs['LightNL everywhere'] = with_light_nl_everywhere(
@@ -383,13 +391,19 @@ def main():
         archs.update({name: space.arch(c) for name, c in subnets.items()})
         starts = {name: (arch, None) for name, arch in archs.items()}
         if args.inherit_from:
-            starts[SEARCHED] = (archs[SEARCHED], args.inherited)
-            starts.update((name, (archs[name], weights)) for name, weights in zip(
-                subnets, write_inherited(cfg, args.inherit_from, subnets.values(),
-                                         args.work_dir)))
-        elif args.inherited:
-            archs[FINE_TUNED] = archs[SEARCHED]
-            starts[FINE_TUNED] = (archs[SEARCHED], args.inherited)
+            starts.update((name, (searched[name], weights))
+                          for name, weights in zip(searched, args.inherited))
+            count = len(args.inherit_from)
+            for i, checkpoint in enumerate(args.inherit_from):
+                names = list(subnets)[i::count]
+                starts.update((name, (archs[name], weights)) for name, weights in zip(
+                    names, write_inherited(cfg, checkpoint, map(subnets.get, names),
+                                           args.work_dir)))
+        else:
+            for name, weights in zip(searched, args.inherited):
+                tuned = f'{name}, fine-tuned'
+                archs[tuned] = searched[name]
+                starts[tuned] = (searched[name], weights)
         seeds = {name: range(random_seeds if name in subnets else args.seeds)
                  for name in archs}
         jobs = list(dict.fromkeys(

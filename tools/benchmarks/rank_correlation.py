@@ -6,8 +6,9 @@ range of costs, and trains each network from scratch. It compares the ranks of t
 accuracies with the ranks of their losses with the supernet's weights: Kendall's tau and
 Spearman's rho with 95% bootstrap intervals. Larger networks are better, so over a range
 of costs the count of MACs alone ranks well. The correlation of MACs is printed too, and
-with --finalists the correlation of the fit by which choose_arch.py decides. Finished
-runs, also of compare_random.py in the same work dir, are not repeated.
+with --finalists the correlation of the fit by which choose_arch.py decides. With
+--against two supernets are compared, paired by network. Finished runs, also of
+compare_random.py in the same work dir, are not repeated.
 """
 import argparse
 import json
@@ -26,25 +27,33 @@ from autonl_mm.experiments import trials
 from autonl_mm.experiments.cluster import Cluster
 from autonl_mm.experiments.finalists import fit_to_others
 from autonl_mm.experiments.random_subnets import TRIES, random_subnet, trial_of
-from autonl_mm.experiments.ranking import describe_ranks, rank_correlations
+from autonl_mm.experiments.ranking import (
+    describe_ranks,
+    rank_correlations,
+    tau_difference,
+)
 from autonl_mm.experiments.supernet_losses import supernet_losses
 from autonl_mm.nas.search_configs import build_supernet
 from autonl_mm.runs import outputs
 from autonl_mm.runs.atomic_files import atomic_write
 from autonl_mm.runs.checkpoints import BrokenCheckpointError, UnsafeCheckpointError
 from autonl_mm.runs.tables import markdown_table
+from autonl_mm.runs.text_files import check_json, read_json
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
 TOOLS = Path(__file__).resolve().parents[1]
 SETS = {'cost': 'one cost', 'range': 'the range of costs'}
+INIT = 'init'
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of the search')
-    parser.add_argument('checkpoint', help='checkpoint of the search')
+    parser.add_argument(
+        'checkpoint',
+        help=f'checkpoint of the search, or {INIT}: the weights with which it starts')
     trials.add_args(parser, 'rank_correlation')
     parser.set_defaults(seeds=1)
     parser.add_argument(
@@ -67,6 +76,10 @@ def parse_args():
         '--finalists', type=Path, metavar='FILE',
         help='finalists.json of choose_arch.py; the tool prints how well the fit to '
         'its short trainings ranks the networks of one cost')
+    parser.add_argument(
+        '--against', type=Path, metavar='FILE',
+        help='results (JSON) of another supernet with the same networks; the tool '
+        'prints the difference between the taus of the losses')
     return parser.parse_args()
 
 
@@ -112,6 +125,32 @@ def sample_sets(supernet, macs, target, args):
                     f'{cost:,.6g} MACs: raise --tolerance, or leave out --sets range')
             sets['range'].append(subnet)
     return sets
+
+
+def read_losses(path, sets):
+    """Losses of the same networks with another supernet.
+
+    Args:
+        path (Path): The JSON file that this tool wrote.
+        sets (dict[str, list[ArchSpec]]): The networks of each set.
+
+    Returns:
+        dict[str, list[float]]: The losses of each set.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is no such file, it is another one, or
+            its networks are others.
+    """
+    found = read_json(path)
+    row = {'arch': str, 'macs': float, 'loss': float, 'value': float, 'fit?': float}
+    check_json(found, {str: [row]}, f'{path} is not the result of rank_correlation.py',
+               'give the JSON file of its --report')
+    for name, archs in sets.items():
+        if [row['arch'] for row in found.get(name, ())] != [a.to_text() for a in archs]:
+            raise ValueError(f'{path} has other networks of {SETS[name]}: compare '
+                             'supernets with the same --sets, --num-networks, --target '
+                             'and --tolerance')
+    return {name: [row['loss'] for row in found[name]] for name in sets}
 
 
 def table(rows, metric):
@@ -172,11 +211,15 @@ def main():
             supernet, lambda c: arch_macs(space.arch(c)), target, args)
         subnets = [subnet for chosen in sets.values() for subnet in chosen]
         archs = [space.arch(subnet) for subnet in subnets]
+        others = read_losses(args.against, {
+            name: [space.arch(subnet) for subnet in chosen]
+            for name, chosen in sets.items()}) if args.against else {}
         fitted = []
         if args.finalists:
             fitted = fit_to_others(args.finalists, sets['cost'], space)
         losses = supernet_losses(
-            cfg, args.checkpoint, subnets, args.work_dir / 'supernet')
+            cfg, None if args.checkpoint == INIT else args.checkpoint, subnets,
+            args.work_dir / 'supernet')
         jobs = list(dict.fromkeys(
             (arch, seed) for seed in range(args.seeds) for arch in archs))
         done = trials.train_all(
@@ -199,6 +242,12 @@ def main():
     for name, of_set in sets.items():
         text += f'{len(of_set)} networks of {SETS[name]}, ranks of {metric}:\n\n'
         text += ''.join(f'- {line}\n' for line in describe_ranks(of_set))
+        if name in others:
+            difference = tau_difference(
+                [-row['loss'] for row in of_set], [-loss for loss in others[name]],
+                [row['value'] for row in of_set])
+            text += ("- the supernet's losses, less the losses of the other supernet: "
+                     f'tau {difference}\n')
         text += '\n' + table(of_set, metric) + '\n\n'
     text += trials.summary(done, args.jobs)
     atomic_write(args.work_dir / f'{args.report}.md', text + '\n')

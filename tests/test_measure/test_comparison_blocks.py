@@ -11,6 +11,7 @@ from autonl_mm.measure.comparison_blocks import (
     LightNLForm,
     SharedNL,
 )
+from autonl_mm.measure.counting import built_macs
 from autonl_mm.models import LightNL
 
 
@@ -59,7 +60,9 @@ def by_einsum(form, x, k, stride):
     d = x[:, :k] - mu[:, :k]
     matrix = (torch.einsum('niq,ncq->nic', s[:, :k], s)
               - size * torch.einsum('ni,nc->nic', mu[:, :k, 0], mu[:, :, 0]))
-    affinity = torch.einsum('nip,niq->npq', d.relu(), (s - mu)[:, :k].relu())
+    queries, keys = d.relu(), (s - mu)[:, :k].relu()
+    affinity = torch.einsum('nip,niq->npq', queries, keys)
+    eps = 1e-6 * queries.amax((1, 2)) * keys.amax((1, 2))
     y = dict(
         conv=lambda: x,
         conv_rms=lambda: x,
@@ -68,8 +71,8 @@ def by_einsum(form, x, k, stride):
         correlation=lambda: torch.einsum(
             'nip,nic,ni->ncp', d, matrix,
             1 / (s[:, :k].var(2, correction=0) + 1e-5)) / (size * k),
-        relu=lambda: torch.nan_to_num(
-            torch.einsum('npq,ncq,np->ncp', affinity, s, 1 / affinity.sum(2)) - mu),
+        relu=lambda: torch.einsum('npq,ncq,np->ncp', affinity, s - mu,
+                                  1 / (affinity.sum(2) + eps[:, None])),
         groups=lambda: torch.cat(
             [torch.einsum('nip,niq,ncq->ncp', a, b, v) for a, b, v in zip(
                 *(t.tensor_split(4, 1) for t in (x[:, :k], s[:, :k], s)))], 1),
@@ -96,8 +99,7 @@ def test_forms(form):
         x = torch.randn(shape, dtype=torch.float64) + torch.randn(shape[1], 1, 1)
         want = by_einsum(form, x, int(shape[1] * 0.5), stride)
         for order in ('channel', 'spatial', 'auto'):
-            torch.testing.assert_close(y_of(form, x, order, stride), want,
-                                       rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(y_of(form, x, order, stride), want)
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -146,6 +148,17 @@ def test_forms_start_as_the_identity_and_learn(form):
     layer = layer.float().train()
     layer(torch.randn(2, 8, 6, 6)).square().sum().backward()
     assert layer.norm.weight.grad.abs().min() > 0
+
+
+def test_macs_of_forms():
+    """Products and convolution count, and the pooling of 'mean'; normalisation does
+    not."""
+    c, k, n = 24, 6, 36
+    products = 2 * k * c * n
+    for form, added in (('conv', 0), ('conv_rms', 0), ('mean', c * n),
+                        ('centred', products), ('correlation', products),
+                        ('relu', products + k * n), ('groups', products // 4)):
+        assert built_macs(LightNLForm(c, form), c, 6, 6) == 9 * c * n + added, form
 
 
 def test_no_such_form():

@@ -136,7 +136,7 @@ def prepare(args):
     if is_exported_model(args.checkpoint):
         use_exported_model(cfg, args.checkpoint)
     else:
-        cfg.load_from = args.checkpoint
+        cfg.update(load_from=args.checkpoint, resume=False)
         # FlexibleRunner's: the checkpoint replaces the weights of init_cfg
         cfg.init_weights_for_test_or_val = False
     if args.amp:

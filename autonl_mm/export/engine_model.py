@@ -189,6 +189,7 @@ def use_exported_model(cfg: Config, file: str) -> None:
     """
     load(file)  # raises for a bad file before any data are read
     cfg.model = dict(type='autonl_mm.EngineModel', file=file, model=cfg.model)
+    cfg.update(load_from=None, resume=False)  # its weights are in the file
     # The runner writes its config there. In the work dir of the training it
     # would replace the config of the model.
     cfg.work_dir = osp.join(cfg.work_dir, osp.splitext(osp.basename(file))[0])

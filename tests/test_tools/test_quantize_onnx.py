@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tiny_models import noise
 from autonl_mm.deploy import load
 from autonl_mm.export import export, quantize
 from autonl_mm.export.engines import DYNAMIC, ENGINES, Session, Settings
+from autonl_mm.export.engines.base import usual_range
 from autonl_mm.export.engines.onnx_graph import operators
 from autonl_mm.export.engines.onnx_int8 import METHODS
 from autonl_mm.export.images import config_images
@@ -152,6 +154,15 @@ def test_opsets(opset, classifier, tmp_path, scope):
     before, after = (load(path)(torch.stack(images))[0]
                      for path in (file, tmp_path / 'int8.onnx'))
     assert (before.argmax(1) == after.argmax(1)).all()
+
+
+def test_usual_range():
+    """One image of twenty is beyond it; every tensor has its own."""
+    high = np.arange(40, dtype=np.float32).reshape(20, 2)
+    high[7] = 1e4
+    low, top = usual_range(-high, high)
+    assert top.tolist() == [38, 39] and low.tolist() == [-38, -39]
+    assert top.dtype == np.float32
 
 
 @pytest.mark.parametrize('method, same', [('quantile', True), ('minmax', False)])

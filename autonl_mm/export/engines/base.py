@@ -37,6 +37,9 @@ from ..boxes import select_boxes
 
 DYNAMIC = ('batch', 'size')
 PRECISIONS = ('fp32', 'fp16', 'int8')
+# Share of the images that fit into a range of INT8. Otherwise a few images with large
+# feature maps leave too few steps for all other images.
+QUANTILE = 0.95
 COUNT = range(1, 2**31)
 _ACTIVATION = ({'type': str, str: object}, None)
 # Form of the metadata, see :class:`Session`
@@ -461,6 +464,22 @@ def run_converter(command: Sequence[str], folder: Path) -> str:
         raise ExportError(f'{Path(command[0]).name} ended with status '
                           f'{result.returncode}: {lines[-1] if lines else "silent"}')
     return result.stdout
+
+
+def usual_range(low: np.ndarray, high: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Limits of feature maps that few calibration images exceed.
+
+    Args:
+        low (np.ndarray): Least values, ``(B, ...)`` of B images or batches.
+        high (np.ndarray): Largest values, ``(B, ...)``.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: The limits, ``(...)``. For each limit, no value is
+        beyond it in a share of :data:`QUANTILE` of the images.
+    """
+    # without interpolation, which would include a part of the next image
+    return (np.quantile(low, 1 - QUANTILE, axis=0, method='nearest'),
+            np.quantile(high, QUANTILE, axis=0, method='nearest'))
 
 
 def calibration_batches(settings: Settings) -> List[np.ndarray]:

@@ -7,7 +7,14 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from .base import Engine, Settings, calibration_batches, converting, quiet
+from .base import (
+    Engine,
+    Settings,
+    calibration_batches,
+    converting,
+    quiet,
+    usual_range,
+)
 
 # Names that litert_torch gives to the only input and to its signature
 INPUT, SIGNATURE = 'args_0', 'serving_default'
@@ -52,9 +59,14 @@ class LiteRt(Engine):
             # inputs, outputs and LightNL's products stay in float
             quantizer.load_quantization_recipe(
                 [dict(recipe, operation=name) for name in QUANTISED])
-            found = quantizer.calibrate({SIGNATURE: [
-                {INPUT: batch} for batch in calibration_batches(settings)]})
-            result = quantizer.quantize(found)
+            found = [quantizer.calibrate({SIGNATURE: [{INPUT: batch}]})
+                     for batch in calibration_batches(settings)]
+            ranges = {}
+            for name in found[0]:
+                low, high = usual_range(*(np.stack([one[name][end] for one in found])
+                                          for end in ('min', 'max')))
+                ranges[name] = dict(min=low, max=high)
+            result = quantizer.quantize(ranges)
         result.export_model(str(file), overwrite=True)
 
     def load(self, file: Path, info: dict) -> Callable:

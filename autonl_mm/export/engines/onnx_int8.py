@@ -7,7 +7,7 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
-from .base import quiet
+from .base import quiet, usual_range
 
 # onnxruntime's method by name. quantile is our own and overrides all ranges.
 METHODS = dict(
@@ -15,9 +15,6 @@ METHODS = dict(
 DEFAULT_METHOD = 'quantile'
 # Methods that put the feature maps of all images into one array.
 HISTOGRAMS = ('entropy', 'percentile')
-# Share of the images that fit into a range of quantile. Otherwise a few images with
-# large feature maps leave too few steps for all other images.
-QUANTILE = 0.95
 # Quantised operators. Elementwise operators and NMS stay in float.
 OPERATORS = ('Conv', 'Gemm', 'MatMul')
 # LightNL with normalize='size' is cubic in its input, so it multiplies the relative
@@ -76,8 +73,7 @@ def quantize_static(model,
         exclude (Sequence[str]): Regular expressions. Nodes whose names match one
             are not quantised. Defaults to ().
         method (str): How ranges are found, a key of :data:`METHODS`. Defaults to
-            ``'quantile'``: a share of :data:`QUANTILE` of the images fits into each
-            range.
+            ``'quantile'``, see :func:`~.base.usual_range`.
         reduce_range (bool): Whether to use seven bits for weights. With eight, sums
             of products saturate on x86 processors without VNNI. Defaults to True.
 
@@ -135,8 +131,7 @@ def _ranges(model, batches: List[np.ndarray]) -> Dict[str, List[dict]]:
         batches (list[np.ndarray]): Images to calibrate on.
 
     Returns:
-        dict[str, list[dict]]: Least and largest value by the feature map's name. For a
-        share of :data:`QUANTILE` of the batches no value is beyond these limits.
+        dict[str, list[dict]]: Least and largest value by the feature map's name.
     """
     from onnx import helper
     from onnxruntime import InferenceSession, SessionOptions
@@ -157,9 +152,6 @@ def _ranges(model, batches: List[np.ndarray]) -> Dict[str, List[dict]]:
         model.SerializeToString(), options, providers=['CPUExecutionProvider'])
     values = np.array([session.run(ends, {graph.input[0].name: batch})
                        for batch in batches])
-    low, high = np.split(values, 2, axis=1)
-    # without interpolation, which would include a part of the next image
-    low = np.quantile(low, 1 - QUANTILE, axis=0, method='nearest')
-    high = np.quantile(high, QUANTILE, axis=0, method='nearest')
+    low, high = usual_range(*np.split(values, 2, axis=1))
     return {name: [dict(rmin=np.float32(min(a, 0)), rmax=np.float32(max(b, 0)))]
             for name, a, b in zip(names, low, high)}

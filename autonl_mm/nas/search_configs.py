@@ -69,6 +69,7 @@ def open_search(cfg: Config, checkpoint: Optional[str], work_dir: os.PathLike,
     selection.open(runner)
     if checkpoint is None:
         model.init_weights()
+        runner.load_or_resume()  # a load_from
     else:
         load_search(model, checkpoint)
     runner.model.train()

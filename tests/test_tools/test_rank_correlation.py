@@ -82,7 +82,8 @@ def test_losses_are_those_of_the_shared_weights(run):
 
 
 def test_two_supernets(run, tmp_path, searched, tiny_search, monkeypatch):
-    """The searched one and its initial weights, paired by network."""
+    """The searched one and its initial weights, paired by network. A load_from is what
+    a search starts from."""
     out, first, _ = run('--sets', 'cost')
     assert 'other supernet' not in out
     other = (tmp_path / 'rank_correlation.json').rename(tmp_path / 'searched.json')
@@ -97,6 +98,11 @@ def test_two_supernets(run, tmp_path, searched, tiny_search, monkeypatch):
     line, = re.findall(r'other supernet: tau (\S+)',
                        (tmp_path / 'rank_correlation.md').read_text())
     assert float(line) == pytest.approx(taus[0] - taus[1], abs=0.006)
+    cfg = Config.fromfile(tiny_search)
+    cfg.load_from = str(searched[0] / 'epoch_6.pth')
+    cfg.dump(tmp_path / 'loaded.py')
+    call_main(monkeypatch, tool, tmp_path / 'loaded.py', *call[1:])
+    assert json.loads((tmp_path / 'rank_correlation.json').read_text()) == first
     for words, *arguments in (('has other networks of one cost', '--target', 600e3),
                               ('is not JSON', '--against', searched[0] / 'arch.txt'),
                               ('none.json', '--against', tmp_path / 'none.json')):

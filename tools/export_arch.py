@@ -55,6 +55,7 @@ def evaluate(cfg, checkpoint, subnet):
     # Imported here because only this needs mmpretrain. It works for all codebases.
     from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
     cfg = cfg.copy()
+    cfg.update(load_from=None, resume=False)  # what the search started from
     cfg.default_hooks = dict(checkpoint=None, logger=None)
     cfg.custom_hooks = []
     cfg.log_level = 'WARNING'

@@ -18,7 +18,8 @@ def test_export(tiny_search, searched, tmp_path, scope):
     out = run_tool('tools/export_arch.py', tiny_search,
                    work_dir / 'epoch_6.pth', '--out', arch_file, '--weights',
                    weights, '--config', retrain, '--eval', '--work-dir',
-                   tmp_path / 'eval').stdout
+                   tmp_path / 'eval', '--cfg-options',
+                   'load_from=what_the_search_started_from.pth').stdout
     arch = ArchSpec.from_file(arch_file)
     assert arch == ArchSpec.from_file(work_dir / 'arch.txt')
     macs = count_macs(arch, 32, 2).total

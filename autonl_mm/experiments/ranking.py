@@ -74,8 +74,8 @@ def _samples(*scores: Sequence[float]) -> List[np.ndarray]:
     scores = [np.asarray(s, float) for s in scores]
     count = len(scores[0])
     if any(len(s) != count for s in scores) or count < 3:
-        raise ValueError(f'{" and ".join(str(len(s)) for s in scores)} scores, expected '
-                         'at least 3 of the same networks')
+        raise ValueError(f'{" and ".join(str(len(s)) for s in scores)} scores, '
+                         'expected at least 3 of the same networks')
     rows = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
     rows = np.vstack([np.arange(count), rows])
     return [s[rows] for s in scores]

@@ -474,8 +474,8 @@ def usual_range(low: np.ndarray, high: np.ndarray) -> Tuple[np.ndarray, np.ndarr
         high (np.ndarray): Largest values, ``(B, ...)``.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: The limits, ``(...)``. For each limit, no value is
-        beyond it in a share of :data:`QUANTILE` of the images.
+        tuple[np.ndarray, np.ndarray]: The limits, ``(...)``. For each limit, no value
+        is beyond it in a share of :data:`QUANTILE` of the images.
     """
     # without interpolation, which would include a part of the next image
     return (np.quantile(low, 1 - QUANTILE, axis=0, method='nearest'),
